@@ -1,0 +1,72 @@
+"""The ASE door: a potential as an ASE calculator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from mlpot.checkpoint import load_potential
+from mlpot.forces import predict, predict_atoms
+from mlpot.neighbors import SkinList
+from mlpot.potential import Potential
+
+
+class MLPotCalculator(Calculator):
+    """Energy, forces and stress of ASE structures from a trained potential.
+
+    Args:
+        potential: a potential, or the path of its file.
+        device: where it computes.
+        dtype: torch.float32 or torch.float64; that of the potential by default.
+        skin: Å; the neighbor list is rebuilt when an atom moved half of it.
+
+    Raises (on calculation):
+        UnknownElementError: an element the potential was not made for.
+        ValueError: positions or cell are not finite, or two atoms are in one place.
+        PropertyNotImplementedError: stress without three periodic directions.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", "stress", "energies", "stresses"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        potential: Potential | str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        skin: float = 0.5,
+    ):
+        super().__init__()
+        if isinstance(potential, Potential):
+            potential = potential.to(device=device, dtype=dtype or potential.dtype).freeze()
+        else:
+            potential = load_potential(potential, device=device, dtype=dtype)
+        self.potential, self.device = potential, device
+        self.neighbors = SkinList(potential.cutoff, skin)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | tuple[str, ...] = ("energy",),
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Fill `results`; called by ASE."""
+        super().calculate(atoms, properties, system_changes)
+        a = self.atoms
+        self.potential.check_elements(torch.as_tensor(a.numbers, device=self.device))
+        graph = self.neighbors.graph(a.numbers, a.positions, a.cell.array, a.pbc).to(self.device)
+        out = predict(self.potential, graph).to("cpu")
+        energy = out.energy.item()
+        self.results = {"energy": energy, "free_energy": energy, "forces": out.forces.numpy()}
+        has_volume = bool(a.pbc.all())
+        if has_volume:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(out.stress[0].numpy())
+        if {"energies", "stresses"} & set(properties):
+            atomic = predict_atoms(self.potential, graph).to("cpu")
+            self.results["energies"] = atomic.energies.numpy()
+            if has_volume:
+                self.results["stresses"] = full_3x3_to_voigt_6_stress(atomic.virials.numpy() / a.get_volume())

@@ -1,0 +1,132 @@
+"""A trained potential as one safetensors file: weights, and a JSON header that says all that is known of it.
+
+No code is stored and none is run on loading: the backbone is looked up by name in a literal table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import __version__ as ase_version
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from mlpot.potential import Potential
+from mlpot.units import HOUSE_UNITS
+from mlpot.version import __version__
+
+FORMAT_VERSION = 1
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class ModelFileError(ValueError):
+    """A file is not a potential that this version can load."""
+
+
+def save_potential(potential: Potential, path: str | Path, card: Mapping[str, Any] | None = None) -> None:
+    """Write a potential to one file; the old file stays whole until the new one is.
+
+    Args:
+        potential: in any type; weights are stored as they are.
+        path: ends in .safetensors by convention.
+        card: JSON-able facts: training-set hash, ranges, metrics, recipe.
+    """
+    header = {
+        "format_version": FORMAT_VERSION,
+        "backbone": potential.backbone_name,
+        "arguments": potential.arguments,
+        "elements": list(potential.elements),
+        "cutoff": potential.cutoff,
+        "repulsion": potential.repulsion is not None,
+        "dtype": str(potential.dtype).removeprefix("torch."),
+        "units": HOUSE_UNITS,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "mlpot": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "ase": ase_version,
+            "python": platform.python_version(),
+        },
+        "card": dict(card or {}),
+    }
+    weights = {name: t.detach().cpu().contiguous() for name, t in potential.state_dict().items()}
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(save(weights, metadata={"mlpot": json.dumps(header)}))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The JSON header of a potential's file; weights are not read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ModelFileError: it is not a potential, or of a later format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}. Give the path of a trained potential (*.safetensors).")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ModelFileError(
+            f"{path} is not a safetensors file ({error}). Give a file that mlpot wrote."
+        ) from None
+    if "mlpot" not in metadata:
+        raise ModelFileError(f"{path} holds tensors, but no mlpot header. Give a file that mlpot wrote.")
+    header: dict[str, Any] = json.loads(metadata["mlpot"])
+    if header.get("format_version") != FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path} has format version {header.get('format_version')}, this mlpot reads {FORMAT_VERSION}. "
+            "Update mlpot."
+        )
+    return header
+
+
+def load_potential(
+    path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Potential:
+    """The potential in a file, frozen, with its header as `potential.header`.
+
+    Args:
+        path: a file written by `save_potential`.
+        device: where it computes.
+        dtype: the type in which it computes; that of the file by default.
+
+    Raises:
+        FileNotFoundError, ModelFileError: as `read_header`, or weights are missing, wrong or not finite.
+    """
+    header = read_header(path)
+    weights = {}
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+            weights[name] = file.get_tensor(name)
+            if weights[name].is_floating_point() and not weights[name].isfinite().all():
+                raise ModelFileError(
+                    f"{path}: {name} is not finite. The file is damaged; take another checkpoint."
+                )
+    try:
+        potential = Potential(
+            header["backbone"],
+            header["arguments"],
+            reference_energies=dict.fromkeys(header["elements"], 0.0),
+            repulsion=header["repulsion"],
+        ).to(DTYPES[header["dtype"]])
+        potential.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelFileError(f"{path} does not describe a potential of this mlpot: {error}") from error
+    potential.header = header
+    return potential.to(device=device, dtype=dtype or potential.dtype).freeze()

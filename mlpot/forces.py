@@ -1,0 +1,127 @@
+"""From energy to forces, stress and curvature: the only file that differentiates.
+
+A potential sees edge vectors, never positions or cells, so E = E({r_e}) and one gradient
+g_e = ∂E/∂r_e gives both derivatives (chain rule on r_e = r_j + S·cell − r_i):
+
+    F_i = Σ_{e: center i} g_e − Σ_{e: neighbor i} g_e         σ = (1/V) Σ_e r_e ⊗ g_e
+
+The vectors are formed in float64 and cast to the weights' type; energies are summed in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mlpot.graph import AtomGraph, Edges, Movable, Properties, edge_vectors
+
+
+class AtomicEnergies(Protocol):
+    """What `predict` needs: atomic energies from edge vectors, and float64 reference energies."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def __call__(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor: ...
+
+    def reference_energies(self, numbers: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class AtomicProperties(Movable):
+    """The energy and the virial, atom by atom; their sums are the energy and stress · volume."""
+
+    energies: Tensor  # (n_atoms,) float64, eV
+    virials: Tensor  # (n_atoms, 3, 3) float64, eV; each edge shared equally by its two atoms
+
+
+def predict(potential: AtomicEnergies, graph: AtomGraph, *, training: bool = False) -> Properties:
+    """Energy, forces and stress of every graph.
+
+    Args:
+        potential: maps (numbers, edges, vectors) to atomic energies (n_atoms,) in eV.
+        graph: the structures; not changed.
+        training: keep the graph of the gradient, so that a loss on forces reaches the weights.
+
+    Returns:
+        Properties in float64. Stress is NaN where a graph is not periodic in three directions.
+    """
+    atom_energy, vectors, g = _gradient(potential, graph, create_graph=training)
+    energy = _sum_graphs(atom_energy, graph)
+    virial = torch.zeros_like(graph.cell).index_add(0, _edge_batch(graph), vectors[:, :, None] * g[:, None, :])
+    volume = torch.linalg.det(graph.cell).abs()
+    has_volume = (graph.pbc.all(-1) & (volume > 0))[:, None, None]
+    safe_volume = torch.where(has_volume, volume[:, None, None], 1.0)  # else 0/NaN poisons gradients
+    stress = torch.where(has_volume, (virial + virial.mT) / 2 / safe_volume, torch.nan)
+    out = Properties(energy=energy, forces=_to_atoms(g, graph), stress=stress)
+    return out if training else Properties(out.energy.detach(), out.forces.detach(), out.stress.detach())
+
+
+def predict_atoms(potential: AtomicEnergies, graph: AtomGraph) -> AtomicProperties:
+    """Atomic energies and virials. How a total is shared among atoms is a convention, not physics."""
+    atom_energy, vectors, g = _gradient(potential, graph)
+    share = vectors[:, :, None] * g[:, None, :] / 2
+    virials = share.new_zeros(graph.n_atoms, 3, 3)
+    virials = virials.index_add(0, graph.edges.center, share).index_add(0, graph.edges.neighbor, share)
+    return AtomicProperties(energies=atom_energy.detach(), virials=(virials + virials.mT).detach() / 2)
+
+
+def hessian_vector_product(potential: AtomicEnergies, graph: AtomGraph, direction: Tensor) -> Tensor:
+    """H v = ∂²E/∂r∂r · v for a displacement v (n_atoms, 3) Å: (n_atoms, 3) eV/Å."""
+    return _hessian_products(potential, graph, direction[None])[0]
+
+
+def hessian(potential: AtomicEnergies, graph: AtomGraph) -> Tensor:
+    """∂²E/∂r∂r as (3 n_atoms, 3 n_atoms) float64, eV/Å², one product a column."""
+    n = 3 * graph.n_atoms
+    directions = torch.eye(n, dtype=torch.float64, device=graph.positions.device).view(n, graph.n_atoms, 3)
+    return _hessian_products(potential, graph, directions).reshape(n, n)
+
+
+def _hessian_products(potential: AtomicEnergies, graph: AtomGraph, directions: Tensor) -> Tensor:
+    center, neighbor = graph.edges.center, graph.edges.neighbor
+    with torch.enable_grad():
+        vectors = edge_vectors(graph).to(potential.dtype).detach().requires_grad_()
+        atom_energy = potential(graph.numbers, graph.edges, vectors)
+        (g,) = torch.autograd.grad(atom_energy.sum(), vectors, create_graph=True, materialize_grads=True)
+    products = []
+    for direction in directions:
+        stretch = (direction.index_select(0, neighbor) - direction.index_select(0, center)).to(g.dtype)
+        if g.requires_grad:
+            (dg,) = torch.autograd.grad(g, vectors, stretch, retain_graph=True, materialize_grads=True)
+        else:  # an energy linear in the vectors, or no edges: no curvature
+            dg = torch.zeros_like(vectors)
+        products.append(-_to_atoms(dg.double(), graph))
+    return torch.stack(products)
+
+
+def _gradient(
+    potential: AtomicEnergies, graph: AtomGraph, create_graph: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Atomic energies with references, edge vectors and ∂E/∂r_e, all float64."""
+    exact = edge_vectors(graph).detach()
+    with torch.enable_grad():
+        vectors = exact.to(potential.dtype).requires_grad_()
+        if vectors is exact:
+            vectors = exact.clone().requires_grad_()
+        atom_energy = potential(graph.numbers, graph.edges, vectors)
+        (g,) = torch.autograd.grad(atom_energy.sum(), vectors, create_graph=create_graph, materialize_grads=True)
+    atom_energy = atom_energy.double() + potential.reference_energies(graph.numbers)
+    return atom_energy, exact, g.double()
+
+
+def _to_atoms(g: Tensor, graph: AtomGraph) -> Tensor:
+    """F_i = Σ_{e: center i} g_e − Σ_{e: neighbor i} g_e, (n_atoms, 3)."""
+    zero = torch.zeros_like(graph.positions)
+    return zero.index_add(0, graph.edges.center, g).index_add(0, graph.edges.neighbor, -g)
+
+
+def _edge_batch(graph: AtomGraph) -> Tensor:
+    return graph.batch.index_select(0, graph.edges.center)
+
+
+def _sum_graphs(atom_energy: Tensor, graph: AtomGraph) -> Tensor:
+    return atom_energy.new_zeros(graph.n_graphs).index_add(0, graph.batch, atom_energy)

@@ -1,0 +1,138 @@
+"""The records that flow through everything: an AtomGraph goes in, Properties come out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+
+class Movable:
+    """A frozen record of tensors (and records of tensors) that moves between devices as one."""
+
+    def to(self: Record, device: torch.device | str, non_blocking: bool = False) -> Record:
+        """The same record on another device."""
+        return _map(self, lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self: Record) -> Record:
+        """The same record in page-locked memory, for copies that overlap with computation."""
+        return _map(self, lambda t: t.pin_memory())
+
+
+Record = TypeVar("Record", bound=Movable)
+
+
+@dataclass(frozen=True)
+class Edges(Movable):
+    """Who is near whom. Integers only: a potential cannot see positions or cells."""
+
+    center: Tensor  # (n_edges,) int64, sorted; edge e points from center to neighbor
+    neighbor: Tensor  # (n_edges,) int64
+    row_ptr: Tensor  # (n_atoms + 1,) int64, edges of atom i are row_ptr[i]:row_ptr[i + 1]
+    reverse: Tensor  # (n_edges,) int64, index of the edge that points back
+
+    @property
+    def n_atoms(self) -> int:
+        return len(self.row_ptr) - 1
+
+    def __len__(self) -> int:
+        return len(self.center)
+
+
+@dataclass(frozen=True)
+class AtomGraph(Movable):
+    """One or more structures with their neighbor edges."""
+
+    positions: Tensor  # (n_atoms, 3) float64, Å
+    numbers: Tensor  # (n_atoms,) int64, atomic number Z
+    cell: Tensor  # (n_graphs, 3, 3) float64, Å, rows are cell vectors
+    pbc: Tensor  # (n_graphs, 3) bool
+    edges: Edges
+    shift: Tensor  # (n_edges, 3) float64, whole cells S crossed from center to neighbor
+    batch: Tensor  # (n_atoms,) int64, graph of each atom
+
+    @property
+    def n_atoms(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def n_graphs(self) -> int:
+        return len(self.cell)
+
+
+@dataclass(frozen=True)
+class Properties(Movable):
+    """What a potential predicts, what a calculation labels, what a loss compares."""
+
+    energy: Tensor  # (n_graphs,) float64, eV
+    forces: Tensor  # (n_atoms, 3) float64, eV/Å
+    stress: Tensor  # (n_graphs, 3, 3) float64, eV/Å³; NaN where there is no volume or no label
+
+
+def edge_vectors(graph: AtomGraph) -> Tensor:
+    """Vectors r_e = r_j + S_e · cell − r_i from center to neighbor, (n_edges, 3) float64, Å."""
+    center, neighbor = graph.edges.center, graph.edges.neighbor
+    vectors = graph.positions.index_select(0, neighbor) - graph.positions.index_select(0, center)
+    if not graph.pbc.any():
+        return vectors
+    if graph.n_graphs == 1:
+        return vectors + graph.shift @ graph.cell[0]
+    cell = graph.cell.index_select(0, graph.batch.index_select(0, center))
+    return vectors + torch.einsum("ea,eab->eb", graph.shift, cell)
+
+
+def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
+    """Join graphs into one: concatenate, and shift atom, edge and graph indices.
+
+    Raises:
+        ValueError: no graphs were given.
+    """
+    if not graphs:
+        raise ValueError("collate needs at least one graph, got none. Give a non-empty list of AtomGraph.")
+    atom0 = _starts([g.n_atoms for g in graphs])
+    edge0 = _starts([len(g.edges) for g in graphs])
+    graph0 = _starts([g.n_graphs for g in graphs])
+    edges = Edges(
+        center=torch.cat([g.edges.center + a for g, a in zip(graphs, atom0, strict=True)]),
+        neighbor=torch.cat([g.edges.neighbor + a for g, a in zip(graphs, atom0, strict=True)]),
+        row_ptr=torch.cat(
+            [graphs[0].edges.row_ptr[:1]] + [g.edges.row_ptr[1:] + e for g, e in zip(graphs, edge0, strict=True)]
+        ),
+        reverse=torch.cat([g.edges.reverse + e for g, e in zip(graphs, edge0, strict=True)]),
+    )
+    return AtomGraph(
+        positions=torch.cat([g.positions for g in graphs]),
+        numbers=torch.cat([g.numbers for g in graphs]),
+        cell=torch.cat([g.cell for g in graphs]),
+        pbc=torch.cat([g.pbc for g in graphs]),
+        edges=edges,
+        shift=torch.cat([g.shift for g in graphs]),
+        batch=torch.cat([g.batch + k for g, k in zip(graphs, graph0, strict=True)]),
+    )
+
+
+def collate_properties(labels: Sequence[Properties]) -> Properties:
+    """Join the labels of several graphs, in the order in which `collate` joins the graphs."""
+    return Properties(
+        energy=torch.cat([p.energy for p in labels]),
+        forces=torch.cat([p.forces for p in labels]),
+        stress=torch.cat([p.stress for p in labels]),
+    )
+
+
+def _starts(sizes: list[int]) -> list[int]:
+    starts = [0]
+    for size in sizes[:-1]:
+        starts.append(starts[-1] + size)
+    return starts
+
+
+def _map(record: Record, move) -> Record:  # type: ignore[no-untyped-def]
+    moved = {}
+    for field in fields(record):  # type: ignore[arg-type]
+        value = getattr(record, field.name)
+        moved[field.name] = _map(value, move) if isinstance(value, Movable) else move(value)
+    return replace(record, **moved)  # type: ignore[type-var]

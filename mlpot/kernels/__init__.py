@@ -1,0 +1,1 @@
+"""The hot operations: sums over edges and, on knots, radial convolutions."""

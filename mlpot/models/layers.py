@@ -1,0 +1,57 @@
+"""The small dense pieces that every backbone is made of."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+MAX_Z = 118
+
+
+class ShiftedSoftplus(nn.Module):
+    """ssp(x) = ln(1 + eˣ) − ln 2, smooth to all orders and zero at zero (Schütt et al. 2017, section 4.2)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.softplus(x) - math.log(2.0)
+
+
+ACTIVATIONS = {"silu": nn.SiLU, "ssp": ShiftedSoftplus}
+
+
+def dense(n_in: int, n_out: int, *, bias: bool = True) -> nn.Linear:
+    """A linear layer with Glorot-uniform weights and zero bias."""
+    layer = nn.Linear(n_in, n_out, bias=bias)
+    nn.init.xavier_uniform_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def mlp(*sizes: int, activation: str) -> nn.Sequential:
+    """Dense layers of the given sizes with an activation between each two, none at the end."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [dense(n_in, n_out), choose(ACTIVATIONS, activation, "activation")()]
+    return nn.Sequential(*layers[:-1])
+
+
+def embedding(n_features: int) -> nn.Embedding:
+    """A learned vector for each atomic number."""
+    table = nn.Embedding(MAX_Z + 1, n_features)
+    nn.init.uniform_(table.weight, -math.sqrt(3), math.sqrt(3))
+    return table
+
+
+def choose(table: dict, name: str, what: str):  # type: ignore[no-untyped-def, type-arg]
+    """table[name], or a ValueError that lists the valid names."""
+    if name not in table:
+        raise ValueError(f"Unknown {what} {name!r}. Choose one of {', '.join(sorted(table))}.")
+    return table[name]
+
+
+def module_dtype(module: nn.Module) -> torch.dtype:
+    """The type of the weights of a module."""
+    return next(module.parameters()).dtype

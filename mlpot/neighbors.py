@@ -1,0 +1,185 @@
+"""Who is near whom: full neighbor lists with exact periodic images, and a list with a Verlet skin.
+
+The pairs come from vesin; ASE's list is the oracle in the tests. Edges are ordered by (center, neighbor,
+shift) and cut at exactly the cutoff, so that a list depends on the positions alone and not on its history.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import vesin
+from numpy.typing import ArrayLike, NDArray
+
+from mlpot.graph import AtomGraph, Edges
+
+COINCIDENT = 1e-2  # Å; closer pairs are one atom written twice, not chemistry
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def build_graph(
+    numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, cutoff: float
+) -> AtomGraph:
+    """One structure with every ordered pair closer than `cutoff` (Å), images included.
+
+    Args:
+        numbers: (n_atoms,) atomic numbers.
+        positions: (n_atoms, 3) Å, wrapped or not.
+        cell: (3, 3) Å, rows are cell vectors; zero for a molecule.
+        pbc: (3,) bool, the periodic directions.
+        cutoff: Å.
+
+    Raises:
+        ValueError: wrong shapes, no atoms, a value that is not finite, a periodic direction without a
+            cell vector, two atoms in one place.
+    """
+    z, r, h, periodic = checked_structure(numbers, positions, cell, pbc)
+    center, neighbor, shift = _pairs(r, h, periodic, cutoff)
+    return _graph(z, r, h, periodic, center, neighbor, shift)
+
+
+class SkinList:
+    """A neighbor list for moving atoms: rebuilt only when an atom moved half the skin or the cell changed.
+
+    Pairs up to cutoff + skin are kept and every graph is cut at the cutoff, so graphs are the same, to the bit
+    and in the same order, whether the list is old or new (L. Verlet, Phys. Rev. 159, 98 (1967)).
+    """
+
+    def __init__(self, cutoff: float, skin: float = 0.5):
+        self.cutoff, self.skin = cutoff, skin  # Å
+        self.n_builds = 0
+        self._reference: tuple[Ints, Floats, Floats, NDArray[np.bool_]] | None = None
+        self._pairs: tuple[Ints, Ints, Floats] | None = None
+
+    def graph(self, numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> AtomGraph:
+        """The graph of a structure; arguments and errors as for `build_graph`."""
+        z, r, h, periodic = checked_structure(numbers, positions, cell, pbc)
+        if self._pairs is None or self._is_stale(z, r, h, periodic):
+            self._pairs = _pairs(r, h, periodic, self.cutoff + self.skin)
+            self._reference = (z.copy(), r.copy(), h.copy(), periodic.copy())
+            self.n_builds += 1
+        center, neighbor, shift = self._pairs
+        vectors = r[neighbor] - r[center]
+        if periodic.any():
+            vectors += shift @ h
+        near = np.einsum("ea,ea->e", vectors, vectors) < self.cutoff**2
+        return _graph(z, r, h, periodic, center[near], neighbor[near], shift[near])
+
+    def _is_stale(self, z: Ints, r: Floats, h: Floats, periodic: NDArray[np.bool_]) -> bool:
+        assert self._reference is not None
+        z0, r0, h0, periodic0 = self._reference
+        if not (np.array_equal(z, z0) and np.array_equal(h, h0) and np.array_equal(periodic, periodic0)):
+            return True
+        moved = r - r0
+        return bool(np.einsum("ia,ia->i", moved, moved).max() >= (self.skin / 2) ** 2)
+
+
+def checked_structure(
+    numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike
+) -> tuple[Ints, Floats, Floats, NDArray[np.bool_]]:
+    """The four arrays of a structure in house types, or a ValueError that names what is wrong."""
+    z = np.asarray(numbers, dtype=np.int64)
+    r = np.asarray(positions, dtype=np.float64)
+    h = np.asarray(cell, dtype=np.float64)
+    periodic = np.asarray(pbc, dtype=bool)
+    if periodic.ndim == 0:
+        periodic = np.repeat(periodic, 3)
+    for name, array, shape in (
+        ("numbers", z, (len(r),)),
+        ("positions", r, (len(r), 3)),
+        ("cell", h, (3, 3)),
+        ("pbc", periodic, (3,)),
+    ):
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}, expected {shape}. Give one row per atom.")
+    if len(r) == 0:
+        raise ValueError("The structure has no atoms. Remove the empty frame.")
+    if not np.isfinite(r).all():
+        bad = np.flatnonzero(~np.isfinite(r).all(axis=1))
+        raise ValueError(f"Positions of atoms {bad[:5].tolist()} are not finite. Repair or remove the frame.")
+    if not np.isfinite(h).all():
+        raise ValueError("The cell is not finite. Repair or remove the frame.")
+    if periodic.any():
+        _check_periodic(h, periodic)
+    return z, r, h, periodic
+
+
+def _check_periodic(cell: Floats, periodic: NDArray[np.bool_]) -> None:
+    vectors = cell[periodic]
+    lengths = np.linalg.norm(vectors, axis=1)
+    if (lengths < 1e-6).any():
+        raise ValueError(
+            f"pbc is {periodic.tolist()} but a periodic cell vector is zero:\n{cell}\n"
+            "Give the cell, or set pbc to False for a molecule."
+        )
+    if np.linalg.matrix_rank(vectors / lengths[:, None], tol=1e-6) < len(vectors):
+        raise ValueError(f"The periodic cell vectors are linearly dependent:\n{cell}\nCorrect the cell.")
+
+
+def _pairs(r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float) -> tuple[Ints, Ints, Floats]:
+    """Center, neighbor and shift of all ordered pairs, sorted by (center, neighbor, shift)."""
+    finder = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=False, n_threads=torch.get_num_threads())
+    center, neighbor, shift, distance = finder.compute(
+        points=r, box=_full_cell(cell, periodic), periodic=periodic, quantities="ijSd"
+    )
+    if len(distance) and distance.min() < COINCIDENT:
+        e = int(distance.argmin())
+        raise ValueError(
+            f"Atoms {center[e]} and {neighbor[e]} are {distance[e]:.2g} Å apart: the same atom twice, or a "
+            "periodic image of itself. Remove one of them or correct the cell."
+        )
+    center, neighbor = center.astype(np.int64), neighbor.astype(np.int64)
+    order = np.argsort(_key(center, neighbor, shift, len(r)), kind="stable")
+    return center[order], neighbor[order], np.asarray(shift, dtype=np.float64)[order]
+
+
+def _full_cell(cell: Floats, periodic: NDArray[np.bool_]) -> Floats:
+    """The cell with each non-periodic direction replaced by a unit vector normal to the periodic ones."""
+    if periodic.all():
+        return cell
+    if not periodic.any():
+        return np.zeros((3, 3))
+    full = cell.copy()
+    full[~periodic] = np.linalg.svd(cell[periodic])[2][periodic.sum() :]
+    return full
+
+
+def _key(center: Ints, neighbor: Ints, shift: NDArray, n_atoms: int) -> Ints:
+    """One integer a pair, ordered as (center, neighbor, shift)."""
+    whole = np.asarray(shift).astype(np.int64)
+    reach = int(np.abs(whole).max(initial=0))
+    base = 2 * reach + 1
+    if float(n_atoms) ** 2 * float(base) ** 3 > 2**62:
+        raise ValueError(
+            f"{n_atoms} atoms that see {reach} periodic images overflow the pair index. Wrap the positions "
+            "into the cell."
+        )
+    key = center * n_atoms + neighbor
+    for axis in range(3):
+        key = key * base + (whole[:, axis] + reach)
+    return key
+
+
+def _graph(
+    z: Ints, r: Floats, cell: Floats, periodic: NDArray[np.bool_], center: Ints, neighbor: Ints, shift: Floats
+) -> AtomGraph:
+    row_ptr = np.zeros(len(z) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(center, minlength=len(z)), out=row_ptr[1:])
+    edges = Edges(
+        center=torch.from_numpy(center),
+        neighbor=torch.from_numpy(neighbor),
+        row_ptr=torch.from_numpy(row_ptr),
+        # The e-th pair in the order of the reversed keys is the pair whose reverse is edge e.
+        reverse=torch.from_numpy(np.argsort(_key(neighbor, center, -shift, len(z)), kind="stable")),
+    )
+    return AtomGraph(
+        positions=torch.from_numpy(r.copy()),
+        numbers=torch.from_numpy(z.copy()),
+        cell=torch.from_numpy(cell.copy())[None],
+        pbc=torch.from_numpy(periodic.copy())[None],
+        edges=edges,
+        shift=torch.from_numpy(shift),
+        batch=torch.zeros(len(z), dtype=torch.int64),
+    )

@@ -1,0 +1,152 @@
+"""A potential: a backbone between reference energies and physical units.
+
+    E_i = E0(Z_i) + s(Z_i) [b_i − b(Z_i alone)] + t(Z_i) (1 − exp(−n_i²)) + E_i^ZBL,    n_i = Σ_j u(d_ij)
+
+b_i is the backbone's output, s and t the scale and shift of an element. The backbone's value for the atom alone
+is taken off and the shift is switched on by neighbours, so a lone atom has exactly its reference energy E0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from ase.data import chemical_symbols
+from torch import Tensor, nn
+
+from mlpot.graph import Edges
+from mlpot.kernels.reductions import distances, sum_at_centers
+from mlpot.models import build_backbone
+from mlpot.models.layers import MAX_Z
+from mlpot.models.zbl import ZBL
+from mlpot.radial import PolynomialEnvelope
+
+
+class UnknownElementError(ValueError):
+    """A structure holds an element that the potential was not made for."""
+
+
+class Potential(nn.Module):
+    """Atomic energies of structures made of known elements.
+
+    Args:
+        backbone: a name in `models.BACKBONES`.
+        arguments: keyword arguments of the backbone.
+        reference_energies: eV of each free atom, by atomic number; its keys are the elements of the potential.
+        scale: eV by atomic number.
+        shift: eV by atomic number.
+        repulsion: add the ZBL repulsion at short range.
+    """
+
+    element_index: Tensor
+    reference: Tensor
+    scale: Tensor
+    shift: Tensor
+    lone: Tensor
+    header: dict[str, Any]  # what the file says of it; empty if it was not loaded
+
+    def __init__(
+        self,
+        backbone: str,
+        arguments: Mapping[str, object],
+        *,
+        reference_energies: Mapping[int, float],
+        scale: Mapping[int, float] | None = None,
+        shift: Mapping[int, float] | None = None,
+        repulsion: bool = False,
+    ):
+        super().__init__()
+        self.header = {}
+        self.elements = tuple(sorted(int(z) for z in reference_energies))
+        if not self.elements or self.elements[0] < 1 or self.elements[-1] > MAX_Z:
+            raise ValueError(f"A potential needs elements with 1 <= Z <= {MAX_Z}, got {self.elements}.")
+        self.backbone_name, self.arguments = backbone, dict(arguments)
+        self.backbone = build_backbone(backbone, **self.arguments)
+        self.cutoff = float(self.backbone.cutoff)  # type: ignore[arg-type]  # Å
+        self.envelope = PolynomialEnvelope(self.cutoff)
+        self.repulsion = ZBL(self.cutoff) if repulsion else None
+        index = torch.full((MAX_Z + 1,), -1)
+        index[list(self.elements)] = torch.arange(len(self.elements))
+        self.register_buffer("element_index", index, persistent=False)
+        self.register_buffer("reference", _by_element(reference_energies, self.elements, torch.float64))
+        self.register_buffer("scale", _by_element(scale or {}, self.elements, missing=1.0))
+        self.register_buffer("shift", _by_element(shift or {}, self.elements, missing=0.0))
+        self.register_buffer("lone", torch.empty(0), persistent=False)  # filled by freeze()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights, in which the backbone computes."""
+        return self.scale.dtype
+
+    def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
+        """Atomic energies (n_atoms,) eV above the references, from edge vectors (n_edges, 3) Å."""
+        kind = self.element_index.index_select(0, numbers)
+        lone = self.lone if len(self.lone) else self._lone_energies()
+        backbone = self.backbone(numbers, edges, vectors) - lone.index_select(0, kind)
+        crowd = sum_at_centers(self.envelope(distances(vectors)), edges)
+        energy: Tensor = self.scale.index_select(0, kind) * backbone
+        energy = energy + self.shift.index_select(0, kind) * (1 - torch.exp(-crowd.square()))
+        if self.repulsion is not None:
+            energy = energy + self.repulsion(numbers, edges, vectors)
+        return energy
+
+    def reference_energies(self, numbers: Tensor) -> Tensor:
+        """E0 of each atom, (n_atoms,) float64, eV.
+
+        Raises:
+            UnknownElementError: an element has no reference.
+        """
+        self.check_elements(numbers)
+        return self.reference.index_select(0, self.element_index.index_select(0, numbers))
+
+    def check_elements(self, numbers: Tensor) -> None:
+        """Raise UnknownElementError unless every atom is of a known element."""
+        known = (numbers >= 0) & (numbers <= MAX_Z)
+        known &= self.element_index.index_select(0, numbers.clamp(0, MAX_Z)) >= 0
+        if bool(known.all()):
+            return
+        bad = sorted(set(numbers[~known].tolist()))
+        raise UnknownElementError(
+            f"Atomic numbers {bad} are unknown to this potential, made for "
+            f"{', '.join(chemical_symbols[z] for z in self.elements)}. Use a potential trained on these elements."
+        )
+
+    def freeze(self) -> Potential:
+        """For use, not training: evaluation mode, no gradients of weights, constants computed once."""
+        self.eval().requires_grad_(False)
+        self.lone = self._lone_energies()
+        return self
+
+    def train(self, mode: bool = True) -> Potential:
+        """As nn.Module.train; what `freeze` computed from the weights is forgotten."""
+        if mode:
+            self.lone = self.lone.new_empty(0)
+        super().train(mode)
+        return self
+
+    def _lone_energies(self) -> Tensor:
+        numbers = torch.tensor(self.elements, device=self.scale.device)
+        nothing = numbers.new_empty(0)
+        edges = Edges(nothing, nothing, numbers.new_zeros(len(numbers) + 1), nothing)
+        lone: Tensor = self.backbone(numbers, edges, self.scale.new_empty(0, 3))
+        return lone
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
+        """Reference energies stay float64 whatever the type of the weights: 4000 eV leave float32 0.2 meV."""
+        reference = self.reference
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.reference = reference.to(self.reference.device)
+        if len(self.lone):
+            self.lone = self._lone_energies()
+        return self
+
+
+def _by_element(
+    values: Mapping[int, float],
+    elements: tuple[int, ...],
+    dtype: torch.dtype | None = None,
+    missing: float | None = None,
+) -> Tensor:
+    column = [values[z] if missing is None else values.get(z, missing) for z in elements]
+    return torch.tensor(column, dtype=dtype or torch.get_default_dtype())
