@@ -1,0 +1,21 @@
+"""What can be wrong with a data file, by name."""
+
+
+class DataError(ValueError):
+    """A data file cannot be used; the message says what, why and what to do."""
+
+
+class FormatError(DataError):
+    """The file is not what it says it is: damaged, of another kind or version, or with shapes that disagree."""
+
+
+class UnitsError(DataError):
+    """A unit is missing, unknown or of the wrong dimension."""
+
+
+class LabelError(DataError):
+    """A structure or label has values that nothing can be learnt from, such as NaN; frames are named by index."""
+
+
+class KeysError(DataError):
+    """The names under which a file keeps its labels are not known, or are ambiguous."""

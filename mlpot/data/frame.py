@@ -1,0 +1,154 @@
+"""One labelled structure: as an `ase.Atoms` for people, as numpy arrays for files and trainers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.singlepoint import SinglePointCalculator
+from numpy.typing import NDArray
+
+from mlpot.data.errors import LabelError
+
+Floats = NDArray[np.float64]
+Columns = dict[str, NDArray[Any]]
+"""The arrays of one frame under the names that `layout.COLUMNS` keeps; an absent label is an absent key."""
+
+VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # place of each tensor element in xx, yy, zz, yz, xz, xy
+ASE_VELOCITY = units.fs  # Å/fs; one unit of ASE's velocities, sqrt(eV/u)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One structure with its labels; NaN where a label is missing."""
+
+    numbers: NDArray[np.int64]  # (n_atoms,)
+    positions: Floats  # (n_atoms, 3) Å
+    cell: Floats  # (3, 3) Å, rows are cell vectors
+    pbc: NDArray[np.bool_]  # (3,)
+    energy: float  # eV
+    forces: Floats  # (n_atoms, 3) eV/Å; NaN too where the force mask is False
+    stress: Floats  # (3, 3) eV/Å³
+    group: str | None  # the family of structures it belongs to
+
+
+def frame_of(atoms: Atoms) -> Frame:
+    """The record of a structure, with the labels of its calculator.
+
+    Raises:
+        LabelError: a value is not finite, or has the wrong shape or type.
+    """
+    return frame_of_columns(columns_of(atoms, 0), atoms.pbc, family(atoms))
+
+
+def frame_of_columns(columns: Mapping[str, NDArray[Any]], pbc: NDArray[np.bool_], group: str | None) -> Frame:
+    """The record made of the columns of one frame."""
+    numbers = columns["species"].astype(np.int64)
+    forces = columns.get("forces")
+    if forces is None:
+        forces = np.full((len(numbers), 3), np.nan)
+    elif "force_mask" in columns and not columns["force_mask"].all():
+        forces = np.where(columns["force_mask"][:, None], forces, np.nan)
+    stress = columns.get("stress")
+    return Frame(
+        numbers=numbers,
+        positions=columns["position"],
+        cell=columns["edges"],
+        pbc=pbc,
+        energy=float(columns.get("energy", np.nan)),
+        forces=forces,
+        stress=np.full((3, 3), np.nan) if stress is None else stress[VOIGT],
+        group=group,
+    )
+
+
+def columns_of(atoms: Atoms, index: int) -> Columns:
+    """The checked columns of one structure; `index` names the frame in errors.
+
+    Raises:
+        LabelError: a value is not finite, or has the wrong shape or type.
+    """
+    n = len(atoms)
+    if n == 0:
+        raise LabelError(f"Frame {index} has no atoms. Remove the empty frame.")
+    if atoms.numbers.min() < 1 or atoms.numbers.max() > 118:
+        raise LabelError(f"Frame {index} has atomic numbers outside 1-118: {set(atoms.numbers.tolist())}.")
+    columns: Columns = {
+        "species": atoms.numbers.astype(np.uint8),
+        "position": _checked("positions", atoms.positions, (n, 3), index),
+        "edges": _checked("cell", atoms.cell.array, (3, 3), index),
+    }
+    if atoms.has("momenta"):
+        velocities = _checked("velocities", atoms.get_velocities(), (n, 3), index)
+        columns["velocity"] = velocities * ASE_VELOCITY
+    if atoms.has("force_mask"):
+        columns["force_mask"] = _mask(atoms.arrays["force_mask"], n, index)
+    for name, shape in (("energy", ()), ("forces", (n, 3)), ("stress", (6,))):
+        value = _label(atoms, name)
+        if value is not None:
+            columns[name] = _checked(name, value, shape, index)
+    for name in ("step", "time"):
+        if name in atoms.info:
+            columns[name] = _checked(name, atoms.info[name], (), index)
+    return columns
+
+
+def atoms_of(columns: Mapping[str, NDArray[Any]], pbc: NDArray[np.bool_], group: str | None) -> Atoms:
+    """The structure made of the columns of one frame, with a calculator that holds the labels."""
+    atoms = Atoms(columns["species"], positions=columns["position"], cell=columns["edges"], pbc=pbc)
+    if "velocity" in columns:
+        atoms.set_velocities(columns["velocity"] / ASE_VELOCITY)
+    if "force_mask" in columns:
+        atoms.set_array("force_mask", columns["force_mask"])
+    if "time" in columns:
+        atoms.info["time"], atoms.info["step"] = float(columns["time"]), int(columns["step"])
+    if group is not None:
+        atoms.info["group"] = group
+    labels = {name: columns[name] for name in ("energy", "forces", "stress") if name in columns}
+    if "energy" in labels:
+        labels["energy"] = float(labels["energy"])  # type: ignore[assignment]
+    if labels:
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+    return atoms
+
+
+def family(atoms: Atoms) -> str | None:
+    """The name of the family of structures that a frame belongs to."""
+    name = atoms.info.get("group")
+    return None if name is None else str(name)
+
+
+def _label(atoms: Atoms, name: str) -> Any:
+    results = {} if atoms.calc is None else atoms.calc.results
+    value = results.get(name)
+    if name == "stress" and np.shape(value) == (3, 3):
+        value = np.asarray(value)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    return value
+
+
+def _checked(name: str, value: Any, shape: tuple[int, ...], index: int) -> Floats:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf" or array.dtype == np.float16:
+        raise LabelError(
+            f"Frame {index}: {name} has type {array.dtype}, expected float64 or float32. "
+            "Convert it before writing; half precision cannot hold a label."
+        )
+    if array.shape != shape:
+        raise LabelError(f"Frame {index}: {name} has shape {array.shape}, expected {shape}. Correct the frame.")
+    if not np.isfinite(array).all():
+        raise LabelError(
+            f"Frame {index}: {name} is not finite. Remove the frame, or remove the label if it is missing."
+        )
+    return array.astype(np.float64)
+
+
+def _mask(value: NDArray[Any], n: int, index: int) -> NDArray[np.bool_]:
+    if value.dtype != bool or value.shape != (n,):
+        raise LabelError(
+            f"Frame {index}: force_mask has type {value.dtype} and shape {value.shape}, expected bool ({n},). "
+            "Give one truth value per atom."
+        )
+    return value

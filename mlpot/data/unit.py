@@ -1,0 +1,77 @@
+"""Unit names as files write them ("kcal mol-1 Angstrom-1", "eV/Angstrom^3"), turned into house units."""
+
+from __future__ import annotations
+
+import re
+
+from mlpot.data.errors import UnitsError
+from mlpot.units import ENERGY, LENGTH, PRESSURE, TIME
+
+# Dimension of a quantity in powers of (length, energy, time); amounts of substance must cancel.
+DIMENSION = {
+    "positions": (1, 0, 0, 0),
+    "cell": (1, 0, 0, 0),
+    "energy": (0, 1, 0, 0),
+    "forces": (-1, 1, 0, 0),
+    "stress": (-3, 1, 0, 0),
+    "velocities": (1, 0, -1, 0),
+    "time": (0, 0, 1, 0),
+}
+H5MD_UNITS = {
+    "positions": "Angstrom",
+    "cell": "Angstrom",
+    "energy": "eV",
+    "forces": "eV Angstrom-1",
+    "stress": "eV Angstrom-3",
+    "velocities": "Angstrom fs-1",
+    "time": "fs",
+}
+"""The house units in the notation of H5MD's units module, as our files carry them."""
+
+_SYMBOLS: dict[str, tuple[float, tuple[int, int, int, int]]] = {
+    **{name: (factor, (1, 0, 0, 0)) for name, factor in LENGTH.items()},
+    **{name: (factor, (0, 1, 0, 0)) for name, factor in ENERGY.items() if "/" not in name},
+    **{name.split("/")[0]: (factor, (0, 1, 0, 1)) for name, factor in ENERGY.items() if "/mol" in name},
+    **{name: (factor, (-3, 1, 0, 0)) for name, factor in PRESSURE.items() if "/" not in name},
+    **{name: (factor, (0, 0, 1, 0)) for name, factor in TIME.items()},
+    "mol": (1.0, (0, 0, 0, 1)),
+}
+_ALIASES = {
+    "Angstrom": "angstrom", "Ang": "angstrom", "A": "angstrom", "Å": "angstrom", "Bohr": "bohr",
+    "Hartree": "hartree", "Ha": "hartree", "Eh": "hartree", "Rydberg": "rydberg", "Ry": "rydberg", "ev": "eV",
+}  # fmt: skip
+_TOKEN = re.compile(r"([A-Za-zÅ]+)(?:\^|\*\*)?([+-]?\d+)?")
+
+
+def factor(quantity: str, unit: str) -> float:
+    """Value of one `unit` in the house unit of `quantity`, a key of `DIMENSION`.
+
+    Raises:
+        UnitsError: the unit is unknown, or measures something else.
+    """
+    above, below, dimension = 1.0, 1.0, [0, 0, 0, 0]
+    for symbol, power in _powers(unit):
+        value, dims = _SYMBOLS[symbol]
+        above, below = (above * value**power, below) if power > 0 else (above, below * value**-power)
+        dimension = [d + power * e for d, e in zip(dimension, dims, strict=True)]
+    if tuple(dimension) != DIMENSION[quantity]:
+        raise UnitsError(
+            f"{unit!r} is not a unit of {quantity}, which is kept in {H5MD_UNITS[quantity]!r}. "
+            f"Give the unit of {quantity}."
+        )
+    return above / below
+
+
+def _powers(unit: str) -> list[tuple[str, int]]:
+    """The product of powers that a unit name spells."""
+    above, _, below = unit.replace("(", " ").replace(")", " ").replace("·", " ").partition("/")
+    powers = []
+    for sign, part in ((1, above), (-1, below.replace("/", " "))):
+        for token in re.sub(r"(?<!\*)\*(?!\*)", " ", part).split():
+            match = _TOKEN.fullmatch(token)
+            symbol = _ALIASES.get(match[1], match[1]) if match else None
+            if match is None or symbol not in _SYMBOLS:
+                known = ", ".join(sorted(_SYMBOLS))
+                raise UnitsError(f"Unknown unit {unit!r}. Known are products and powers of: {known}.")
+            powers.append((symbol, sign * int(match[2] or 1)))
+    return powers
