@@ -18,7 +18,7 @@ Columns = dict[str, NDArray[Any]]
 """The arrays of one frame under the names that `layout.COLUMNS` keeps; an absent label is an absent key."""
 
 VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # place of each tensor element in xx, yy, zz, yz, xz, xy
-ASE_VELOCITY = units.fs  # Å/fs; one unit of ASE's velocities, sqrt(eV/u)
+ASE_VELOCITY = float(units.fs)  # Å/fs; one unit of ASE's velocities, sqrt(eV/u)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def family(atoms: Atoms) -> str | None:
 def _label(atoms: Atoms, name: str) -> Any:
     results = {} if atoms.calc is None else atoms.calc.results
     value = results.get(name)
-    if name == "stress" and np.shape(value) == (3, 3):
+    if name == "stress" and value is not None and np.shape(value) == (3, 3):
         value = np.asarray(value)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
     return value
 

@@ -59,8 +59,9 @@ class Reader:
         self._n_frames = self._file[INDEX].shape[0] if ours else sum(len(g) for g in self._groups)
         if self._n_frames == 0:
             raise FormatError(f"{self.path} has no frames. Remake it.")
-        if self._n_frames != sum(len(g) for g in self._groups):
-            raise FormatError(f"{self.path}: the index and the particles groups disagree on the number of frames.")
+        # More rows than the index knows are the beginning of a block whose writer was killed.
+        if self._n_frames > sum(len(g) for g in self._groups):
+            raise FormatError(f"{self.path}: the index names more frames than there are. Restore or remake it.")
 
     @cached_property
     def card(self) -> dict[str, str]:

@@ -54,8 +54,8 @@ def write(path: str | Path, frames: Iterable[Atoms], *, card: Mapping[str, str],
         raise FileExistsError(f"{path} exists. Choose another name, append to it, or ask to overwrite it.")
     with _replacing(path) as temporary:
         with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-            _found(file, card)
-            n_frames = _extend(file, frames)
+            found(file, card)
+            n_frames = extend(file, frames)
         if n_frames == 0:
             raise LabelError(f"No frames to write to {path}. Check the source and the selection of frames.")
 
@@ -72,10 +72,15 @@ def append(path: str | Path, frames: Iterable[Atoms]) -> None:
     with open_checked(path) as file:
         if INDEX not in file:
             raise FormatError(f"{path} was not written by mlpot, so nothing is appended. Convert it first.")
+        if file.swmr_mode:
+            raise FormatError(
+                f"{path} is open for writing, or its writer was killed. Wait for it, or rescue the frames: "
+                "write(new, Reader(path).frames(), card={...})."
+            )
     with _replacing(path) as temporary:
         shutil.copyfile(path, temporary)
         with h5py.File(temporary, "r+", libver=("v110", "v110")) as file:
-            _extend(file, frames)
+            extend(file, frames)
 
 
 @contextmanager
@@ -99,8 +104,8 @@ def _umask() -> int:
     return mask
 
 
-def _found(file: h5py.File, card: Mapping[str, str]) -> None:
-    """What every H5MD file has, and the empty tables of ours."""
+def found(file: h5py.File, card: Mapping[str, str]) -> None:
+    """Give an empty file what every H5MD file has, and the empty tables of ours."""
     root = file.create_group("h5md")
     root.attrs["version"] = np.array(VERSION)
     root.create_group("author").attrs["name"] = card.get("author", "N/A")
@@ -133,7 +138,7 @@ def _table(
     )
 
 
-def _extend(file: h5py.File, frames: Iterable[Atoms]) -> int:
+def extend(file: h5py.File, frames: Iterable[Atoms]) -> int:
     """Write frames behind those that are there; the number written."""
     names = {key: [n.decode() for n in file[key][:]] for key in (GROUPS, FAMILIES)}
     rows = [file[f"particles/{name}/species/value"].shape[0] for name in names[GROUPS]]
@@ -156,7 +161,7 @@ def _extend(file: h5py.File, frames: Iterable[Atoms]) -> int:
             _flush(file, names, buffers, index)
             buffers, index, held = {}, [], 0
     _flush(file, names, buffers, index)
-    return file[INDEX].shape[0] - start
+    return int(file[INDEX].shape[0]) - start
 
 
 def _number(names: list[str], name: str) -> int:
@@ -165,7 +170,8 @@ def _number(names: list[str], name: str) -> int:
         if len(name.encode()) > NAME_LENGTH:
             raise LabelError(f"The name {name!r} is longer than {NAME_LENGTH} bytes. Shorten it.")
         names.append(name)
-    return names.index(name)
+    place: int = names.index(name)
+    return place
 
 
 def _create_group(file: h5py.File, name: str, n_atoms: int, pbc: NDArray[np.bool_]) -> None:

@@ -75,7 +75,7 @@ def open_checked(path: str | Path) -> h5py.File:
         FormatError: not HDF5, damaged, or it reaches for data outside itself.
     """
     try:
-        file = h5py.File(path, "r")
+        file = _open(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {path}. Check the path.") from None
     except OSError as error:
@@ -90,6 +90,16 @@ def open_checked(path: str | Path) -> h5py.File:
         file.close()
         raise FormatError(f"{path} is damaged: {error}. Restore or remake it.") from None
     return file
+
+
+def _open(path: str | Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if "open for" not in str(error):
+            raise
+    # A trajectory that is being written, or whose writer was killed: whole up to its last flush.
+    return h5py.File(path, "r", swmr=True)
 
 
 def walk(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:

@@ -90,19 +90,23 @@ class Particles:
         slices = _slices(rows)
         blocks = {key: self._read(key, rows, slices) for key in self._data}
         pbc = blocks.pop("pbc", None)
-        if not self._padded:
-            present = self._check_values(blocks, frames)
+        boundary = np.broadcast_to(self._pbc, (len(rows), 3)) if pbc is None else pbc.astype(bool)
+        present = {} if self._padded else self._check_values(blocks, frames)
         for k in range(len(rows)):
             if self._padded:
-                n = int(np.isfinite(blocks["species"][k]).sum())
-                own = {key: b[k : k + 1, :n] if key in PER_ATOM else b[k : k + 1] for key, b in blocks.items()}
-                there = self._check_values(own, frames[k : k + 1])
-                columns = {key: block[0] for key, block in own.items() if key not in there or there[key][0]}
+                columns = self._unpadded(blocks, k, frames[k : k + 1])
             else:
                 columns = {key: block[k] for key, block in blocks.items() if key not in present or present[key][k]}
             if "time" in columns and np.isnan(columns["time"]):
                 del columns["time"]
-            yield columns | self._fixed, self._pbc if pbc is None else pbc[k].astype(bool)
+            yield columns | self._fixed, boundary[k]
+
+    def _unpadded(self, blocks: Columns, k: int, frame: NDArray[np.integer]) -> Columns:
+        """The checked columns of row k, each cut to the atoms that are there."""
+        n = int(np.isfinite(blocks["species"][k]).sum())
+        own = {key: block[k : k + 1, :n] if key in PER_ATOM else block[k : k + 1] for key, block in blocks.items()}
+        present = self._check_values(own, frame)
+        return {key: block[0] for key, block in own.items() if key not in present or present[key][0]}
 
     def _read(self, key: str, rows: NDArray[np.integer], slices: Slices) -> NDArray[Any]:
         """The values of ascending rows in house units; NaN where a padded dataset is shorter than the group."""
@@ -132,7 +136,7 @@ class Particles:
 
     def _check_values(self, blocks: Columns, frames: NDArray[np.integer]) -> dict[str, NDArray[np.bool_]]:
         """Which rows have which label, after every value was found to be finite."""
-        present = {}
+        present: dict[str, NDArray[np.bool_]] = {}
         for key in ("position", "edges", *LABELS):
             if key not in blocks:
                 continue
@@ -141,9 +145,10 @@ class Particles:
             bad = ~finite & ~np.isnan(block).all(axis=1) if key in LABELS else ~finite
             if bad.any():
                 raise LabelError(
-                    f"{self._where}: {key} of frame {frames[bad.argmax()]} is not finite. Repair or remove the frame."
+                    f"{self._where}: {key} of frame {frames[bad.argmax()]} is not finite. "
+                    "Repair or remove the frame."
                 )
-            present[key] = finite
+            present[key] = np.asarray(finite)
         species = blocks.get("species")
         if species is not None and species.size and not (species.min() >= 1 and species.max() <= 118):
             bad = ((species < 1) | (species > 118)).any(axis=1)
@@ -178,7 +183,8 @@ class Particles:
             self._fixed["species"] = z.astype(np.uint8)
         elif "species" not in self._data:
             raise FormatError(
-                f"{self._where} does not say which elements its atoms are. Give `numbers`, the atomic number of each."
+                f"{self._where} does not say which elements its atoms are. "
+                "Give `numbers`, the atomic number of each."
             )
 
     def _set_box(self, group: h5py.Group, units: Mapping[str, str]) -> None:
@@ -210,17 +216,18 @@ class Particles:
         if quantity is None:
             return None
         if key == "velocity" and self._by_znh5md:
-            return ASE_VELOCITY  # it writes ASE's velocities, whatever their unit attribute says
+            return float(ASE_VELOCITY)  # it writes ASE's velocities, whatever their unit attribute says
         written, given = attrs.get("unit"), units.get(quantity)
-        if written is None and given is None:
+        names = {_text(name) for name in (written, given) if name is not None}
+        if not names:
             raise UnitsError(
                 f"{self._where}: the file gives no unit for {quantity}, and none is guessed. "
                 f'Give it: units={{"{quantity}": "..."}}.'
             )
-        value = factor(quantity, given if written is None else _text(written))
-        if written is not None and given is not None and factor(quantity, given) != value:
+        factors = {factor(quantity, name) for name in names}
+        if len(factors) > 1:
             raise UnitsError(f"{self._where}: {quantity} is in {_text(written)!r} in the file, not in {given!r}.")
-        return value
+        return factors.pop()
 
     def _add_clocks(self, position: h5py.Group, units: Mapping[str, str]) -> None:
         """Step and time, where they are written out for each frame."""
