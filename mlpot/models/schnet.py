@@ -3,15 +3,22 @@
     x_i^{l+1} = x_i^l + dense( ssp( dense( Σ_j (W_in x_j^l) ∘ W^l(d_ij) ) ) )        eqs. 1-2, figure 2
     W^l(d)    = u(d) · dense( act( dense( e(d) ) ) )                                    filter network
 
-The envelope u is not in the paper: it makes the energy smooth at the cutoff.
+The envelope u is not in the paper: it makes the energy smooth at the cutoff. The filters W^l depend on the
+distance alone and are read from a table (see `knots`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 from mlpot.graph import Edges
+from mlpot.kernels import ops
+from mlpot.kernels.hermite import KnotEdges
 from mlpot.kernels.reductions import distances, gather, sum_at_centers
+from mlpot.knots import RadialTable
 from mlpot.models.layers import choose, dense, embedding, mlp
 from mlpot.radial import BASES, ENVELOPES
 
@@ -25,12 +32,6 @@ class Interaction(nn.Module):
         self.to_message = dense(n_features, n_features, bias=False)
         self.update = mlp(n_features, n_features, n_features, activation=activation)
 
-    def forward(self, x: Tensor, radial: Tensor, envelope: Tensor, edges: Edges) -> Tensor:
-        """x (n_atoms, n_features) -> the residual (n_atoms, n_features)."""
-        weight = self.filter(radial) * envelope[:, None]
-        messages = gather(self.to_message(x), edges.neighbor) * weight
-        return self.update(sum_at_centers(messages, edges))
-
 
 class SchNet(nn.Module):
     """Atomic energies from distances by continuous-filter convolutions.
@@ -43,6 +44,8 @@ class SchNet(nn.Module):
         n_radial: size of the basis.
         envelope: a name in `radial.ENVELOPES`.
         activation: "silu" or "ssp", the paper's shifted softplus.
+        n_knots: intervals of the grid on which the filters are tabulated; None evaluates them on every edge.
+        degree: of the polynomials between knots, 3 or, for exact second derivatives, 5.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class SchNet(nn.Module):
         n_radial: int = 50,
         envelope: str = "polynomial",
         activation: str = "silu",
+        n_knots: int | None = 512,
+        degree: int = 3,
     ):
         super().__init__()
         self.cutoff = cutoff
@@ -66,12 +71,28 @@ class SchNet(nn.Module):
             for _ in range(n_interactions)
         )
         self.readout = mlp(n_features, n_features // 2, 1, activation=activation)
+        self.table = RadialTable(cutoff=cutoff, n_knots=n_knots, degree=degree) if n_knots else None
 
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å."""
-        d = distances(vectors)
-        radial, envelope = self.basis(d), self.envelope(d)
         x = self.embedding(numbers)
-        for interaction in self.interactions:
-            x = x + interaction(x, radial, envelope, edges)
+        convolve = self._convolution(distances(vectors), edges)
+        for k, interaction in enumerate(self.interactions):
+            x = x + interaction.update(convolve(interaction.to_message(x), k))
         return self.readout(x).squeeze(-1)
+
+    def filters(self, d: Tensor) -> Tensor:
+        """W^l(d): (n,) Å -> (n_interactions, n, n_features)."""
+        radial, envelope = self.basis(d), self.envelope(d)[:, None]
+        return torch.stack([interaction.filter(radial) * envelope for interaction in self.interactions])
+
+    def _convolution(self, d: Tensor, edges: Edges) -> Callable[[Tensor, int], Tensor]:
+        """Σ_j x_j ∘ W^l(d_ij), as a function of x and l."""
+        if self.table is None:
+            weights = self.filters(d)
+            return lambda x, layer: sum_at_centers(gather(x, edges.neighbor) * weights[layer], edges)
+        tables, on_knots = (
+            self.table(self.filters),
+            KnotEdges(edges, d, cutoff=self.cutoff, n_knots=self.table.n_knots, degree=self.table.degree),
+        )
+        return lambda x, layer: ops.conv(x, tables[layer], on_knots)

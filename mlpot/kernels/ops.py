@@ -1,0 +1,132 @@
+"""Convolutions with radial functions on knots, differentiable any number of times.
+
+The three operations of `reference` are closed under differentiation:
+
+    ∂ conv       / ∂x = conv(g; v reversed)   / ∂table = table_grad    / ∂d = v edge_dot′   / ∂v = edge_dot
+    ∂ edge_dot   / ∂x = conv(g; v reversed)   / ∂table = table_grad    / ∂d = v edge_dot′   / ∂g = conv(x)
+    ∂ table_grad / ∂x = conv(g; v reversed)   / ∂v = edge_dot          / ∂d = v edge_dot′   / ∂g = conv(x)
+
+A derivative nobody asks for must not be computed: forces want no gradient of the table, a loss on forces none of
+the distances. A Function is told which of its inputs need a gradient, not which are asked for; but autograd does
+skip whole branches. So an operation is a sum of branches, one for each argument: the first brings the value, the
+others bring zero, and each knows one derivative.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlpot.kernels import reference
+from mlpot.kernels.hermite import KnotEdges
+
+Derivative = Callable[[Tensor], Tensor]
+
+
+def conv(x: Tensor, table: Tensor, on: KnotEdges, weights: Tensor | None = None, order: int = 0) -> Tensor:
+    """Σ_j v_ij f^(order)(d_ij) ∘ x_j for each atom i.
+
+    Args:
+        x: (n_atoms, n_features).
+        table: (n_rows, n_features), f on knots.
+        on: the edges on the grid of the table.
+        weights: v, (n_edges,), one if not given.
+        order: derivative of f by distance.
+    """
+    value = _home(x).conv(_plain(x), _plain(table), on, _plain(weights), order)
+    return _branches(
+        value,
+        (x, lambda g: conv(g, table, on, _reversed(weights, on), order)),
+        (table, lambda g: table_grad(x, g, on, weights, order)),
+        (on.d, lambda g: _times(weights, edge_dot(x, g, table, on, order + 1))),
+        (weights, lambda g: edge_dot(x, g, table, on, order)),
+    )
+
+
+def edge_dot(x: Tensor, g: Tensor, table: Tensor, on: KnotEdges, order: int = 0) -> Tensor:
+    """Σ_f f^(order)(d_ij) g_i x_j for each edge (i, j), (n_edges,); arguments as for `conv`."""
+    value = _home(x).edge_dot(_plain(x), _plain(g), _plain(table), on, order)
+    return _branches(
+        value,
+        (x, lambda v: conv(g, table, on, _reversed(v, on), order)),
+        (g, lambda v: conv(x, table, on, v, order)),
+        (table, lambda v: table_grad(x, g, on, v, order)),
+        (on.d, lambda v: v * edge_dot(x, g, table, on, order + 1)),
+    )
+
+
+def table_grad(x: Tensor, g: Tensor, on: KnotEdges, weights: Tensor | None = None, order: int = 0) -> Tensor:
+    """Gradient of Σ_i g_i · conv(x)_i with respect to the table, (n_rows, n_features)."""
+    value = _home(x).table_grad(_plain(x), _plain(g), on, _plain(weights), order)
+    return _branches(
+        value,
+        (x, lambda table: conv(g, table, on, _reversed(weights, on), order)),
+        (g, lambda table: conv(x, table, on, weights, order)),
+        (on.d, lambda table: _times(weights, edge_dot(x, g, table, on, order + 1))),
+        (weights, lambda table: edge_dot(x, g, table, on, order)),
+    )
+
+
+class _Zero(torch.autograd.Function):
+    """A zero that depends on one tensor, with a given derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, argument: Tensor, shape: torch.Size, derivative: Derivative) -> Tensor:
+        ctx.derivative = derivative
+        return argument.new_zeros(()).expand(shape)
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.derivative(g[0]), None, None
+
+
+class _Plus(torch.autograd.Function):
+    """A value plus zeros: no arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *zeros: Tensor) -> Tensor:
+        ctx.n_zeros = len(zeros)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor) -> tuple[Tensor | None, ...]:
+        return (None,) + ctx.n_zeros * g
+
+
+def _branches(value: Tensor, *parts: tuple[Tensor | None, Derivative]) -> Tensor:
+    if not torch.is_grad_enabled():
+        return value
+    zeros = [_Zero.apply(a, value.shape, f) for a, f in parts if a is not None and a.requires_grad]
+    return _Plus.apply(value, *zeros) if zeros else value
+
+
+def _home(x: Tensor) -> ModuleType:
+    """The one seam: which code computes, by where the data are."""
+    return _numba() if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) else reference
+
+
+@cache
+def _numba() -> ModuleType:
+    if importlib.util.find_spec("numba") is None:
+        return reference
+    from mlpot.kernels import cpu
+
+    return cpu
+
+
+def _plain(t: Tensor | None) -> Any:
+    return None if t is None else t.detach().contiguous()
+
+
+def _reversed(weights: Tensor | None, on: KnotEdges) -> Tensor | None:
+    return None if weights is None else weights.index_select(0, on.edges.reverse)
+
+
+def _times(weights: Tensor | None, s: Tensor) -> Tensor:
+    return s if weights is None else weights * s
