@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mlpot.graph import Edges
 from mlpot.kernels.reductions import distances, sum_at_centers
+from mlpot.knots import RadialTable
 from mlpot.models import build_backbone
 from mlpot.models.layers import MAX_Z
 from mlpot.models.zbl import ZBL
@@ -115,6 +116,9 @@ class Potential(nn.Module):
     def freeze(self) -> Potential:
         """For use, not training: evaluation mode, no gradients of weights, constants computed once."""
         self.eval().requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, RadialTable):
+                module.freeze()
         self.lone = self._lone_energies()
         return self
 

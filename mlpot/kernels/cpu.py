@@ -5,7 +5,6 @@ Every sum is taken by one thread in a fixed order, so results do not depend on t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -20,6 +19,7 @@ FASTMATH = {"contract", "reassoc", "nsz"}  # NaN and infinity keep their meaning
 SERIAL_WORK = 60_000  # edges × channels below which waking threads costs more than it saves
 
 Array = NDArray[Any]
+_compiled = numba.njit(parallel=True, fastmath=FASTMATH, cache=True, nogil=True, error_model="numpy")
 
 
 def conv(x: Tensor, table: Tensor, on: KnotEdges, weights: Tensor | None, order: int) -> Tensor:
@@ -50,7 +50,8 @@ def table_grad(x: Tensor, g: Tensor, on: KnotEdges, weights: Tensor | None, orde
     return out
 
 
-def _conv_loop(row_ptr, neighbor, first, c, weights, table, x, out):  # type: ignore[no-untyped-def]
+@_compiled
+def _conv(row_ptr, neighbor, first, c, weights, table, x, out):  # type: ignore[no-untyped-def]
     for i in prange(len(x)):
         total = out[i]
         total[:] = 0
@@ -69,7 +70,8 @@ def _conv_loop(row_ptr, neighbor, first, c, weights, table, x, out):  # type: ig
                     total[f] += w * xj[f]
 
 
-def _edge_dot_loop(row_ptr, neighbor, first, c, table, x, g, out):  # type: ignore[no-untyped-def]
+@_compiled
+def _edge_dot(row_ptr, neighbor, first, c, table, x, g, out):  # type: ignore[no-untyped-def]
     for i in prange(len(x)):
         gi = g[i]
         for e in range(row_ptr[i], row_ptr[i + 1]):
@@ -88,7 +90,8 @@ def _edge_dot_loop(row_ptr, neighbor, first, c, table, x, g, out):  # type: igno
             out[e] = s
 
 
-def _table_grad_loop(begin, edge, center, neighbor, c, weights, x, g, part, out):  # type: ignore[no-untyped-def]
+@_compiled
+def _table_grad(begin, edge, center, neighbor, c, weights, x, g, part, out):  # type: ignore[no-untyped-def]
     n_knots, n_rows = len(part), c.shape[1] // 2
     for k in prange(n_knots):  # what the edges between knots k and k + 1 give to the rows of both
         rows = part[k]
@@ -110,22 +113,10 @@ def _table_grad_loop(begin, edge, center, neighbor, c, weights, x, g, part, out)
                 row[f] = low + high
 
 
-def _compile(loop: Callable[..., None]) -> tuple[Any, Any]:
-    """The loop for one thread and for many."""
-    settings = {"fastmath": FASTMATH, "cache": True, "nogil": True, "error_model": "numpy"}
-    return numba.njit(**settings)(loop), numba.njit(parallel=True, **settings)(loop)
-
-
-_conv, _edge_dot, _table_grad = map(_compile, (_conv_loop, _edge_dot_loop, _table_grad_loop))
-
-
-def _run(kernel: tuple[Any, Any], work: int, *arrays: Any) -> None:
-    n_threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    if n_threads == 1 or work < SERIAL_WORK:
-        kernel[0](*arrays)
-    else:
-        numba.set_num_threads(n_threads)
-        kernel[1](*arrays)
+def _run(kernel: Any, work: int, *arrays: Any) -> None:
+    n_threads = torch.get_num_threads() if work > SERIAL_WORK else 1
+    numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
+    kernel(*arrays)
 
 
 def _list(on: KnotEdges) -> tuple[Array, Array, Array]:

@@ -11,14 +11,33 @@ from torch.nn import functional
 MAX_Z = 118
 
 
+class SiLU(nn.SiLU):
+    """x σ(x), with the derivatives that carry a function of distance through a network (see `knots`)."""
+
+    def slope(self, x: Tensor) -> Tensor:
+        s = torch.sigmoid(x)
+        return s * (1 + x * (1 - s))
+
+    def curvature(self, x: Tensor) -> Tensor:
+        s = torch.sigmoid(x)
+        return s * (1 - s) * (2 + x * (1 - 2 * s))
+
+
 class ShiftedSoftplus(nn.Module):
     """ssp(x) = ln(1 + eˣ) − ln 2, smooth to all orders and zero at zero (Schütt et al. 2017, section 4.2)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.softplus(x) - math.log(2.0)
 
+    def slope(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(x)
 
-ACTIVATIONS = {"silu": nn.SiLU, "ssp": ShiftedSoftplus}
+    def curvature(self, x: Tensor) -> Tensor:
+        s = torch.sigmoid(x)
+        return s * (1 - s)
+
+
+ACTIVATIONS = {"silu": SiLU, "ssp": ShiftedSoftplus}
 
 
 def dense(n_in: int, n_out: int, *, bias: bool = True) -> nn.Linear:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from mlpot.graph import Edges
@@ -71,7 +70,9 @@ class SchNet(nn.Module):
             for _ in range(n_interactions)
         )
         self.readout = mlp(n_features, n_features // 2, 1, activation=activation)
-        self.table = RadialTable(cutoff=cutoff, n_knots=n_knots, degree=degree) if n_knots else None
+        self.table = None
+        if n_knots is not None:
+            self.table = RadialTable(self.basis, self.envelope, cutoff=cutoff, n_knots=n_knots, degree=degree)
 
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å."""
@@ -81,18 +82,12 @@ class SchNet(nn.Module):
             x = x + interaction.update(convolve(interaction.to_message(x), k))
         return self.readout(x).squeeze(-1)
 
-    def filters(self, d: Tensor) -> Tensor:
-        """W^l(d): (n,) Å -> (n_interactions, n, n_features)."""
-        radial, envelope = self.basis(d), self.envelope(d)[:, None]
-        return torch.stack([interaction.filter(radial) * envelope for interaction in self.interactions])
-
     def _convolution(self, d: Tensor, edges: Edges) -> Callable[[Tensor, int], Tensor]:
-        """Σ_j x_j ∘ W^l(d_ij), as a function of x and l."""
+        """Σ_j x_j ∘ W^l(d_ij), as a function of x and the number of the layer."""
+        filters = [interaction.filter for interaction in self.interactions]
         if self.table is None:
-            weights = self.filters(d)
-            return lambda x, layer: sum_at_centers(gather(x, edges.neighbor) * weights[layer], edges)
-        tables, on_knots = (
-            self.table(self.filters),
-            KnotEdges(edges, d, cutoff=self.cutoff, n_knots=self.table.n_knots, degree=self.table.degree),
-        )
-        return lambda x, layer: ops.conv(x, tables[layer], on_knots)
+            radial, envelope = self.basis(d), self.envelope(d)[:, None]
+            return lambda x, k: sum_at_centers(gather(x, edges.neighbor) * filters[k](radial) * envelope, edges)
+        tables = self.table(filters)
+        on = KnotEdges(edges, d, cutoff=self.cutoff, n_knots=self.table.n_knots, degree=self.table.degree)
+        return lambda x, k: ops.conv(x, tables[k], on)
