@@ -11,7 +11,7 @@ of the spacing h: f, h f′, and for quintic interpolants h² f″. Those of e a
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 import torch
@@ -93,16 +93,11 @@ class RadialTable(nn.Module):
 
     def _derivatives(self, function: nn.Module, knots: Tensor) -> Tensor:
         """f, h f′, … (n_rows, n_knots + 1, …) float64."""
-        exact, h = copy.deepcopy(function).double(), torch.full_like(knots, self.cutoff / self.n_knots)
-
-        def first(d: Tensor) -> tuple[Tensor, Tensor]:
-            f: tuple[Tensor, Tensor] = torch.func.jvp(exact, (d,), (h,))
-            return f
-
-        if self.degree == 3:
-            return torch.stack(first(knots))
-        (f, df), (_, ddf) = torch.func.jvp(first, (knots,), (h,))
-        return torch.stack([f, df, ddf])
+        exact, h = copy.deepcopy(function).double(), self.cutoff / self.n_knots
+        rows: list[Callable[[Tensor], Tensor]] = [exact]
+        for _ in range(self.n_rows - 1):
+            rows.append(_slope(rows[-1], h))
+        return torch.stack([row(knots) for row in rows])
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         exact = self.exact_basis, self.exact_envelope
@@ -111,6 +106,17 @@ class RadialTable(nn.Module):
         self.exact_basis, self.exact_envelope = (t.to(self.kept.device) for t in exact)
         self.kept = self.kept.new_empty(0)
         return self
+
+
+def _slope(f: Callable[[Tensor], Tensor], h: float) -> Callable[[Tensor], Tensor]:
+    """h f′ of a function of many distances, one by one: the pull-back of the linear pull-back."""
+
+    def slope(d: Tensor) -> Tensor:
+        value, pull = torch.func.vjp(f, d)
+        _, push = torch.func.vjp(lambda w: pull(w)[0], torch.zeros_like(value))
+        return cast("Tensor", push(torch.full_like(d, h))[0])
+
+    return slope
 
 
 def _linear(f: list[Tensor], layers: Sequence[nn.Linear]) -> list[Tensor]:

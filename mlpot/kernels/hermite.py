@@ -51,6 +51,7 @@ class KnotEdges:
         knot = place.long().clamp_(0, n_knots - 1)  # NaN becomes knot 0, and stays NaN in t
         self.t = place - knot
         self.first = knot * self.n_rows  # (n_edges,) int64, first of the 2m rows that an edge reads
+        self.ones = torch.ones_like(d, requires_grad=False)
         self._coefficients: dict[int, Tensor] = {}
         self._by_knot: tuple[Tensor, Tensor] | None = None
 

@@ -19,7 +19,7 @@ from mlpot.kernels.hermite import KnotEdges
 
 def conv(x: Tensor, table: Tensor, on: KnotEdges, weights: Tensor | None, order: int) -> Tensor:
     """(n_atoms, n_features) -> (n_atoms, n_features)."""
-    messages = _interpolate(table, on, order) * x.index_select(0, on.edges.neighbor)
+    messages = interpolate(table, on, order) * x.index_select(0, on.edges.neighbor)
     if weights is not None:
         messages = messages * weights[:, None]
     return torch.zeros_like(x).index_add(0, on.edges.center, messages)
@@ -28,7 +28,7 @@ def conv(x: Tensor, table: Tensor, on: KnotEdges, weights: Tensor | None, order:
 def edge_dot(x: Tensor, g: Tensor, table: Tensor, on: KnotEdges, order: int) -> Tensor:
     """(n_atoms, n_features) twice -> (n_edges,)."""
     pair = g.index_select(0, on.edges.center) * x.index_select(0, on.edges.neighbor)
-    return (_interpolate(table, on, order) * pair).sum(-1)
+    return (interpolate(table, on, order) * pair).sum(-1)
 
 
 def table_grad(x: Tensor, g: Tensor, on: KnotEdges, weights: Tensor | None, order: int) -> Tensor:
@@ -43,7 +43,8 @@ def table_grad(x: Tensor, g: Tensor, on: KnotEdges, weights: Tensor | None, orde
     return rows
 
 
-def _interpolate(table: Tensor, on: KnotEdges, order: int) -> Tensor:
+def interpolate(table: Tensor, on: KnotEdges, order: int) -> Tensor:
+    """f^(order) on every edge, (n_edges, n_features)."""
     c = on.coefficients(order)
     w = c[:, 0, None] * table.index_select(0, on.first)
     for r in range(1, c.shape[1]):

@@ -1,0 +1,155 @@
+"""Is a radial function on knots the function itself, and its force the derivative of its energy?"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mlpot.forces import hessian, predict
+from mlpot.graph import AtomGraph
+from mlpot.kernels.hermite import KnotEdges
+from mlpot.kernels.reference import interpolate
+from mlpot.knots import RadialTable
+from mlpot.models.layers import mlp
+from mlpot.neighbors import build_graph
+from mlpot.potential import Potential
+from mlpot.radial import BASES, ENVELOPES
+
+CUTOFF = 5.0
+
+
+def schnet(
+    n_knots: int | None, degree: int = 3, *, envelope: str = "polynomial", n_features: int = 32
+) -> Potential:
+    torch.manual_seed(3)
+    arguments = {"n_knots": n_knots, "degree": degree, "envelope": envelope, "n_features": n_features}
+    return Potential("schnet", arguments, reference_energies={6: 0.0, 14: 0.0}).double()
+
+
+def cluster(seed: int = 0, n_atoms: int = 8) -> AtomGraph:
+    rng = np.random.default_rng(seed)
+    grid = 2.2 * np.array(list(itertools.product(range(2), repeat=3)), dtype=float)
+    positions = grid[:n_atoms] + rng.uniform(-0.3, 0.3, (n_atoms, 3))
+    return build_graph([6, 14] * (n_atoms // 2), positions, np.zeros((3, 3)), [False] * 3, CUTOFF)
+
+
+def moved(graph: AtomGraph, atom: int, axis: int, step: float) -> AtomGraph:
+    positions = graph.positions.numpy().copy()
+    positions[atom, axis] += step
+    return build_graph(graph.numbers, positions, graph.cell[0], graph.pbc[0], CUTOFF)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("degree", [3, 5])
+@pytest.mark.parametrize("activation", ["silu", "ssp"])
+@pytest.mark.parametrize("radial", sorted(BASES))
+@pytest.mark.parametrize("envelope", sorted(ENVELOPES))
+def test_knots_hold_values_and_exact_derivatives(radial, envelope, activation, degree):
+    torch.manual_seed(0)
+    n_knots, h = 40, CUTOFF / 40
+    basis, u = BASES[radial](12, CUTOFF).double(), ENVELOPES[envelope](CUTOFF)
+    network = mlp(12, 6, 4, activation=activation).double()
+    table = RadialTable(basis, u, cutoff=CUTOFF, n_knots=n_knots, degree=degree).double()
+    rows = table([network])[0].view(n_knots + 1, -1, 4)
+
+    d = torch.linspace(0, CUTOFF, n_knots + 1, dtype=torch.float64)[1:-1].requires_grad_()
+    f = network(basis(d)) * u(d)[:, None]
+    for order in range(rows.shape[1]):
+        torch.testing.assert_close(rows[1:-1, order], f * h**order, rtol=1e-9, atol=1e-11)
+        f = torch.stack([torch.autograd.grad(c.sum(), d, create_graph=True)[0] for c in f.unbind(-1)], dim=-1)
+    if envelope == "polynomial":
+        assert float(rows[-1].abs().max()) < 1e-12
+    assert rows.isfinite().all()
+
+
+@pytest.mark.parametrize(("degree", "n_continuous"), [(3, 1), (5, 2)])
+def test_pieces_join_smoothly(degree, n_continuous):
+    n_knots = 10
+    table = torch.randn((degree + 1) // 2 * (n_knots + 1), 3, dtype=torch.float64)
+    d = torch.arange(1, n_knots, dtype=torch.float64) * CUTOFF / n_knots
+    edges = cluster().edges
+    for order in range(n_continuous + 1):
+        left, right = (
+            interpolate(table, KnotEdges(edges, d + s, cutoff=CUTOFF, n_knots=n_knots, degree=degree), order)
+            for s in (-1e-10, 1e-10)
+        )
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-8 * 60 / (CUTOFF / n_knots) ** 3)
+
+
+def test_table_is_faithful_to_the_filter_network():
+    graph = cluster()
+    exact, cubic, quintic = schnet(None), schnet(512), schnet(512, 5)
+    f = predict(exact, graph).forces
+    assert relative(predict(cubic, graph).forces, f) <= 1e-4
+    assert relative(predict(quintic, graph).forces, f) <= 1e-6
+    assert relative(hessian(quintic, graph), hessian(exact, graph)) <= 1e-4
+
+
+@pytest.mark.parametrize("degree", [3, 5])
+def test_forces_are_the_derivative_of_the_energy(degree):
+    graph, h = cluster(), 1e-3
+    potential = schnet(512, degree).freeze()
+    forces = predict(potential, graph).forces
+    for atom, axis in itertools.product(range(graph.n_atoms), range(3)):
+        e = [predict(potential, moved(graph, atom, axis, k * h)).energy.item() for k in (-2, -1, 1, 2)]
+        slope = (e[0] - 8 * e[1] + 8 * e[2] - e[3]) / (12 * h)
+        assert abs(slope + forces[atom, axis].item()) <= 1e-7
+
+
+@pytest.mark.parametrize("degree", [3, 5])
+def test_energy_ends_smoothly_at_the_cutoff(degree):
+    potential = schnet(512, degree).freeze()
+
+    def dimer(d: float) -> tuple[float, float]:
+        out = predict(potential, build_graph([6, 14], [[0, 0, 0], [d, 0, 0]], np.zeros((3, 3)), [False] * 3, 9.0))
+        return out.energy.item(), out.forces[1, 0].item()
+
+    step = 1e-5
+    (e0, f0), (e1, f1) = dimer(CUTOFF - step), dimer(CUTOFF + step)
+    assert abs(e1 - e0) <= 1e-9
+    assert abs(f1 - f0) <= 1e-8
+    scan = np.linspace(1.5, CUTOFF - 1e-3, 400)
+    steepest = np.abs(np.gradient([dimer(d)[1] for d in scan], scan)).max()
+    assert abs(f0 / step) <= 1e-3 * steepest
+
+
+def test_the_potential_that_is_trained_is_the_potential_that_is_run():
+    graph, potential = cluster(), schnet(128)
+    trained = predict(potential, graph, training=True)
+    run = predict(potential.freeze(), graph)
+    again = predict(potential, graph)
+    for out in (run, again):
+        assert torch.equal(trained.energy.detach(), out.energy)
+        assert torch.equal(trained.forces.detach(), out.forces)
+
+
+def test_a_kept_table_is_forgotten_when_weights_may_change():
+    graph, potential = cluster(), schnet(128).freeze()
+    before = predict(potential, graph).energy
+    potential.train().requires_grad_(True)
+    with torch.no_grad():
+        potential.backbone.interactions[0].filter[0].weight.mul_(1.5)
+    assert not torch.equal(predict(potential, graph).energy, before)
+    single = potential.freeze().float()
+    assert single.backbone.table.exact_basis.dtype == torch.float64
+    torch.testing.assert_close(
+        predict(single, graph).energy, predict(single.double(), graph).energy, rtol=1e-5, atol=0
+    )
+
+
+def test_weight_gradients_follow_the_filter_network():
+    graph = cluster()
+    gradients = []
+    for potential in (schnet(None), schnet(512), schnet(512, 5)):
+        out = predict(potential, graph, training=True)
+        (out.energy.sum() + out.forces.square().sum()).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in potential.backbone.interactions.parameters()]))
+    assert relative(gradients[1], gradients[0]) <= 1e-4
+    assert relative(gradients[2], gradients[0]) <= 1e-6
