@@ -1,11 +1,10 @@
-"""Functions of distance on knots: values and exact derivatives on a uniform grid, rebuilt whenever weights change.
+"""Functions of distance on knots: splines on a uniform grid, rebuilt whenever weights change.
 
     W(d) = u(d) · network( e(d) )        e a radial basis, u an envelope
 
 In training the table is a differentiable function of the weights and is built once in each evaluation, so the
-potential that is trained is the potential that is run, to the bit. The force is the derivative of the interpolant,
-so energy is conserved whatever the table's error. Derivatives are carried forward by the chain rule, all in units
-of the spacing h: f, h f′, and for quintic interpolants h² f″. Those of e and u do not change and are found once.
+potential that is trained is the potential that is run, to the bit. The force is the derivative of the spline, so
+energy is conserved whatever the table's error.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ class Activation(Protocol):
 
 
 class RadialTable(nn.Module):
-    """Radial functions as rows for `kernels`: at each knot f, h f′, and for degree 5 also h² f″.
+    """Radial functions as rows for `kernels`, see `kernels.splines`.
 
     Args:
         basis: (n,) Å -> (n, n_radial).
-        envelope: (n,) Å -> (n,); it ends at the cutoff, with as many zero derivatives as the table holds.
-        cutoff: Å, distance of the last knot.
+        envelope: (n,) Å -> (n,); it ends at the cutoff with two zero derivatives.
+        cutoff: Å, end of the last interval.
         n_knots: number of intervals, each of length h.
-        degree: of the polynomials between knots: 3, once continuously differentiable, or 5, twice.
+        degree: 3, cubic B-splines from values alone, or 5, quintic Hermite polynomials from f, h f′ and h² f″.
 
     Raises:
-        ValueError: another degree, or no knots.
+        ValueError: another degree, or too few knots.
     """
 
     exact_basis: Tensor
@@ -48,11 +47,9 @@ class RadialTable(nn.Module):
 
     def __init__(self, basis: nn.Module, envelope: nn.Module, *, cutoff: float, n_knots: int, degree: int = 3):
         super().__init__()
-        if degree not in (3, 5) or n_knots < 1:
-            raise ValueError(
-                f"A table needs degree 3 or 5 and some knots, got degree {degree}, n_knots {n_knots}."
-            )
-        self.cutoff, self.n_knots, self.degree, self.n_rows = cutoff, n_knots, degree, (degree + 1) // 2
+        if degree not in (3, 5) or n_knots < 8:
+            raise ValueError(f"A table needs degree 3 or 5 and 8 knots, got degree {degree} and {n_knots} knots.")
+        self.cutoff, self.n_knots, self.degree = cutoff, n_knots, degree
         knots = torch.linspace(0, cutoff, n_knots + 1, dtype=torch.float64)
         knots[0] = 1e-3 * knots[1]  # some bases divide by the distance
         self.register_buffer("exact_basis", self._derivatives(basis, knots), persistent=False)
@@ -61,7 +58,7 @@ class RadialTable(nn.Module):
         self.keeps = False
 
     def forward(self, networks: Sequence[nn.Sequential]) -> tuple[Tensor, ...]:
-        """A table (n_rows (n_knots + 1), n_features) for each network of equal layers from basis to features."""
+        """A table (n_rows, n_features) for each network of equal layers from basis to features."""
         if len(self.kept):
             return self.kept.unbind()
         tables = self._build(networks)
@@ -81,7 +78,7 @@ class RadialTable(nn.Module):
         return self
 
     def _build(self, networks: Sequence[nn.Sequential]) -> Tensor:
-        """(n_networks, n_rows (n_knots + 1), n_features): the rows of two neighboring knots lie side by side."""
+        """(n_networks, n_rows, n_features), all networks in one product a layer."""
         dtype = self.kept.dtype
         f = [row.expand(len(networks), -1, -1) for row in self.exact_basis.to(dtype)]
         for same in zip(*networks, strict=True):
@@ -89,13 +86,14 @@ class RadialTable(nn.Module):
                 f = _linear(f, cast("Sequence[nn.Linear]", same))
             else:
                 f = _activate(f, cast("Activation", same[0]))
-        return torch.stack(_product(list(self.exact_envelope.to(dtype)), f), dim=2).flatten(1, 2)
+        f = _product(list(self.exact_envelope.to(dtype)), f)
+        return _b_spline(f[0]) if self.degree == 3 else torch.stack(f, dim=2).flatten(1, 2)
 
     def _derivatives(self, function: nn.Module, knots: Tensor) -> Tensor:
-        """f, h f′, … (n_rows, n_knots + 1, …) float64."""
+        """What the table needs of f, h f′, h² f″: (1 or 3, n_knots + 1, …) float64."""
         exact, h = copy.deepcopy(function).double(), self.cutoff / self.n_knots
         rows: list[Callable[[Tensor], Tensor]] = [exact]
-        for _ in range(self.n_rows - 1):
+        for _ in range(2 if self.degree == 5 else 0):
             rows.append(_slope(rows[-1], h))
         return torch.stack([row(knots) for row in rows])
 
@@ -119,24 +117,37 @@ def _slope(f: Callable[[Tensor], Tensor], h: float) -> Callable[[Tensor], Tensor
     return slope
 
 
+def _b_spline(f: Tensor) -> Tensor:
+    """Coefficients b (n_networks, n_knots + 3, n_features) of values f (n_networks, n_knots + 1, n_features).
+
+    Values of a cubic B-spline are b_i − δb_i/6, δ the negated second difference; so b = f + δf/6 + δ²f/36 + O(h⁶).
+    The last three are zero, and with them value, slope and curvature at the cutoff, as for f. The first three only
+    matter below 3 h, where no atom is.
+    """
+    outer, inner, middle = f[:, 4:] + f[:, :-4], f[:, 3:-1] + f[:, 1:-3], f[:, 2:-2]
+    b = torch.add(outer / 36 + middle * (54 / 36), inner, alpha=-10 / 36)
+    return torch.cat([b[:, :1].expand(-1, 3, -1), b, torch.zeros_like(b[:, :3])], dim=1)
+
+
 def _linear(f: list[Tensor], layers: Sequence[nn.Linear]) -> list[Tensor]:
-    """(W f + b, W f′, W f″), all networks in one product."""
+    """W f + b, W f′, W f″."""
     weight = torch.stack([layer.weight for layer in layers])
-    rows = torch.bmm(torch.cat(f, dim=1), weight.mT)
-    value, *derivatives = rows.chunk(len(f), dim=1)
+    value, *derivatives = torch.bmm(torch.cat(f, dim=1), weight.mT).chunk(len(f), dim=1)
     if layers[0].bias is not None:
         value = value + torch.stack([layer.bias for layer in layers])[:, None]
     return [value, *derivatives]
 
 
 def _activate(f: list[Tensor], a: Activation) -> list[Tensor]:
-    """(a(f), a′ f′, a″ f′² + a′ f″)."""
+    """a(f), a′ f′, a″ f′² + a′ f″."""
+    if len(f) == 1:
+        return [a(f[0])]
     slope = a.slope(f[0])
-    chain = [a(f[0]), slope * f[1]]
-    return chain if len(f) == 2 else [*chain, a.curvature(f[0]) * f[1].square() + slope * f[2]]
+    return [a(f[0]), slope * f[1], a.curvature(f[0]) * f[1].square() + slope * f[2]]
 
 
 def _product(u: list[Tensor], f: list[Tensor]) -> list[Tensor]:
-    """(u f, u′ f + u f′, u″ f + 2 u′ f′ + u f″)."""
-    chain = [u[0] * f[0], u[1] * f[0] + u[0] * f[1]]
-    return chain if len(f) == 2 else [*chain, u[2] * f[0] + 2 * u[1] * f[1] + u[0] * f[2]]
+    """u f, u′ f + u f′, u″ f + 2 u′ f′ + u f″."""
+    if len(f) == 1:
+        return [u[0] * f[0]]
+    return [u[0] * f[0], u[1] * f[0] + u[0] * f[1], u[2] * f[0] + 2 * u[1] * f[1] + u[0] * f[2]]

@@ -14,7 +14,7 @@ from torch import Tensor
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, edge_vectors
 from mlpot.kernels import cpu, ops, reference
-from mlpot.kernels.hermite import KnotEdges
+from mlpot.kernels.splines import SPLINES, KnotEdges
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
 
@@ -36,13 +36,12 @@ def tensors(graph: AtomGraph, degree: int, dtype: torch.dtype) -> dict[str, Tens
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
 
-    n_rows = (degree + 1) // 2 * (N_KNOTS + 1)
     # One distance a pair: an edge and its reverse are equally long.
     pair = torch.minimum(torch.arange(len(graph.edges)), graph.edges.reverse)
     return {
         "x": normal(graph.n_atoms, N_FEATURES),
         "g": normal(graph.n_atoms, N_FEATURES),
-        "table": normal(n_rows, N_FEATURES),
+        "table": normal(SPLINES[degree].n_rows(N_KNOTS), N_FEATURES),
         "weights": normal(len(graph.edges)),
         "d": edge_vectors(graph).norm(dim=-1)[pair].to(dtype).requires_grad_(),
     }

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mlpot.forces import hessian, predict
 from mlpot.graph import AtomGraph
-from mlpot.kernels.hermite import KnotEdges
 from mlpot.kernels.reference import interpolate
+from mlpot.kernels.splines import SPLINES, KnotEdges
 from mlpot.knots import RadialTable
 from mlpot.models.layers import mlp
 from mlpot.neighbors import build_graph
@@ -47,40 +47,37 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.parametrize("degree", [3, 5])
 @pytest.mark.parametrize("activation", ["silu", "ssp"])
 @pytest.mark.parametrize("radial", sorted(BASES))
-@pytest.mark.parametrize("envelope", sorted(ENVELOPES))
-def test_knots_hold_values_and_exact_derivatives(radial, envelope, activation, degree):
+def test_splines_follow_the_function_and_its_derivatives(radial, activation):
+    n_knots, bars = 1024, {3: (1e-7, 1e-5, 3e-3), 5: (1e-10, 1e-8, 1e-5)}
     torch.manual_seed(0)
-    n_knots, h = 40, CUTOFF / 40
-    basis, u = BASES[radial](12, CUTOFF).double(), ENVELOPES[envelope](CUTOFF)
+    basis, u = BASES[radial](12, CUTOFF).double(), ENVELOPES["polynomial"](CUTOFF)
     network = mlp(12, 6, 4, activation=activation).double()
-    table = RadialTable(basis, u, cutoff=CUTOFF, n_knots=n_knots, degree=degree).double()
-    rows = table([network])[0].view(n_knots + 1, -1, 4)
-
-    d = torch.linspace(0, CUTOFF, n_knots + 1, dtype=torch.float64)[1:-1].requires_grad_()
+    d = torch.linspace(0.5, CUTOFF, 301, dtype=torch.float64, requires_grad=True)
     f = network(basis(d)) * u(d)[:, None]
-    for order in range(rows.shape[1]):
-        torch.testing.assert_close(rows[1:-1, order], f * h**order, rtol=1e-9, atol=1e-11)
+    for order in range(3):
+        for degree in (3, 5):
+            table = RadialTable(basis, u, cutoff=CUTOFF, n_knots=n_knots, degree=degree).double()
+            on = KnotEdges(cluster().edges, d, cutoff=CUTOFF, n_knots=n_knots, degree=degree)
+            found = interpolate(table([network])[0], on, order)
+            assert (found - f).abs().max().item() <= bars[degree][order] * f.abs().max().item()
+            assert found[-1].abs().max().item() == 0
         f = torch.stack([torch.autograd.grad(c.sum(), d, create_graph=True)[0] for c in f.unbind(-1)], dim=-1)
-    if envelope == "polynomial":
-        assert float(rows[-1].abs().max()) < 1e-12
-    assert rows.isfinite().all()
 
 
-@pytest.mark.parametrize(("degree", "n_continuous"), [(3, 1), (5, 2)])
-def test_pieces_join_smoothly(degree, n_continuous):
-    n_knots = 10
-    table = torch.randn((degree + 1) // 2 * (n_knots + 1), 3, dtype=torch.float64)
+@pytest.mark.parametrize("degree", [3, 5])
+def test_pieces_join_smoothly(degree):
+    n_knots, step = 10, 1e-9
+    table = torch.randn(SPLINES[degree].n_rows(n_knots), 3, dtype=torch.float64)
     d = torch.arange(1, n_knots, dtype=torch.float64) * CUTOFF / n_knots
     edges = cluster().edges
-    for order in range(n_continuous + 1):
+    for order in range(3):
         left, right = (
             interpolate(table, KnotEdges(edges, d + s, cutoff=CUTOFF, n_knots=n_knots, degree=degree), order)
-            for s in (-1e-10, 1e-10)
+            for s in (-step, step)
         )
-        torch.testing.assert_close(left, right, rtol=0, atol=1e-8 * 60 / (CUTOFF / n_knots) ** 3)
+        torch.testing.assert_close(left, right, rtol=0, atol=1e3 * step * (n_knots / CUTOFF) ** (order + 1))
 
 
 def test_table_is_faithful_to_the_filter_network():
@@ -127,7 +124,8 @@ def test_the_potential_that_is_trained_is_the_potential_that_is_run():
     again = predict(potential, graph)
     for out in (run, again):
         assert torch.equal(trained.energy.detach(), out.energy)
-        assert torch.equal(trained.forces.detach(), out.forces)
+        # The derivative of SiLU that PyTorch can differentiate again is rounded in another way.
+        torch.testing.assert_close(trained.forces.detach(), out.forces, rtol=1e-13, atol=1e-13)
 
 
 def test_a_kept_table_is_forgotten_when_weights_may_change():

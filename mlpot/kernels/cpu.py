@@ -13,7 +13,7 @@ from numba import prange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlpot.kernels.hermite import KnotEdges
+from mlpot.kernels.splines import KnotEdges
 
 FASTMATH = {"contract", "reassoc", "nsz"}  # NaN and infinity keep their meaning
 SERIAL_WORK = 60_000  # edges × channels below which waking threads costs more than it saves
@@ -44,10 +44,10 @@ def table_grad(x: Tensor, g: Tensor, on: KnotEdges, weights: Tensor | None, orde
     c = on.coefficients(order)
     edge, begin = on.by_knot()
     part = x.new_empty(on.n_knots, c.shape[1], x.shape[1])
-    out = x.new_empty(on.n_rows * (on.n_knots + 1), x.shape[1])
+    out = x.new_empty(on.spline.n_rows(on.n_knots), x.shape[1])
     _run(_table_grad, len(on.edges) * x.shape[1], begin.numpy(), edge.numpy(), on.edges.center.numpy(),
          on.edges.neighbor.numpy(), c.numpy(), _weights(on, weights), x.numpy(), g.numpy(), part.numpy(),
-         out.numpy())  # fmt: skip
+         on.spline.stride, out.numpy())  # fmt: skip
     return out
 
 
@@ -102,16 +102,16 @@ def _edge_dot_atom(begin, end, neighbor, first, c, table, x, gi, out):  # type: 
 
 
 @_threads
-def _table_grad(begin, edge, center, neighbor, c, weights, x, g, part, out):  # type: ignore[no-untyped-def]
+def _table_grad(begin, edge, center, neighbor, c, weights, x, g, part, stride, out):  # type: ignore[no-untyped-def]
     for k in prange(len(part)):
         _table_grad_knot(edge[begin[k] : begin[k + 1]], center, neighbor, c, weights, x, g, part[k])
-    for k in prange(len(part) + 1):
-        _add_neighbors(k, part, out)
+    for row in prange(len(out)):
+        _add_intervals(row, part, stride, out[row])
 
 
 @_simd
 def _table_grad_knot(edges, center, neighbor, c, weights, x, g, rows):  # type: ignore[no-untyped-def]
-    """What the edges between two knots give to the rows of both."""
+    """What the edges of one interval give to the rows they read."""
     n_coefficients, n_features = rows.shape
     for r in range(n_coefficients):
         for f in range(n_features):
@@ -134,17 +134,14 @@ def _table_grad_knot(edges, center, neighbor, c, weights, x, g, rows):  # type: 
 
 
 @_simd
-def _add_neighbors(k, part, out):  # type: ignore[no-untyped-def]
-    """Each row of knot k from the intervals above and below it."""
+def _add_intervals(row, part, stride, total):  # type: ignore[no-untyped-def]
+    """One row of the table from all intervals that read it, in order."""
     n_knots, n_coefficients, n_features = part.shape
-    n_rows = n_coefficients // 2
-    for r in range(n_rows):
-        row = out[k * n_rows + r]
+    for f in range(n_features):
+        total[f] = 0
+    for k in range(max(0, (row - n_coefficients + stride) // stride), min(n_knots - 1, row // stride) + 1):
         for f in range(n_features):
-            row[f] = part[k, r, f] if k < n_knots else part[k - 1, n_rows + r, f]
-        if 0 < k < n_knots:
-            for f in range(n_features):
-                row[f] += part[k - 1, n_rows + r, f]
+            total[f] += part[k, row - k * stride, f]
 
 
 def _run(kernel: Any, work: int, *arrays: Any) -> None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mlpot.kernels import reference
-from mlpot.kernels.hermite import KnotEdges
+from mlpot.kernels.splines import KnotEdges
 
 Derivative = Callable[[Tensor], Tensor]
 

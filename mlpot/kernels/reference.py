@@ -1,6 +1,6 @@
 """The three operations on knots in plain PyTorch: the definition that the fast kernels are tested against.
 
-Edge e = (i, j) reads w_e = Σ_r c_er rows[first_e + r], c the polynomials and rows the table (see `hermite`):
+Edge e = (i, j) reads w_e = Σ_r c_er rows[first_e + r], c the polynomials and rows the table (see `splines`):
 
     conv        out_i = Σ_{e: center i} v_e w_e ∘ x_j
     edge_dot    s_e   = Σ_f w_ef g_if x_jf
@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlpot.kernels.hermite import KnotEdges
+from mlpot.kernels.splines import KnotEdges
 
 
 def conv(x: Tensor, table: Tensor, on: KnotEdges, weights: Tensor | None, order: int) -> Tensor:
@@ -37,7 +37,7 @@ def table_grad(x: Tensor, g: Tensor, on: KnotEdges, weights: Tensor | None, orde
     if weights is not None:
         pair = pair * weights[:, None]
     c = on.coefficients(order)
-    rows = x.new_zeros(on.n_rows * (on.n_knots + 1), x.shape[1])
+    rows = x.new_zeros(on.spline.n_rows(on.n_knots), x.shape[1])
     for r in range(c.shape[1]):
         rows = rows.index_add(0, on.first + r, c[:, r, None] * pair)
     return rows

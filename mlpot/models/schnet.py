@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from mlpot.graph import Edges
 from mlpot.kernels import ops
-from mlpot.kernels.hermite import KnotEdges
 from mlpot.kernels.reductions import distances, gather, sum_at_centers
+from mlpot.kernels.splines import KnotEdges
 from mlpot.knots import RadialTable
 from mlpot.models.layers import choose, dense, embedding, mlp
 from mlpot.radial import BASES, ENVELOPES
@@ -44,7 +44,7 @@ class SchNet(nn.Module):
         envelope: a name in `radial.ENVELOPES`.
         activation: "silu" or "ssp", the paper's shifted softplus.
         n_knots: intervals of the grid on which the filters are tabulated; None evaluates them on every edge.
-        degree: of the polynomials between knots, 3 or, for exact second derivatives, 5.
+        degree: of the splines on the grid: 3 or, for second derivatives as exact as forces, 5.
     """
 
     def __init__(

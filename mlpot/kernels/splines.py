@@ -1,34 +1,59 @@
-"""Edges laid on a grid of knots: where each edge reads a table, and with which Hermite polynomials.
+"""Edges laid on a grid of knots: which rows of a table an edge reads, and with which polynomials.
 
-A table holds, at knot k (distance k·h), m rows of n_features values: f, h f′, and for m = 3 h² f″. On edge e,
-between knots k and k + 1, with t = d/h − k,
+A radial function f is a table of rows of n_features values on intervals of length h = cutoff / n_knots. On edge e,
+in interval k, with t = d/h − k,
 
-    f^(q)(d_e) = Σ_r c_r^(q)(t) · rows[m k + r],   r = 0 … 2m − 1,
+    f^(q)(d_e) = Σ_r c_r^(q)(t) · rows[m k + r],   r = 0 … degree.
 
-which is the cubic (m = 2) or quintic (m = 3) polynomial that meets the values of both knots. The polynomials c are
-found once for each edge and order q and serve every layer; an edge beyond the last knot has c = 0, exactly.
+Degree 3 is the uniform cubic B-spline, m = 1 row an interval (C. de Boor, A Practical Guide to Splines, 1978).
+Degree 5 is the quintic Hermite interpolant, m = 3 rows a knot: f, h f′, h² f″. Both are twice continuously
+differentiable. The polynomials c are found once for each edge and order q, and serve every layer; an edge beyond
+the last knot has c = 0, exactly.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mlpot.graph import Edges
 
-# Row r: the polynomial in t, constant first, that multiplies row r of the two knots.
-CUBIC = ((1, 0, -3, 2), (0, 1, -2, 1), (0, 0, 3, -2), (0, 0, -1, 1))
-QUINTIC = (
-    (1, 0, 0, -10, 15, -6),
-    (0, 1, 0, -6, 8, -3),
-    (0, 0, 0.5, -1.5, 1.5, -0.5),
-    (0, 0, 0, 10, -15, 6),
-    (0, 0, 0, -4, 7, -3),
-    (0, 0, 0, 0.5, -1, 0.5),
-)
-POLYNOMIALS = {3: CUBIC, 5: QUINTIC}
+
+@dataclass(frozen=True)
+class Spline:
+    """Piecewise polynomials on a uniform grid."""
+
+    polynomials: tuple[tuple[float, ...], ...]  # in t, constant first, for each row that an interval reads
+    stride: int  # rows from one interval to the next
+
+    @property
+    def degree(self) -> int:
+        return len(self.polynomials) - 1
+
+    def n_rows(self, n_knots: int) -> int:
+        """Rows of a table of n_knots intervals."""
+        return self.stride * (n_knots - 1) + len(self.polynomials)
+
+
+SPLINES = {
+    3: Spline(
+        ((1 / 6, -1 / 2, 1 / 2, -1 / 6), (2 / 3, 0, -1, 1 / 2), (1 / 6, 1 / 2, 1 / 2, -1 / 2), (0, 0, 0, 1 / 6)), 1
+    ),
+    5: Spline(
+        (
+            (1, 0, 0, -10, 15, -6),
+            (0, 1, 0, -6, 8, -3),
+            (0, 0, 1 / 2, -3 / 2, 3 / 2, -1 / 2),
+            (0, 0, 0, 10, -15, 6),
+            (0, 0, 0, -4, 7, -3),
+            (0, 0, 0, 1 / 2, -1, 1 / 2),
+        ),
+        3,
+    ),
+}
 
 
 class KnotEdges:
@@ -44,24 +69,24 @@ class KnotEdges:
 
     def __init__(self, edges: Edges, d: Tensor, *, cutoff: float, n_knots: int, degree: int):
         self.edges, self.d = edges, d
-        self.n_knots, self.degree, self.n_rows = n_knots, degree, (degree + 1) // 2
+        self.n_knots, self.spline = n_knots, SPLINES[degree]
         self.per_length = n_knots / cutoff  # 1/Å
         # float64: in float32 a distance of 5 Å would lose five digits of t.
         place = d.detach().double() * self.per_length
         knot = place.long().clamp_(0, n_knots - 1)  # NaN becomes knot 0, and stays NaN in t
         self.t = place - knot
-        self.first = knot * self.n_rows  # (n_edges,) int64, first of the 2m rows that an edge reads
+        self.first = knot * self.spline.stride  # (n_edges,) int64, first of the rows that an edge reads
         self.ones = torch.ones_like(d, requires_grad=False)
         self._coefficients: dict[int, Tensor] = {}
         self._by_knot: tuple[Tensor, Tensor] | None = None
 
     def coefficients(self, order: int) -> Tensor:
-        """c^(order) (n_edges, 2m), derivatives by distance in 1/Å."""
+        """c^(order) (n_edges, degree + 1), derivatives by distance in 1/Å."""
         if order not in self._coefficients:
-            powers = range(order, self.degree + 1)
+            powers = range(order, self.spline.degree + 1)
             # d^q/dt^q t^p = p!/(p − q)! t^(p − q), and dt/dd = 1/h
             factors = [math.perm(p, order) * self.per_length**order for p in powers]
-            rows = [[row[p] * f for p, f in zip(powers, factors, strict=True)] for row in POLYNOMIALS[self.degree]]
+            rows = [[row[p] * f for p, f in zip(powers, factors, strict=True)] for row in self.spline.polynomials]
             c = _horner(self.t, torch.tensor(rows, dtype=torch.float64, device=self.t.device))
             self._coefficients[order] = torch.where(self.t[:, None] >= 1, 0.0, c).to(self.d.dtype)
         return self._coefficients[order]
@@ -69,7 +94,7 @@ class KnotEdges:
     def by_knot(self) -> tuple[Tensor, Tensor]:
         """Edges in order of their knot (n_edges,), and where each knot's begin (n_knots + 1,)."""
         if self._by_knot is None:
-            knot = torch.div(self.first, self.n_rows, rounding_mode="floor")
+            knot = torch.div(self.first, self.spline.stride, rounding_mode="floor")
             begin = torch.bincount(knot, minlength=self.n_knots).cumsum(0)
             order = torch.argsort(knot, stable=True)
             self._by_knot = order, torch.cat([begin.new_zeros(1), begin])
