@@ -25,7 +25,7 @@ class RecipeError(ValueError):
 class Section(BaseModel):
     """A recipe, or a part of one: frozen, and without room for keys that nobody reads."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 def load_recipe(model: type[Model], path: str | Path, overrides: Sequence[str] = ()) -> Model:
