@@ -1,0 +1,52 @@
+"""Learning curves: how errors fell during a training."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+CURVES = {"validation/energy_mae": "energy MAE, meV/atom", "validation/forces_mae": "forces MAE, meV/Å"}
+
+
+def plot_learning_curve(log: str | Path, path: str | Path, *, title: str = "") -> None:
+    """Draw the loss, and the validation errors, of a log that the trainer wrote.
+
+    Args:
+        log: CSV with a column `epoch`.
+        path: of the picture; the ending says the format.
+    """
+    columns = read_log(log)
+    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for name in ("train/loss", "validation/loss"):
+        if columns[name]:
+            left.plot(*zip(*columns[name], strict=True), label=name.split("/")[0], linewidth=1)
+    for name, label in CURVES.items():
+        if columns[name]:
+            right.plot(*zip(*columns[name], strict=True), label=label, linewidth=1)
+    left.set_ylabel("loss")
+    right.set_ylabel("validation error")
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        if axes.lines:
+            axes.set_yscale("log")
+            axes.legend(fontsize=8)
+    if title:
+        figure.suptitle(title)
+    figure.savefig(path, dpi=150)
+
+
+def read_log(log: str | Path) -> dict[str, list[tuple[float, float]]]:
+    """(epoch, value) pairs of each column; a column that is not there is empty."""
+    columns: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    with Path(log).open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value and name != "epoch":
+                    columns[name].append((float(row["epoch"]) + 1, float(value)))
+    return columns
