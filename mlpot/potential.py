@@ -82,8 +82,7 @@ class Potential(nn.Module):
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) eV above the references, from edge vectors (n_edges, 3) Å."""
         kind = self.element_index.index_select(0, numbers)
-        lone = self.lone if len(self.lone) else self._lone_energies()
-        backbone = self.backbone(numbers, edges, vectors) - lone.index_select(0, kind)
+        backbone = self._above_lone(numbers, kind, edges, vectors)
         crowd = sum_at_centers(self.envelope(distances(vectors)), edges)
         energy: Tensor = self.scale.index_select(0, kind) * backbone
         energy = energy + self.shift.index_select(0, kind) * (1 - torch.exp(-crowd.square()))
@@ -117,6 +116,18 @@ class Potential(nn.Module):
         self.eval().requires_grad_(False)
         self.lone = self._lone_energies()
         return self
+
+    def _above_lone(self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
+        """b_i − b(Z_i alone); in training one lone atom of each element rides along in the same pass."""
+        if len(self.lone):
+            known: Tensor = self.backbone(numbers, edges, vectors) - self.lone.index_select(0, kind)
+            return known
+        elements = torch.tensor(self.elements, device=numbers.device)
+        row_ptr = torch.cat([edges.row_ptr, edges.row_ptr[-1:].expand(len(elements))])
+        with_lone = Edges(edges.center, edges.neighbor, row_ptr, edges.reverse)
+        b: Tensor = self.backbone(torch.cat([numbers, elements]), with_lone, vectors)
+        b, lone = b.split([len(numbers), len(elements)])
+        return b - lone.index_select(0, kind)
 
     def train(self, mode: bool = True) -> Potential:
         """As nn.Module.train; what `freeze` computed from the weights is forgotten."""
