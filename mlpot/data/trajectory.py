@@ -16,7 +16,9 @@ BLOCK = 64  # frames written at once
 
 
 class TrajectoryWriter:
-    """An H5MD file held open, to which frames are added in blocks.
+    """An H5MD file held open, to which frames are added in blocks; others may read it meanwhile.
+
+    All frames have the same atoms, boundary and labels as the first.
 
     Args:
         path: the new file.
@@ -41,7 +43,7 @@ class TrajectoryWriter:
         if atoms.calc is not None:
             frame.calc = SinglePointCalculator(frame, **atoms.calc.results)
         self._block.append(frame)
-        if len(self._block) >= BLOCK:
+        if len(self._block) >= BLOCK or not self._file.swmr_mode:
             self.flush()
 
     def flush(self) -> None:
@@ -52,6 +54,8 @@ class TrajectoryWriter:
         """
         block, self._block = self._block, []
         extend(self._file, block)
+        if block and not self._file.swmr_mode:  # from here on a kill leaves a file that opens
+            self._file.swmr_mode = True
         self._file.flush()
 
     def close(self) -> None:
