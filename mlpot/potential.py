@@ -120,14 +120,14 @@ class Potential(nn.Module):
     def _above_lone(self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """b_i − b(Z_i alone); in training one lone atom of each element rides along in the same pass."""
         if len(self.lone):
-            known: Tensor = self.backbone(numbers, edges, vectors) - self.lone.index_select(0, kind)
-            return known
+            b: Tensor = self.backbone(numbers, edges, vectors)
+            return b - self.lone.index_select(0, kind)
         elements = torch.tensor(self.elements, device=numbers.device)
         row_ptr = torch.cat([edges.row_ptr, edges.row_ptr[-1:].expand(len(elements))])
         with_lone = Edges(edges.center, edges.neighbor, row_ptr, edges.reverse)
-        b: Tensor = self.backbone(torch.cat([numbers, elements]), with_lone, vectors)
-        b, lone = b.split([len(numbers), len(elements)])
-        return b - lone.index_select(0, kind)
+        b = self.backbone(torch.cat([numbers, elements]), with_lone, vectors)
+        n = len(numbers)
+        return b[:n] - b[n:].index_select(0, kind)
 
     def train(self, mode: bool = True) -> Potential:
         """As nn.Module.train; what `freeze` computed from the weights is forgotten."""
