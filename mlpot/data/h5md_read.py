@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpot.data.errors import FormatError
 from mlpot.data.frame import Frame, atoms_of, frame_of_columns
-from mlpot.data.layout import CARD, FAMILIES, GROUPS, INDEX, VERSION, open_checked
+from mlpot.data.layout import CARD, FAMILIES, GROUPS, INDEX, VERSION, naming_damage, open_checked
 from mlpot.data.particles import Particles
 
 BLOCK = 256  # frames read at once
@@ -41,7 +41,8 @@ class Reader:
         self.path = Path(path)
         self._file = open_checked(path)
         try:
-            self._open(units or {}, numbers)
+            with naming_damage(str(path)):
+                self._open(units or {}, numbers)
         except BaseException:
             self._file.close()
             raise
@@ -75,7 +76,8 @@ class Reader:
             rows = [np.arange(len(group)) for group in self._groups]
             which = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
             return np.stack([which, np.concatenate(rows), np.full(len(which), -1)], axis=1).astype(np.int32)
-        index: NDArray[np.int32] = self._file[INDEX][:]
+        with naming_damage(f"{self.path}:{INDEX}"):
+            index: NDArray[np.int32] = self._file[INDEX][:]
         sizes = np.array([len(group) for group in self._groups])
         valid = (index >= (0, 0, -1)).all() and (index[:, 0] < len(sizes)).all()
         if not valid or (index[:, 1] >= sizes[index[:, 0]]).any() or (index[:, 2] >= len(self._families)).any():
