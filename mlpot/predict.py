@@ -22,6 +22,10 @@ BATCH_ATOMS = 1024
 """Atoms computed at once, unless a structure has more."""
 
 
+class NotFiniteError(ValueError):
+    """A potential has no finite answer for a structure."""
+
+
 def predict_structures(
     potential: Potential, structures: Iterable[Atoms], *, batch_atoms: int = BATCH_ATOMS
 ) -> Iterator[tuple[Atoms, Properties]]:
@@ -30,7 +34,7 @@ def predict_structures(
     Raises:
         UnknownElementError: an element the potential was not made for.
         ValueError: a wrong shape, a value that is not finite, two atoms in one place; by index of the structure.
-        FloatingPointError: a prediction is not finite.
+        NotFiniteError: a prediction is not finite.
     """
     first = 0
     for batch in _batches(structures, batch_atoms):
@@ -119,7 +123,7 @@ def _predict_batch(potential: Potential, batch: list[Atoms], first: int) -> Iter
 
 def _check_finite(out: Properties, index: int) -> None:
     if not (out.energy.isfinite().all() and out.forces.isfinite().all()):
-        raise FloatingPointError(
+        raise NotFiniteError(
             f"The prediction for structure {index} is not finite. Its atoms may be far closer than any in the "
             "training set; look at the structure."
         )

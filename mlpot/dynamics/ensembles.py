@@ -93,7 +93,7 @@ def _mtk(atoms: Atoms, recipe: MDRecipe, n_degrees: int) -> Ensemble:
     """Martyna, Tobias and Klein's barostat: J. Chem. Phys. 101, 4177 (1994)."""
     if not atoms.pbc.all() or atoms.constraints:
         raise StartError(
-            f"Ensemble {recipe.ensemble!r} needs a structure that is periodic in three directions and has no fixed "
+            f"Ensemble {recipe.ensemble!r} needs a structure that is periodic in three directions, without fixed "
             f"atoms; {recipe.structure} has pbc {atoms.pbc.tolist()} and {len(atoms.constraints)} constraints."
         )
     integrator = IsotropicMTKNPT if recipe.ensemble == "npt-isotropic" else MTKNPT

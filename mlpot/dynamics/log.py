@@ -26,14 +26,14 @@ class Observation:
 
     step: int
     time_ps: float
-    potential_eV: float  # noqa: N815  (units are spelt as units are)
-    kinetic_eV: float  # noqa: N815
-    total_eV: float  # noqa: N815
-    conserved_eV: float  # noqa: N815
-    temperature_K: float  # noqa: N815
-    pressure_GPa: float  # noqa: N815
-    volume_A3: float  # noqa: N815
-    max_force_eV_A: float  # noqa: N815
+    potential_eV: float  # (units are spelt as units are)
+    kinetic_eV: float
+    total_eV: float
+    conserved_eV: float
+    temperature_K: float
+    pressure_GPa: float
+    volume_A3: float
+    max_force_eV_A: float
     steps_per_s: float
 
 
@@ -79,7 +79,7 @@ class Log:
         """Write one line."""
         row = astuple(observation)
         self._rows.append(row)
-        self._writer.writerow("" if math.isnan(x) else x if isinstance(x, int) else f"{x:.10g}" for x in row)
+        self._writer.writerow("" if math.isnan(x) else x for x in row)
         self._file.flush()
 
     def columns(self) -> dict[str, Floats]:

@@ -38,9 +38,9 @@ class MDSummary:
     ensemble: str
     steps: int
     time_ps: float
-    temperature_K: float  # noqa: N815
+    temperature_K: float
     temperature_error: float | None  # K, standard error from blocks
-    pressure_GPa: float | None  # noqa: N815
+    pressure_GPa: float | None
     pressure_error: float | None  # GPa
     drift: Drift | None  # of the conserved quantity
     wall_s: float
@@ -78,8 +78,8 @@ def run_md(recipe: MDRecipe) -> MDSummary:
     plot_md(log.columns(), len(atoms), recipe.output / "md.png", title=f"{summary.formula}, {recipe.ensemble}")
     if failure is not None:
         raise BlowUpError(
-            f"Step {n_done + 1}: {failure} The trajectory in {recipe.output} ends with the last good frame. Either "
-            "the atoms left what the potential knows, or the time step is too long."
+            f"Step {n_done + 1}: {failure} The trajectory in {recipe.output} ends with the last good frame. "
+            "Either the atoms left what the potential knows, or the time step is too long."
         ) from failure.__cause__
     return summary
 

@@ -47,7 +47,7 @@ def starting_atoms(recipe: MDRecipe, calculator: MLPotCalculator, rng: np.random
     if not np.isfinite(forces).all() or forces[worst] > recipe.max_start_force:
         raise StartError(
             f"The force on atom {worst} ({atoms.symbols[worst]}) is {forces[worst]:.3g} eV/Å at the start, above "
-            f"max_start_force = {recipe.max_start_force:g}. Relax the structure, or take one that the potential knows."
+            f"max_start_force = {recipe.max_start_force:g}. Relax the structure, or start from a known one."
         )
     if recipe.velocities == "draw":
         draw_velocities(atoms, recipe.temperature_K, rng)
@@ -93,7 +93,8 @@ def inertia(atoms: Atoms) -> Floats:
     """Tensor of inertia about the center of mass, (3, 3) u Å²; of rank 2 for a line, 0 for an atom."""
     arms = atoms.positions - atoms.get_center_of_mass()
     weighted = atoms.get_masses()[:, None] * arms
-    return np.eye(3) * (weighted * arms).sum() - weighted.T @ arms
+    tensor: Floats = np.eye(3) * (weighted * arms).sum() - weighted.T @ arms
+    return tensor
 
 
 def degrees_of_freedom(atoms: Atoms, *, keeps_momentum: bool) -> int:

@@ -10,10 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
 
-def plot_md(
-    columns: Mapping[str, NDArray[np.float64]], n_atoms: int, path: str | Path, *, title: str = ""
-) -> None:
+
+def plot_md(columns: Mapping[str, Floats], n_atoms: int, path: str | Path, *, title: str = "") -> None:
     """Draw energies, the conserved quantity, temperature, and pressure where there is one, against time.
 
     Args:
@@ -27,7 +27,7 @@ def plot_md(
         "kinetic": columns["kinetic_eV"],
         "total": columns["total_eV"],
     }
-    curves: list[tuple[str, dict[str, NDArray[np.float64]]]] = [
+    curves: list[tuple[str, dict[str, Floats]]] = [
         ("energy − start, meV/atom", {name: _change(e, n_atoms) for name, e in energies.items()}),
         ("conserved − start, meV/atom", {"conserved": _change(columns["conserved_eV"], n_atoms)}),
         ("temperature, K", {"temperature": columns["temperature_K"]}),
@@ -50,6 +50,7 @@ def plot_md(
     figure.savefig(path, dpi=150)
 
 
-def _change(energy: NDArray[np.float64], n_atoms: int) -> NDArray[np.float64]:
+def _change(energy: Floats, n_atoms: int) -> Floats:
     """meV/atom since the first observation."""
-    return (energy - energy[0]) * 1e3 / n_atoms
+    change: Floats = (energy - energy[0]) * 1e3 / n_atoms
+    return change
