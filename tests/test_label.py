@@ -77,7 +77,7 @@ def test_force_is_minus_the_slope_of_the_energy(
 
 @needs("pyscf")
 def test_a_lone_atom_is_in_its_spin_ground_state() -> None:
-    """Whatever the molecules' multiplicity: doublet H, triplet O; unrestricted Hartree-Fock values of the CCCBDB."""
+    """Doublet H and triplet O whatever the molecules are; energies by PySCF 2.14, November 2026."""
     code = choose("pyscf", {"functional": "HF", "basis": "sto-3g", "density_fitting": False, "multiplicity": 1})
     assert code.compute(Atoms("H")).energy == pytest.approx(-0.46658185 * 27.211386, abs=1e-4)
     assert code.compute(Atoms("O")).energy == pytest.approx(-73.804150 * 27.211386, abs=1e-3)
