@@ -97,4 +97,4 @@ def test_prediction_changes_neither_graph_nor_weights(potential: Potential) -> N
     after = (graph.positions, graph.cell, graph.shift, graph.edges.center)
     assert all(torch.equal(b, a) for b, a in zip(before, after, strict=True))
     assert all(torch.equal(t, weights[name]) for name, t in potential.state_dict().items())
-    assert not (graph.positions.requires_grad or out.energy.requires_grad or out.forces.requires_grad)
+    assert not any(t.requires_grad for t in (graph.positions, out.energy, out.forces, out.stress))

@@ -51,9 +51,9 @@ def jump_of_curvature(potential: Potential, scan, step: float) -> tuple[float, f
 
 @SCANS
 def test_energy_and_forces_are_continuous_at_the_cutoff(potential: Potential, scan) -> None:  # type: ignore[no-untyped-def]
-    # A step so small that only a jump could reach the bars, whatever the slope.
-    before, after = (evaluate(potential, scan(CUTOFF + side * 1e-10)[0]) for side in (-1, 1))
-    n_edges = [len(graph_of(scan(CUTOFF + side * 1e-10)[0]).edges) for side in (-1, 1)]
+    # A step so small that only a jump could reach the bars: 2e-11 Å against forces of some eV/Å.
+    before, after = (evaluate(potential, scan(CUTOFF + side * 1e-11)[0]) for side in (-1, 1))
+    n_edges = [len(graph_of(scan(CUTOFF + side * 1e-11)[0]).edges) for side in (-1, 1)]
     assert n_edges[0] > n_edges[1], "the scan must cross the cutoff"
     assert worst(before.energy, after.energy) <= 1e-9
     assert worst(before.forces, after.forces) <= 1e-8
@@ -71,7 +71,7 @@ def test_the_derivative_of_the_force_is_continuous_at_the_cutoff(potential: Pote
 @SCANS
 def test_the_cosine_envelope_is_only_c1(variant: str, scan) -> None:  # type: ignore[no-untyped-def]
     potential = new_potential(variant, envelope="cosine").freeze()
-    before, after = (evaluate(potential, scan(CUTOFF + side * 1e-10)[0]) for side in (-1, 1))
+    before, after = (evaluate(potential, scan(CUTOFF + side * 1e-11)[0]) for side in (-1, 1))
     assert worst(before.energy, after.energy) <= 1e-9
     assert worst(before.forces, after.forces) <= 1e-8
     jumps = [jump_of_curvature(potential, scan, step)[0] for step in (1e-5, 1e-6)]
