@@ -188,7 +188,7 @@ def _description(field: FieldInfo) -> Iterator[str]:
         text = inspect.cleandoc(field.annotation.__doc__ or "")
     choices = [c for a in (field.annotation, *get_args(field.annotation)) for c in _literals(a)]
     if choices:
-        text = f"{' | '.join(map(str, choices))}{': ' if text else ''}{text}"
+        text = f"{text} ({' | '.join(map(str, choices))})".strip()
     if field.is_required() and not isinstance(field.annotation, type(BaseModel)):
         text = f"required: {text}"
     return iter(text.splitlines())

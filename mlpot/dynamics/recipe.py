@@ -30,7 +30,7 @@ class MDRecipe(Section):
     thermostat_fs: float = Field(100.0, gt=0, description="relaxation time, fs; for langevin 1 / friction")
     barostat_fs: float = Field(1000.0, gt=0, description="relaxation time, fs")
     velocities: Literal["draw", "file"] = Field(
-        "draw", description="draw: Maxwell-Boltzmann, at rest as a whole; file: as in the structure file"
+        "draw", description="Maxwell-Boltzmann, at rest as a whole, or as in the structure file"
     )
     seed: int = Field(0, ge=0, description="of velocities and thermostat; equal seeds give equal runs on a CPU")
     max_start_force: float = Field(100.0, gt=0, description="eV/Å; a start with a greater force is refused")
