@@ -248,10 +248,8 @@ def _check(where: str, key: str, array: Any, sizes: Mapping[str, int], single: b
 def _slice(key: str, array: Any, start: int, stop: int, single: bool, scale: float | None) -> NDArray[Any]:
     """Values of the conformations from start to stop, in house units."""
     shared = array.ndim == len(SHAPES[key][0]) and not SHAPES[key][0].startswith("n")
-    if single or shared:
-        values = np.broadcast_to(array[()], (stop - start, *array.shape))
-    else:
-        values = array[start:stop]
+    whole = single or shared
+    values = np.broadcast_to(array[()], (stop - start, *array.shape)) if whole else array[start:stop]
     return values if scale is None else np.asarray(values, dtype=np.float64) * scale
 
 

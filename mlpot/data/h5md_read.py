@@ -51,8 +51,8 @@ class Reader:
         version = self._file["h5md"].attrs.get("version") if "h5md" in self._file else None
         if version is None or "particles" not in self._file:
             raise FormatError(f"{self.path} is HDF5 but not H5MD: it lacks /h5md or /particles. Convert it first.")
-        if tuple(version) not in (VERSION, (1, 0)):
-            raise FormatError(f"{self.path} is H5MD {tuple(version)}, expected 1.1 or 1.0. Convert it first.")
+        if np.shape(version) != (2,) or tuple(version) not in (VERSION, (1, 0)):
+            raise FormatError(f"{self.path} is H5MD version {version}, expected [1 1] or [1 0]. Convert it first.")
         ours = INDEX in self._file
         names = [n.decode() for n in self._file[GROUPS][:]] if ours else list(self._file["particles"])
         self._groups = [Particles(self._file, name, units, numbers) for name in names]

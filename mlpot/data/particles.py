@@ -165,7 +165,9 @@ class Particles:
         """The time-dependent dataset of a column, wherever its writer put it."""
         alone = len(file["particles"]) == 1
         places = [COLUMNS[key].path, *(p for p in ELSEWHERE.get(key, ()) if alone or "{}" in p)]
-        paths = [f"{place.format(name)}/value" for place in places]
+        # Observables need not bear the name of the only group of particles there is.
+        names = [name, *file.get("observables", ())] if alone else [name]
+        paths = dict.fromkeys(f"{place.format(n)}/value" for place in places for n in names)
         found = [path for path in paths if isinstance(file.get(path), h5py.Dataset)]
         if len(found) > 1:
             raise FormatError(f"{self._where} has {key} twice, in {' and '.join(found)}. Remove one of them.")
