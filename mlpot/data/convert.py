@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import IndexedConstraint
+from ase.constraints import FixAtoms, FixCartesian, FixedLine, FixedPlane, FixScaled
 from ase.io.formats import UnknownFileTypeError, ioformats
 from numpy.typing import NDArray
 
@@ -25,6 +25,7 @@ from mlpot.data.h5md_write import write
 from mlpot.data.layout import open_checked
 from mlpot.data.unit import factor
 
+HOLDS_ATOMS = (FixAtoms, FixCartesian, FixScaled, FixedPlane, FixedLine)
 RIVALS = {"energy": r"energy", "forces": r"forces?$|gradients?$", "stress": r"stress|virial"}
 """What the name of another label of a quantity looks like."""
 
@@ -44,7 +45,7 @@ def convert(
 
     Formats are those of `ase.io`, H5MD, and the layouts of `foreign.LAYOUTS`. Labels of ASE's formats are taken in
     eV, eV/Å and eV/Å³ under ASE's names (energy, forces, stress; virial, eV, in extxyz); under any other name they
-    need `keys` and `units`. Atoms that a FixAtoms or FixCartesian constraint holds get a force mask of False.
+    need `keys` and `units`. Atoms that a constraint holds (FixAtoms, ...) get a force mask of False.
 
     Args:
         source: the file to read.
@@ -84,8 +85,10 @@ def _kind(source: Path) -> str:
         return "npz"
     try:
         kind: str = ase.io.formats.filetype(str(source))
-    except (UnknownFileTypeError, OSError) as error:
-        raise FormatError(f"{source} is of no format that ASE knows ({error}). Name it with `format`.") from None
+    except (UnknownFileTypeError, OSError):
+        kind = ""
+    if kind not in ioformats:
+        raise FormatError(f"{source} shows no format that ASE knows. Name it with `format`.")
     return kind
 
 
@@ -227,7 +230,7 @@ def _force_mask(where: str, atoms: Atoms) -> NDArray[np.bool_]:
     """Which atoms were free to feel their forces: codes write zeros for the others."""
     mask: NDArray[np.bool_] = atoms.arrays.get("force_mask", np.ones(len(atoms))).astype(bool)
     for constraint in atoms.constraints:
-        if not isinstance(constraint, IndexedConstraint):
+        if not isinstance(constraint, HOLDS_ATOMS):
             raise LabelError(
                 f"{where}: forces under the constraint {type(constraint).__name__} may not be those "
                 "of the potential. Remove the constraint from the file if they are."
