@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import h5py
 import numpy as np
@@ -116,12 +115,13 @@ def read_foreign(
         FormatError: damaged, or shapes that disagree.
     """
     layout, found = None, set()
-    for name, block in _blocks(path):
-        if layout is None:
-            layout = _layout(path, set(block), format, keys)
-        if all(_place(block, layout.keys[key]) for key in ("numbers", "positions")):
-            found |= {key for key in keys if _place(block, layout.keys[key])}
-            yield from _frames(f"{path}:{name}", block, layout, units)
+    with naming_damage(str(path)):
+        for name, block in _blocks(path):
+            if layout is None:
+                layout = _layout(path, set(block), format, keys)
+            if all(_place(block, layout.keys[key]) for key in ("numbers", "positions")):
+                found |= {key for key in keys if _place(block, layout.keys[key])}
+                yield from _frames(f"{path}:{name}", block, layout, units)
     if layout is None:
         raise FormatError(f"{path} has no data. Check the path.")
     if absent := set(keys) - found:
@@ -131,13 +131,10 @@ def read_foreign(
 def _blocks(path: str | Path) -> Iterator[tuple[str, Block]]:
     """What the file holds, by name: one block for npz, one a group for HDF5."""
     if not h5py.is_hdf5(path):
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                yield "", file
-        except (ValueError, OSError, EOFError, BadZipFile, AttributeError) as error:
-            raise FormatError(f"{path} is not a readable npz file: {error}. Restore or convert it.") from None
+        with open(path, "rb") as raw:
+            yield "", np.load(raw, allow_pickle=False)
         return
-    with open_checked(path) as file, naming_damage(str(path)):
+    with open_checked(path) as file:
         pending = [file]
         while pending:
             group = pending.pop()

@@ -142,7 +142,7 @@ def extend(file: h5py.File, frames: Iterable[Atoms]) -> int:
     """Write frames behind those that are there; the number written."""
     names = {key: {n.decode(): k for k, n in enumerate(file[key][:])} for key in (GROUPS, FAMILIES)}
     rows = [file[f"particles/{name}/species/value"].shape[0] for name in names[GROUPS]]
-    start = file[INDEX].shape[0]
+    start = int(file[INDEX].shape[0])
     buffers: dict[int, list[Columns]] = {}
     index: list[tuple[int, int, int]] = []
     held = 0

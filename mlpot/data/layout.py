@@ -13,17 +13,19 @@ the units it knows, and eV/Å is not among them. ZnH5MD reads both names.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import h5py
 import numpy as np
 from h5py import h5l, h5o, h5z
 
-from mlpot.data.errors import FormatError
+from mlpot.data.errors import DataError, FormatError
 
 VERSION = (1, 1)  # of H5MD
 INDEX = "parameters/mlpot/index"
@@ -93,10 +95,12 @@ def open_checked(path: str | Path) -> h5py.File:
 
 @contextmanager
 def naming_damage(where: str) -> Iterator[None]:
-    """Turn what HDF5 raises on damaged bytes into a FormatError."""
+    """Turn what HDF5 and zip files raise on damaged bytes into a FormatError."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, OverflowError, UnicodeDecodeError) as error:
+    except DataError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, OverflowError, EOFError, BadZipFile, zlib.error) as error:
         raise FormatError(f"{where} is damaged: {error}. Restore or remake the file.") from None
 
 
