@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,14 +13,14 @@ from matplotlib.figure import Figure
 CURVES = {"validation/energy_mae": "energy MAE, meV/atom", "validation/forces_mae": "forces MAE, meV/Å"}
 
 
-def plot_learning_curve(log: str | Path, path: str | Path, *, title: str = "") -> None:
-    """Draw the loss, and the validation errors, of a log that the trainer wrote.
+def plot_learning_curve(logs: Sequence[Path], path: str | Path, *, title: str = "") -> None:
+    """Draw the loss, and the validation errors, of logs that the trainer wrote.
 
     Args:
-        log: CSV with a column `epoch`.
+        logs: CSV with a column `epoch`, one for each session; an epoch in a later one counts.
         path: of the picture; the ending says the format.
     """
-    columns = read_log(log)
+    columns = read_logs(logs)
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -41,12 +42,13 @@ def plot_learning_curve(log: str | Path, path: str | Path, *, title: str = "") -
     figure.savefig(path, dpi=150)
 
 
-def read_log(log: str | Path) -> dict[str, list[tuple[float, float]]]:
-    """(epoch, value) pairs of each column; a column that is not there is empty."""
-    columns: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    with Path(log).open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value and name != "epoch":
-                    columns[name].append((float(row["epoch"]) + 1, float(value)))
-    return columns
+def read_logs(logs: Sequence[Path]) -> dict[str, list[tuple[float, float]]]:
+    """(epoch, value) pairs of each column, epochs counted from 1; a column that is not there is empty."""
+    columns: dict[str, dict[float, float]] = defaultdict(dict)
+    for log in logs:
+        with log.open(newline="") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and name != "epoch":
+                        columns[name][float(row["epoch"]) + 1] = float(value)
+    return defaultdict(list, {name: sorted(values.items()) for name, values in columns.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from itertools import count
 
 import numpy as np
 import torch
@@ -41,16 +42,18 @@ class FlatSet:
 
     def to(self, device: torch.device | str) -> FlatSet:
         """The same set on another device, where batches are then made; the table stays on the CPU."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "table"})
+        return replace(
+            self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "table"}
+        )
 
     def batch(self, frames: Tensor) -> tuple[AtomGraph, Properties]:
         """The frames with these indices (n_batch,), as `graph.collate` joins them, and their labels."""
         device = self.numbers.device
         table = self.table.index_select(1, frames)
-        n_atoms, n_edges = table[1].sum().item(), table[3].sum().item()  # known without asking the device
-        ends = table[1::2].cumsum(1)
-        first_atom, n_atom, first_edge, n_edge, *ends = torch.cat([table, ends]).to(device, non_blocking=True)
-        atom0, edge0 = ends[0] - n_atom, ends[1] - n_edge  # where each frame starts in the batch
+        n_atoms, n_edges = int(table[1].sum()), int(table[3].sum())  # known without asking the device
+        table = torch.cat([table, table[1::2].cumsum(1)]).to(device, non_blocking=True)
+        first_atom, n_atom, first_edge, n_edge, end_atom, end_edge = table
+        atom0, edge0 = end_atom - n_atom, end_edge - n_edge  # where each frame starts in the batch
         graphs = torch.arange(len(frames), device=device)
         batch = graphs.repeat_interleave(n_atom, output_size=n_atoms)
         edge_batch = graphs.repeat_interleave(n_edge, output_size=n_edges)
@@ -81,18 +84,21 @@ class FlatSet:
         return graph, labels
 
 
-def flatten(frames: Iterable[Frame], cutoff: float) -> FlatSet:
+def flatten(frames: Iterable[Frame], cutoff: float, indices: Iterable[int] | None = None) -> FlatSet:
     """The flat set of frames, with every pair closer than `cutoff` (Å).
 
+    Args:
+        indices: names of the frames in errors; their places by default.
+
     Raises:
-        ValueError: a structure that `build_graph` refuses, named by its place; no frames.
+        ValueError: a structure that `build_graph` refuses; no frames.
     """
     sizes, columns = [], []
-    for k, frame in enumerate(frames):
+    for k, frame in zip(count() if indices is None else indices, frames, strict=False):
         try:
             graph = build_graph(frame.numbers, frame.positions, frame.cell, frame.pbc, cutoff)
         except ValueError as error:
-            raise ValueError(f"Structure {k} of the set: {error}") from None
+            raise ValueError(f"Frame {k}: {error}") from None
         sizes.append((graph.n_atoms, len(graph.edges)))
         columns.append(
             (

@@ -59,7 +59,7 @@ class Loss:
 
     def __call__(self, predicted: Properties, labels: Properties, graph: AtomGraph) -> Tensor:
         """The loss of a batch, a scalar."""
-        total = labels.energy.new_zeros(())
+        total = 0 * predicted.energy.sum()  # DDP wants a gradient of every weight, whatever is labelled
         for weight, (residual, known) in zip(self.weights, residuals(predicted, labels, graph), strict=True):
             if weight > 0:
                 total = total + weight * self.function(residual, self.delta).sum() / known.sum().clamp(min=1)

@@ -55,13 +55,11 @@ class TrainingModule(LightningModule):
             return
         loss = torch.stack(self._loss).mean()
         self._loss.clear()
-        if not loss.isfinite():
-            raise TrainingDivergedError(
-                f"The training loss of epoch {self.current_epoch + 1} is {loss.item()}. Lower optimizer.learning_rate, "
-                "set training.clip, or look for wrong labels with `mlpot data info`."
-            )
+        self._check(loss, "training")
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
-        self.log_dict({"train/loss": loss.float(), "train/rate": rate, "train/seconds": self.seconds}, sync_dist=True)
+        self.log_dict(
+            {"train/loss": loss.float(), "train/rate": rate, "train/seconds": self.seconds}, sync_dist=True
+        )
 
     def on_train_start(self) -> None:
         self._since = time.monotonic()
@@ -77,6 +75,7 @@ class TrainingModule(LightningModule):
         tally = self.trainer.strategy.reduce(self._tally, reduce_op="sum")
         assert isinstance(tally, Tensor)
         loss = self.loss.of_tally(tally)
+        self._check(loss, "validation")
         log = {"validation/loss": loss}
         for name, (_, magnitude, square, n) in zip(QUANTITIES, tally, strict=True):
             if n > 0:
@@ -88,10 +87,19 @@ class TrainingModule(LightningModule):
         if self.recipe.schedule == "plateau":
             self.plateau.update(loss.item())
 
+    def _check(self, loss: Tensor, name: str) -> None:
+        if not loss.isfinite():
+            raise TrainingDivergedError(
+                f"The {name} loss of epoch {self.current_epoch + 1} is {loss.item()}. Lower "
+                "optimizer.learning_rate, set training.clip, or look for wrong labels with `mlpot data info`."
+            )
+
     def configure_optimizers(self) -> Any:
         r = self.recipe
+        # Lightning refuses to clip for a fused optimizer in mixed precision.
+        fused = self.trainer.precision == "32-true" and self.device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=r.learning_rate, weight_decay=r.weight_decay, foreach=True
+            self.parameters(), lr=r.learning_rate, weight_decay=r.weight_decay, fused=fused, foreach=not fused
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_type_hints
 import yaml
 from ase.data import atomic_numbers
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from mlpot.models import BACKBONES
 from mlpot.models.layers import choose
@@ -39,24 +40,27 @@ class DataSection(Section):
 
     train: str = Field(description="training set, H5MD", examples=["data/train.h5"])
     validation: int | float | str = Field(
-        0.1, description="a file, a fraction (0-1) or a number of frames drawn from the training set"
+        default=0.1, description="a file, a fraction (0-1) or a number of frames drawn from the training set"
     )
-    test: str | None = Field(None, description="a file whose errors are reported at the end")
-    seed: int = Field(0, description="draws the validation frames")
+    test: str | None = Field(default=None, description="a file whose errors are reported at the end")
+    seed: int = Field(default=0, description="draws the validation frames")
     reference_energies: dict[str, float] | None = Field(
-        None, description="eV of the free atom of each element; else isolated atoms in the set, else a fit"
+        default=None, description="eV of the free atom of each element; else isolated atoms in the set, else a fit"
     )
     stream: Literal["auto"] | bool = Field(
-        "auto", description="read from the file during training; auto: when the set would not fit in memory"
+        default="auto",
+        description="read from the file during training; auto: when the set would not fit in memory",
     )
-    workers: int = Field(2, ge=0, description="processes that read, when streaming")
-    allow_duplicates: bool = Field(False, description="train although test frames are in the training set")
+    workers: int = Field(default=2, ge=0, description="processes that read, when streaming")
+    allow_duplicates: bool = Field(default=False, description="train although test frames are in the training set")
 
     @field_validator("validation")
     @classmethod
     def _fraction(cls, value: int | float | str) -> int | float | str:
         if isinstance(value, float) and not 0 < value < 1:
-            raise ValueError(f"a fraction lies between 0 and 1, got {value}; write a number of frames as 50, not 50.0")
+            raise ValueError(
+                f"a fraction lies between 0 and 1, got {value}; write a number of frames as 50, not 50.0"
+            )
         if isinstance(value, int) and value < 1:
             raise ValueError(f"at least one frame is needed to choose the best weights, got {value}")
         return value
@@ -73,9 +77,9 @@ class DataSection(Section):
 class ModelSection(Section):
     """The potential."""
 
-    backbone: str = Field("schnet", description=f"one of {', '.join(BACKBONES)}")
-    repulsion: bool = Field(False, description="add the ZBL repulsion of nuclei at short range")
-    arguments: dict[str, Any] = Field({}, description="of the backbone")
+    backbone: str = Field(default="schnet", description=f"one of {', '.join(BACKBONES)}")
+    repulsion: bool = Field(default=False, description="add the ZBL repulsion of nuclei at short range")
+    arguments: dict[str, Any] = Field(default={}, description="of the backbone")
 
     @model_validator(mode="before")
     @classmethod
@@ -95,11 +99,15 @@ class ModelSection(Section):
 class LossSection(Section):
     """What is minimised: Σ weight · mean of the residuals; a weight of 0 leaves a label out."""
 
-    energy: float = Field(1.0, ge=0, description="weight of energies per atom, eV/atom")
-    forces: float = Field(1.0, ge=0, description="weight of force components, eV/Å")
-    stress: float = Field(1.0, ge=0, description="weight of stress components, eV/Å³")
-    kind: Literal["squared", "absolute", "huber"] = Field("squared", description="squared, absolute or huber")
-    delta: float = Field(0.01, gt=0, description="huber: residuals above it count linearly, in the units above")
+    energy: float = Field(default=1.0, ge=0, description="weight of energies per atom, eV/atom")
+    forces: float = Field(default=1.0, ge=0, description="weight of force components, eV/Å")
+    stress: float = Field(default=1.0, ge=0, description="weight of stress components, eV/Å³")
+    kind: Literal["squared", "absolute", "huber"] = Field(
+        default="squared", description="squared, absolute or huber"
+    )
+    delta: float = Field(
+        default=0.01, gt=0, description="huber: residuals above it count linearly, in the units above"
+    )
 
     @model_validator(mode="after")
     def _some_weight(self) -> LossSection:
@@ -111,35 +119,42 @@ class LossSection(Section):
 class OptimizerSection(Section):
     """AdamW and its learning rate."""
 
-    learning_rate: float = Field(1e-3, gt=0, description="after warm-up")
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
-    schedule: Literal["cosine", "plateau", "none"] = Field("cosine", description="cosine, plateau or none")
-    warmup_steps: int = Field(100, ge=0, description="over which the rate rises from zero")
-    final_fraction: float = Field(0.01, ge=0, le=1, description="cosine: last rate over learning_rate")
-    plateau_factor: float = Field(0.5, gt=0, lt=1, description="plateau: the rate is multiplied by it")
-    plateau_patience: int = Field(10, ge=0, description="plateau: epochs without progress before that")
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="averages weights for validation and use; 0: no average")
+    learning_rate: float = Field(default=1e-3, gt=0, description="after warm-up")
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    schedule: Literal["cosine", "plateau", "none"] = Field(default="cosine", description="cosine, plateau or none")
+    warmup_steps: int = Field(default=100, ge=0, description="over which the rate rises from zero")
+    final_fraction: float = Field(default=0.01, ge=0, le=1, description="cosine: last rate over learning_rate")
+    plateau_factor: float = Field(default=0.5, gt=0, lt=1, description="plateau: the rate is multiplied by it")
+    plateau_patience: int = Field(default=10, ge=0, description="plateau: epochs without progress before that")
+    ema_decay: float = Field(
+        default=0.999, ge=0, lt=1, description="of the average of weights that is validated and kept; 0: none"
+    )
 
 
 class TrainingSection(Section):
     """The run."""
 
-    directory: str = Field("runs/mlpot", description="where everything is written")
-    epochs: int = Field(100, ge=1)
-    max_minutes: float | None = Field(None, gt=0, description="stop after this time, whatever the epoch")
-    batch_size: int = Field(5, ge=1, description="structures a step, on each device")
-    clip: float | None = Field(10.0, gt=0, description="largest norm of the gradient")
-    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better validation loss")
-    seed: int = Field(0, description="of weights and of the order of frames")
-    precision: Literal["float32", "float64", "tf32", "bf16"] = Field(
-        "float32", description="of the weights; tf32 and bf16 are faster and coarser, on devices that have them"
+    directory: str = Field(default="runs/mlpot", description="where everything is written")
+    epochs: int = Field(default=100, ge=1)
+    max_minutes: float | None = Field(default=None, gt=0, description="stop after this time, whatever the epoch")
+    batch_size: int = Field(default=5, ge=1, description="structures a step, on each device")
+    clip: float | None = Field(default=10.0, gt=0, description="largest norm of the gradient")
+    patience: int | None = Field(
+        default=None, ge=1, description="stop after so many epochs without a better validation loss"
     )
-    checkpoint_steps: int | None = Field(None, ge=1, description="also save within an epoch, every so many steps")
-    accelerator: str = Field("auto", description="Lightning's: auto, cpu, gpu")
-    devices: int | list[int] | str = Field(1, description="Lightning's: a number, a list, or auto")
-    strategy: str = Field("auto", description="Lightning's: auto, ddp, ddp_spawn")
-    nodes: int = Field(1, ge=1, description="machines")
-    progress: bool = Field(True, description="show progress")
+    seed: int = Field(default=0, description="of weights and of the order of frames")
+    precision: Literal["float32", "float64", "tf32", "bf16"] = Field(
+        default="float32",
+        description="of the weights; tf32 and bf16 are faster and coarser, on devices that have them",
+    )
+    checkpoint_steps: int | None = Field(
+        default=None, ge=1, description="also save within an epoch, every so many steps"
+    )
+    accelerator: str = Field(default="auto", description="Lightning's: auto, cpu, gpu")
+    devices: int | list[int] | str = Field(default=1, description="Lightning's: a number, a list, or auto")
+    strategy: str = Field(default="auto", description="Lightning's: auto, ddp, ddp_spawn")
+    nodes: int = Field(default=1, ge=1, description="machines")
+    progress: bool = Field(default=True, description="show progress")
 
 
 class Recipe(Section):
@@ -218,11 +233,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 def _lines(error: ValidationError) -> Iterator[str]:
     for problem in error.errors():
-        section: Any = Recipe
+        valid = Recipe.model_fields
         for part in problem["loc"][:-1]:
-            field = section.model_fields.get(part) if inspect.isclass(section) else None
-            section = field.annotation if field else None
-        yield "  " + _line(problem, (), section.model_fields if inspect.isclass(section) else {})
+            valid = _fields(valid[str(part)].annotation) if part in valid else {}
+        yield "  " + _line(problem, (), valid)
 
 
 def _line(problem: Any, prefix: tuple[str, ...], valid: Mapping[str, Any]) -> str:
@@ -236,28 +250,29 @@ def _line(problem: Any, prefix: tuple[str, ...], valid: Mapping[str, Any]) -> st
     return f"{key}: there is no such key; {hint or 'valid are ' + ', '.join(valid) + '.'}"
 
 
-def _fields(section: Any) -> Mapping[str, Any]:
-    return section.model_fields if inspect.isclass(section) and issubclass(section, Section) else {}
+def _fields(section: Any) -> dict[str, FieldInfo]:
+    is_section = inspect.isclass(section) and issubclass(section, Section)
+    return section.model_fields if is_section else {}
 
 
 class _Loader(yaml.SafeLoader):
     """YAML without tags, aliases and repeated keys: what is read is what is seen."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise RecipeError(f"Aliases (*name) are not read in recipes{self.peek_event().start_mark}. Write it out.")
+        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+            raise RecipeError(f"Aliases (*name) are not read in recipes. Write out {self.peek_event().anchor}.")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
         for key in keys:
             if keys.count(key) > 1:
-                raise RecipeError(f"The key {key!r} stands twice in the recipe{node.start_mark}. Remove one.")
+                raise RecipeError(f"The key {key!r} stands twice in the recipe,{node.start_mark}. Remove one.")
         return super().construct_mapping(node, deep)
 
 
 def _yaml(text: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader  # noqa: S506
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise RecipeError(f"The recipe is not YAML: {error}") from None
