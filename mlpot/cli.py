@@ -227,25 +227,25 @@ def _pairs(assignments: list[str] | None) -> dict[str, str]:
     return pairs
 
 
-UNITS = {
-    "energy": "meV",
-    "energy_per_atom": "meV/atom",
-    "forces": "meV/Å",
-    "stress": "meV/Å³",
-    "isolated_atoms": "meV",
+NAMES = {
+    "energy": "energy, meV",
+    "energy_per_atom": "energy, meV/atom",
+    "forces": "forces, meV/Å",
+    "stress": "stress, meV/Å³",
+    "isolated_atoms": "lone atoms, meV",
 }
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:
     missing = ", ".join(f"{n} {what}" for what, n in evaluation.missing.items() if n) or "none"
     console.print(f"{evaluation.n_frames} structures, {evaluation.n_atoms} atoms; missing labels: {missing}")
-    _print_errors("Errors", {f"{name}, {UNITS[name]}": error for name, error in evaluation.overall.items()})
+    _print_errors("Errors", {NAMES[name]: error for name, error in evaluation.overall.items()})
     _print_errors("Forces by element, meV/Å", evaluation.forces_by_element)
     _print_errors("Forces, meV/Å, by reference |F| in eV/Å", evaluation.forces_by_magnitude)
     if evaluation.by_group:
-        table = _table("MAE by group", *(f"{name}, {unit}" for name, unit in UNITS.items()))
+        table = _table("MAE by group", *NAMES.values())
         for group, errors in evaluation.by_group.items():
-            table.add_row(group, *(f"{errors[name].mae:.4g}" if name in errors else "" for name in UNITS))
+            table.add_row(group, *(f"{errors[name].mae:.4g}" if name in errors else "" for name in NAMES))
         console.print(table)
 
 
