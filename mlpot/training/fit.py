@@ -15,13 +15,14 @@ from lightning.pytorch import Callback, Trainer
 
 from mlpot.data.h5md import content_hash
 from mlpot.potential import Potential
+from mlpot.recipes import RecipeError, load_recipe
 from mlpot.training.flat import flatten
 from mlpot.training.loaders import Alone, Batches, MemoryBatches, StreamedBatches, should_stream
 from mlpot.training.losses import Loss
 from mlpot.training.module import TrainingModule
 from mlpot.training.outputs import write_outputs
 from mlpot.training.parts import Baseline, Part, Parts, make_baseline, make_parts
-from mlpot.training.recipe import Recipe, RecipeError, parse_recipe
+from mlpot.training.recipe import Recipe
 from mlpot.training.trainer import (
     BEST,
     FOLDER,
@@ -163,7 +164,7 @@ def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any]) -> 
     """Raise unless the directory holds a run of the same recipe on the same data."""
     if not (directory / LAST).is_file():
         raise RunDirectoryError(f"{directory} has no {LAST} to resume from. Start the run without resuming.")
-    before = parse_recipe((directory / "recipe.yaml").read_text(encoding="utf-8")).model_dump(exclude=MAY_CHANGE)
+    before = load_recipe(Recipe, directory / "recipe.yaml").model_dump(exclude=MAY_CHANGE)
     now = recipe.model_dump(exclude=MAY_CHANGE)
     changed = [f"{s}.{k}" for s, fields in now.items() for k, v in fields.items() if v != before[s][k]]
     if changed:
