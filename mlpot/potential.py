@@ -73,6 +73,7 @@ class Potential(nn.Module):
         self.register_buffer("scale", _by_element(scale or {}, self.elements, missing=1.0))
         self.register_buffer("shift", _by_element(shift or {}, self.elements, missing=0.0))
         self.register_buffer("lone", torch.empty(0), persistent=False)  # filled by freeze()
+        self.register_load_state_dict_post_hook(_renew_lone)  # type: ignore[no-untyped-call]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -151,6 +152,12 @@ class Potential(nn.Module):
         if len(self.lone):
             self.lone = self._lone_energies()
         return self
+
+
+def _renew_lone(potential: Potential, _: object) -> None:
+    """After new weights are loaded, what `freeze` computed from the old ones is computed again."""
+    if len(potential.lone):
+        potential.lone = potential._lone_energies()
 
 
 def _by_element(
