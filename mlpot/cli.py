@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from mlpot.data.info import DataInfo
     from mlpot.evaluate import Error, Evaluation
 
 app = typer.Typer(
@@ -182,6 +183,23 @@ def convert(
     console.print(f"{n} frames written to {destination}", soft_wrap=True)
 
 
+@data_app.command("info")
+def data_info(
+    file: Annotated[Path, typer.Argument(help="H5MD, or any file that ASE reads.")],
+    cutoff: Annotated[float, typer.Option(min=0.1, help="Å, for neighbors and distances.")] = 5.0,
+    picture: Annotated[Path | None, typer.Option(help="Write a picture, such as info.png.")] = None,
+) -> None:
+    """Tell what is in a training set, and what looks wrong with it."""
+    from mlpot.data.info import info as run
+    from mlpot.report.data import plot_data_info
+
+    found = run(file, cutoff)
+    _print_info(found)
+    if picture is not None:
+        plot_data_info(found, picture)
+        console.print(f"Picture: {picture}", soft_wrap=True)
+
+
 @data_app.command()
 def label(
     source: Annotated[Path, typer.Argument(help="Structures: H5MD, or any file that ASE reads.")],
@@ -234,6 +252,36 @@ NAMES = {
     "stress": "stress, meV/Å³",
     "isolated_atoms": "lone atoms, meV",
 }
+
+
+def _print_info(info: DataInfo) -> None:
+    facts = {
+        "frames": f"{info.n_frames}, {info.n_periodic} of them periodic",
+        "elements": ", ".join(f"{symbol} {n}" for symbol, n in info.elements.items()),
+        "groups": ", ".join(f"{group} {n}" for group, n in info.groups.items()),
+        "missing labels": ", ".join(f"{n} {what}" for what, n in info.missing.items() if n) or "none",
+        "lone atoms, eV": ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in info.isolated.items()),
+        "nearest pairs, Å": ", ".join(f"{'-'.join(p)} {d:.2f}" for p, (d, _) in sorted(info.nearest.items())),
+        "largest force": "{:.2f} eV/Å in frame {}".format(*info.largest_force),
+        **{f"card: {key}": value for key, value in info.card.items()},
+    }
+    for name, fact in facts.items():
+        if fact:
+            console.print(f"[bold]{name}[/bold]: ", end="")
+            console.print(fact, markup=False, soft_wrap=True)
+    table = _table(f"{info.path}, cutoff {info.cutoff:g} Å", "min", "mean", "std", "max", "numbers")
+    for name, s in {
+        "atoms a frame": info.n_atoms,
+        "energy, eV/atom": info.energy,
+        "force, eV/Å": info.force,
+        "stress, eV/Å³": info.stress,
+        "neighbors": info.n_neighbors,
+    }.items():
+        if s.n:
+            table.add_row(name, *(f"{x:.5g}" for x in (s.min, s.mean, s.std, s.max)), str(s.n))
+    console.print(table)
+    for warning in info.warnings:
+        console.print(f"Warning: {warning}", markup=False, soft_wrap=True)
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:
