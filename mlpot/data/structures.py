@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import ase.io
+import h5py
 from ase import Atoms
 
 from mlpot.data.errors import FormatError
@@ -26,7 +27,7 @@ def read_structures(path: str | Path, start: int = 0, stop: int | None = None, s
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Check the path.")
-    if path.suffix in H5MD_ENDINGS:
+    if path.suffix in H5MD_ENDINGS or h5py.is_hdf5(path):
         with Reader(path) as reader:
             yield from reader.frames(start, stop, step)
         return
