@@ -174,7 +174,7 @@ def test_a_small_molecule_has_the_temperature_asked_for(ensemble: str, folder: P
     settings = recipe(folder, ensemble=ensemble, timestep_fs=1.0, thermostat_fs=20)
     ensemble_of = build_ensemble(atoms, settings, rng)
     assert ensemble_of.n_degrees == (15 if ensemble == "langevin" else 9)
-    kinetic = np.array([atoms.get_kinetic_energy() for _ in ensemble_of.dynamics.irun(5000)])
+    kinetic = np.array([atoms.get_kinetic_energy() for _ in ensemble_of.dynamics.irun(3000)])
     mean, error = mean_and_error(2 * kinetic / ensemble_of.n_degrees / units.kB)
     assert abs(mean - 300) < max(4 * error, 6)
     assert error < 20
