@@ -111,14 +111,19 @@ class Reader:
         Raises:
             LabelError: a label is not finite; FormatError: the file is damaged there.
         """
-        return [frame_of_columns(*record) for record in self._records(np.asarray(indices, dtype=np.int64))]
+        return [
+            frame_of_columns(*record)
+            for record in self._records(np.asarray(indices, dtype=np.int64), motion=False)
+        ]
 
     def _atoms(self, indices: Sequence[int]) -> Iterator[Atoms]:
         for start in range(0, len(indices), BLOCK):
-            for record in self._records(np.array(indices[start : start + BLOCK])):
+            for record in self._records(np.array(indices[start : start + BLOCK]), motion=True):
                 yield atoms_of(*record)
 
-    def _records(self, indices: NDArray[np.int64]) -> list[tuple[dict[str, Any], NDArray[np.bool_], str | None]]:
+    def _records(
+        self, indices: NDArray[np.int64], *, motion: bool
+    ) -> list[tuple[dict[str, Any], NDArray[np.bool_], str | None]]:
         """Columns, boundary and family of each frame, read by ascending slices of each particles group."""
         if len(indices) and not (indices.min() >= 0 and indices.max() < len(self)):
             raise IndexError(f"Frames {indices.min()} to {indices.max()} of {self.path}, which has {len(self)}.")
@@ -127,7 +132,9 @@ class Reader:
         for k in np.unique(which):
             mine = np.flatnonzero(which == k)
             mine = mine[np.argsort(rows[mine], kind="stable")]
-            for place, (columns, pbc) in zip(mine, self._groups[k].rows(rows[mine], indices[mine]), strict=True):
+            for place, (columns, pbc) in zip(
+                mine, self._groups[k].rows(rows[mine], indices[mine], motion=motion), strict=True
+            ):
                 label = self._families[families[place]] if families[place] >= 0 else None
                 records[place] = (columns, pbc, label)
         return records

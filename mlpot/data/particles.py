@@ -17,6 +17,7 @@ from mlpot.data.unit import factor
 
 GAP = 16  # rows read and thrown away sooner than starting another slice
 SLICE = 1024  # rows of one slice
+MOTION = ("velocity", "step", "time")
 LABELS = ("velocity", "forces", "energy", "stress")  # columns that a frame may lack
 ELSEWHERE = {
     "forces": ("particles/{}/force",),
@@ -81,16 +82,16 @@ class Particles:
         return np.concatenate(parts).astype(np.int64)
 
     def rows(
-        self, rows: NDArray[np.integer], frames: NDArray[np.integer]
+        self, rows: NDArray[np.integer], frames: NDArray[np.integer], *, motion: bool
     ) -> Iterator[tuple[Columns, NDArray[np.bool_]]]:
-        """Columns and boundary of ascending `rows`; `frames` names them in errors.
+        """Columns and boundary of ascending `rows`, with velocity and time if `motion`; errors name `frames`.
 
         Raises:
             LabelError: a value is not finite, or a species is no atomic number.
             FormatError: the file is damaged there.
         """
         slices = _slices(rows)
-        blocks = {key: self._read(key, rows, slices) for key in self._data}
+        blocks = {key: self._read(key, rows, slices) for key in self._data if motion or key not in MOTION}
         pbc = blocks.pop("pbc", None)
         boundary = np.broadcast_to(self._pbc, (len(rows), 3)) if pbc is None else pbc.astype(bool)
         present = {} if self._padded else self._check_values(blocks, frames)
