@@ -1,6 +1,6 @@
 """How long `import mlpot` and its public names take beyond torch's own import; medians of fresh processes.
 
-    python bench/import_time.py
+python bench/import_time.py
 """
 
 import statistics

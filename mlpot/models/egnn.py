@@ -32,7 +32,7 @@ class EquivariantLayer(nn.Module):
         self, *, n_features: int, n_radial: int, activation: str, move_coordinates: bool, attention: bool
     ):
         super().__init__()
-        # φ_e's first layer on (h_i, h_j, e) is split: W [h_i, h_j, e] = A h_i + B h_j + C e, the first two per atom.
+        # φ_e's first layer is split, W [h_i, h_j, e] = A h_i + B h_j + C e: the first two are computed per atom.
         self.from_center = dense(n_features, n_features)
         self.from_neighbor = dense(n_features, n_features, bias=False)
         self.from_distance = dense(n_radial, n_features, bias=False)
