@@ -19,7 +19,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "schnet": ("schnet", {"n_interactions": 2}),
     "egnn": ("egnn", {"n_layers": 2, "move_coordinates": False}),
     "egnn_moving": ("egnn", {"n_layers": 3, "move_coordinates": True}),
-    "egnn_attention": ("egnn", {"n_layers": 3, "move_coordinates": True, "attention": True}),
+    "egnn_attention": ("egnn", {"n_layers": 2, "move_coordinates": True, "attention": True}),
     "deepsets": ("deepsets", {}),
 }
 """Name of a test's potential -> backbone and its arguments, beside the sizes in `new_potential`."""

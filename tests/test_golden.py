@@ -29,7 +29,7 @@ from mlpot.potential import Potential
 from mlpot.version import __version__
 
 DATA = Path(__file__).parent / "data"
-KINDS = {"schnet": {}, "egnn_attention": {"n_layers": 2}, "deepsets": {}}
+KINDS = ("schnet", "egnn_attention", "deepsets")
 Array = NDArray[np.float64]
 
 
@@ -188,7 +188,7 @@ def test_golden_values_say_where_they_come_from() -> None:
 
 def fitted(kind: str) -> Potential:
     """A potential of eight features after a few steps, float32 as users store them."""
-    potential = new_potential(kind, n_features=8, n_radial=8, repulsion=kind == "schnet", **KINDS[kind])
+    potential = new_potential(kind, n_features=8, n_radial=8, repulsion=kind == "schnet")
     graph = training_graph()
     truth = predict(Morse(), graph)
     optimizer = torch.optim.Adam(potential.parameters(), lr=1e-2)
