@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mlpot.graph import Edges
-from mlpot.kernels.reductions import distances, gather, sum_at_centers
+from mlpot.kernels.reductions import distances, gather, pairs, sum_at_centers
 from mlpot.models.layers import choose, dense, embedding, mlp
 from mlpot.radial import BASES, ENVELOPES
 
@@ -25,9 +25,9 @@ class Interaction(nn.Module):
         self.to_message = dense(n_features, n_features, bias=False)
         self.update = mlp(n_features, n_features, n_features, activation=activation)
 
-    def forward(self, x: Tensor, radial: Tensor, envelope: Tensor, edges: Edges) -> Tensor:
-        """x (n_atoms, n_features) -> the residual (n_atoms, n_features)."""
-        weight = self.filter(radial) * envelope[:, None]
+    def forward(self, x: Tensor, radial: Tensor, envelope: Tensor, pair: Tensor, edges: Edges) -> Tensor:
+        """x (n_atoms, n_features), radial functions of pairs -> the residual (n_atoms, n_features)."""
+        weight = gather(self.filter(radial) * envelope[:, None], pair)
         messages = gather(self.to_message(x), edges.neighbor) * weight
         return self.update(sum_at_centers(messages, edges))
 
@@ -69,9 +69,10 @@ class SchNet(nn.Module):
 
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å."""
-        d = distances(vectors)
+        first, pair = pairs(edges)  # filters depend on distance alone: both directions share one
+        d = distances(vectors.index_select(0, first))
         radial, envelope = self.basis(d), self.envelope(d)
         x = self.embedding(numbers)
         for interaction in self.interactions:
-            x = x + interaction(x, radial, envelope, edges)
+            x = x + interaction(x, radial, envelope, pair, edges)
         return self.readout(x).squeeze(-1)
