@@ -65,8 +65,10 @@ def test_a_value_that_makes_no_sense_is_refused(override: str) -> None:
 
 
 def test_overrides_go_before_the_file() -> None:
-    recipe = parse_recipe(Recipe, MINIMAL, ["training.epochs=7", "optimizer.learning_rate=1e-4", "data.stream=true"])
-    assert (recipe.training.epochs, recipe.optimizer.learning_rate, recipe.data.stream) == (7, 1e-4, True)
+    recipe = parse_recipe(
+        Recipe, MINIMAL, ["training.epochs=7", "optimizer.learning_rate=1e-4", "data.stream=true"]
+    )
+    assert (recipe.training.epochs, recipe.optimizer.learning_rate, recipe.loss.stress) == (7, 1e-4, 0.0)
 
 
 def test_arguments_of_the_backbone_are_spelt_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,11 @@ from lightning.pytorch import Callback
 from sets import crystals, small_recipe, write
 
 from mlpot.recipes import RecipeError
-from mlpot.training.fit import RunDirectoryError, train
+from mlpot.training.fit import RunDirectoryError, TrainingResult, train
 from mlpot.training.trainer import BEST, LAST
 
 
-class PowerCut(Exception):
+class PowerCutError(Exception):
     """What stops a run."""
 
 
@@ -26,16 +27,29 @@ class StopAt(Callback):
 
     def on_train_batch_end(self, trainer, *_: object) -> None:  # type: ignore[no-untyped-def]
         if trainer.global_step == self.step:
-            raise PowerCut
+            raise PowerCutError
 
     def on_validation_batch_end(self, trainer, *_: object) -> None:  # type: ignore[no-untyped-def]
         if trainer.current_epoch == self.validation:
-            raise PowerCut
+            raise PowerCutError
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("data") / "set.h5", crystals())  # 12 train: 4 steps an epoch
+
+
+@pytest.fixture(scope="module")
+def unstopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainingResult]:
+    """The result of a whole run with some overrides, made once."""
+    made: dict[tuple[str, ...], TrainingResult] = {}
+
+    def run(*overrides: str) -> TrainingResult:
+        if overrides not in made:
+            made[overrides] = train(small_recipe(data, tmp_path_factory.mktemp("whole"), *overrides))
+        return made[overrides]
+
+    return run
 
 
 def checkpoint(path: Path) -> dict[str, object]:
@@ -75,25 +89,31 @@ CUTS = [
 
 @pytest.mark.parametrize(("cut", "overrides"), CUTS)
 def test_a_resumed_run_is_an_unstopped_run(
-    cut: Callback, overrides: tuple[str, ...], data: Path, tmp_path: Path
+    cut: Callback,
+    overrides: tuple[str, ...],
+    data: Path,
+    unstopped: Callable[..., TrainingResult],
+    tmp_path: Path,
 ) -> None:
-    whole = train(small_recipe(data, tmp_path / "whole", *EPOCHS, *overrides))
+    whole = unstopped(*EPOCHS, *[o for o in overrides if "checkpoint_steps" not in o])
     recipe = small_recipe(data, tmp_path / "cut", *EPOCHS, *overrides)
-    with pytest.raises(PowerCut):
+    with pytest.raises(PowerCutError):
         train(recipe, callbacks=[cut])
     resumed = train(recipe, resume=True)
     assert_same(dict(resumed.potential.state_dict()), dict(whole.potential.state_dict()))
     assert resumed.metrics["validation"] == whole.metrics["validation"]
     assert resumed.metrics["best_epoch"] == whole.metrics["best_epoch"]
-    last = [checkpoint(tmp_path / name / LAST) for name in ("whole", "cut")]
+    last = [checkpoint(run.directory / LAST) for run in (whole, resumed)]
     for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
         if key in last[0]:
             assert_same(last[0][key], last[1][key], key)
 
 
-def test_a_run_goes_on_for_more_epochs(data: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_for_more_epochs(
+    data: Path, unstopped: Callable[..., TrainingResult], tmp_path: Path
+) -> None:
     constant = "optimizer.schedule=none"  # a cosine over more epochs would be another run
-    whole = train(small_recipe(data, tmp_path / "whole", constant, "training.epochs=4"))
+    whole = unstopped(constant, "training.epochs=4")
     train(small_recipe(data, tmp_path / "parts", constant, "training.epochs=2"))
     resumed = train(small_recipe(data, tmp_path / "parts", constant, "training.epochs=4"), resume=True)
     assert_same(dict(resumed.potential.state_dict()), dict(whole.potential.state_dict()))

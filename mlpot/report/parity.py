@@ -39,13 +39,15 @@ def plot_parity(
         path: of the picture; the ending says the format.
     """
     panels = [p for p in _panels(predicted, reference, n_atoms.double().cpu()) if len(p.reference)]
-    figure = Figure(figsize=(4.2 * max(len(panels), 1), 4.0), layout="constrained")
+    width = 4.2 * max(len(panels), 1)
+    figure = Figure(figsize=(width, 4.0))
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=0.8 / width, right=1 - 0.2 / width, bottom=0.13, top=0.86, wspace=0.28)
     for k, panel in enumerate(panels):
         _draw(figure.add_subplot(1, len(panels), k + 1), panel)
     if title:
         figure.suptitle(title)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=120)
 
 
 def _panels(predicted: Properties, reference: Properties, n_atoms: torch.Tensor) -> list[Panel]:

@@ -21,8 +21,9 @@ def plot_learning_curve(logs: Sequence[Path], path: str | Path, *, title: str = 
         path: of the picture; the ending says the format.
     """
     columns = read_logs(logs)
-    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    figure = Figure(figsize=(9.0, 3.6))
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=0.09, right=0.98, bottom=0.14, top=0.91, wspace=0.22)
     left, right = figure.subplots(1, 2)
     for name in ("train/loss", "validation/loss"):
         if columns[name]:
@@ -39,7 +40,7 @@ def plot_learning_curve(logs: Sequence[Path], path: str | Path, *, title: str = 
             axes.legend(fontsize=8)
     if title:
         figure.suptitle(title)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=120)
 
 
 def read_logs(logs: Sequence[Path]) -> dict[str, list[tuple[float, float]]]:

@@ -13,7 +13,6 @@ import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 
-from mlpot.data.h5md import content_hash
 from mlpot.potential import Potential
 from mlpot.recipes import RecipeError, load_recipe
 from mlpot.training.flat import flatten
@@ -140,7 +139,7 @@ def to_device(sets: dict[str, Batches], trainer: Trainer) -> None:
 def prepare_directory(directory: Path, recipe: Recipe, parts: Parts, *, resume: bool, overwrite: bool) -> None:
     """Check and fill the directory of a run: recipe.yaml and splits.json."""
     content = {
-        "training_set_hash": content_hash(parts.train.data.path),
+        "training_set_hash": parts.train_hash,
         "train": parts.train.indices.tolist(),
         "validation": parts.validation.indices.tolist(),
         "validation_set": parts.validation.data.path,

@@ -7,9 +7,10 @@ frames come in random order, some blocks make a window, and a worker process tur
 
 from __future__ import annotations
 
-import os
-import sys
+import math
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,9 +22,6 @@ from mlpot.data.h5md import Reader
 from mlpot.graph import AtomGraph, Properties
 from mlpot.training.flat import FlatSet, flatten
 from mlpot.training.parts import Part
-
-if sys.platform != "win32":
-    import resource
 
 BLOCK = 16  # frames read together when streaming
 WINDOW = 10_000  # atoms shuffled together when streaming
@@ -172,11 +170,7 @@ def should_stream(part: Part, cutoff: float) -> bool:
 
 
 def free_memory() -> float:
-    """Bytes that this process may still take, as far as the system tells."""
-    known = [float("inf")]
-    if "SC_AVPHYS_PAGES" in os.sysconf_names:
-        known.append(float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")))
-    if sys.platform != "win32":
-        soft = resource.getrlimit(resource.RLIMIT_DATA)[0]
-        known += [float(soft)] if soft != resource.RLIM_INFINITY else []
-    return min(known)
+    """Bytes that the machine has left, infinite where the system does not tell."""
+    table = Path("/proc/meminfo")
+    match = re.search(r"MemAvailable: +(\d+) kB", table.read_text()) if table.exists() else None
+    return 1024.0 * int(match[1]) if match else math.inf

@@ -13,7 +13,6 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from mlpot.checkpoint import save_potential
-from mlpot.data.h5md import content_hash
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Properties, collate_properties, edge_vectors
 from mlpot.potential import Potential
@@ -52,7 +51,7 @@ def write_outputs(
     (directory / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     card = {
         "training_set": parts.train.data.path,
-        "training_set_hash": content_hash(parts.train.data.path),
+        "training_set_hash": parts.train_hash,
         "labels": parts.train.n_labels(),
         "ranges": ranges(parts.train, sets["train"]),
         "metrics": metrics,

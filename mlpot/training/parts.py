@@ -10,11 +10,11 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
 from mlpot import baseline
-from mlpot.data.h5md import Frame
+from mlpot.data.h5md import Frame, content_hash
 from mlpot.training.recipe import DataSection, LossSection
 from mlpot.training.survey import Ints, Survey, read_frames, survey
 
-SAMPLE = 2000  # structures that tell how large forces are
+SAMPLE = 50_000  # atoms that tell how large forces are
 
 
 class NothingToLearnError(ValueError):
@@ -50,7 +50,7 @@ class Part:
 
     def sample(self) -> list[Frame]:
         """Some of the frames, evenly spread."""
-        every = -(-len(self) // SAMPLE)
+        every = -(-int(self.data.n_atoms[self.indices].sum()) // SAMPLE)
         return list(read_frames(self.data.path, self.indices[::every]))
 
     def n_labels(self) -> dict[str, int]:
@@ -74,6 +74,7 @@ class Parts:
     train: Part
     validation: Part
     test: Part | None
+    train_hash: str  # of the content of the training file
 
     def repeated(self) -> dict[str, int]:
         """Validation and test structures that are also in the training set."""
@@ -100,7 +101,7 @@ def make_parts(recipe: DataSection, loss: LossSection) -> Parts:
     for part in (validation, test):
         if part is not None:
             check_elements(train, part)
-    parts = Parts(train, validation, test)
+    parts = Parts(train, validation, test, content_hash(data.path))
     check_leakage(parts, allow=recipe.allow_duplicates)
     return parts
 

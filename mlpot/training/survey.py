@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mlpot.data.h5md import Frame, Reader
 
-BLOCK = 256  # frames read at once
+BLOCK = 20_000  # atoms read at once
 N_NUMBERS = 119  # atomic numbers, and 0
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -58,9 +58,9 @@ def survey(path: str | Path) -> Survey:
     kinds: dict[bytes, int] = {}
     blocks = []
     with Reader(path) as reader:
-        for start in range(0, len(reader), BLOCK):
-            frames = reader.columns(range(start, min(start + BLOCK, len(reader))))
-            blocks.append([np.array(column) for column in zip(*(_row(f, kinds) for f in frames), strict=True)])
+        for indices in _blocks(reader, np.arange(len(reader))):
+            rows = [_row(frame, kinds) for frame in reader.columns(indices)]
+            blocks.append([np.array(column) for column in zip(*rows, strict=True)])
     columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
     compositions = np.frombuffer(b"".join(kinds), dtype=np.int64).reshape(-1, N_NUMBERS)
     return Survey(str(path), *(*columns, compositions))
@@ -69,8 +69,14 @@ def survey(path: str | Path) -> Survey:
 def read_frames(path: str | Path, frames: Ints) -> Iterator[Frame]:
     """Frames of a file in the given order, read by blocks."""
     with Reader(path) as reader:
-        for start in range(0, len(frames), BLOCK):
-            yield from reader.columns(frames[start : start + BLOCK])
+        for indices in _blocks(reader, frames):
+            yield from reader.columns(indices)
+
+
+def _blocks(reader: Reader, frames: Ints) -> list[Ints]:
+    """The frames in groups that are read at once."""
+    n = max(1, int(BLOCK / reader.n_atoms.mean()))
+    return [frames[start : start + n] for start in range(0, len(frames), n)]
 
 
 def _row(frame: Frame, kinds: dict[bytes, int]) -> tuple[Any, ...]:
