@@ -223,6 +223,14 @@ def test_coincident_atoms_are_refused_by_name(distance: float) -> None:
         pair.get_potential_energy()
 
 
+def test_a_calculator_leaves_the_potential_as_it_was() -> None:
+    potential = small_potential()
+    MLPotCalculator(potential, dtype=torch.float32)
+    assert potential.dtype == torch.float64
+    assert potential.training
+    assert all(weight.requires_grad for weight in potential.parameters())
+
+
 def test_the_calculator_gives_what_predict_gives() -> None:
     potential = small_potential(trained=True)
     atoms = STRUCTURES["quartz"]()
