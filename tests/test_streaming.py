@@ -89,8 +89,9 @@ torch.set_num_threads(1)
 from sets import small_recipe
 from mlpot.training.fit import train
 def run(data, name):
-    stream = ["data.stream=true", "data.workers={workers}", "training.epochs=1", "training.batch_size=20", "model.arguments.n_features=4"]
-    return train(small_recipe(Path(data), Path({folder!r}) / name, *stream, "model.arguments.cutoff=3.0"))
+    stream = ["data.stream=true", "data.workers={workers}", "training.epochs=1", "training.batch_size=20"]
+    small = ["model.arguments.n_features=4", "model.arguments.cutoff=3.0"]
+    return train(small_recipe(Path(data), Path({folder!r}) / name, *stream, *small))
 run({small!r}, "small")  # everything is imported and warm
 used = 1024 * int(re.search(r"VmData:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 limit = used + {room}
