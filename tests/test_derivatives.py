@@ -61,7 +61,7 @@ def voigt_strain(component: int, size: float) -> np.ndarray:
 @MATTER
 def test_forces_are_minus_the_derivative_of_the_energy(potential: Potential, matter: str) -> None:
     atoms = clear_of_the_cutoff(STRUCTURES[matter]())
-    forces = -derivative(lambda steps: energies_when_displaced(potential, atoms, steps), H)
+    forces = -derivative(lambda steps: energies_when_displaced(potential, atoms, steps), H, order=6)
     assert worst(evaluate(potential, atoms).forces, forces) <= 1e-7
 
 
