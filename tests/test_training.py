@@ -172,6 +172,17 @@ def test_any_kind_of_label_is_enough(names: tuple[str, ...], tmp_path: Path) -> 
     assert all(np.isfinite(v) for v in result.metrics["validation"].values())
 
 
+def test_structures_without_edges_train_without_nan(tmp_path: Path) -> None:
+    frames = []
+    for k in range(8):
+        atoms = Atoms("H2", [(0, 0, 0), (0, 0, 20 + k)])
+        atoms.calc = SinglePointCalculator(atoms, energy=-2.0, forces=np.full((2, 3), 0.1))
+        frames.append(atoms)
+    result = train(small_recipe(write(tmp_path / "set.h5", frames), tmp_path / "run", "loss.energy=0"))
+    assert result.metrics["validation"]["forces_mae_meV_per_A"] == pytest.approx(100)
+    assert all(p.isfinite().all() for p in result.potential.parameters())
+
+
 @pytest.mark.parametrize("precision", ["float64", "bf16", "tf32"])
 def test_other_precisions_on_request(precision: str, tmp_path: Path) -> None:
     before = torch.get_float32_matmul_precision()

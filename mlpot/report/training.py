@@ -27,10 +27,12 @@ def plot_learning_curve(logs: Sequence[Path], path: str | Path, *, title: str = 
     left, right = figure.subplots(1, 2)
     for name in ("train/loss", "validation/loss"):
         if columns[name]:
-            left.plot(*zip(*columns[name], strict=True), label=name.split("/")[0], linewidth=1)
+            left.plot(
+                *zip(*columns[name], strict=True), label=name.split("/")[0], marker=".", markersize=2, linewidth=1
+            )
     for name, label in CURVES.items():
         if columns[name]:
-            right.plot(*zip(*columns[name], strict=True), label=label, linewidth=1)
+            right.plot(*zip(*columns[name], strict=True), label=label, marker=".", markersize=2, linewidth=1)
     left.set_ylabel("loss")
     right.set_ylabel("validation error")
     for axes in (left, right):
