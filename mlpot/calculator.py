@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ class MLPotCalculator(Calculator):
     """Energy, forces and stress of ASE structures from a trained potential.
 
     Args:
-        potential: a potential, or the path of its file.
+        potential: a potential, of which a copy is used, or the path of its file.
         device: where it computes.
         dtype: torch.float32 or torch.float64; that of the potential by default.
         skin: Å; the neighbor list is rebuilt when an atom moved half of it.
@@ -42,7 +43,7 @@ class MLPotCalculator(Calculator):
     ):
         super().__init__()
         if isinstance(potential, Potential):
-            potential = potential.to(device=device, dtype=dtype or potential.dtype).freeze()
+            potential = deepcopy(potential).to(device=device, dtype=dtype or potential.dtype).freeze()
         else:
             potential = load_potential(potential, device=device, dtype=dtype)
         self.potential, self.device = potential, device

@@ -61,11 +61,14 @@ def save_potential(potential: Potential, path: str | Path, card: Mapping[str, An
     weights = {name: t.detach().cpu().contiguous() for name, t in potential.state_dict().items()}
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(save(weights, metadata={"mlpot": json.dumps(header)}))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(save(weights, metadata={"mlpot": json.dumps(header)}))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -87,7 +90,12 @@ def read_header(path: str | Path) -> dict[str, Any]:
         ) from None
     if "mlpot" not in metadata:
         raise ModelFileError(f"{path} holds tensors, but no mlpot header. Give a file that mlpot wrote.")
-    header: dict[str, Any] = json.loads(metadata["mlpot"])
+    try:
+        header: dict[str, Any] = dict(json.loads(metadata["mlpot"]))
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{path}: its header is unreadable ({error}). The file is damaged; take another."
+        ) from None
     if header.get("format_version") != FORMAT_VERSION:
         raise ModelFileError(
             f"{path} has format version {header.get('format_version')}, this mlpot reads {FORMAT_VERSION}. "

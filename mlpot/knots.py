@@ -67,8 +67,8 @@ class RadialTable(nn.Module):
         return tables.unbind()
 
     def freeze(self) -> None:
-        """Keep the next tables until `train` is called, because weights no longer change."""
-        self.keeps = True
+        """Keep the next tables, for weights that no longer change, until the next `freeze` or `train`."""
+        self.keeps, self.kept = True, self.kept.new_empty(0)
 
     def train(self, mode: bool = True) -> RadialTable:
         """As nn.Module.train; tables that were kept are forgotten."""
@@ -110,8 +110,8 @@ def _slope(f: Callable[[Tensor], Tensor], h: float) -> Callable[[Tensor], Tensor
     """h f′ of a function of many distances, one by one: the pull-back of the linear pull-back."""
 
     def slope(d: Tensor) -> Tensor:
-        value, pull = torch.func.vjp(f, d)
-        _, push = torch.func.vjp(lambda w: pull(w)[0], torch.zeros_like(value))
+        value, pull = torch.func.vjp(f, d)[:2]
+        push = torch.func.vjp(lambda w: pull(w)[0], torch.zeros_like(value))[1]
         return cast("Tensor", push(torch.full_like(d, h))[0])
 
     return slope

@@ -146,7 +146,7 @@ def _full_cell(cell: Floats, periodic: NDArray[np.bool_]) -> Floats:
     return full
 
 
-def _key(center: Ints, neighbor: Ints, shift: NDArray, n_atoms: int) -> Ints:
+def _key(center: Ints, neighbor: Ints, shift: NDArray[np.integer] | Floats, n_atoms: int) -> Ints:
     """One integer a pair, ordered as (center, neighbor, shift)."""
     whole = np.asarray(shift).astype(np.int64)
     reach = int(np.abs(whole).max(initial=0))

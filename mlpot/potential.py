@@ -74,6 +74,7 @@ class Potential(nn.Module):
         self.register_buffer("scale", _by_element(scale or {}, self.elements, missing=1.0))
         self.register_buffer("shift", _by_element(shift or {}, self.elements, missing=0.0))
         self.register_buffer("lone", torch.empty(0), persistent=False)  # filled by freeze()
+        self.register_load_state_dict_post_hook(_renew_constants)  # type: ignore[no-untyped-call]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -83,8 +84,7 @@ class Potential(nn.Module):
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) eV above the references, from edge vectors (n_edges, 3) Å."""
         kind = self.element_index.index_select(0, numbers)
-        lone = self.lone if len(self.lone) else self._lone_energies()
-        backbone = self.backbone(numbers, edges, vectors) - lone.index_select(0, kind)
+        backbone = self._above_lone(numbers, kind, edges, vectors)
         crowd = sum_at_centers(self.envelope(distances(vectors)), edges)
         energy: Tensor = self.scale.index_select(0, kind) * backbone
         energy = energy + self.shift.index_select(0, kind) * (1 - torch.exp(-crowd.square()))
@@ -116,11 +116,26 @@ class Potential(nn.Module):
     def freeze(self) -> Potential:
         """For use, not training: evaluation mode, no gradients of weights, constants computed once."""
         self.eval().requires_grad_(False)
+        self._compute_constants()
+        return self
+
+    def _compute_constants(self) -> None:
         for module in self.modules():
             if isinstance(module, RadialTable):
                 module.freeze()
         self.lone = self._lone_energies()
-        return self
+
+    def _above_lone(self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
+        """b_i − b(Z_i alone); in training one lone atom of each element rides along in the same pass."""
+        if len(self.lone):
+            b: Tensor = self.backbone(numbers, edges, vectors)
+            return b - self.lone.index_select(0, kind)
+        elements = torch.tensor(self.elements, device=numbers.device)
+        row_ptr = torch.cat([edges.row_ptr, edges.row_ptr[-1:].expand(len(elements))])
+        with_lone = Edges(edges.center, edges.neighbor, row_ptr, edges.reverse)
+        b = self.backbone(torch.cat([numbers, elements]), with_lone, vectors)
+        n = len(numbers)
+        return b[:n] - b[n:].index_select(0, kind)
 
     def train(self, mode: bool = True) -> Potential:
         """As nn.Module.train; what `freeze` computed from the weights is forgotten."""
@@ -144,6 +159,12 @@ class Potential(nn.Module):
         if len(self.lone):
             self.lone = self._lone_energies()
         return self
+
+
+def _renew_constants(potential: Potential, _: object) -> None:
+    """After new weights are loaded, what `freeze` computed from the old ones is computed again."""
+    if len(potential.lone):
+        potential._compute_constants()
 
 
 def _by_element(

@@ -6,8 +6,9 @@ A recipe is data: the loader builds numbers, strings, lists and mappings, and ca
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -25,7 +26,7 @@ class RecipeError(ValueError):
 class Section(BaseModel):
     """A recipe, or a part of one: frozen, and without room for keys that nobody reads."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 def load_recipe(model: type[Model], path: str | Path, overrides: Sequence[str] = ()) -> Model:
@@ -51,9 +52,8 @@ def parse_recipe(model: type[Model], text: str, overrides: Sequence[str] = (), *
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise RecipeError(f"{origin} is a {type(values).__name__}, not a list of `key: value`. Correct it.")
-    for override in overrides:
-        _put(values, override)
+        raise RecipeError(f"{origin} is a {type(values).__name__}, not lines of `key: value`. Correct it.")
+    assign(values, overrides)
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -61,9 +61,29 @@ def parse_recipe(model: type[Model], text: str, overrides: Sequence[str] = (), *
         raise RecipeError("\n".join(f"{origin}: {line}" for line in lines)) from None
 
 
+def assign(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set values[a][b] for each "a.b=value", a value being read as YAML; the same dictionary.
+
+    Raises:
+        RecipeError: there is no value, or a section is not a mapping.
+    """
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        *sections, key = path.strip().split(".")
+        if not equals or not key:
+            raise RecipeError(f"{override!r} has no value. Write it as key=value or section.key=value.")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise RecipeError(f"{override!r}: {section!r} is a value, it has no keys.")
+        place[key] = _yaml(text, repr(override))
+    return values
+
+
 def template(model: type[BaseModel]) -> str:
     """A recipe with every default and what each key means; required keys carry their example."""
-    return "\n".join(_template_lines(model, "")) + "\n"
+    return "\n".join(_template_lines(model, "", {})) + "\n"
 
 
 class _Loader(yaml.SafeLoader):
@@ -99,25 +119,13 @@ def _yaml(text: str, origin: str) -> Any:
         raise RecipeError(f"{origin}: {error}") from None
 
 
-def _put(values: dict[str, Any], override: str) -> None:
-    """Set values[a][b] for the override "a.b=value"."""
-    path, equals, text = override.partition("=")
-    *sections, key = path.strip().split(".")
-    if not equals or not key:
-        raise RecipeError(f"Override {override!r} has no value. Write it as key=value or section.key=value.")
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise RecipeError(f"Override {override!r}: {section!r} is a value, it has no keys.")
-    values[key] = _yaml(text, f"override {override!r}")
-
-
 def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:
     """One error of pydantic in the words of a recipe."""
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         known = _keys_at(model, detail["loc"][:-1])
         near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.5)
+        near += [path for path in _places(model, str(detail["loc"][-1])) if not near]
         hint = f"Did you mean {near[0]!r}?" if near else f"Valid keys are {', '.join(sorted(known))}."
         return f"unknown key {key!r}. {hint}"
     if detail["type"] == "missing":
@@ -135,6 +143,15 @@ def _keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]
     return [key for m in models for key in m.model_fields]
 
 
+def _places(model: type[BaseModel], key: str, prefix: str = "") -> Iterator[str]:
+    """The paths at which a key is valid somewhere in a recipe."""
+    for name, field in model.model_fields.items():
+        if name == key:
+            yield prefix + name
+        for section in _models_in(field.annotation):
+            yield from _places(section, key, f"{prefix}{name}.")
+
+
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
@@ -142,23 +159,37 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models_in(argument)
 
 
-def _template_lines(model: type[BaseModel], indent: str) -> Iterator[str]:
+def _template_lines(model: type[BaseModel], indent: str, given: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of a section; `given` are values that go before the defaults of the fields."""
     for name, field in model.model_fields.items():
-        yield from (f"{indent}# {line}" for line in _description(field))
-        section = field.annotation
+        section, default = field.annotation, _default(field)
+        value = given.get(name, default)
+        yield from (f"{indent}# {line}".rstrip() for line in _description(field))
         if isinstance(section, type) and issubclass(section, BaseModel):
             yield f"{indent}{name}:"
-            yield from _template_lines(section, indent + "  ")
+            given_inside = value.model_dump() if isinstance(value, BaseModel) else value or {}
+            yield from _template_lines(section, indent + "  ", given_inside)
+        elif isinstance(value, dict) and value:
+            yield f"{indent}{name}:"
+            yield from (f"{indent}  {key}: {_scalar(v)}" for key, v in value.items())
         else:
-            yield f"{indent}{name}: {_value(field)}"
+            yield f"{indent}{name}: {_scalar(value)}"
+
+
+def _default(field: FieldInfo) -> Any:
+    if field.is_required():
+        return field.examples[0] if field.examples else None
+    return field.get_default(call_default_factory=True)
 
 
 def _description(field: FieldInfo) -> Iterator[str]:
     text = field.description or ""
+    if not text and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        text = inspect.cleandoc(field.annotation.__doc__ or "")
     choices = [c for a in (field.annotation, *get_args(field.annotation)) for c in _literals(a)]
     if choices:
         text = f"{text} ({' | '.join(map(str, choices))})".strip()
-    if field.is_required():
+    if field.is_required() and not isinstance(field.annotation, type(BaseModel)):
         text = f"required: {text}"
     return iter(text.splitlines())
 
@@ -167,19 +198,7 @@ def _literals(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
-def _value(field: FieldInfo) -> str:
-    if field.is_required():
-        value: Any = (field.examples or [None])[0]
-    else:
-        value = field.get_default(call_default_factory=True)
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    elif isinstance(value, tuple):
-        value = list(value)
-    elif isinstance(value, Path):
-        value = str(value)
-    return (
-        yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
-        .removesuffix("...\n")
-        .strip()
-    )
+def _scalar(value: Any) -> str:
+    value = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+    return str(text).removesuffix("...\n").strip()

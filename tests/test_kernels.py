@@ -151,7 +151,7 @@ def test_forces_compute_no_gradient_of_the_table(monkeypatch):
     predict(potential, small_crystal(), training=True)
     assert [name for name, _ in calls].count("table_grad") == 0
     # three layers; the first has nothing below it that depends on positions
-    assert calls.count(("conv", 0)) == 3 + 3 + 2  # lone atoms, energy, forces
+    assert calls.count(("conv", 0)) == 3 + 2  # energy, forces
     assert calls.count(("edge_dot", 1)) == 3
 
 

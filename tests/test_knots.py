@@ -23,7 +23,7 @@ CUTOFF = 5.0
 
 
 def schnet(
-    n_knots: int | None, degree: int = 3, *, envelope: str = "polynomial", n_features: int = 32
+    n_knots: int | None, degree: int = 5, *, envelope: str = "polynomial", n_features: int = 32
 ) -> Potential:
     torch.manual_seed(3)
     arguments = {"n_knots": n_knots, "degree": degree, "envelope": envelope, "n_features": n_features}
@@ -82,27 +82,30 @@ def test_pieces_join_smoothly(degree):
 
 def test_table_is_faithful_to_the_filter_network():
     graph = cluster()
-    exact, cubic, quintic = schnet(None), schnet(512), schnet(512, 5)
+    exact, cubic, quintic = schnet(None), schnet(512, 3), schnet(256, 5)
     f = predict(exact, graph).forces
     assert relative(predict(cubic, graph).forces, f) <= 1e-4
     assert relative(predict(quintic, graph).forces, f) <= 1e-6
     assert relative(hessian(quintic, graph), hessian(exact, graph)) <= 1e-4
 
 
-@pytest.mark.parametrize("degree", [3, 5])
-def test_forces_are_the_derivative_of_the_energy(degree):
+@pytest.mark.parametrize(
+    ("n_knots", "degree", "bar"),
+    [(256, 5, 1e-7), (512, 3, 2e-6)],  # the third derivative of a cubic spline jumps, which differences see
+)
+def test_forces_are_the_derivative_of_the_energy(n_knots, degree, bar):
     graph, h = cluster(), 1e-3
-    potential = schnet(512, degree).freeze()
+    potential = schnet(n_knots, degree).freeze()
     forces = predict(potential, graph).forces
     for atom, axis in itertools.product(range(graph.n_atoms), range(3)):
         e = [predict(potential, moved(graph, atom, axis, k * h)).energy.item() for k in (-2, -1, 1, 2)]
         slope = (e[0] - 8 * e[1] + 8 * e[2] - e[3]) / (12 * h)
-        assert abs(slope + forces[atom, axis].item()) <= 1e-7
+        assert abs(slope + forces[atom, axis].item()) <= bar
 
 
 @pytest.mark.parametrize("degree", [3, 5])
 def test_energy_ends_smoothly_at_the_cutoff(degree):
-    potential = schnet(512, degree).freeze()
+    potential = schnet(256, degree).freeze()
 
     def dimer(d: float) -> tuple[float, float]:
         out = predict(potential, build_graph([6, 14], [[0, 0, 0], [d, 0, 0]], np.zeros((3, 3)), [False] * 3, 9.0))
@@ -145,7 +148,7 @@ def test_a_kept_table_is_forgotten_when_weights_may_change():
 def test_weight_gradients_follow_the_filter_network():
     graph = cluster()
     gradients = []
-    for potential in (schnet(None), schnet(512), schnet(512, 5)):
+    for potential in (schnet(None), schnet(512, 3), schnet(256, 5)):
         out = predict(potential, graph, training=True)
         (out.energy.sum() + out.forces.square().sum()).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in potential.backbone.interactions.parameters()]))

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpot.data.errors import FormatError
 from mlpot.data.frame import Frame, atoms_of, frame_of_columns
-from mlpot.data.layout import CARD, FAMILIES, GROUPS, INDEX, VERSION, open_checked
+from mlpot.data.layout import CARD, FAMILIES, GROUPS, INDEX, VERSION, naming_damage, open_checked
 from mlpot.data.particles import Particles
 
 BLOCK = 256  # frames read at once
@@ -41,7 +41,8 @@ class Reader:
         self.path = Path(path)
         self._file = open_checked(path)
         try:
-            self._open(units or {}, numbers)
+            with naming_damage(str(path)):
+                self._open(units or {}, numbers)
         except BaseException:
             self._file.close()
             raise
@@ -50,8 +51,8 @@ class Reader:
         version = self._file["h5md"].attrs.get("version") if "h5md" in self._file else None
         if version is None or "particles" not in self._file:
             raise FormatError(f"{self.path} is HDF5 but not H5MD: it lacks /h5md or /particles. Convert it first.")
-        if tuple(version) not in (VERSION, (1, 0)):
-            raise FormatError(f"{self.path} is H5MD {tuple(version)}, expected 1.1 or 1.0. Convert it first.")
+        if np.shape(version) != (2,) or tuple(version) not in (VERSION, (1, 0)):
+            raise FormatError(f"{self.path} is H5MD version {version}, expected [1 1] or [1 0]. Convert it first.")
         ours = INDEX in self._file
         names = [n.decode() for n in self._file[GROUPS][:]] if ours else list(self._file["particles"])
         self._groups = [Particles(self._file, name, units, numbers) for name in names]
@@ -75,7 +76,8 @@ class Reader:
             rows = [np.arange(len(group)) for group in self._groups]
             which = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
             return np.stack([which, np.concatenate(rows), np.full(len(which), -1)], axis=1).astype(np.int32)
-        index: NDArray[np.int32] = self._file[INDEX][:]
+        with naming_damage(f"{self.path}:{INDEX}"):
+            index: NDArray[np.int32] = self._file[INDEX][:]
         sizes = np.array([len(group) for group in self._groups])
         valid = (index >= (0, 0, -1)).all() and (index[:, 0] < len(sizes)).all()
         if not valid or (index[:, 1] >= sizes[index[:, 0]]).any() or (index[:, 2] >= len(self._families)).any():
@@ -109,14 +111,19 @@ class Reader:
         Raises:
             LabelError: a label is not finite; FormatError: the file is damaged there.
         """
-        return [frame_of_columns(*record) for record in self._records(np.asarray(indices, dtype=np.int64))]
+        return [
+            frame_of_columns(*record)
+            for record in self._records(np.asarray(indices, dtype=np.int64), motion=False)
+        ]
 
     def _atoms(self, indices: Sequence[int]) -> Iterator[Atoms]:
         for start in range(0, len(indices), BLOCK):
-            for record in self._records(np.array(indices[start : start + BLOCK])):
+            for record in self._records(np.array(indices[start : start + BLOCK]), motion=True):
                 yield atoms_of(*record)
 
-    def _records(self, indices: NDArray[np.int64]) -> list[tuple[dict[str, Any], NDArray[np.bool_], str | None]]:
+    def _records(
+        self, indices: NDArray[np.int64], *, motion: bool
+    ) -> list[tuple[dict[str, Any], NDArray[np.bool_], str | None]]:
         """Columns, boundary and family of each frame, read by ascending slices of each particles group."""
         if len(indices) and not (indices.min() >= 0 and indices.max() < len(self)):
             raise IndexError(f"Frames {indices.min()} to {indices.max()} of {self.path}, which has {len(self)}.")
@@ -125,7 +132,9 @@ class Reader:
         for k in np.unique(which):
             mine = np.flatnonzero(which == k)
             mine = mine[np.argsort(rows[mine], kind="stable")]
-            for place, (columns, pbc) in zip(mine, self._groups[k].rows(rows[mine], indices[mine]), strict=True):
+            for place, (columns, pbc) in zip(
+                mine, self._groups[k].rows(rows[mine], indices[mine], motion=motion), strict=True
+            ):
                 label = self._families[families[place]] if families[place] >= 0 else None
                 records[place] = (columns, pbc, label)
         return records

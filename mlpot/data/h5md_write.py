@@ -140,18 +140,19 @@ def _table(
 
 def extend(file: h5py.File, frames: Iterable[Atoms]) -> int:
     """Write frames behind those that are there; the number written."""
-    names = {key: [n.decode() for n in file[key][:]] for key in (GROUPS, FAMILIES)}
+    names = {key: {n.decode(): k for k, n in enumerate(file[key][:])} for key in (GROUPS, FAMILIES)}
     rows = [file[f"particles/{name}/species/value"].shape[0] for name in names[GROUPS]]
-    start = frame = file[INDEX].shape[0]
+    start = int(file[INDEX].shape[0])
     buffers: dict[int, list[Columns]] = {}
     index: list[tuple[int, int, int]] = []
     held = 0
     for frame, atoms in enumerate(frames, start=start):
         columns = {"step": np.array(float(frame)), "time": np.array(np.nan), **columns_of(atoms, frame)}
-        group = _number(names[GROUPS], group_name(len(atoms), atoms.pbc))
+        name = group_name(len(atoms), atoms.pbc)
+        group = _number(names[GROUPS], name)
         if group == len(rows):
             rows.append(0)
-            _create_group(file, names[GROUPS][group], len(atoms), atoms.pbc)
+            _create_group(file, name, len(atoms), atoms.pbc)
         label = family(atoms)
         index.append((group, rows[group], -1 if label is None else _number(names[FAMILIES], label)))
         rows[group] += 1
@@ -164,14 +165,11 @@ def extend(file: h5py.File, frames: Iterable[Atoms]) -> int:
     return int(file[INDEX].shape[0]) - start
 
 
-def _number(names: list[str], name: str) -> int:
-    """The place of a name in a list, added if it is new."""
-    if name not in names:
-        if len(name.encode()) > NAME_LENGTH:
-            raise LabelError(f"The name {name!r} is longer than {NAME_LENGTH} bytes. Shorten it.")
-        names.append(name)
-    place: int = names.index(name)
-    return place
+def _number(names: dict[str, int], name: str) -> int:
+    """The number of a name, a new one if it is new."""
+    if len(name.encode()) > NAME_LENGTH:
+        raise LabelError(f"The name {name!r} is longer than {NAME_LENGTH} bytes. Shorten it.")
+    return names.setdefault(name, len(names))
 
 
 def _create_group(file: h5py.File, name: str, n_atoms: int, pbc: NDArray[np.bool_]) -> None:
@@ -199,14 +197,15 @@ def _create_column(file: h5py.File, group: str, key: str, n_atoms: int, length: 
 
 def _flush(
     file: h5py.File,
-    names: dict[str, list[str]],
+    names: dict[str, dict[str, int]],
     buffers: dict[int, list[Columns]],
     index: list[tuple[int, int, int]],
 ) -> None:
+    groups = list(names[GROUPS])
     for group, block in buffers.items():
-        _write_block(file, names[GROUPS][group], block)
+        _write_block(file, groups[group], block)
     for key in (GROUPS, FAMILIES):
-        new = [name.encode() for name in names[key][file[key].shape[0] :]]
+        new = [name.encode() for name in list(names[key])[file[key].shape[0] :]]
         _grow(file[key], np.array(new, dtype=file[key].dtype))
     _grow(file[INDEX], np.array(index, dtype=np.int32).reshape(-1, 3))
 

@@ -13,16 +13,19 @@ the units it knows, and eV/Å is not among them. ZnH5MD reads both names.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import h5py
 import numpy as np
 from h5py import h5l, h5o, h5z
 
-from mlpot.data.errors import FormatError
+from mlpot.data.errors import DataError, FormatError
 
 VERSION = (1, 1)  # of H5MD
 INDEX = "parameters/mlpot/index"
@@ -81,15 +84,24 @@ def open_checked(path: str | Path) -> h5py.File:
     except OSError as error:
         raise FormatError(f"{path} is not an HDF5 file, or is damaged: {error}. Restore or remake it.") from None
     try:
-        for name, dataset in walk(file):
-            check_storage(name, dataset)
-    except FormatError as error:
+        with naming_damage(str(path)):
+            for name, dataset in walk(file):
+                check_storage(f"{path}:{name}", dataset)
+    except BaseException:
         file.close()
-        raise FormatError(f"{path} is refused: {error}") from None
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        file.close()
-        raise FormatError(f"{path} is damaged: {error}. Restore or remake it.") from None
+        raise
     return file
+
+
+@contextmanager
+def naming_damage(where: str) -> Iterator[None]:
+    """Turn what HDF5 and zip files raise on damaged bytes into a FormatError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, OverflowError, EOFError, BadZipFile, zlib.error) as error:
+        raise FormatError(f"{where} is damaged: {error}. Restore or remake the file.") from None
 
 
 def _open(path: str | Path) -> h5py.File:
@@ -112,7 +124,8 @@ def walk(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
             name = f"{path}/{key.decode(errors='replace')}"
             if group.links.get_info(key).type != h5l.TYPE_HARD:
                 raise FormatError(
-                    f"{name} is a link to elsewhere. Only plain groups and datasets are read; copy it in."
+                    f"{file.filename}:{name} is a link. Only plain groups and datasets are read; "
+                    "copy what it points to into the file."
                 )
             info = h5o.get_info(group, key)
             if info.type == h5o.TYPE_DATASET:

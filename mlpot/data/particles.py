@@ -17,6 +17,7 @@ from mlpot.data.unit import factor
 
 GAP = 16  # rows read and thrown away sooner than starting another slice
 SLICE = 1024  # rows of one slice
+MOTION = ("velocity", "step", "time")
 LABELS = ("velocity", "forces", "energy", "stress")  # columns that a frame may lack
 ELSEWHERE = {
     "forces": ("particles/{}/force",),
@@ -65,6 +66,8 @@ class Particles:
         self._add_clocks(group["position"], units)
         for key, dataset in self._data.items():
             self._check_column(key, dataset)
+        # Datasets none of whose chunks was ever written need no reading: the cell of molecules.
+        self._blank = {k for k, d in self._data.items() if d.chunks and d.id.get_storage_size() == 0}
 
     def __len__(self) -> int:
         return int(self._n_rows)
@@ -79,16 +82,16 @@ class Particles:
         return np.concatenate(parts).astype(np.int64)
 
     def rows(
-        self, rows: NDArray[np.integer], frames: NDArray[np.integer]
+        self, rows: NDArray[np.integer], frames: NDArray[np.integer], *, motion: bool
     ) -> Iterator[tuple[Columns, NDArray[np.bool_]]]:
-        """Columns and boundary of ascending `rows`; `frames` names them in errors.
+        """Columns and boundary of ascending `rows`, with velocity and time if `motion`; errors name `frames`.
 
         Raises:
             LabelError: a value is not finite, or a species is no atomic number.
             FormatError: the file is damaged there.
         """
         slices = _slices(rows)
-        blocks = {key: self._read(key, rows, slices) for key in self._data}
+        blocks = {key: self._read(key, rows, slices) for key in self._data if motion or key not in MOTION}
         pbc = blocks.pop("pbc", None)
         boundary = np.broadcast_to(self._pbc, (len(rows), 3)) if pbc is None else pbc.astype(bool)
         present = {} if self._padded else self._check_values(blocks, frames)
@@ -113,14 +116,13 @@ class Particles:
         dataset, scale = self._data[key], self._scale[key]
         tail = (self._width, *dataset.shape[2:]) if key in PER_ATOM else dataset.shape[1:]
         dtype = dataset.dtype.newbyteorder("=") if scale is None else np.dtype(np.float64)
-        # A dataset none of whose chunks was written is empty: the cell of molecules.
-        if dataset.chunks and dataset.id.get_storage_size() == 0:
+        if key in self._blank:
             return np.full((len(rows), *tail), dataset.fillvalue, dtype=dtype)
         block = np.empty((len(rows), *tail), dtype=dtype)
         if self._padded and dtype.kind == "f":
             block.fill(np.nan)
         for lo, hi, a, b in slices:
-            try:
+            try:  # no context manager: this is the innermost loop of training from disk
                 part = dataset[lo:hi]
             except (OSError, RuntimeError) as error:
                 raise FormatError(
@@ -132,6 +134,8 @@ class Particles:
             block[a:b][(there, slice(0, part.shape[1])) if part.ndim > 1 else there] = part[wanted[there]]
         if key == "stress" and block.ndim == 3:
             block = block[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        if key == "edges" and block.ndim == 2:  # the diagonal of a cuboid
+            block = block[:, :, None] * np.eye(3)
         return block if scale in (None, 1.0) else block * scale
 
     def _check_values(self, blocks: Columns, frames: NDArray[np.integer]) -> dict[str, NDArray[np.bool_]]:
@@ -162,7 +166,9 @@ class Particles:
         """The time-dependent dataset of a column, wherever its writer put it."""
         alone = len(file["particles"]) == 1
         places = [COLUMNS[key].path, *(p for p in ELSEWHERE.get(key, ()) if alone or "{}" in p)]
-        paths = [f"{place.format(name)}/value" for place in places]
+        # Observables need not bear the name of the only group of particles there is.
+        names = [name, *file.get("observables", ())] if alone else [name]
+        paths = dict.fromkeys(f"{place.format(n)}/value" for place in places for n in names)
         found = [path for path in paths if isinstance(file.get(path), h5py.Dataset)]
         if len(found) > 1:
             raise FormatError(f"{self._where} has {key} twice, in {' and '.join(found)}. Remove one of them.")
@@ -193,6 +199,10 @@ class Particles:
         boundary = None if box is None else box.attrs.get("boundary")
         if box is None or boundary is None or len(boundary) != 3 or int(box.attrs.get("dimension", 3)) != 3:
             raise FormatError(f"{self._where} has no box with a boundary in three dimensions. Correct the file.")
+        if not all(_text(word) in ("periodic", "none") for word in boundary):
+            raise FormatError(
+                f"{self._where} has boundary {list(boundary)}, expected periodic or none. Correct the file."
+            )
         self._pbc = np.array([_text(word) == "periodic" for word in boundary])
         if isinstance(box.get("pbc/value"), h5py.Dataset):  # ZnH5MD
             self._data["pbc"] = box["pbc/value"]

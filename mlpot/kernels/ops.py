@@ -14,11 +14,12 @@ others bring zero, and each knows one derivative.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -102,8 +103,9 @@ class _Plus(torch.autograd.Function):
 def _branches(value: Tensor, *parts: tuple[Tensor | None, Derivative]) -> Tensor:
     if not torch.is_grad_enabled():
         return value
-    zeros = [_Zero.apply(a, value.shape, f) for a, f in parts if a is not None and a.requires_grad]
-    return _Plus.apply(value, *zeros) if zeros else value
+    wanted = [(a, f) for a, f in parts if a is not None and a.requires_grad]
+    zeros = [_Zero.apply(a, value.shape, f) for a, f in wanted]  # type: ignore[no-untyped-call]
+    return cast("Tensor", _Plus.apply(value, *zeros)) if zeros else value  # type: ignore[no-untyped-call]
 
 
 def _home(x: Tensor) -> ModuleType:
@@ -113,11 +115,9 @@ def _home(x: Tensor) -> ModuleType:
 
 @cache
 def _numba() -> ModuleType:
-    if importlib.util.find_spec("numba") is None:
-        return reference
-    from mlpot.kernels import cpu
-
-    return cpu
+    """Imported when it is first needed, so that `import mlpot.models` stays light."""
+    home = "cpu" if importlib.util.find_spec("numba") else "reference"
+    return importlib.import_module(f"mlpot.kernels.{home}")
 
 
 def _plain(t: Tensor | None) -> Any:

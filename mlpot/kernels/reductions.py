@@ -56,6 +56,18 @@ def use_torch_scatter() -> Iterator[None]:
         _sum = before
 
 
+def pairs(edges: Edges) -> tuple[Tensor, Tensor]:
+    """Each two opposite edges as one pair, so that what depends on distance alone is computed once for both.
+
+    Returns:
+        first: (n_pairs,) one edge of each pair. pair: (n_edges,) the pair of each edge.
+    """
+    index = torch.arange(len(edges), device=edges.reverse.device)
+    is_first = edges.reverse > index
+    pair = is_first.cumsum(0) - 1
+    return index[is_first], torch.where(is_first, pair, pair.index_select(0, edges.reverse))
+
+
 def distances(vectors: Tensor) -> Tensor:
     """Lengths (n_edges,) of edge vectors; never zero, because a list refuses coincident atoms."""
     return torch.linalg.vector_norm(vectors, dim=-1)

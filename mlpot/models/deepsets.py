@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mlpot.graph import Edges
 from mlpot.kernels.reductions import distances, gather, sum_at_centers
-from mlpot.models.layers import ACTIVATIONS, choose, dense, embedding, mlp
+from mlpot.models.layers import ACTIVATIONS, choose, dense, distance_layer, embedding, mlp
 from mlpot.radial import BASES, ENVELOPES
 
 
@@ -45,7 +45,7 @@ class DeepSets(nn.Module):
         self.envelope = choose(ENVELOPES, envelope, "envelope")(cutoff)
         self.from_center = dense(n_features, n_features)
         self.from_neighbor = dense(n_features, n_features, bias=False)
-        self.from_distance = dense(n_radial, n_features, bias=False)
+        self.from_distance = distance_layer(self.basis, n_radial, n_features, cutoff)
         act = choose(ACTIVATIONS, activation, "activation")
         self.pair = nn.Sequential(act(), dense(n_features, n_features), act())
         self.atom = mlp(2 * n_features, n_features, n_features // 2, 1, activation=activation)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mlpot.graph import Edges
 from mlpot.kernels.reductions import distances, gather, sum_at_centers
-from mlpot.models.layers import ACTIVATIONS, choose, dense, embedding, mlp
+from mlpot.models.layers import ACTIVATIONS, choose, dense, distance_layer, embedding, mlp
 from mlpot.radial import BASES, ENVELOPES
 
 TYPICAL_NEIGHBORS = 8.0  # scales sums over neighbours so that features stay of order one
@@ -29,13 +29,19 @@ class EquivariantLayer(nn.Module):
     """One step of eqs. 3-6."""
 
     def __init__(
-        self, *, n_features: int, n_radial: int, activation: str, move_coordinates: bool, attention: bool
+        self,
+        from_distance: nn.Module,
+        *,
+        n_features: int,
+        activation: str,
+        move_coordinates: bool,
+        attention: bool,
     ):
         super().__init__()
-        # φ_e's first layer on (h_i, h_j, e) is split: W [h_i, h_j, e] = A h_i + B h_j + C e, the first two per atom.
+        # φ_e's first layer is split, W [h_i, h_j, e] = A h_i + B h_j + C e: the first two are computed per atom.
         self.from_center = dense(n_features, n_features)
         self.from_neighbor = dense(n_features, n_features, bias=False)
-        self.from_distance = dense(n_radial, n_features, bias=False)
+        self.from_distance = from_distance
         act = choose(ACTIVATIONS, activation, "activation")
         self.edge = nn.Sequential(act(), dense(n_features, n_features), act())
         self.gate = nn.Sequential(dense(n_features, 1), nn.Sigmoid()) if attention else None
@@ -96,8 +102,8 @@ class EGNN(nn.Module):
         self.envelope = choose(ENVELOPES, envelope, "envelope")(cutoff)
         self.layers = nn.ModuleList(
             EquivariantLayer(
+                distance_layer(self.basis, n_radial, n_features, cutoff),
                 n_features=n_features,
-                n_radial=n_radial,
                 activation=activation,
                 # Nothing sees where the last layer would move the atoms.
                 move_coordinates=move_coordinates and layer < n_layers - 1,

@@ -57,6 +57,19 @@ def mlp(*sizes: int, activation: str) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def distance_layer(basis: nn.Module, n_radial: int, n_features: int, cutoff: float) -> nn.Linear:
+    """A linear layer on a radial basis, scaled so that its outputs spread by one over the distances of neighbours.
+
+    Few functions of a basis are large at one distance: as usually initialised, such a layer is drowned by
+    what the atoms' features add to it, and the network is slow to see distances.
+    """
+    layer = dense(n_radial, n_features, bias=False)
+    with torch.no_grad():
+        outputs = layer(basis(torch.linspace(0.2, 1.0, 64) * cutoff))
+        layer.weight /= outputs.std(dim=0).mean()
+    return layer
+
+
 def embedding(n_features: int) -> nn.Embedding:
     """A learned vector for each atomic number."""
     table = nn.Embedding(MAX_Z + 1, n_features)

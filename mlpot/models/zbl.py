@@ -1,9 +1,11 @@
 """Universal screened nuclear repulsion, so that atoms pushed together are always pushed apart.
 
-    E = ½ Σ_ij k Z_i Z_j / d_ij · φ(d_ij / a_ij) · u(d_ij / (R_i + R_j)),   a_ij = 0.8854 a_0 / (Z_i^0.23 + Z_j^0.23)
+    E = ½ Σ_ij k Z_i Z_j / d_ij · φ(d_ij / a_ij) · u(d_ij / (R_i + R_j))
+    a_ij = 0.8854 a_0 / (Z_i^0.23 + Z_j^0.23)
 
-J. F. Ziegler, J. P. Biersack and U. Littmark, The Stopping and Range of Ions in Solids (1985). The envelope u ends
-it at the sum of covalent radii R (B. Cordero et al., Dalton Trans. 2832 (2008)), where the learned part takes over.
+J. F. Ziegler, J. P. Biersack and U. Littmark, The Stopping and Range of Ions in Solids (1985). The envelope u
+ends it at the sum of covalent radii R (B. Cordero et al., Dalton Trans. 2832 (2008)), where the learned part
+takes over.
 """
 
 from __future__ import annotations

@@ -1,0 +1,42 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything is installed into .venv.
+PYTHON ?= python3
+EPOCHS ?= 60
+THREADS ?= 2
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= $(THREADS)
+
+.PHONY: setup demo test slow lint types check clean
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/mlpot train train/demo.yaml training.epochs=$(EPOCHS)
+	$(BIN)/mlpot evaluate runs/demo/model.safetensors data/ethanol.h5 --output runs/demo/evaluation
+	$(BIN)/mlpot md md/ethanol.yaml
+	@echo
+	@echo "model     runs/demo/model.safetensors"
+	@echo "metrics   runs/demo/metrics.json  runs/demo/evaluation/evaluation.json  runs/demo/md/md.json"
+	@echo "pictures  runs/demo/learning_curve.png  runs/demo/parity.png  runs/demo/md/md.png"
+
+test: setup
+	$(BIN)/python -m pytest
+
+slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types test
+
+clean:
+	rm -rf .venv runs

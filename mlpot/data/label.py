@@ -1,0 +1,247 @@
+"""Structures and a quantum-chemistry code in, labelled frames out: in parallel, resumable, no frame fatal."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mlpot.data import h5md
+from mlpot.data.errors import DataError, LabelError
+from mlpot.data.quantum import Code, QuantumError, SettingsError, choose, version
+from mlpot.data.structures import read_structures
+
+
+class ResumeError(DataError):
+    """An interrupted run cannot be continued: it had other settings, another code or other structures."""
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """What a run of `label` did."""
+
+    frames: int
+    """Structures in the source."""
+    resumed: int
+    """Of these, done by an earlier run that was interrupted."""
+    failures: dict[int, str]
+    """Why a structure of this index has no label."""
+    net_force: float
+    """Largest magnitude of the sum of forces in a frame, eV/Å."""
+
+    @property
+    def labelled(self) -> int:
+        """Frames in the destination."""
+        return self.frames - len(self.failures)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """One line of the working file."""
+
+    frame: int
+    energy: float | None = None
+    forces: list[list[float]] | None = None
+    stress: list[float] | None = None
+    failure: str | None = None
+
+
+def label(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    calculator: str,
+    settings: Mapping[str, object] | None = None,
+    workers: int = 1,
+    card: Mapping[str, str] | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> LabelReport:
+    """Compute energy, forces and stress of every structure and write them as H5MD with a card.
+
+    Results are kept in `<destination>.partial` as they come, one JSON line each, from which an interrupted
+    run goes on; it is gone once the destination is complete. A structure that fails is left out, and named
+    with its reason in the report and the card. Each worker is one process with one thread.
+
+    Args:
+        calculator: a name in `mlpot.data.quantum.CODES`; `settings` are the fields of that class.
+        card: entries that are added to the card, such as the licence.
+        progress: called with the number of structures done and their total.
+
+    Raises:
+        SettingsError: the calculator or one of its settings is unknown.
+        MissingCodeError: the code is not installed.
+        ResumeError: the working file belongs to another run.
+        LabelError: not one structure could be labelled.
+        FileExistsError: the destination exists and `overwrite` is not given.
+    """
+    code, destination = choose(calculator, settings or {}), Path(destination)
+    if destination.exists() and not overwrite:
+        raise FileExistsError(f"{destination} exists. Remove it, name another file, or ask to overwrite it.")
+    frames = list(read_structures(source))
+    partial = destination.with_name(destination.name + ".partial")
+    run = {"calculator": calculator, "version": version(code), "settings": code.model_dump()}
+    done = _reopen(partial, run | {"structures": _fingerprint(frames)}, resume)
+    resumed = len(done)
+    with partial.open("a", encoding="utf-8") as record, _single_threaded_children():
+        for outcome in _compute(code, [(k, f) for k, f in enumerate(frames) if k not in done], workers):
+            _append(record, asdict(outcome))
+            done[outcome.frame] = outcome
+            if progress is not None:
+                progress(len(done), len(frames))
+    outcomes = [done[k] for k in range(len(frames))]
+    report = _report(outcomes, resumed)
+    labelled = (_labelled(frames[k], outcome) for k, outcome in enumerate(outcomes) if outcome.failure is None)
+    h5md.write(destination, labelled, card=_card(code, report) | dict(card or {}), overwrite=overwrite)
+    partial.unlink()
+    return report
+
+
+# --- computing ---
+
+
+def _compute(code: Code, frames: list[tuple[int, Atoms]], workers: int) -> Iterator[_Outcome]:
+    """Outcomes in order of completion; every worker is a pool of one, so that a crash costs only its frame."""
+    if workers < 1:
+        raise SettingsError(f"{workers} workers do no work. Give at least one.")
+    jobs = iter(frames)
+    idle = [_process() for _ in range(workers)]
+    running: dict[Future[_Outcome], tuple[ProcessPoolExecutor, int]] = {}
+    try:
+        while True:
+            while idle and (job := next(jobs, None)) is not None:
+                pool = idle.pop()
+                running[pool.submit(_attempt, code, *job)] = pool, job[0]
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                pool, frame = running.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    pool.shutdown()
+                    idle.append(_process())
+                    yield _Outcome(frame, failure=f"{code.package} ended its process: a crash, or no memory left")
+                else:
+                    idle.append(pool)
+                    yield future.result()
+    finally:
+        for pool in [*idle, *(pool for pool, _ in running.values())]:
+            pool.shutdown(cancel_futures=True)
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+
+def _attempt(code: Code, frame: int, atoms: Atoms) -> _Outcome:
+    """Runs in a worker: the label of one structure, or why there is none."""
+    try:
+        answer = code.compute(atoms)
+        if not (np.isfinite(answer.energy) and np.isfinite(answer.forces).all()):
+            raise QuantumError("energy or forces are not finite: do atoms coincide?")
+    except Exception as error:  # whatever stops one structure is kept with it, and the others go on
+        return _Outcome(frame, failure=f"{type(error).__name__}: {error}")
+    stress = None if answer.stress is None else answer.stress.tolist()
+    return _Outcome(frame, float(answer.energy), answer.forces.tolist(), stress)
+
+
+@contextmanager
+def _single_threaded_children() -> Iterator[None]:
+    """A code reads its number of threads from the environment when it loads: children inherit ours."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
+
+
+# --- the working file ---
+
+
+def _reopen(partial: Path, run: dict[str, Any], resume: bool) -> dict[int, _Outcome]:
+    """What an interrupted run left; its last line may be torn and is then cut off."""
+    run = json.loads(json.dumps(run))
+    if resume and partial.exists():
+        text = partial.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole:
+            os.truncate(partial, len(whole))
+            head, *lines = (json.loads(line) for line in whole.splitlines())
+            changed = [key for key in run if head.get(key) != run[key]]
+            if changed:
+                raise ResumeError(
+                    f"{partial} was begun with other {' and '.join(changed)}. Go on with those, or remove it."
+                )
+            return {line["frame"]: _Outcome(**line) for line in lines}
+    with partial.open("w", encoding="utf-8") as record:
+        _append(record, run)
+    return {}
+
+
+def _append(record: Any, line: dict[str, Any]) -> None:
+    record.write(json.dumps(line) + "\n")
+    record.flush()
+    os.fsync(record.fileno())
+
+
+def _fingerprint(frames: Iterable[Atoms]) -> str:
+    digest = hashlib.sha256()
+    for atoms in frames:
+        for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+# --- the destination ---
+
+
+def _labelled(atoms: Atoms, outcome: _Outcome) -> Atoms:
+    frame = atoms.copy()
+    results = {"energy": outcome.energy, "forces": np.array(outcome.forces)}
+    if outcome.stress is not None:
+        results["stress"] = np.array(outcome.stress)
+    frame.calc = SinglePointCalculator(frame, **results)
+    return frame
+
+
+def _report(outcomes: list[_Outcome], resumed: int) -> LabelReport:
+    failures = {o.frame: o.failure for o in outcomes if o.failure is not None}
+    if len(failures) == len(outcomes):
+        reason = outcomes[0].failure if outcomes else "there are none"
+        raise LabelError(f"Not one of {len(outcomes)} structures could be labelled; the first: {reason}.")
+    sums = [np.sum(o.forces, axis=0) for o in outcomes if o.forces is not None]
+    net_force = max(float(np.linalg.norm(f)) for f in sums)
+    return LabelReport(len(outcomes), resumed, failures, net_force)
+
+
+def _card(code: Code, report: LabelReport) -> dict[str, str]:
+    card = {
+        "level of theory": code.theory(),
+        "code": f"{code.package} {version(code)}",
+        "settings": json.dumps(code.model_dump()),
+        "units": "Å, eV, eV/Å, eV/Å³ (positive stress: stretched)",
+        "frames": str(report.labelled),
+        "largest net force": f"{report.net_force:.1e} eV/Å",
+        "date": datetime.date.today().isoformat(),
+    }
+    if report.failures:
+        card["failed structures"] = json.dumps(report.failures)
+    return card

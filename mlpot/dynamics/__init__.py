@@ -1,0 +1,1 @@
+"""Molecular dynamics on ASE's integrators. The only room that knows ase.md."""

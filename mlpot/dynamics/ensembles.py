@@ -1,0 +1,123 @@
+"""ASE's integrators, each with the number of degrees of freedom that the run really has.
+
+ASE counts 3N. Velocity Verlet and the deterministic thermostats keep the total momentum, which starts at zero, and
+a molecule's angular momentum too: 3N − 3 or 3N − 6 momenta are left, and with 3N a molecule of nine atoms would
+run 29 % too hot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms, units
+from ase.md.bussi import Bussi
+from ase.md.langevinbaoab import LangevinBAOAB
+from ase.md.md import MolecularDynamics
+from ase.md.nose_hoover_chain import MTKNPT, IsotropicMTKNPT, NoseHooverChainNVT, NoseHooverChainThermostat
+from ase.md.verlet import VelocityVerlet
+
+from mlpot.dynamics.recipe import NPT, MDRecipe
+from mlpot.dynamics.start import StartError, degrees_of_freedom
+from mlpot.units import GPA
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """An integrator and what is known of it."""
+
+    dynamics: MolecularDynamics
+    n_degrees: int
+    conserved: Callable[[], float] | None  # eV; None where the ensemble has no conserved quantity
+
+
+def build_ensemble(atoms: Atoms, recipe: MDRecipe, rng: np.random.Generator) -> Ensemble:
+    """The integrator of a recipe for atoms that have velocities and a calculator.
+
+    Raises:
+        StartError: the ensemble does not suit the structure.
+    """
+    n_degrees = degrees_of_freedom(atoms, keeps_momentum=recipe.ensemble != "langevin")
+    if n_degrees < 1:
+        raise StartError(f"{atoms.symbols} has no motion left in ensemble {recipe.ensemble!r}. Choose langevin.")
+    if recipe.ensemble in NPT:
+        return _mtk(atoms, recipe, n_degrees)
+    return {"nve": _nve, "langevin": _langevin, "bussi": _bussi, "nose-hoover": _nose_hoover}[recipe.ensemble](
+        atoms, recipe, n_degrees, rng
+    )
+
+
+def _nve(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.Generator) -> Ensemble:
+    dynamics = VelocityVerlet(atoms, recipe.timestep_fs * units.fs)
+    return Ensemble(dynamics, n_degrees, lambda: _total_energy(atoms))
+
+
+def _langevin(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.Generator) -> Ensemble:
+    dynamics = LangevinBAOAB(
+        atoms,
+        recipe.timestep_fs * units.fs,
+        temperature_K=recipe.temperature_K,
+        T_tau=recipe.thermostat_fs * units.fs,
+        hydrostatic=True,  # without a barostat this only spares a matrix exponential in each step
+        rng=rng,
+    )
+    return Ensemble(dynamics, n_degrees, None)
+
+
+def _bussi(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.Generator) -> Ensemble:
+    dynamics = Bussi(
+        atoms,
+        recipe.timestep_fs * units.fs,
+        temperature_K=recipe.temperature_K,
+        taut=recipe.thermostat_fs * units.fs,
+        rng=rng,
+    )
+    dynamics.ndof = n_degrees
+    dynamics.target_kinetic_energy = 0.5 * n_degrees * units.kB * recipe.temperature_K
+    return Ensemble(dynamics, n_degrees, lambda: _total_energy(atoms) - dynamics.transferred_energy)
+
+
+def _nose_hoover(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.Generator) -> Ensemble:
+    dynamics = NoseHooverChainNVT(
+        atoms,
+        recipe.timestep_fs * units.fs,
+        temperature_K=recipe.temperature_K,
+        tdamp=recipe.thermostat_fs * units.fs,
+    )
+    dynamics._thermostat = _thermostat(dynamics, recipe, n_degrees)
+    return Ensemble(dynamics, n_degrees, dynamics.get_conserved_energy)
+
+
+def _mtk(atoms: Atoms, recipe: MDRecipe, n_degrees: int) -> Ensemble:
+    """Martyna, Tobias and Klein's barostat: J. Chem. Phys. 101, 4177 (1994)."""
+    if not atoms.pbc.all() or atoms.constraints:
+        raise StartError(
+            f"Ensemble {recipe.ensemble!r} needs a structure that is periodic in three directions, without fixed "
+            f"atoms; {recipe.structure} has pbc {atoms.pbc.tolist()} and {len(atoms.constraints)} constraints."
+        )
+    integrator = IsotropicMTKNPT if recipe.ensemble == "npt-isotropic" else MTKNPT
+    dynamics = integrator(
+        atoms,
+        recipe.timestep_fs * units.fs,
+        temperature_K=recipe.temperature_K,
+        pressure_au=recipe.pressure_GPa * GPA,
+        tdamp=recipe.thermostat_fs * units.fs,
+        pdamp=recipe.barostat_fs * units.fs,
+    )
+    dynamics._num_atoms_global = n_degrees / 3  # stands for the degrees of freedom wherever ASE uses it
+    dynamics._thermostat = _thermostat(dynamics, recipe, n_degrees)
+    return Ensemble(dynamics, n_degrees, dynamics.get_conserved_energy)
+
+
+def _thermostat(dynamics: MolecularDynamics, recipe: MDRecipe, n_degrees: int) -> NoseHooverChainThermostat:
+    return NoseHooverChainThermostat(
+        num_atoms_global=n_degrees / 3,
+        masses=dynamics.masses,
+        temperature_K=recipe.temperature_K,
+        tdamp=recipe.thermostat_fs * units.fs,
+    )
+
+
+def _total_energy(atoms: Atoms) -> float:
+    return float(atoms.get_potential_energy() + atoms.get_kinetic_energy())

@@ -1,0 +1,249 @@
+"""How wrong a potential is on labelled structures: by quantity, element, size of force and group."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from mlpot.checkpoint import DTYPES, load_potential
+from mlpot.data.errors import LabelError
+from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
+from mlpot.data.structures import read_structures
+from mlpot.graph import Properties, collate_properties
+from mlpot.potential import Potential
+from mlpot.predict import BATCH_ATOMS, predict_structures
+from mlpot.report.parity import plot_parity
+
+MAGNITUDES = {"0-0.5": 0.0, "0.5-1": 0.5, "1-2": 1.0, "2-4": 2.0, "4-8": 4.0, "above 8": 8.0}
+"""Bins of |F| and their lower ends, eV/Å."""
+MAX_DRAWN = 2000  # frames in a picture
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Error:
+    """The distribution of predicted − reference, in one line."""
+
+    mae: float
+    rmse: float
+    bias: float  # mean of predicted − reference
+    worst: float  # greatest |predicted − reference|
+    n: int  # numbers compared
+
+
+@dataclass(frozen=True)
+class FrameError:
+    """One structure of the set: a row of the table."""
+
+    index: int
+    formula: str
+    n_atoms: int
+    group: str
+    energy: float  # eV, reference; NaN where there is none
+    predicted_energy: float  # eV
+    energy_error: float  # meV/atom
+    forces_mae: float  # meV/Å
+    forces_worst: float  # meV/Å, a component
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Errors of a potential on a set of labelled structures.
+
+    Energies in meV and meV/atom, force components in meV/Å, stress components in meV/Å³. Isolated atoms
+    are compared among themselves: their energies are references, and would hide in a mean over the set.
+    """
+
+    n_frames: int
+    n_atoms: int
+    missing: dict[str, int]  # frames without energy, atoms without forces, periodic frames without stress
+    overall: dict[str, Error]  # energy, energy_per_atom, forces, stress, isolated_atoms, as far as labelled
+    forces_by_element: dict[str, Error]
+    forces_by_magnitude: dict[str, Error]  # of the reference |F|, eV/Å
+    by_group: dict[str, dict[str, Error]]
+    frames: tuple[FrameError, ...]
+
+
+class _Tally:
+    """Running sums of errors, so that a set of any size needs the memory of one batch."""
+
+    def __init__(self) -> None:
+        self.n, self.absolute, self.square, self.sum, self.worst = 0, 0.0, 0.0, 0.0, 0.0
+
+    def add(self, errors: Floats) -> None:
+        size = np.abs(errors)
+        self.n += errors.size
+        self.absolute += float(size.sum())
+        self.square += float(np.square(errors).sum())
+        self.sum += float(errors.sum())
+        self.worst = max(self.worst, float(size.max(initial=0.0)))
+
+    def result(self) -> Error:
+        n = self.n
+        return Error(self.absolute / n, (self.square / n) ** 0.5, self.sum / n, self.worst, n)
+
+
+class _Account:
+    """What is gathered frame by frame; tables are keyed by (table, row)."""
+
+    def __init__(self) -> None:
+        self.tallies: dict[tuple[str, str], _Tally] = defaultdict(_Tally)
+        self.missing = Counter({"energy": 0, "forces": 0, "stress": 0})
+        self.frames: list[FrameError] = []
+
+    def add(self, index: int, formula: str, frame: Frame, out: Properties) -> None:
+        energy_error = 1e3 * (out.energy.item() - frame.energy)
+        force_error = 1e3 * (out.forces.numpy() - frame.forces)
+        known = np.isfinite(force_error).all(axis=1)
+        n = len(frame.numbers)
+        is_isolated = n == 1 and not frame.pbc.any()
+        tables = ["overall"] + ([] if frame.group is None else [f"group {frame.group}"])
+        for table in tables:
+            if is_isolated:
+                self._add(table, "isolated_atoms", energy_error)
+            else:
+                self._add(table, "energy", energy_error)
+                self._add(table, "energy_per_atom", energy_error / n)
+                self._add(table, "forces", force_error[known])
+            self._add(table, "stress", 1e3 * (out.stress[0].numpy() - frame.stress))
+        if not is_isolated:
+            self._add_forces(frame.numbers[known], frame.forces[known], force_error[known])
+            self.missing["forces"] += int((~known).sum())
+        self.missing["energy"] += int(np.isnan(frame.energy))
+        self.missing["stress"] += int(frame.pbc.all() and np.isnan(frame.stress).any())
+        size = np.abs(force_error[known])
+        self.frames.append(
+            FrameError(
+                index, formula, n, frame.group or "", frame.energy, out.energy.item(), energy_error / n,
+                float(size.mean()) if size.size else np.nan, float(size.max()) if size.size else np.nan,
+            )
+        )  # fmt: skip
+
+    def _add(self, table: str, row: str, errors: Floats | float) -> None:
+        finite = np.asarray(errors)[np.isfinite(errors)]
+        if finite.size:
+            self.tallies[table, row].add(finite)
+
+    def _add_forces(self, numbers: NDArray[np.int64], forces: Floats, errors: Floats) -> None:
+        for z in np.unique(numbers):
+            self._add("element", chemical_symbols[z], errors[numbers == z])
+        bins = np.digitize(np.linalg.norm(forces, axis=1), list(MAGNITUDES.values())) - 1
+        for k, name in enumerate(MAGNITUDES):
+            self._add("magnitude", name, errors[bins == k])
+
+    def table(self, name: str) -> dict[str, Error]:
+        return {row: tally.result() for (table, row), tally in self.tallies.items() if table == name}
+
+    def result(self) -> Evaluation:
+        groups = sorted({name.removeprefix("group ") for name, _ in self.tallies if name.startswith("group ")})
+        by_size = self.table("magnitude")
+        return Evaluation(
+            n_frames=len(self.frames),
+            n_atoms=sum(frame.n_atoms for frame in self.frames),
+            missing=dict(self.missing),
+            overall=self.table("overall"),
+            forces_by_element=self.table("element"),
+            forces_by_magnitude={name: by_size[name] for name in MAGNITUDES if name in by_size},
+            by_group={group: self.table(f"group {group}") for group in groups},
+            frames=tuple(self.frames),
+        )
+
+
+class _Sample:
+    """Evenly chosen frames for a picture, at most MAX_DRAWN however many come by."""
+
+    def __init__(self) -> None:
+        self.stride, self.seen = 1, 0
+        self.pairs: list[tuple[Properties, Properties]] = []
+
+    def offer(self, frame: Frame, out: Properties) -> None:
+        if self.seen % self.stride == 0:
+            self.pairs.append((out, _properties(frame)))
+        self.seen += 1
+        if len(self.pairs) > MAX_DRAWN:
+            self.pairs, self.stride = self.pairs[::2], 2 * self.stride
+
+    def draw(self, path: Path, title: str) -> None:
+        predicted, reference = (collate_properties(side) for side in zip(*self.pairs, strict=True))
+        n_atoms = torch.tensor([len(out.forces) for out, _ in self.pairs])
+        plot_parity(predicted, reference, n_atoms, path, title=title)
+
+
+def evaluate(
+    potential: Potential | str | Path,
+    data: Iterable[Atoms] | str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    batch_atoms: int = BATCH_ATOMS,
+    output: str | Path | None = None,
+) -> Evaluation:
+    """Compare a potential with labelled structures.
+
+    Args:
+        potential: a potential, used as it is, or the path of its file.
+        data: structures whose calculators hold labels, or the path of a file of them.
+        device, dtype: where and in which type ("float32", "float64") a potential from a file computes.
+        batch_atoms: atoms computed at once.
+        output: a folder for evaluation.json, frames.csv and parity.png.
+
+    Raises:
+        LabelError: a label is not finite or misshapen, or there is no label at all.
+        ValueError: as `predict_structures`.
+    """
+    if not isinstance(potential, Potential):
+        potential = load_potential(potential, device=device, dtype=None if dtype is None else DTYPES[dtype])
+    structures = read_structures(data) if isinstance(data, str | Path) else data
+    account, sample = _Account(), _Sample()
+    for index, (atoms, frame, out) in enumerate(_compared(potential, structures, batch_atoms)):
+        account.add(index, atoms.get_chemical_formula(), frame, out)
+        if len(atoms) > 1 or atoms.pbc.any():
+            sample.offer(frame, out)
+    evaluation = account.result()
+    if not evaluation.overall:
+        raise LabelError(
+            f"None of the {evaluation.n_frames} structures has a label to compare with. If they are under other "
+            "names or in other units, convert the file first: mlpot data convert."
+        )
+    if output is not None:
+        _write(evaluation, sample, Path(output))
+    return evaluation
+
+
+def _compared(
+    potential: Potential, structures: Iterable[Atoms], batch_atoms: int
+) -> Iterator[tuple[Atoms, Frame, Properties]]:
+    for index, (atoms, out) in enumerate(predict_structures(potential, structures, batch_atoms=batch_atoms)):
+        yield atoms, frame_of_columns(columns_of(atoms, index), atoms.pbc, family(atoms)), out
+
+
+def _properties(frame: Frame) -> Properties:
+    return Properties(
+        energy=torch.tensor([frame.energy], dtype=torch.float64),
+        forces=torch.from_numpy(frame.forces),
+        stress=torch.from_numpy(frame.stress)[None],
+    )
+
+
+def _write(evaluation: Evaluation, sample: _Sample, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = asdict(evaluation)
+    del summary["frames"]
+    (folder / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    with (folder / "frames.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(field.name for field in fields(FrameError))
+        writer.writerows(asdict(frame).values() for frame in evaluation.frames)
+    if sample.pairs:
+        sample.draw(folder / "parity.png", f"{len(sample.pairs)} of {evaluation.n_frames} structures")

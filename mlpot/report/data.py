@@ -1,0 +1,88 @@
+"""The picture of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mlpot.data.info import FORCE_BINS, DataInfo
+
+MOST = 8  # groups or pairs drawn by name
+
+
+def plot_data_info(info: DataInfo, path: str | Path) -> None:
+    """Draw energies, forces, stress, distances, neighbors and elements of a data set, as far as it has them.
+
+    Args:
+        info: what `mlpot.data.info.info` found.
+        path: of the picture; the ending says the format.
+    """
+    labels = {_energies: info.energy.n, _forces: info.force.n, _stress: info.stress.n}
+    top = [draw for draw, n in labels.items() if n]
+    bottom = [_distances, _neighbors, _elements] if info.n_neighbors.n else [_elements]
+    rows = [row for row in (top, bottom) if row]
+    figure = Figure(figsize=(12.6, 3.1 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for strip, row in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
+        for draw, axes in zip(row, strip.subplots(1, len(row), squeeze=False)[0], strict=True):
+            draw(axes, info)
+    figure.suptitle(f"{Path(info.path).name}: {info.n_frames} frames, {sum(info.elements.values())} atoms")
+    figure.savefig(path, dpi=150)
+
+
+def _energies(axes: Axes, info: DataInfo) -> None:
+    groups = sorted(info.energies, key=lambda group: -len(info.energies[group]))
+    named = {group: info.energies[group] - info.energy.min for group in groups[:MOST]}
+    if groups[MOST:]:
+        named["others"] = np.concatenate([info.energies[group] for group in groups[MOST:]]) - info.energy.min
+    axes.hist(list(named.values()), bins=50, stacked=True, label=list(named))
+    axes.set(xlabel=f"energy above {info.energy.min:.3f}, eV/atom", ylabel="frames")
+    if any(named):
+        axes.legend(fontsize=7, framealpha=0.5)
+
+
+def _forces(axes: Axes, info: DataInfo) -> None:
+    counts = info.force_counts.reshape(-1, 10).sum(axis=1)
+    edges = FORCE_BINS[::10]
+    none, counts[0] = int(counts[0]), 0
+    axes.stairs(counts, edges, fill=True)
+    there = np.flatnonzero(counts)
+    if len(there):
+        axes.set(xscale="log", xlim=(edges[there[0]] / 1.3, edges[there[-1] + 1] * 1.3))
+    note = f"\n{none} atoms without force" if none else ""
+    axes.axvline(
+        info.force_rms, color="black", linewidth=0.8, linestyle="--", label=f"rms {info.force_rms:.2f}{note}"
+    )
+    axes.set(xlabel="force on an atom, eV/Å", ylabel="atoms")
+    axes.legend(fontsize=7, loc="upper left")
+
+
+def _stress(axes: Axes, info: DataInfo) -> None:
+    axes.hist(info.pressures, bins=50)
+    axes.set(xlabel="pressure, −trace of the stress / 3, eV/Å³", ylabel="frames")
+
+
+def _distances(axes: Axes, info: DataInfo) -> None:
+    most = sorted(info.distance_counts, key=lambda pair: -int(info.distance_counts[pair].sum()))[:MOST]
+    for pair in most:
+        counts = info.distance_counts[pair]
+        edges = np.linspace(0.0, info.cutoff, len(counts) + 1)
+        axes.stairs(counts / counts.max(), edges, label="–".join(pair), linewidth=0.9)
+    nearest = min(distance for distance, _ in info.nearest.values())
+    axes.set(xlim=(0.9 * nearest, info.cutoff), xlabel="distance, Å", ylabel="pairs, highest peak = 1")
+    axes.legend(fontsize=7, ncols=1 + len(most) // 5, framealpha=0.5)
+
+
+def _neighbors(axes: Axes, info: DataInfo) -> None:
+    axes.bar(np.arange(len(info.neighbor_counts)), info.neighbor_counts, width=1.0)
+    axes.set(xlim=(info.n_neighbors.min - 1.5, info.n_neighbors.max + 1.5))
+    axes.set(xlabel=f"neighbors within {info.cutoff:g} Å", ylabel="atoms")
+
+
+def _elements(axes: Axes, info: DataInfo) -> None:
+    axes.bar(list(info.elements), list(info.elements.values()), width=0.6)
+    axes.set(xlim=(-1.0, len(info.elements)), xlabel="element", ylabel="atoms")

@@ -1,0 +1,208 @@
+"""Follow a recipe: data in; a potential, its errors and its pictures out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Callback, Trainer
+
+from mlpot.potential import Potential
+from mlpot.recipes import RecipeError, load_recipe
+from mlpot.training.flat import flatten
+from mlpot.training.loaders import Alone, Batches, MemoryBatches, StreamedBatches, should_stream
+from mlpot.training.losses import Loss
+from mlpot.training.module import TrainingModule
+from mlpot.training.outputs import write_outputs
+from mlpot.training.parts import Baseline, Part, Parts, make_baseline, make_parts
+from mlpot.training.recipe import Recipe
+from mlpot.training.trainer import (
+    BEST,
+    FOLDER,
+    LAST,
+    LOGS,
+    announcements_off,
+    make_trainer,
+    matmul_precision,
+)
+
+MAY_CHANGE = {"training": {"epochs", "max_minutes", "patience", "checkpoint_steps", "progress"}}
+EVALUATION = 4  # evaluation batches are larger than training batches
+
+
+class RunDirectoryError(ValueError):
+    """The directory of a run is not in the state that is asked for."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training left in its directory; metrics are empty in all but the first process of several."""
+
+    directory: Path
+    potential: Potential
+    metrics: dict[str, Any]
+
+    @property
+    def model(self) -> Path:
+        """The file of the potential."""
+        return self.directory / "model.safetensors"
+
+
+def train(
+    recipe: Recipe, *, resume: bool = False, overwrite: bool = False, callbacks: Sequence[Callback] = ()
+) -> TrainingResult:
+    """Train a potential; model.safetensors, metrics.json and pictures are in the recipe's directory afterwards.
+
+    Args:
+        recipe: what to do.
+        resume: go on with the run in the directory, as if it had never stopped.
+        overwrite: remove a run that is in the directory.
+        callbacks: Lightning's, beside our own.
+
+    Raises:
+        RunDirectoryError: there is a run already, or none to resume.
+        RecipeError: the recipe of the run to resume was another.
+        ValueError: as `parts.make_parts`; DataError: as `data.h5md.Reader`.
+        TrainingDivergedError: the loss is no longer finite.
+    """
+    directory = Path(recipe.training.directory)
+    parts = make_parts(recipe.data, recipe.loss)
+    potential = initial_potential(recipe, make_baseline(parts.train, recipe.data.reference_energies))
+    sets = make_sets(recipe, parts, potential.cutoff)
+    with announcements_off(), matmul_precision(recipe.training.precision):
+        trainer = make_trainer(recipe, directory, callbacks)
+        if trainer.is_global_zero:
+            prepare_directory(directory, recipe, parts, resume=resume, overwrite=overwrite)
+        for batches in sets.values():
+            batches.run = trainer
+        to_device(sets, trainer)
+        n_steps = recipe.training.epochs * len(sets["train"])
+        module = TrainingModule(potential, Loss(**recipe.loss.model_dump()), recipe.optimizer, n_steps=n_steps)
+        last = str(directory / LAST) if resume else None
+        trainer.fit(module, sets["train"], sets["validation"], ckpt_path=last, weights_only=True)
+    if not trainer.is_global_zero:
+        return TrainingResult(directory, potential, {})
+    return finish(directory, module, trainer, recipe, parts, sets)
+
+
+def initial_potential(recipe: Recipe, start: Baseline) -> Potential:
+    """An untrained potential; its weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed)
+        potential = Potential(
+            recipe.model.backbone,
+            recipe.model.arguments,
+            reference_energies=start.reference_energies,
+            scale=start.scale,
+            shift=start.shift,
+            repulsion=recipe.model.repulsion,
+        )
+    return potential.to(torch.float64 if recipe.training.precision == "float64" else torch.float32)
+
+
+def make_sets(recipe: Recipe, parts: Parts, cutoff: float) -> dict[str, Batches]:
+    """The batches of each part, in memory or streamed."""
+    size, seed = recipe.training.batch_size, recipe.training.seed
+    sets = {
+        "train": batches_of(parts.train, recipe, cutoff, size, seed),
+        "validation": batches_of(parts.validation, recipe, cutoff, EVALUATION * size),
+    }
+    if parts.test is not None:
+        sets["test"] = batches_of(parts.test, recipe, cutoff, EVALUATION * size)
+    return sets
+
+
+def batches_of(part: Part, recipe: Recipe, cutoff: float, size: int, seed: int | None = None) -> Batches:
+    """The batches of one part; shuffled if there is a seed."""
+    stream = recipe.data.stream
+    if should_stream(part, cutoff) if stream == "auto" else stream:
+        return StreamedBatches(part, cutoff, size, seed, workers=recipe.data.workers)
+    return MemoryBatches(flatten(part.frames(), cutoff, part.indices), size, seed)
+
+
+def to_device(sets: dict[str, Batches], trainer: Trainer) -> None:
+    """Move sets in memory to the GPU, if there is one, it is the only one, and they leave most of it free."""
+    device = trainer.strategy.root_device
+    if device.type != "cuda" or trainer.world_size > 1:
+        return
+    for batches in sets.values():
+        if isinstance(batches, MemoryBatches) and batches.frames.n_bytes < torch.cuda.mem_get_info(device)[0] / 4:
+            batches.frames = batches.frames.to(device)
+
+
+def prepare_directory(directory: Path, recipe: Recipe, parts: Parts, *, resume: bool, overwrite: bool) -> None:
+    """Check and fill the directory of a run: recipe.yaml and splits.json."""
+    content = {
+        "training_set_hash": parts.train_hash,
+        "train": parts.train.indices.tolist(),
+        "validation": parts.validation.indices.tolist(),
+        "validation_set": parts.validation.data.path,
+    }
+    if resume:
+        check_same_run(directory, recipe, content)
+    else:
+        if (directory / FOLDER).exists() and not overwrite:
+            raise RunDirectoryError(
+                f"{directory} holds a run already. Resume it, overwrite it, or give another training.directory."
+            )
+        for folder in (FOLDER, LOGS):
+            shutil.rmtree(directory / folder, ignore_errors=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    (directory / "recipe.yaml").write_text(text, encoding="utf-8")
+    (directory / "splits.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any]) -> None:
+    """Raise unless the directory holds a run of the same recipe on the same data."""
+    if not (directory / LAST).is_file():
+        raise RunDirectoryError(f"{directory} has no {LAST} to resume from. Start the run without resuming.")
+    before = load_recipe(Recipe, directory / "recipe.yaml").model_dump(exclude=MAY_CHANGE)
+    now = recipe.model_dump(exclude=MAY_CHANGE)
+    changed = [f"{s}.{k}" for s, fields in now.items() for k, v in fields.items() if v != before[s][k]]
+    if changed:
+        raise RecipeError(
+            f"The run in {directory} was started with other values of {', '.join(changed)}. Resume it with "
+            f"{directory / 'recipe.yaml'}; only {', '.join(sorted(MAY_CHANGE['training']))} may change."
+        )
+    if json.loads((directory / "splits.json").read_text(encoding="utf-8")) != content:
+        raise RunDirectoryError(
+            f"The data changed since the run in {directory} was started. Restore them, or start a new run."
+        )
+
+
+def finish(
+    directory: Path,
+    module: TrainingModule,
+    trainer: Trainer,
+    recipe: Recipe,
+    parts: Parts,
+    sets: dict[str, Batches],
+) -> TrainingResult:
+    """Take the weights of the best epoch and write all outputs."""
+    best = torch.load(directory / BEST, map_location="cpu", weights_only=True)
+    module.load_state_dict(best["state_dict"])
+    potential = module.potential.to(trainer.strategy.root_device).freeze()
+    last = torch.load(directory / LAST, map_location="cpu", weights_only=True)
+    facts = {
+        "backbone": recipe.model.backbone,
+        "n_weights": sum(p.numel() for p in potential.parameters()),
+        "epochs": trainer.current_epoch,
+        "best_epoch": best["epoch"] + 1,
+        "seconds": last["mlpot"]["seconds"],
+        "seed": recipe.training.seed,
+        "device": str(trainer.strategy.root_device),
+        "processes": trainer.world_size,
+        "labels": parts.train.n_labels(),
+        "repeated_structures": parts.repeated(),
+    }
+    for batches in sets.values():
+        batches.run = Alone()
+    metrics = write_outputs(directory, potential, recipe, parts, sets, facts)
+    return TrainingResult(directory, potential, metrics)

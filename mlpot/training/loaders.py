@@ -1,0 +1,176 @@
+"""Batches in an order that depends on seed and step alone, so that a run can go on from any step.
+
+A set that fits is held in memory as one `FlatSet`. A larger one is read by windows: blocks of neighbouring
+frames come in random order, some blocks make a window, and a worker process turns each window into a small
+`FlatSet` whose frames are shuffled. Reads stay local, and memory is that of a few windows.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from mlpot.data.h5md import Reader
+from mlpot.graph import AtomGraph, Properties
+from mlpot.training.flat import FlatSet, flatten
+from mlpot.training.parts import Part
+
+BLOCK = 16  # frames read together when streaming
+WINDOW = 10_000  # atoms shuffled together when streaming
+
+Batch = tuple[AtomGraph, Properties]
+Ints = NDArray[np.int64]
+
+
+class Run(Protocol):
+    """Where a training stands; Lightning's Trainer is one."""
+
+    @property
+    def global_step(self) -> int: ...
+    @property
+    def global_rank(self) -> int: ...
+    @property
+    def world_size(self) -> int: ...
+
+
+class Alone:
+    """The run of a loader that is simply read: one process, from the start."""
+
+    global_step, global_rank, world_size = 0, 0, 1
+
+
+class Batches:
+    """A part of the data as a sequence of batches, for Lightning.
+
+    Args:
+        n_frames: size of the part.
+        batch_size: structures in a batch.
+        seed: shuffles, anew in each epoch, and gives all processes equally many frames; None keeps the order.
+    """
+
+    def __init__(self, n_frames: int, batch_size: int, seed: int | None):
+        self.n_frames, self.batch_size, self.seed = n_frames, batch_size, seed
+        self.run: Run = Alone()
+
+    def __len__(self) -> int:
+        return -(-len(self._share(np.arange(self.n_frames))) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of the epoch in which the run is, from the step at which it is."""
+        epoch, first = (0, 0) if self.seed is None else divmod(self.run.global_step, len(self))
+        if self.seed is None:
+            order = np.arange(self.n_frames)
+        else:
+            order = self.shuffled(np.random.default_rng((self.seed, epoch)))
+        return self.batches(self._share(order), first)
+
+    def shuffled(self, rng: np.random.Generator) -> Ints:
+        """A random order of all frames."""
+        return rng.permutation(self.n_frames)
+
+    def batches(self, order: Ints, first: int) -> Iterator[Batch]:
+        """Batches of the frames in this order, from batch `first` on."""
+        raise NotImplementedError
+
+    def _share(self, order: Ints) -> Ints:
+        """Every n-th frame, for one of n processes."""
+        n = self.run.world_size
+        if self.seed is not None or len(order) < n:
+            order = np.concatenate([order, np.resize(order, -len(order) % n)])
+        return order[self.run.global_rank :: n]
+
+    # Lightning takes a loader with these two for one that can go on within an epoch. This one needs no state.
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class MemoryBatches(Batches):
+    """Batches of a set in memory."""
+
+    def __init__(self, frames: FlatSet, batch_size: int, seed: int | None = None):
+        super().__init__(len(frames), batch_size, seed)
+        self.frames = frames
+
+    def batches(self, order: Ints, first: int) -> Iterator[Batch]:
+        for chosen in torch.split(torch.from_numpy(order), self.batch_size)[first:]:
+            yield self.frames.batch(chosen)
+
+
+class StreamedBatches(Batches):
+    """Batches of a set in a file.
+
+    Args:
+        part: the set.
+        cutoff: Å.
+        workers: processes that read and build neighbour lists; 0: this one does.
+    """
+
+    def __init__(self, part: Part, cutoff: float, batch_size: int, seed: int | None = None, *, workers: int = 0):
+        super().__init__(len(part), batch_size, seed)
+        self.part, self.cutoff, self.workers = part, cutoff, workers
+        n_atoms = part.data.n_atoms[part.indices].mean()
+        self.batches_per_window = max(1, round(min(WINDOW / n_atoms, 1024) / batch_size))
+
+    def shuffled(self, rng: np.random.Generator) -> Ints:
+        """A random order of blocks, and of the frames in each window."""
+        starts = rng.permutation(np.arange(0, self.n_frames, BLOCK))
+        order = (starts[:, None] + np.arange(BLOCK)).ravel()
+        order = order[order < self.n_frames]
+        window = self.batches_per_window * self.batch_size * self.run.world_size
+        return np.concatenate([rng.permutation(order[k : k + window]) for k in range(0, len(order), window)])
+
+    def batches(self, order: Ints, first: int) -> Iterator[Batch]:
+        window, skipped = divmod(first, self.batches_per_window)
+        size = self.batches_per_window * self.batch_size
+        indices = self.part.indices[order]
+        windows = [indices[k : k + size] for k in range(window * size, len(order), size)]
+        reader = DataLoader(
+            Windows(self.part.data.path, self.cutoff),  # type: ignore[arg-type]
+            sampler=windows,  # type: ignore[arg-type]
+            batch_size=None,
+            num_workers=self.workers,
+            generator=torch.Generator(),  # its base seed would be drawn from the global one
+        )
+        for frames in reader:
+            for chosen in torch.split(torch.arange(len(frames)), self.batch_size)[skipped:]:
+                yield frames.batch(chosen)
+            skipped = 0
+
+
+class Windows(Dataset[FlatSet]):
+    """Flat sets made of frames of a file, which each process opens for itself."""
+
+    def __init__(self, path: str, cutoff: float):
+        self.path, self.cutoff = path, cutoff
+        self.reader: Reader | None = None
+
+    def __getitem__(self, frames: Ints) -> FlatSet:
+        if self.reader is None:
+            self.reader = Reader(self.path)
+        return flatten(self.reader.columns(frames), self.cutoff, frames)
+
+
+def should_stream(part: Part, cutoff: float) -> bool:
+    """Whether a part would take more than half of the free memory, judged by a sample of its frames."""
+    sample = Part(part.data, part.indices[:: -(-len(part) // 50)])
+    flat = flatten(sample.frames(), cutoff, sample.indices)
+    n_bytes = flat.n_bytes * int(part.data.n_atoms[part.indices].sum()) / len(flat.numbers)
+    return n_bytes > free_memory() / 2
+
+
+def free_memory() -> float:
+    """Bytes that the machine has left, infinite where the system does not tell."""
+    table = Path("/proc/meminfo")
+    match = re.search(r"MemAvailable: +(\d+) kB", table.read_text()) if table.exists() else None
+    return 1024.0 * int(match[1]) if match else math.inf

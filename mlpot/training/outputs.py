@@ -1,0 +1,118 @@
+"""What a training leaves behind: the model with its card, its errors, its pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from torch import Tensor
+
+from mlpot.checkpoint import save_potential
+from mlpot.forces import predict
+from mlpot.graph import AtomGraph, Properties, collate_properties, edge_vectors
+from mlpot.potential import Potential
+from mlpot.report.parity import plot_parity
+from mlpot.report.training import plot_learning_curve
+from mlpot.training.loaders import Batches
+from mlpot.training.parts import Part, Parts
+from mlpot.training.recipe import Recipe
+from mlpot.training.trainer import LOGS
+
+Batch = tuple[AtomGraph, Properties]
+
+
+def write_outputs(
+    directory: Path,
+    potential: Potential,
+    recipe: Recipe,
+    parts: Parts,
+    sets: dict[str, Batches],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Evaluate a frozen potential on validation and test sets, write everything, and give back the metrics.
+
+    Args:
+        sets: "train", "validation" and, if there is one, "test".
+        facts: what else belongs into the metrics.
+    """
+    metrics = dict(facts)
+    for name in [n for n in ("validation", "test") if n in sets]:
+        predicted, reference, n_atoms = predict_all(potential, sets[name])
+        metrics[name] = errors(predicted, reference, n_atoms)
+        title = f"{recipe.model.backbone}, {name} set"
+    plot_parity(predicted, reference, n_atoms, directory / "parity.png", title=title)
+    logs = sorted((directory / LOGS).glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1]))
+    plot_learning_curve(logs, directory / "learning_curve.png", title=recipe.model.backbone)
+    (directory / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    card = {
+        "training_set": parts.train.data.path,
+        "training_set_hash": parts.train_hash,
+        "labels": parts.train.n_labels(),
+        "ranges": ranges(parts.train, sets["train"]),
+        "metrics": metrics,
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    save_potential(potential, directory / "model.safetensors", card)
+    return metrics
+
+
+def predict_all(potential: Potential, batches: Iterable[Batch]) -> tuple[Properties, Properties, Tensor]:
+    """Predictions and labels of all batches, and the number of atoms of each structure, on the CPU."""
+    predicted, reference, n_atoms = [], [], []
+    for graph, labels in batches:
+        graph = graph.to(potential.scale.device)
+        predicted.append(predict(potential, graph).to("cpu"))
+        reference.append(labels.to("cpu"))
+        n_atoms.append(graph.batch.bincount(minlength=graph.n_graphs).cpu())
+    return collate_properties(predicted), collate_properties(reference), torch.cat(n_atoms)
+
+
+def errors(predicted: Properties, reference: Properties, n_atoms: Tensor) -> dict[str, float]:
+    """MAE and RMSE in meV, meV/atom, meV/Å and meV/Å³, of the labels that are there."""
+    quantities = {
+        "energy_{}_meV": (predicted.energy, reference.energy),
+        "energy_{}_meV_per_atom": (predicted.energy / n_atoms, reference.energy / n_atoms),
+        "forces_{}_meV_per_A": (predicted.forces, reference.forces),
+        "stress_{}_meV_per_A3": (predicted.stress, reference.stress),
+    }
+    table: dict[str, float] = {"n_structures": len(n_atoms)}
+    for name, (value, label) in quantities.items():
+        known = 1e3 * (value - label)[~label.isnan()]
+        if len(known):
+            table[name.format("mae")] = known.abs().mean().item()
+            table[name.format("rmse")] = known.square().mean().sqrt().item()
+    return table
+
+
+def ranges(train: Part, batches: Iterable[Batch]) -> dict[str, Any]:
+    """What the training structures span; outside of it a potential guesses."""
+    data, frames = train.data, train.indices
+    per_atom = (data.energy / data.n_atoms)[frames]
+    per_atom = per_atom[np.isfinite(per_atom)]
+    sizes = data.n_atoms[frames]
+    return {
+        "energy_per_atom_eV": [float(per_atom.min()), float(per_atom.max())] if len(per_atom) else None,
+        "largest_force_component_eV_per_A": float(data.largest_force[frames].max()),
+        "n_atoms": [int(sizes.min()), int(sizes.max())],
+        "nearest_distance_A": nearest_distances(batches),
+    }
+
+
+def nearest_distances(batches: Iterable[Batch]) -> dict[str, float]:
+    """Shortest distance of each pair of elements, Å, such as {"C-H": 1.02}."""
+    n = len(chemical_symbols)
+    nearest = torch.full((n * n,), torch.inf, dtype=torch.float64)
+    for graph, _ in batches:
+        graph = graph.to("cpu")
+        z_i, z_j = (graph.numbers[k] for k in (graph.edges.center, graph.edges.neighbor))
+        pair = torch.minimum(z_i, z_j) * n + torch.maximum(z_i, z_j)
+        nearest.scatter_reduce_(0, pair, edge_vectors(graph).norm(dim=-1), "amin")
+    return {
+        f"{chemical_symbols[pair // n]}-{chemical_symbols[pair % n]}": round(nearest[pair].item(), 4)
+        for pair in nearest.isfinite().nonzero().flatten().tolist()
+    }

@@ -1,0 +1,172 @@
+"""What a training recipe may say."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any, Literal, get_type_hints
+
+from ase.data import atomic_numbers
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
+
+from mlpot.models import BACKBONES
+from mlpot.models.layers import choose
+from mlpot.recipes import Section
+
+
+def argument_model(backbone: str) -> type[BaseModel]:
+    """The keyword arguments of a backbone's constructor as a typed model."""
+    constructor = choose(BACKBONES, backbone, "backbone").__init__
+    hints, parameters = get_type_hints(constructor), inspect.signature(constructor).parameters
+    fields: dict[str, Any] = {name: (hints[name], p.default) for name, p in parameters.items() if name != "self"}
+    return create_model(backbone, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
+
+
+def checked_arguments(backbone: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """All keyword arguments of a backbone, with defaults spelt out, so that a stored recipe is complete.
+
+    Raises:
+        ValueError: no such backbone; an argument that it does not take, or of the wrong type.
+    """
+    model = argument_model(backbone)
+    try:
+        return model.model_validate(arguments).model_dump()
+    except ValidationError as error:
+        raise ValueError("; ".join(_explain(dict(e), list(model.model_fields)) for e in error.errors())) from None
+
+
+def _explain(problem: dict[str, Any], valid: list[str]) -> str:
+    name = str(problem["loc"][0])
+    if problem["type"] != "extra_forbidden":
+        return f"argument {name!r} = {problem['input']!r}: {problem['msg']}"
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}"
+    return f"the backbone has no argument {name!r}; {hint}"
+
+
+class DataSection(Section):
+    """What is learnt from; paths are relative to the folder in which the command runs."""
+
+    train: str = Field(description="training set, H5MD", examples=["data/train.h5"])
+    validation: int | float | str = Field(
+        default=0.1, description="a file, a fraction (0-1) or a number of frames drawn from the training set"
+    )
+    test: str | None = Field(default=None, description="a file whose errors are reported at the end")
+    seed: int = Field(default=0, description="draws the validation frames")
+    reference_energies: dict[str, float] | None = Field(
+        default=None, description="eV of the free atom of each element; else isolated atoms in the set, else a fit"
+    )
+    stream: Literal["auto"] | bool = Field(
+        default="auto",
+        description="read from the file during training; auto: when the set would not fit in memory",
+    )
+    workers: int = Field(default=2, ge=0, description="processes that read, when streaming")
+    allow_duplicates: bool = Field(default=False, description="train although test frames are in the training set")
+
+    @field_validator("validation")
+    @classmethod
+    def _fraction(cls, value: int | float | str) -> int | float | str:
+        if isinstance(value, float) and not 0 < value < 1:
+            raise ValueError(
+                f"a fraction lies between 0 and 1, got {value}; a number of frames is written as 50, not 50.0"
+            )
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"at least one frame is needed to choose the best weights, got {value}")
+        return value
+
+    @field_validator("reference_energies")
+    @classmethod
+    def _elements(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        unknown = [symbol for symbol in value or {} if atomic_numbers.get(symbol, 0) < 1]
+        if unknown:
+            raise ValueError(f"{unknown} are not chemical symbols")
+        return value
+
+
+class ModelSection(Section):
+    """The potential."""
+
+    backbone: str = Field(default="schnet", description=f"one of {', '.join(BACKBONES)}")
+    repulsion: bool = Field(default=False, description="add the ZBL repulsion of nuclei at short range")
+    arguments: dict[str, Any] = Field(default={}, description="of the backbone")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        backbone, arguments = values.get("backbone", "schnet"), values.get("arguments") or {}
+        return {**values, "arguments": checked_arguments(backbone, arguments)}
+
+
+class LossSection(Section):
+    """What is minimised: Σ weight · mean of the residuals; a weight of 0 leaves a label out."""
+
+    energy: float = Field(default=1.0, ge=0, description="weight of energies per atom, eV/atom")
+    forces: float = Field(default=1.0, ge=0, description="weight of force components, eV/Å")
+    stress: float = Field(default=1.0, ge=0, description="weight of stress components, eV/Å³")
+    kind: Literal["squared", "absolute", "huber"] = Field(default="squared", description="how a residual counts")
+    delta: float = Field(
+        default=0.01, gt=0, description="huber: residuals above it count linearly, in the units above"
+    )
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> LossSection:
+        if self.energy + self.forces + self.stress == 0:
+            raise ValueError("every weight is 0, so there is nothing to learn; give one above 0")
+        return self
+
+
+class OptimizerSection(Section):
+    """AdamW and its learning rate."""
+
+    learning_rate: float = Field(default=1e-3, gt=0, description="after warm-up")
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    schedule: Literal["cosine", "plateau", "none"] = Field(
+        default="cosine",
+        description="of the rate: falling like a cosine, falling when progress stops, or constant",
+    )
+    warmup_steps: int = Field(default=100, ge=0, description="over which the rate rises from zero")
+    final_fraction: float = Field(default=0.01, ge=0, le=1, description="cosine: last rate over learning_rate")
+    plateau_factor: float = Field(default=0.5, gt=0, lt=1, description="plateau: the rate is multiplied by it")
+    plateau_patience: int = Field(default=10, ge=0, description="plateau: epochs without progress before that")
+    ema_decay: float = Field(
+        default=0.999, ge=0, lt=1, description="of the average of weights that is validated and kept; 0: none"
+    )
+
+
+class TrainingSection(Section):
+    """The run."""
+
+    directory: str = Field(default="runs/mlpot", description="where everything is written")
+    epochs: int = Field(default=100, ge=1)
+    max_minutes: float | None = Field(default=None, gt=0, description="stop after this time, whatever the epoch")
+    batch_size: int = Field(default=5, ge=1, description="structures a step, on each device")
+    clip: float | None = Field(default=10.0, gt=0, description="largest norm of the gradient")
+    patience: int | None = Field(
+        default=None, ge=1, description="stop after so many epochs without a better validation loss"
+    )
+    seed: int = Field(default=0, description="of weights and of the order of frames")
+    precision: Literal["float32", "float64", "tf32", "bf16"] = Field(
+        default="float32",
+        description="of the weights; tf32 and bf16 are faster and coarser, on devices that have them",
+    )
+    checkpoint_steps: int | None = Field(
+        default=None, ge=1, description="also save within an epoch, every so many steps"
+    )
+    accelerator: str = Field(default="auto", description="Lightning's: auto, cpu, gpu")
+    devices: int | list[int] | str = Field(default=1, description="Lightning's: a number, a list, or auto")
+    strategy: str = Field(default="auto", description="Lightning's: auto, ddp, ddp_spawn")
+    nodes: int = Field(default=1, ge=1, description="machines")
+    progress: bool = Field(default=True, description="show progress")
+
+
+class Recipe(Section):
+    """Everything that determines a training."""
+
+    data: DataSection
+    model: ModelSection = ModelSection()
+    loss: LossSection = LossSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    training: TrainingSection = TrainingSection()

@@ -1,0 +1,159 @@
+"""Lightning's Trainer with our settings: what it saves, averages, logs, shows and keeps to itself."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    ModelCheckpoint,
+    RichProgressBar,
+    Timer,
+    WeightAveraging,
+)
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import Tensor
+
+from mlpot.training.recipe import Recipe, TrainingSection
+
+FOLDER = "checkpoints"
+LAST = f"{FOLDER}/last.ckpt"
+BEST = f"{FOLDER}/best.ckpt"
+LOGS = "logs"
+
+
+def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> Trainer:
+    """The trainer of a recipe, which writes to `directory`."""
+    t = recipe.training
+    loggers: list[Logger] = [CSVLogger(directory, name=LOGS)]
+    if find_spec("tensorboard"):
+        loggers.append(TensorBoardLogger(directory, name=LOGS, version=f"version_{loggers[0].version}"))
+    callbacks = checkpoints(directory / FOLDER, t)
+    if recipe.optimizer.ema_decay:
+        callbacks.append(Average(recipe.optimizer.ema_decay))
+    if t.patience is not None:
+        # On validation and not on the epoch's end, so that its count is in the checkpoint of the epoch.
+        stop = EarlyStopping("validation/loss", patience=t.patience, check_on_train_epoch_end=False)
+        callbacks.append(stop)
+    if t.max_minutes is not None:
+        callbacks.append(Timer(timedelta(minutes=t.max_minutes), interval="epoch", verbose=False))
+    bar = t.progress and sys.stdout.isatty()
+    if t.progress:
+        callbacks.append(RichProgressBar(refresh_rate=10) if bar else Lines())
+    return Trainer(
+        accelerator=t.accelerator,
+        devices=t.devices,
+        num_nodes=t.nodes,
+        strategy=t.strategy,
+        precision="bf16-mixed" if t.precision == "bf16" else "32-true",  # float64: the weights are
+        max_epochs=t.epochs,
+        gradient_clip_val=t.clip,
+        callbacks=[*callbacks, *extra],
+        logger=loggers,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=bar,
+        inference_mode=False,  # inference tensors have no forces
+        use_distributed_sampler=False,  # `Batches` shares
+        default_root_dir=directory,
+    )
+
+
+def checkpoints(folder: Path, t: TrainingSection) -> list[Callback]:
+    """The best epoch, the last epoch, and if asked for the last step of so many."""
+    best = ModelCheckpoint(
+        folder,
+        "best",
+        monitor="validation/loss",
+        save_on_train_epoch_end=False,
+        save_weights_only=False,  # else Lightning writes the last weights, not their average
+        enable_version_counter=False,
+    )
+    last = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    if t.checkpoint_steps is None:
+        return [best, last]
+    step = ModelCheckpoint(
+        folder,
+        "last",
+        every_n_train_steps=t.checkpoint_steps,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )
+    return [best, last, step]
+
+
+class Average(WeightAveraging):
+    """Exponential average of the weights, with a decay of (1 + n) / (10 + n) at step n up to `decay`.
+
+    The average is moved every few steps only: on small structures it would cost a tenth of the time.
+    """
+
+    EVERY = 5
+
+    def __init__(self, decay: float):
+        super().__init__(use_buffers=False, multi_avg_fn=self._move)
+        self.decay, self._step = decay, 0
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        if step_idx is None or step_idx % self.EVERY:
+            return False
+        self._step = step_idx
+        return True
+
+    def _move(self, averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor) -> None:
+        n = self._step  # a Python number; to ask n_averaged would wait for the device
+        decay = min(self.decay, (1 + n) / (10 + n)) ** self.EVERY
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+
+class Lines(Callback):
+    """Progress where there is no terminal: some twenty lines in all."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 1
+        if trainer.is_global_zero and (epoch % max(1, last // 20) == 0 or epoch in (1, last)):
+            errors = [f"{v:8.2f} {k}" for k, v in trainer.progress_bar_metrics.items() if k.startswith("meV")]
+            print(f"epoch {epoch:5d} of {last}", *errors, sep="   ", flush=True)
+
+
+@contextmanager
+def announcements_off() -> Iterator[None]:
+    """Within the block, Lightning keeps advertisements and remarks on our choices to itself."""
+    names = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in (
+                "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning on torch >= 2.10
+                "Checkpoint directory .* exists and is not empty",  # as it should when resuming
+                "GPU available but not used",
+            ):
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Within the block, float32 products may use TF32 if that is the precision asked for."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,204 @@
+"""The house keeps its own rules: floors, doors, one place for derivatives, short rooms, light import."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+HOUSE = PROJECT / "mlpot"
+FILES = sorted(HOUSE.rglob("*.py"))
+WORKBENCHES = [
+    path for name in ("tests", "train", "md", "data", "bench") for path in (PROJECT / name).rglob("*.py")
+]
+
+FLOOR = {
+    "units": 0, "version": 0,
+    "graph": 1,
+    "forces": 2, "neighbors": 2, "radial": 2, "knots": 2, "kernels": 2,
+    "models": 3, "data": 3, "baseline": 3,
+    "potential": 4,
+    "checkpoint": 4.5,  # the calculator opens files
+    "calculator": 5, "recipes": 5,
+    "report": 5.5, "predict": 5.5,  # the rooms above draw their own pictures and use the batch door
+    "training": 6, "dynamics": 6, "certificate": 6, "evaluate": 6,
+    "cli": 7,
+}  # fmt: skip
+DOOR = {
+    "h5py": {"data"},
+    "ase.io": {"data"},
+    "ase.md": {"dynamics"},
+    "ase.calculators": {"calculator", "data", "predict", "dynamics"},  # above floor 5, to carry results
+    "e3nn": {"models"},
+    "gpaw": {"data"},
+    "lightning": {"training"},
+    "matplotlib": {"report"},
+    "numba": {"kernels"},
+    "pyscf": {"data"},
+    "safetensors": {"checkpoint"},
+    "tblite": {"data"},
+    "torch_scatter": {"kernels"},
+    "triton": {"kernels"},
+    "typer": {"cli"},
+    "vesin": {"neighbors"},
+}
+OPTIONAL = {"e3nn", "gpaw", "numba", "pyscf", "tblite", "torch_scatter", "triton"}
+"""Extras, which may be imported where they are used, at their door."""
+
+
+def room(path: Path) -> str:
+    return path.relative_to(HOUSE).parts[0].removesuffix(".py")
+
+
+def module(path: Path) -> str:
+    name = ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def imported(node: ast.AST) -> list[str]:
+    """Full names of what an import statement takes: `from mlpot import baseline` is mlpot.baseline."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        yield from imported(node)
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def through(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+by_file = pytest.mark.parametrize("path", FILES, ids=module)
+by_any_file = pytest.mark.parametrize("path", FILES + WORKBENCHES, ids=lambda p: str(p.relative_to(PROJECT)))
+
+
+@by_file
+def test_a_room_imports_only_from_floors_below(path: Path) -> None:
+    if path == HOUSE / "__init__.py":
+        return  # the front door shows what is inside
+    for name in imports(path):
+        if through(name, "mlpot") and name != "mlpot.__version__":
+            below = name.split(".")[1]
+            assert below == room(path) or FLOOR[below] < FLOOR[room(path)], f"{room(path)} may not import {below}"
+
+
+def test_there_is_no_circle_among_files() -> None:
+    names = {module(path) for path in FILES}
+    needs = {module(path): {known for name in imports(path) if (known := owner(name, names))} for path in FILES}
+    for name, others in needs.items():
+        others.discard(name)
+    del needs["mlpot"]  # it fetches names when they are first used
+    graphlib.TopologicalSorter({n: o - {"mlpot"} for n, o in needs.items()}).prepare()
+
+
+def owner(name: str, modules: set[str]) -> str | None:
+    """The file in which an imported name lives."""
+    return name if name in modules else (name.rpartition(".")[0] if name.rpartition(".")[0] in modules else None)
+
+
+@by_file
+def test_each_outside_library_has_its_door(path: Path) -> None:
+    for name in imports(path):
+        for package, rooms in DOOR.items():
+            assert not through(name, package) or room(path) in rooms, f"{package} imported in {path.name}"
+
+
+@by_file
+def test_no_import_hides_in_a_function(path: Path) -> None:
+    if room(path) == "cli":
+        return  # each command imports its own room, so that `mlpot --help` is quick
+    for function in functions(path):
+        for name in (name for node in ast.walk(function) for name in imported(node)):
+            assert name.split(".")[0] in OPTIONAL, f"{function.name} imports {name}"
+
+
+@by_file
+def test_only_forces_differentiates(path: Path) -> None:
+    calls = [node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
+    # ops defines derivatives for autograd, knots takes those of its fixed basis once; neither differentiates energies.
+    if path.name not in {"forces.py", "ops.py", "knots.py"}:
+        assert not {"autograd", "jacobian", "func"} & set(calls)
+        assert not [
+            name for name in imports(path) if through(name, "torch.autograd") or through(name, "torch.func")
+        ]
+    if room(path) != "training":
+        assert "backward" not in calls
+
+
+@by_any_file
+def test_files_and_functions_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+    for function in functions(path):
+        assert function.end_lineno - function.lineno + 1 <= 50, function.name
+
+
+@by_file
+def test_what_is_public_says_what_it_is(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    public = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")]
+    if path.name != "__init__.py" or tree.body:
+        assert ast.get_docstring(tree), "the file has no docstring"
+    for node in public:
+        assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+@by_file
+def test_no_room_is_a_drawer_for_odds_and_ends(path: Path) -> None:
+    assert not {"utils", "util", "common", "base", "core", "helpers", "misc"} & {
+        part.removesuffix(".py") for part in path.relative_to(HOUSE).parts
+    }
+
+
+@by_file
+def test_no_error_is_swallowed_and_nothing_is_left_to_do(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"bare except in line {node.lineno}"
+            assert not all(isinstance(n, ast.Pass) for n in node.body), f"error swallowed in line {node.lineno}"
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b", path.read_text())
+
+
+@by_any_file
+def test_no_path_of_one_machine_is_written_down(path: Path) -> None:
+    roots = re.compile(r"^/(home|root|Users|mnt|media|scratch|opt|srv|tmp|var)/")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert not roots.match(node.value), node.value
+            assert len(PROJECT.parent.parts) < 3 or str(PROJECT.parent) not in node.value, node.value
+
+
+def test_importing_mlpot_is_light_and_changes_nothing() -> None:
+    code = """
+import os, sys, random
+import numpy, torch
+state = lambda: (torch.get_default_dtype(), torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32,
+    torch.backends.cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled(), dict(os.environ),
+    random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+before = state()
+import mlpot
+mlpot.load, mlpot.MLPotCalculator, mlpot.Potential, mlpot.build_graph, mlpot.predict
+assert state() == before
+heavy = {"lightning", "pytorch_lightning", "e3nn", "numba", "h5py", "matplotlib", "typer", "ase.md", "pyscf"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert (out.stdout.strip(), out.stderr) == ("[]", "")

@@ -1,0 +1,97 @@
+"""Does a recipe mean what it says, and does a wrong one say what is wrong?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mlpot.models import BACKBONES
+from mlpot.recipes import RecipeError, load_recipe, parse_recipe, template
+from mlpot.training.recipe import Recipe, checked_arguments
+
+MINIMAL = "data: {train: set.h5}"
+RECIPES = sorted((Path(__file__).parents[1] / "train").glob("*.yaml"))
+
+
+def refusal(text: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(Recipe, text, overrides)
+    return str(error.value)
+
+
+def test_the_template_holds_every_key_and_only_defaults() -> None:
+    text = template(Recipe)
+    assert parse_recipe(Recipe, text) == parse_recipe(Recipe, "data: {train: data/train.h5}")
+    for section, values in yaml.safe_load(text).items():
+        assert set(values) == set(Recipe.model_fields[section].annotation.model_fields), section
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("training.epoch=5", "training.epochs"),
+        ("epochs=5", "training.epochs"),
+        ("model.arguments.cutof=5", "cutoff"),
+        ("model.bakbone=egnn", "backbone"),
+        ("optimiser.learning_rate=1e-3", "optimizer"),
+    ],
+)
+def test_a_misspelt_key_is_an_error_that_names_the_nearest(override: str, hint: str) -> None:
+    message = refusal(MINIMAL, override)
+    assert override.split("=")[0].split(".")[-1] in message or "optimiser" in message
+    assert hint.split(".")[-1] in message
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.epochs=0",
+        "training.epochs=many",
+        "training.precision=float16",
+        "optimizer.learning_rate=nan",
+        "optimizer.ema_decay=1.0",
+        "data.validation=1.5",
+        "data.validation=0",
+        "data.reference_energies={Xx: 1.0}",
+        "model.backbone=schnt",
+        "model.arguments.cutoff=five",
+        "loss={energy: 0, forces: 0, stress: 0}",
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(override: str) -> None:
+    assert override.partition("=")[0].split(".")[0] in refusal(MINIMAL, override)
+
+
+def test_overrides_go_before_the_file() -> None:
+    recipe = parse_recipe(
+        Recipe, MINIMAL, ["training.epochs=7", "optimizer.learning_rate=1e-4", "loss.stress=0"]
+    )
+    assert (recipe.training.epochs, recipe.optimizer.learning_rate, recipe.loss.stress) == (7, 1e-4, 0.0)
+
+
+def test_arguments_of_the_backbone_are_spelt_out() -> None:
+    recipe = parse_recipe(Recipe, MINIMAL, ["model.backbone=egnn", "model.arguments.cutoff=4"])
+    assert recipe.model.arguments == checked_arguments("egnn", {"cutoff": 4.0})
+    assert set(recipe.model.arguments) > {"cutoff", "n_layers", "attention"}
+    for name, backbone in BACKBONES.items():
+        backbone(**checked_arguments(name, {}))
+
+
+def test_a_stored_recipe_is_the_recipe() -> None:
+    recipe = parse_recipe(Recipe, MINIMAL, ["model.backbone=egnn", "loss.kind=huber", "training.max_minutes=60"])
+    assert parse_recipe(Recipe, yaml.safe_dump(recipe.model_dump(mode="json"))) == recipe
+
+
+def test_a_recipe_cannot_run_code() -> None:
+    refusal("data: !!python/object/apply:os.system ['true']")
+
+
+def test_keys_stand_once() -> None:
+    assert "train" in refusal("data: {train: a.h5, train: b.h5}")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_recipes_of_the_workbench_are_valid(path: Path) -> None:
+    load_recipe(Recipe, path)

@@ -1,0 +1,149 @@
+"""Does a training that was stopped and resumed end where an unstopped one ends, to the last bit?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from sets import crystals, small_recipe, write
+
+from mlpot.recipes import RecipeError
+from mlpot.training.fit import RunDirectoryError, TrainingResult, train
+from mlpot.training.trainer import BEST, LAST
+
+
+class PowerCutError(Exception):
+    """What stops a run."""
+
+
+class StopAt(Callback):
+    """Stops a run after so many steps in all, or in the validation of an epoch."""
+
+    def __init__(self, *, step: int | None = None, validation: int | None = None):
+        self.step, self.validation = step, validation
+
+    def on_train_batch_end(self, trainer, *_: object) -> None:  # type: ignore[no-untyped-def]
+        if trainer.global_step == self.step:
+            raise PowerCutError
+
+    def on_validation_batch_end(self, trainer, *_: object) -> None:  # type: ignore[no-untyped-def]
+        if trainer.current_epoch == self.validation:
+            raise PowerCutError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("data") / "set.h5", crystals())  # 12 train: 4 steps an epoch
+
+
+@pytest.fixture(scope="module")
+def unstopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainingResult]:
+    """The result of a whole run with some overrides, made once."""
+    made: dict[tuple[str, ...], TrainingResult] = {}
+
+    def run(*overrides: str) -> TrainingResult:
+        if overrides not in made:
+            made[overrides] = train(small_recipe(data, tmp_path_factory.mktemp("whole"), *overrides))
+        return made[overrides]
+
+    return run
+
+
+def checkpoint(path: Path) -> dict[str, object]:
+    loaded: dict[str, object] = torch.load(path, weights_only=True)
+    return loaded
+
+
+def assert_same(a: object, b: object, where: str = "") -> None:
+    """Equality to the bit of nested dictionaries of tensors."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        assert len(a) == len(b), where
+        for k, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{k}")
+    elif isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+EPOCHS = ("training.epochs=4",)
+CUTS = [
+    pytest.param(StopAt(step=6), (), id="within an epoch"),
+    pytest.param(StopAt(step=8), (), id="after the last step of an epoch"),
+    pytest.param(StopAt(validation=1), (), id="within validation"),
+    pytest.param(StopAt(step=11), ("training.checkpoint_steps=2",), id="between checkpoints within an epoch"),
+    pytest.param(StopAt(step=9), ("training.checkpoint_steps=3",), id="right after such a checkpoint"),
+    pytest.param(StopAt(step=6), ("optimizer.schedule=plateau", "optimizer.plateau_patience=0"), id="plateau"),
+    pytest.param(StopAt(step=6), ("optimizer.ema_decay=0",), id="no average"),
+    pytest.param(StopAt(step=6), ("training.patience=2",), id="early stop"),
+    pytest.param(StopAt(step=6), ("data.stream=true",), id="streaming"),
+]
+
+
+@pytest.mark.parametrize(("cut", "overrides"), CUTS)
+def test_a_resumed_run_is_an_unstopped_run(
+    cut: Callback,
+    overrides: tuple[str, ...],
+    data: Path,
+    unstopped: Callable[..., TrainingResult],
+    tmp_path: Path,
+) -> None:
+    whole = unstopped(*EPOCHS, *[o for o in overrides if "checkpoint_steps" not in o])
+    recipe = small_recipe(data, tmp_path / "cut", *EPOCHS, *overrides)
+    with pytest.raises(PowerCutError):
+        train(recipe, callbacks=[cut])
+    resumed = train(recipe, resume=True)
+    assert_same(dict(resumed.potential.state_dict()), dict(whole.potential.state_dict()))
+    assert resumed.metrics["validation"] == whole.metrics["validation"]
+    assert resumed.metrics["best_epoch"] == whole.metrics["best_epoch"]
+    last = [checkpoint(run.directory / LAST) for run in (whole, resumed)]
+    for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        if key in last[0]:
+            assert_same(last[0][key], last[1][key], key)
+
+
+def test_a_run_goes_on_for_more_epochs(
+    data: Path, unstopped: Callable[..., TrainingResult], tmp_path: Path
+) -> None:
+    constant = "optimizer.schedule=none"  # a cosine over more epochs would be another run
+    whole = unstopped(constant, "training.epochs=4")
+    train(small_recipe(data, tmp_path / "parts", constant, "training.epochs=2"))
+    resumed = train(small_recipe(data, tmp_path / "parts", constant, "training.epochs=4"), resume=True)
+    assert_same(dict(resumed.potential.state_dict()), dict(whole.potential.state_dict()))
+    assert resumed.metrics["epochs"] == 4
+
+
+def test_a_finished_run_can_be_resumed_to_the_same_end(data: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(data, tmp_path / "run")
+    first, again = train(recipe), train(recipe, resume=True)
+    assert_same(dict(first.potential.state_dict()), dict(again.potential.state_dict()))
+
+
+def test_only_the_run_itself_is_resumed(data: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(data, tmp_path / "run")
+    with pytest.raises(RunDirectoryError, match="resume from"):
+        train(recipe, resume=True)
+    train(recipe)
+    with pytest.raises(RunDirectoryError, match="holds a run already"):
+        train(recipe)
+    with pytest.raises(RecipeError, match=r"optimizer\.learning_rate"):
+        train(small_recipe(data, tmp_path / "run", "optimizer.learning_rate=0.1"), resume=True)
+    other = write(tmp_path / "set.h5", crystals(17))
+    moved = tmp_path / "run/recipe.yaml"
+    moved.write_text(moved.read_text().replace(str(data), str(other)))
+    with pytest.raises(RunDirectoryError, match="data changed"):
+        train(small_recipe(other, tmp_path / "run"), resume=True)
+    train(recipe, overwrite=True)
+
+
+def test_checkpoints_hold_no_code(data: Path, tmp_path: Path) -> None:
+    train(small_recipe(data, tmp_path / "run"))
+    for name in (LAST, BEST):
+        assert checkpoint(tmp_path / "run" / name)["global_step"]
