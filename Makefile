@@ -15,7 +15,7 @@ setup: .venv/installed
 	touch $@
 
 demo: setup
-	$(BIN)/mlpot train train/demo.yaml training.epochs=$(EPOCHS)
+	$(BIN)/mlpot train train/demo.yaml training.epochs=$(EPOCHS) --overwrite
 	$(BIN)/mlpot evaluate runs/demo/model.safetensors data/ethanol.h5 --output runs/demo/evaluation
 	$(BIN)/mlpot md md/ethanol.yaml
 	@echo

@@ -15,7 +15,7 @@ from mlpot.graph import edge_vectors
 from mlpot.potential import Potential
 
 H = 1e-3  # Å, or strain
-# Of sixth order: at fourth order the short C-O bond of the slab left 8e-7 eV/Å of a moving EGNN, which fell 16-fold
+# At fourth order the short C-O bond of the slab left 8e-7 eV/Å of a moving EGNN, which fell 16-fold
 # when H was halved, so it was the error of the difference; at sixth order 7e-9 eV/Å are left.
 ORDER = 6
 VOIGT = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]

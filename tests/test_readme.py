@@ -1,4 +1,4 @@
-"""The README's blocks run as they are written: bash and python are executed, blocks without a language are shown only."""
+"""The README's blocks run as written: bash and python are executed, blocks without a language are only shown."""
 
 from __future__ import annotations
 

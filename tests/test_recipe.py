@@ -65,9 +65,7 @@ def test_a_value_that_makes_no_sense_is_refused(override: str) -> None:
 
 
 def test_overrides_go_before_the_file() -> None:
-    recipe = parse_recipe(
-        Recipe, MINIMAL, ["training.epochs=7", "optimizer.learning_rate=1e-4", "loss.stress=0"]
-    )
+    recipe = parse_recipe(Recipe, MINIMAL, ["training.epochs=7", "optimizer.learning_rate=1e-4", "loss.stress=0"])
     assert (recipe.training.epochs, recipe.optimizer.learning_rate, recipe.loss.stress) == (7, 1e-4, 0.0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def dense(n_in: int, n_out: int, *, bias: bool = True) -> nn.Linear:
 def mlp(*sizes: int, activation: str) -> nn.Sequential:
     """Dense layers of the given sizes with an activation between each two, none at the end."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for n_in, n_out in pairwise(sizes):
         layers += [dense(n_in, n_out), choose(ACTIVATIONS, activation, "activation")()]
     return nn.Sequential(*layers[:-1])
 

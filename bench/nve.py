@@ -1,0 +1,51 @@
+"""How well a potential conserves energy: drift over 20 ps, and the error's fall when the time step is halved.
+
+    python bench/nve.py runs/rmd17_ethanol_schnet/model.safetensors data/ethanol.h5
+
+Both runs of a pair start from the same state and last equally long; the error is the standard deviation of the
+total energy, which velocity Verlet makes of second order in the step, so that halving it divides the error by 4.
+"""
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from mlpot.dynamics.recipe import MDRecipe
+from mlpot.dynamics.run import MDSummary, run_md
+
+
+def run(model: str, structure: str, timestep_fs: float, time_ps: float) -> tuple[MDSummary, np.ndarray]:
+    """The summary and the total energies, eV, of a run at constant energy."""
+    with TemporaryDirectory() as folder:
+        recipe = MDRecipe(
+            model=Path(model),
+            structure=Path(structure),
+            ensemble="nve",
+            timestep_fs=timestep_fs,
+            time_ps=time_ps,
+            log_every=1,
+            write_every=1000,
+            output=Path(folder) / "md",
+        )
+        summary = run_md(recipe)
+        log = np.genfromtxt(Path(folder) / "md/log.csv", delimiter=",", names=True)
+        return summary, log["total_eV"]
+
+
+def main() -> None:
+    model, structure = sys.argv[1:3]
+    torch.set_num_threads(1)  # a small molecule is bound by calls, not by arithmetic
+    errors = {step: run(model, structure, step, 4.0)[1].std() for step in (0.25, 0.5, 1.0)}
+    for step in (0.25, 0.5):
+        print(f"error at {2 * step} fs / error at {step} fs: {errors[2 * step] / errors[step]:.2f}")
+    summary, _ = run(model, structure, 0.5, 20.0)
+    assert summary.drift is not None
+    print(f"drift over 20 ps at 0.5 fs: {summary.drift.slope:.3f} ± {summary.drift.slope_error:.3f} meV/atom/ns")
+    print(f"{summary.steps_per_s:.0f} steps/s")
+
+
+if __name__ == "__main__":
+    main()
