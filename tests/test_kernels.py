@@ -147,7 +147,9 @@ def count_calls(monkeypatch) -> list[tuple[str, int]]:
 
 def test_forces_compute_no_gradient_of_the_table(monkeypatch):
     calls = count_calls(monkeypatch)
-    potential = Potential("schnet", {"n_features": 8, "cutoff": CUTOFF}, reference_energies={14: 0.0})
+    potential = Potential(
+        "schnet", {"n_features": 8, "cutoff": CUTOFF, "n_knots": 64}, reference_energies={14: 0.0}
+    )
     predict(potential, small_crystal(), training=True)
     assert [name for name, _ in calls].count("table_grad") == 0
     # three layers; the first has nothing below it that depends on positions
@@ -157,7 +159,9 @@ def test_forces_compute_no_gradient_of_the_table(monkeypatch):
 
 def test_a_loss_on_forces_computes_no_curvature(monkeypatch):
     calls = count_calls(monkeypatch)
-    potential = Potential("schnet", {"n_features": 8, "cutoff": CUTOFF}, reference_energies={14: 0.0})
+    potential = Potential(
+        "schnet", {"n_features": 8, "cutoff": CUTOFF, "n_knots": 64}, reference_energies={14: 0.0}
+    )
     loss = predict(potential, small_crystal(), training=True).forces.square().sum()
     loss.backward(inputs=list(potential.parameters()))
     assert ("table_grad", 1) in calls
