@@ -24,7 +24,7 @@ demo: setup
 	@echo "pictures  runs/demo/learning_curve.png  runs/demo/parity.png  runs/demo/md/md.png"
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(THREADS)
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

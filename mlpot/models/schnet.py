@@ -46,8 +46,8 @@ class SchNet(nn.Module):
         n_radial: size of the basis.
         envelope: a name in `radial.ENVELOPES`.
         activation: "silu" or "ssp", the paper's shifted softplus.
-        n_knots: intervals of the grid on which the filters are tabulated, 256 is enough for degree 5; None evaluates
-            them on every edge.
+        n_knots: intervals of the grid on which the filters are tabulated, 256 is enough for degree 5; None
+            evaluates them on every edge.
         degree: of the splines on the grid: 5 or, a little faster and less smooth, 3.
     """
 
