@@ -10,6 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from mlpot.graph import Properties
@@ -72,6 +73,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     mae, rmse = np.abs(error).mean(), np.sqrt(np.square(error).mean())
     axes.set_title(f"MAE {mae:.3g}, RMSE {rmse:.3g} {panel.error_unit}", fontsize=9)
     axes.set_xlabel(f"reference {panel.name}")
+    axes.xaxis.set_major_locator(MaxNLocator(5))  # energies per atom take many digits
     axes.set_ylabel("predicted")
     axes.ticklabel_format(useOffset=False, style="plain")
     axes.tick_params(labelsize=7)
