@@ -117,8 +117,9 @@ def gas(n_frames: int, n_atoms: int, seed: int = 0) -> Iterator[Atoms]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are set as Linux has them")
+@pytest.mark.slow
 def test_a_set_four_times_larger_than_the_memory_limit_streams_through_an_epoch(tmp_path: Path) -> None:
-    room, n_atoms = 40 * 2**20, 300
+    room, n_atoms = 64 * 2**20, 300  # a thread's stack takes 8 MiB of it
     n_frames = 4 * room // (n_atoms * 49) + 1  # 49 bytes an atom: number, position, force
     h5md.write(tmp_path / "large.h5", gas(n_frames, n_atoms), card={})
     h5md.write(tmp_path / "small.h5", gas(24, n_atoms, seed=1), card={})
