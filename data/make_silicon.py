@@ -1,6 +1,6 @@
 """Silicon at PBE with stress, 8 to 16 atoms: `python data/make_silicon.py [WORKERS]`.
 
-Diamond, strained and rattled, beta-tin, simple hexagonal, vacancies, and the isolated atom.
+Diamond and lonsdaleite, strained and rattled, vacancies, and the isolated atom.
 About 35 minutes on one core; interrupted, it goes on where it was when called again.
 """
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, make_supercell
 from ase.io import write
 
 from mlpot.data.label import label
@@ -19,13 +19,8 @@ RUNS = HERE.parent / "runs"
 RNG = np.random.default_rng(2026)
 DIAMOND = bulk("Si", a=5.469, cubic=True)
 DOUBLE = DIAMOND * (1, 1, 2)
-BETA_TIN = Atoms(
-    "Si4",
-    scaled_positions=[(0, 0, 0), (0.5, 0.5, 0.5), (0, 0.5, 0.25), (0.5, 0, 0.75)],
-    cell=(4.77, 4.77, 2.63),
-    pbc=True,
-) * (1, 1, 2)
-HEXAGONAL = Atoms("Si", cell=[2.64, 2.64, 2.47, 90, 90, 120], pbc=True) * (2, 2, 2)
+LONSDALEITE = make_supercell(bulk("ZnS", "wurtzite", a=3.85, c=6.36), [[1, 0, 0], [1, 2, 0], [0, 0, 1]])
+LONSDALEITE.symbols = "Si8"
 
 
 def strained(crystal: Atoms, group: str, strain: np.ndarray) -> Atoms:
@@ -74,10 +69,9 @@ def structures() -> list[Atoms]:
         *(swollen(DIAMOND, "strain", v) for v in np.linspace(-0.1, 0.1, 13)),
         *(strained(DIAMOND, "strain", s) for s in strains()),
         *(rattled(DIAMOND, "rattle", 0.3) for _ in range(44)),
-        *(swollen(BETA_TIN, "beta-tin", v) for v in np.linspace(-0.1, 0.1, 8)),
-        *(rattled(BETA_TIN, "beta-tin", 0.2) for _ in range(7)),
-        *(swollen(HEXAGONAL, "hexagonal", v) for v in np.linspace(-0.1, 0.1, 7)),
-        *(rattled(HEXAGONAL, "hexagonal", 0.2) for _ in range(4)),
+        *(swollen(LONSDALEITE, "lonsdaleite", v) for v in np.linspace(-0.1, 0.1, 8)),
+        *(strained(LONSDALEITE, "lonsdaleite", np.diag([0, 0, e])) for e in np.linspace(-0.06, 0.06, 7)),
+        *(rattled(LONSDALEITE, "lonsdaleite", 0.1) for _ in range(11)),
         *(rattled(DOUBLE, "rattle", 0.2) for _ in range(5)),
         *(vacancy() for _ in range(7)),
         Atoms("Si", info={"group": "isolated"}),
@@ -95,10 +89,10 @@ if __name__ == "__main__":
         settings={"functional": "PBE", "cutoff": 300, "kpoint_density": 2.75, "smearing": 0.05},
         workers=int(sys.argv[1]) if len(sys.argv) > 1 else 1,
         card={
-            "title": "Silicon, strained, rattled and with vacancies, in three crystal structures, labelled by PBE",
+            "title": "Silicon, strained, rattled and with vacancies, in two crystal structures, labelled by PBE",
             "licence": "CC0-1.0",
             "remake": "python data/make_silicon.py",
-            "groups": "strain, rattle, beta-tin, hexagonal, vacancy, isolated",
+            "groups": "strain, rattle, lonsdaleite, vacancy, isolated",
         },
         progress=lambda done, total: print(f"{done}/{total}", end="\r", flush=True),
     )
