@@ -110,14 +110,14 @@ def _branches(value: Tensor, *parts: tuple[Tensor | None, Derivative]) -> Tensor
 
 def _home(x: Tensor) -> ModuleType:
     """The one seam: which code computes, by where the data are."""
-    return _numba() if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) else reference
+    return _module(x.device.type) if x.dtype in (torch.float32, torch.float64) else reference
 
 
 @cache
-def _numba() -> ModuleType:
+def _module(device: str) -> ModuleType:
     """Imported when it is first needed, so that `import mlpot.models` stays light."""
-    home = "cpu" if importlib.util.find_spec("numba") else "reference"
-    return importlib.import_module(f"mlpot.kernels.{home}")
+    home, needs = {"cpu": ("cpu", "numba"), "cuda": ("gpu", "triton")}.get(device, ("reference", "torch"))
+    return importlib.import_module(f"mlpot.kernels.{home if importlib.util.find_spec(needs) else 'reference'}")
 
 
 def _plain(t: Tensor | None) -> Any:

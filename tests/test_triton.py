@@ -1,0 +1,165 @@
+"""Do the kernels for CUDA devices compute what the reference defines, always in the same order?
+
+Without a device they run in Triton's interpreter. It has to be chosen before Triton is imported, so these tests
+are run again in a process of their own, where `INTERPRETED` is true.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mlpot.forces import hessian, predict
+from mlpot.graph import AtomGraph, collate, edge_vectors
+from mlpot.kernels import ops, reference
+from mlpot.kernels.splines import SPLINES, KnotEdges
+from mlpot.neighbors import build_graph
+from mlpot.potential import Potential
+
+pytest.importorskip("triton", reason="Triton is installed with PyTorch for CUDA, and by the dev extra on Linux")
+from mlpot.kernels import gpu
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+CUDA = pytest.param(
+    "cuda",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+)
+on_device = pytest.mark.parametrize("device", ["cpu" if INTERPRETED else CUDA])
+by_degree = pytest.mark.parametrize("degree", [3, 5])
+
+CUTOFF, N_KNOTS = 4.0, 6
+WIDE = 37  # channels: two tiles, the second of them not full
+
+
+@pytest.fixture(autouse=True)
+def _chosen(monkeypatch):
+    """The kernels under test, also for tensors on the CPU."""
+    if INTERPRETED:
+        monkeypatch.setattr(ops, "_home", lambda x: gpu)
+
+
+def crystal_atom_and_chain() -> list[AtomGraph]:
+    """More neighbors than a block holds, none at all, and some beyond the cutoff of the table."""
+    rng = np.random.default_rng(0)
+    corners = 2.7 * np.array([[0, 0, 0], [0.5, 0.5, 0.5]]) + rng.uniform(-0.2, 0.2, (2, 3))
+    crystal = build_graph([14, 6], corners, 2.7 * np.eye(3), [True] * 3, CUTOFF)
+    assert crystal.edges.row_ptr.diff().max() > gpu.BLOCK.value
+    no_cell = np.zeros((3, 3)), [False] * 3
+    atom = build_graph([6], [[0, 0, 0]], *no_cell, CUTOFF)
+    chain = build_graph([6, 14, 6], [[0, 0, 0], [1.9, 0, 0], [2.2, 3.7, 0]], *no_cell, CUTOFF + 0.5)
+    assert edge_vectors(chain).norm(dim=-1).max() > CUTOFF
+    return [crystal, atom, chain]
+
+
+def tensors(graph: AtomGraph, degree: int, n_features: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    values = {
+        "x": normal(graph.n_atoms, n_features),
+        "table": normal(SPLINES[degree].n_rows(N_KNOTS), n_features),
+        "weights": normal(len(graph.edges)),
+        "d": edge_vectors(graph).norm(dim=-1),
+    }
+    return {name: t.to(graph.positions.device, dtype).requires_grad_() for name, t in values.items()}
+
+
+def conv_and_derivatives(graph: AtomGraph, degree: int, t: dict[str, Tensor]) -> list[Tensor]:
+    """The convolution, its gradients, and the gradients of their squares."""
+    # One distance a pair: an edge and its reverse are equally long.
+    pair = torch.minimum(torch.arange(len(graph.edges), device=t["d"].device), graph.edges.reverse)
+    on = KnotEdges(graph.edges, t["d"][pair], cutoff=CUTOFF, n_knots=N_KNOTS, degree=degree)
+    value, leaves = ops.conv(t["x"], t["table"], on, t["weights"]), list(t.values())
+    first = torch.autograd.grad(value.square().sum(), leaves, create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+    return [value.detach(), *(g.detach() for g in first), *second]
+
+
+@on_device
+@by_degree
+@pytest.mark.parametrize(
+    ("dtype", "bar"), [(torch.float64, 1e-11), (torch.float32, 2e-6)], ids=["double", "single"]
+)
+def test_value_and_two_derivatives_equal_the_reference(monkeypatch, device, degree, dtype, n_features, bar):
+    graph = collate(crystal_atom_and_chain()).to(device)
+    t = tensors(graph, degree, n_features, dtype)
+    found = conv_and_derivatives(graph, degree, t)
+    monkeypatch.setattr(ops, "_home", lambda x: reference)
+    for a, b in zip(found, conv_and_derivatives(graph, degree, t), strict=True):
+        assert (a - b).abs().max() <= bar * b.abs().max()
+
+
+@pytest.mark.parametrize("device", [CUDA])
+@by_degree
+def test_equal_runs_are_equal_to_the_last_bit(device, degree):
+    graph = collate(50 * crystal_atom_and_chain()).to(device)
+    t = tensors(graph, degree, WIDE, torch.float32)
+    first = conv_and_derivatives(graph, degree, t)
+    for _ in range(20):
+        for a, b in zip(first, conv_and_derivatives(graph, degree, t), strict=True):
+            assert torch.equal(a, b)
+
+
+@on_device
+@by_degree
+def test_long_intervals_are_shared_among_programs(monkeypatch, device, degree):
+    monkeypatch.setattr(gpu, "LONG", 2)
+    graph = collate(crystal_atom_and_chain()).to(device)
+    t = tensors(graph, degree, WIDE, torch.float64)
+    on = KnotEdges(graph.edges, t["d"].detach(), cutoff=CUTOFF, n_knots=N_KNOTS, degree=degree)
+    arguments = t["x"].detach(), t["x"].detach().flip(0).contiguous(), on, None, 0
+    found, wanted = gpu.table_grad(*arguments), reference.table_grad(*arguments)
+    assert (found - wanted).abs().max() <= 1e-13 * wanted.abs().max()
+
+
+@on_device
+def test_a_potential_is_the_same_on_the_device(monkeypatch, device):
+    arguments = {"n_features": 16, "n_interactions": 2, "cutoff": CUTOFF, "n_knots": 64}
+    potential = Potential("schnet", arguments, reference_energies={6: -1.0, 14: -2.0}).double().freeze()
+    graphs = crystal_atom_and_chain()
+    graph, chain = collate(graphs), graphs[-1]
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "_home", lambda x: reference)
+        wanted, curvature = predict(potential, graph), hessian(potential, chain)
+    potential = potential.to(device)
+    found = predict(potential, graph.to(device))
+    for a, b in ((found.energy, wanted.energy), (found.forces, wanted.forces), (found.stress, wanted.stress)):
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-11, atol=1e-11, equal_nan=True)
+    found_curvature = hessian(potential, chain.to(device)).cpu()
+    torch.testing.assert_close(found_curvature, curvature, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="is the one that runs the others")
+def test_the_interpreter_finds_the_same():
+    command = [sys.executable, "-m", "pytest", __file__, "-q", "-k", "cpu", "-p", "no:cacheprovider"]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "skipped" not in done.stdout
+
+
+@pytest.mark.skipif(INTERPRETED, reason="compiles, as the interpreter does not")
+@pytest.mark.parametrize("kind", ["fp32", "fp64"])
+@pytest.mark.parametrize("n_read", [4, 6])
+@pytest.mark.parametrize("name", ["_conv", "_edge_dot", "_interval_grads"])
+def test_kernels_compile_without_a_device_and_use_no_atomics(name, n_read, kind):
+    """For compute capability 9.0, as in an H200."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    kernel = getattr(gpu, name)
+    integers = {"row_ptr", "begin", "edge", "first", "center", "neighbor"}
+    types = {a: "*i64" if a in integers else f"*{kind}" for a in kernel.arg_names}
+    types |= {a: "i32" for a in types if a.startswith("n_")} | {"N_READ": "constexpr"}
+    code = compile(ASTSource(kernel, types, {"N_READ": n_read}), target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    assert "ld.global" in code
+    assert not re.search(r"\b(atom|red)\.", code)
