@@ -87,7 +87,9 @@ def conv_and_derivatives(graph: AtomGraph, degree: int, t: dict[str, Tensor]) ->
 @on_device
 @by_degree
 @pytest.mark.parametrize(
-    ("dtype", "bar"), [(torch.float64, 1e-11), (torch.float32, 2e-6)], ids=["double", "single"]
+    ("dtype", "n_features", "bar"),
+    [(torch.float64, WIDE, 1e-11), (torch.float32, 20, 2e-6)],
+    ids=["double", "single"],
 )
 def test_value_and_two_derivatives_equal_the_reference(monkeypatch, device, degree, dtype, n_features, bar):
     graph = collate(crystal_atom_and_chain()).to(device)
