@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from mlpot.data.info import DataInfo
+    from mlpot.dynamics.run import MDSummary
     from mlpot.evaluate import Error, Evaluation
 
 app = typer.Typer(
@@ -26,6 +28,22 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Training sets: convert, inspect, compute.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+
+
+class RunOrElse(TyperGroup):
+    """A group in which what is not the name of a command is a recipe to run."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As of a group, `run` being what is left out."""
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+md_app = typer.Typer(
+    help="Run molecular dynamics by a recipe; look at a run.", no_args_is_help=True, cls=RunOrElse
+)
+app.add_typer(md_app, name="md")
 console = Console()
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Put over the recipe's.")]
@@ -127,18 +145,30 @@ def predict(
     console.print(f"{n} structures written to {output}", soft_wrap=True)
 
 
-@app.command()
-def md(
+@md_app.command("run")
+def md_run(
     recipe: Annotated[Path, typer.Argument(help="YAML file; `mlpot recipe --md` prints one.")],
     overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--continue", help="Go on from the last checkpoint, if any.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Length of the run, whatever the recipe says.")] = None,
 ) -> None:
-    """Run molecular dynamics by a recipe."""
+    """Run molecular dynamics by a recipe; `mlpot md RECIPE` is the same."""
     from mlpot.dynamics.recipe import MDRecipe
     from mlpot.dynamics.run import run_md
+    from mlpot.dynamics.stop import MDStoppedError
     from mlpot.recipes import load_recipe
 
-    checked = load_recipe(MDRecipe, recipe, overrides or ())
-    summary = run_md(checked)
+    length = [] if steps is None else [f"steps={steps}"]
+    checked = load_recipe(MDRecipe, recipe, [*(overrides or ()), *length])
+    try:
+        summary = run_md(checked, resume=resume)
+    except MDStoppedError as stopped:
+        print(f"mlpot: {stopped}", file=sys.stderr)
+        raise typer.Exit(stopped.exit_code) from None
+    _print_md(checked.output, summary)
+
+
+def _print_md(output: Path, summary: MDSummary) -> None:
     lines = [
         f"{summary.formula}, {summary.ensemble}: {summary.steps} steps, {summary.time_ps:g} ps in "
         f"{summary.wall_s:.1f} s ({summary.steps_per_s:.0f} steps/s, {summary.ns_per_day:.3g} ns/day)",
@@ -149,7 +179,8 @@ def md(
     if summary.drift is not None:
         slope = _with_error(summary.drift.slope, summary.drift.slope_error)
         lines.append(f"Drift of the conserved quantity: {slope} meV/atom/ns")
-    console.print("\n".join([*lines, f"Trajectory, log and picture: {checked.output}"]), soft_wrap=True)
+    lines += [f"Warning: {warning}" for warning in summary.warnings]
+    console.print("\n".join([*lines, f"Trajectory, log and picture: {output}"]), markup=False, soft_wrap=True)
 
 
 @data_app.command()

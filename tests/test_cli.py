@@ -83,11 +83,12 @@ def test_the_way_from_data_to_dynamics(
     assert Path("errors/parity.png").exists()
     assert not mlpot(monkeypatch, "predict", model, "set.h5", "-o", "out.xyz")
     Path("md.yaml").write_text(f"model: {model}\nstructure: set.h5\nsteps: 30\nlog_every: 1\noutput: md\n")
-    assert not mlpot(monkeypatch, "md", "md.yaml", "ensemble=nve", "max_start_force=1e4")
+    assert not mlpot(monkeypatch, "md", "md.yaml", "ensemble=nve", "max_start_force=1e4", "guards.temperature=99")
     told = capsys.readouterr().out
     assert "C2H6O, nve: 30 steps" in told
     assert "Drift" in told
-    assert {"trajectory.h5", "log.csv", "md.json", "md.png"} == {path.name for path in Path("md").iterdir()}
+    left = {"trajectory.h5", "log.csv", "md.json", "md.png", "checkpoint_A", "checkpoint_B"}
+    assert left == {path.name for path in Path("md").iterdir()}
     assert not mlpot(monkeypatch, "data", "info", "md/trajectory.h5")
 
 

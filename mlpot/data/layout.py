@@ -13,6 +13,7 @@ the units it knows, and eV/Å is not among them. ZnH5MD reads both names.
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ GROUPS = "parameters/mlpot/groups"
 FAMILIES = "parameters/mlpot/families"
 CARD = "parameters/mlpot/card"
 NAME_LENGTH = 128  # bytes of a name of a group or family
+PATIENCE = 5.0  # seconds for which opening waits for a writer
 MAX_CHUNK = 2**30  # bytes; no honest file unpacks more at once
 
 
@@ -82,7 +84,10 @@ def open_checked(path: str | Path) -> h5py.File:
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {path}. Check the path.") from None
     except OSError as error:
-        raise FormatError(f"{path} is not an HDF5 file, or is damaged: {error}. Restore or remake it.") from None
+        cure = "Restore or remake it."
+        if Path(f"{path}.journal").exists():
+            cure = "Its writer was killed while writing: go on with `mlpot md ... --continue`, which repairs it."
+        raise FormatError(f"{path} is not an HDF5 file, or is damaged: {error}. {cure}") from None
     try:
         with naming_damage(str(path)):
             for name, dataset in walk(file):
@@ -105,13 +110,19 @@ def naming_damage(where: str) -> Iterator[None]:
 
 
 def _open(path: str | Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        if "open for" not in str(error):
-            raise
-    # A trajectory that is being written, or whose writer was killed: whole up to its last flush.
-    return h5py.File(path, "r", swmr=True)
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return h5py.File(path, "r")
+        except BlockingIOError:  # its writer puts a block in, which takes milliseconds
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        except OSError as error:
+            if "open for" not in str(error):
+                raise
+            # Held open by another program, or left so when it was killed: whole up to its last flush.
+            return h5py.File(path, "r", swmr=True)
 
 
 def walk(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:

@@ -5,36 +5,64 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO, cast
 
 import h5py
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mlpot.data.errors import FormatError
 from mlpot.data.h5md_write import extend, found
+from mlpot.data.journal import JournaledFile
+from mlpot.data.layout import INDEX, naming_damage, walk
 
-BLOCK = 64  # frames written at once
+BLOCK = 2**23  # bytes of frames held at most between two commits
 
 
 class TrajectoryWriter:
-    """An H5MD file held open, to which frames are added in blocks; others may read it meanwhile.
+    """An H5MD file to which frames are added; on disk it goes from commit to commit, and others may read it.
 
     All frames have the same atoms, boundary and labels as the first.
 
     Args:
-        path: the new file.
+        path: the file.
         card: how the trajectory was made.
+        keep: frames to keep of the file that is there, which loses the others; None for a new file.
         overwrite: replace an existing file.
 
     Raises:
-        FileExistsError: the file exists and is not to be replaced.
+        FileExistsError: the file exists and is neither to be kept nor replaced.
+        FormatError: the file that is there has fewer frames, or is damaged.
+        StorageError: it cannot be written.
     """
 
-    def __init__(self, path: str | Path, *, card: Mapping[str, str], overwrite: bool = False):
-        if Path(path).exists() and not overwrite:
+    def __init__(
+        self, path: str | Path, *, card: Mapping[str, str], keep: int | None = None, overwrite: bool = False
+    ):
+        path = Path(path)
+        if keep is None and path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists. Choose another output, or ask to overwrite it.")
-        self._file = h5py.File(path, "w", libver=("v110", "v110"))
-        found(self._file, card)
+        if keep and not path.exists():
+            raise FormatError(f"{path} is gone, with {keep} frames. Restore it, or start the run anew.")
+        self._file = JournaledFile(path, new=not keep)
         self._block: list[Atoms] = []
+        self._held = 0  # bytes
+        self.n_frames = keep or 0
+        if keep:
+            with naming_damage(str(path)), self._open("r+") as file:
+                _cut(file, keep)
+        else:
+            # Space that a rewritten chunk frees is remembered from one commit to the next.
+            with h5py.File(self._handle, "w", libver=("v110", "v110"), fs_strategy="fsm", fs_persist=True) as file:
+                found(file, card)
+        self._file.commit()
+
+    @property
+    def _handle(self) -> BinaryIO:
+        return cast("BinaryIO", self._file)  # it has what HDF5 needs of one
+
+    def _open(self, mode: str) -> h5py.File:
+        return h5py.File(self._handle, mode, libver=("v110", "v110"))
 
     def add(self, atoms: Atoms, *, step: int, time: float) -> None:
         """Add a structure as it is now, with its momenta and what its calculator has for it; time in fs."""
@@ -43,25 +71,28 @@ class TrajectoryWriter:
         if atoms.calc is not None:
             frame.calc = SinglePointCalculator(frame, **atoms.calc.results)
         self._block.append(frame)
-        if len(self._block) >= BLOCK or not self._file.swmr_mode:
-            self.flush()
+        self.n_frames += 1
+        self._held += 100 * len(atoms) + 4096
+        if self._held > BLOCK:
+            self.commit()
 
-    def flush(self) -> None:
-        """Hand everything added so far to the system.
+    def commit(self) -> None:
+        """Have every frame added so far on disk.
 
         Raises:
-            LabelError: a value is not finite; the frames before it are in the file.
+            LabelError: a value is not finite.
+            StorageError: the frames cannot be written; those committed before are whole.
         """
-        block, self._block = self._block, []
-        extend(self._file, block)
-        if block and not self._file.swmr_mode:  # from here on a kill leaves a file that opens
-            self._file.swmr_mode = True
-        self._file.flush()
+        if self._block:
+            block, self._block, self._held = self._block, [], 0
+            with self._open("r+") as file:
+                extend(file, block)
+            self._file.commit()
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Commit and close the file."""
         try:
-            self.flush()
+            self.commit()
         finally:
             self._file.close()
 
@@ -72,3 +103,14 @@ class TrajectoryWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _cut(file: h5py.File, n_frames: int) -> None:
+    """Keep the first frames of a file of a single particles group."""
+    there = 0 if INDEX not in file else file[INDEX].shape[0]
+    if there < n_frames:
+        raise FormatError(f"{file.filename} has {there} frames, {n_frames} were written. Restore the file.")
+    if there > n_frames:
+        for name, dataset in walk(file):
+            if name.startswith(("/particles", "/observables", f"/{INDEX}")):
+                dataset.resize(n_frames, axis=0)

@@ -27,18 +27,37 @@ from mlpot.units import GPA
 class Ensemble:
     """An integrator and what is known of it."""
 
+    name: str
     dynamics: MolecularDynamics
     n_degrees: int
     conserved: Callable[[], float] | None  # eV; None where the ensemble has no conserved quantity
 
+    def set_temperature(self, temperature_K: float) -> None:
+        """Change the temperature of the thermostat; its masses stay, so that its frequency changes a little."""
+        dynamics, kT = self.dynamics, units.kB * temperature_K
+        if self.name == "langevin":
+            dynamics.set_temperature(temperature_K)
+        elif self.name == "bussi":
+            dynamics.temp, dynamics.target_kinetic_energy = kT, 0.5 * self.n_degrees * kT
+        elif self.name != "nve":
+            dynamics._thermostat._kT = kT
+            if self.name in NPT:
+                dynamics._kT = dynamics._barostat._kT = kT
 
-def build_ensemble(atoms: Atoms, recipe: MDRecipe, rng: np.random.Generator) -> Ensemble:
+
+def build_ensemble(
+    atoms: Atoms, recipe: MDRecipe, rng: np.random.Generator, n_degrees: int | None = None
+) -> Ensemble:
     """The integrator of a recipe for atoms that have velocities and a calculator.
+
+    Args:
+        n_degrees: of freedom, where they were counted before; momenta that were zero are not quite so later.
 
     Raises:
         StartError: the ensemble does not suit the structure.
     """
-    n_degrees = degrees_of_freedom(atoms, keeps_momentum=recipe.ensemble != "langevin")
+    if n_degrees is None:
+        n_degrees = degrees_of_freedom(atoms, keeps_momentum=recipe.ensemble != "langevin")
     if n_degrees < 1:
         raise StartError(f"{atoms.symbols} has no motion left in ensemble {recipe.ensemble!r}. Choose langevin.")
     if recipe.ensemble in NPT:
@@ -50,7 +69,7 @@ def build_ensemble(atoms: Atoms, recipe: MDRecipe, rng: np.random.Generator) -> 
 
 def _nve(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.Generator) -> Ensemble:
     dynamics = VelocityVerlet(atoms, recipe.timestep_fs * units.fs)
-    return Ensemble(dynamics, n_degrees, lambda: _total_energy(atoms))
+    return Ensemble(recipe.ensemble, dynamics, n_degrees, lambda: _total_energy(atoms))
 
 
 def _langevin(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.Generator) -> Ensemble:
@@ -62,7 +81,7 @@ def _langevin(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.Gen
         hydrostatic=True,  # without a barostat this only spares a matrix exponential in each step
         rng=rng,
     )
-    return Ensemble(dynamics, n_degrees, None)
+    return Ensemble(recipe.ensemble, dynamics, n_degrees, None)
 
 
 def _bussi(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.Generator) -> Ensemble:
@@ -75,7 +94,9 @@ def _bussi(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.Genera
     )
     dynamics.ndof = n_degrees
     dynamics.target_kinetic_energy = 0.5 * n_degrees * units.kB * recipe.temperature_K
-    return Ensemble(dynamics, n_degrees, lambda: _total_energy(atoms) - dynamics.transferred_energy)
+    return Ensemble(
+        recipe.ensemble, dynamics, n_degrees, lambda: _total_energy(atoms) - dynamics.transferred_energy
+    )
 
 
 def _nose_hoover(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.Generator) -> Ensemble:
@@ -86,7 +107,7 @@ def _nose_hoover(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.
         tdamp=recipe.thermostat_fs * units.fs,
     )
     dynamics._thermostat = _thermostat(dynamics, recipe, n_degrees)
-    return Ensemble(dynamics, n_degrees, dynamics.get_conserved_energy)
+    return Ensemble(recipe.ensemble, dynamics, n_degrees, _steady(dynamics, recipe))
 
 
 def _mtk(atoms: Atoms, recipe: MDRecipe, n_degrees: int) -> Ensemble:
@@ -107,7 +128,7 @@ def _mtk(atoms: Atoms, recipe: MDRecipe, n_degrees: int) -> Ensemble:
     )
     dynamics._num_atoms_global = n_degrees / 3  # stands for the degrees of freedom wherever ASE uses it
     dynamics._thermostat = _thermostat(dynamics, recipe, n_degrees)
-    return Ensemble(dynamics, n_degrees, dynamics.get_conserved_energy)
+    return Ensemble(recipe.ensemble, dynamics, n_degrees, _steady(dynamics, recipe))
 
 
 def _thermostat(dynamics: MolecularDynamics, recipe: MDRecipe, n_degrees: int) -> NoseHooverChainThermostat:
@@ -117,6 +138,11 @@ def _thermostat(dynamics: MolecularDynamics, recipe: MDRecipe, n_degrees: int) -
         temperature_K=recipe.temperature_K,
         tdamp=recipe.thermostat_fs * units.fs,
     )
+
+
+def _steady(dynamics: MolecularDynamics, recipe: MDRecipe) -> Callable[[], float] | None:
+    """The extended energy, which is conserved while the temperature of the bath is."""
+    return dynamics.get_conserved_energy if recipe.temperature_end_K is None else None
 
 
 def _total_energy(atoms: Atoms) -> float:

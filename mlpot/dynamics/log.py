@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import math
+import os
+import resource
 import time
+from array import array
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -13,6 +15,7 @@ import numpy as np
 from ase import Atoms, units
 from numpy.typing import NDArray
 
+from mlpot.data.durable import storing, write_all
 from mlpot.dynamics.ensembles import Ensemble
 from mlpot.units import GPA
 
@@ -30,68 +33,134 @@ class Observation:
     kinetic_eV: float
     total_eV: float
     conserved_eV: float
+    slope_meV_atom_ns: float  # of the conserved quantity, by least squares since the stage began
     temperature_K: float
+    target_K: float
     pressure_GPa: float
     volume_A3: float
     max_force_eV_A: float
+    nearest_A: float
     steps_per_s: float
+    ns_per_day: float
+    memory_MB: float
 
 
-def observe(atoms: Atoms, ensemble: Ensemble, step: int, time_ps: float, steps_per_s: float) -> Observation:
-    """Everything a line of the log says of the atoms as they are."""
+def observe(atoms: Atoms, ensemble: Ensemble) -> dict[str, float]:
+    """What a line of the log says of the atoms as they are."""
     potential, kinetic = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy())
     pressure = volume = math.nan
     if atoms.pbc.all():
         volume = float(atoms.get_volume())
         pressure = (2 * kinetic / volume - float(atoms.get_stress()[:3].sum())) / 3 / GPA
-    return Observation(
-        step=step,
-        time_ps=time_ps,
-        potential_eV=potential,
-        kinetic_eV=kinetic,
-        total_eV=potential + kinetic,
-        conserved_eV=math.nan if ensemble.conserved is None else ensemble.conserved(),
-        temperature_K=2 * kinetic / (ensemble.n_degrees * units.kB),
-        pressure_GPa=pressure,
-        volume_A3=volume,
-        max_force_eV_A=float(np.linalg.norm(atoms.get_forces(), axis=1).max()),
-        steps_per_s=steps_per_s,
-    )
+    return {
+        "potential_eV": potential,
+        "kinetic_eV": kinetic,
+        "total_eV": potential + kinetic,
+        "conserved_eV": math.nan if ensemble.conserved is None else float(ensemble.conserved()),
+        "temperature_K": 2 * kinetic / (ensemble.n_degrees * units.kB),
+        "pressure_GPa": pressure,
+        "volume_A3": volume,
+        "max_force_eV_A": float(np.linalg.norm(atoms.get_forces(), axis=1).max()),
+    }
+
+
+def resident_memory() -> float:
+    """MB that this process holds."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except FileNotFoundError:  # not Linux: the most it ever held
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A least-squares line through points that come one by one."""
+
+    n: int = 0
+    mean_x: float = 0.0
+    mean_y: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+
+    def plus(self, x: float, y: float) -> Slope:
+        """The line with one more point (Welford, Technometrics 4, 419 (1962))."""
+        n = self.n + 1
+        dx, dy = x - self.mean_x, y - self.mean_y
+        mean_x = self.mean_x + dx / n
+        return Slope(n, mean_x, self.mean_y + dy / n, self.xx + dx * (x - mean_x), self.xy + (x - mean_x) * dy)
+
+    @property
+    def value(self) -> float:
+        """NaN before there are two points."""
+        return self.xy / self.xx if self.xx > 0 else math.nan
 
 
 class Log:
-    """A CSV file with a line per observation, on disk as soon as it is written."""
+    """A CSV file with a line per observation, handed to the system as soon as it is written.
 
-    def __init__(self, path: Path):
-        self._file = path.open("w", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._file)
-        self._writer.writerow(field.name for field in fields(Observation))
-        self._rows: list[tuple[float, ...]] = []
-        self._last = (0, time.perf_counter())
+    Args:
+        path: the file.
+        keep: bytes to keep of the file that is there; 0 for a new one.
 
-    def speed(self, step: int) -> float:
-        """Steps per second since the last call."""
-        (last_step, last_time), now = self._last, time.perf_counter()
-        self._last = (step, now)
-        return (step - last_step) / max(now - last_time, 1e-9)
+    Raises:
+        StorageError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, *, keep: int = 0):
+        self.path, self.size = path, keep
+        with storing(path, 0):
+            self._file = path.open("r+b" if keep else "wb", buffering=0)
+            if keep:
+                self._file.truncate(keep)
+                self._file.seek(keep)
+        if not keep:
+            self._write(",".join(field.name for field in fields(Observation)))
 
     def add(self, observation: Observation) -> None:
         """Write one line."""
-        row = astuple(observation)
-        self._rows.append(row)
-        self._writer.writerow("" if math.isnan(x) else x for x in row)
-        self._file.flush()
+        self._write(",".join("" if math.isnan(x) else repr(x) for x in astuple(observation)))
 
-    def columns(self) -> dict[str, Floats]:
-        """Everything written so far, column by column."""
-        table = np.array(self._rows, dtype=np.float64).reshape(-1, len(fields(Observation)))
-        return {field.name: table[:, k] for k, field in enumerate(fields(Observation))}
+    def _write(self, line: str) -> None:
+        content = f"{line}\n".encode()
+        with storing(self.path, len(content)):
+            write_all(self._file, content)
+        self.size += len(content)
+
+    def sync(self) -> None:
+        """Have every line on disk."""
+        with storing(self.path, 0):
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
+
+
+def read_log(path: Path) -> dict[str, Floats]:
+    """A log column by column, NaN where a line has no value."""
+    values = array("d")
+    with path.open(encoding="utf-8") as file:
+        names = next(file).strip().split(",")
+        for line in file:
+            values.extend(float(x or "nan") for x in line.rstrip("\n").split(","))
+    table = np.frombuffer(values, np.float64).reshape(-1, len(names))
+    return {name: table[:, k] for k, name in enumerate(names)}
+
+
+class Pace:
+    """Steps per second between two looks."""
+
+    def __init__(self, step: int):
+        self._last = (step, time.perf_counter())
+
+    def look(self, step: int) -> float:
+        """Steps per second since the last look."""
+        (last_step, last_time), now = self._last, time.perf_counter()
+        self._last = (step, now)
+        return (step - last_step) / max(now - last_time, 1e-9)
 
 
 @dataclass(frozen=True)

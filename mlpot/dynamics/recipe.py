@@ -10,6 +10,45 @@ from pydantic import Field, model_validator
 from mlpot.recipes import Section
 
 NPT = ("npt-isotropic", "npt")
+EnsembleName = Literal["nve", "langevin", "bussi", "nose-hoover", "npt-isotropic", "npt"]
+
+
+class Stage(Section):
+    """A part of a run; what it does not say is as in the run."""
+
+    ensemble: EnsembleName | None = None
+    timestep_fs: float | None = Field(None, gt=0)
+    time_ps: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, gt=0)
+    temperature_K: float | None = Field(None, gt=0)
+    temperature_end_K: float | None = Field(None, gt=0)
+    pressure_GPa: float | None = None
+    thermostat_fs: float | None = Field(None, gt=0)
+    barostat_fs: float | None = Field(None, gt=0)
+
+
+class Guards(Section):
+    """A run that crosses one of these stops, with the state before kept; null turns a guard off."""
+
+    min_distance: float | None = Field(default=0.6, gt=0, description="part of the sum of two covalent radii")
+    min_trained_distance: float | None = Field(
+        default=0.9, gt=0, description="part of the shortest distance of two elements in training"
+    )
+    max_trained_force: float | None = Field(default=10.0, gt=0, description="times the greatest force in training")
+    max_force: float | None = Field(default=100.0, gt=0, description="eV/Å, where the model tells of no training")
+    energy: float | None = Field(
+        default=0.05,
+        gt=0,
+        description="change of the conserved quantity in 100 steps, part of the kinetic one",
+    )
+    temperature: float | None = Field(
+        default=5.0,
+        gt=0,
+        description="times that asked for or begun with, and six standard deviations more",
+    )
+    volume: float | None = Field(default=0.2, gt=0, description="change in a picosecond, as part of the volume")
+    escape_A: float | None = Field(default=100.0, gt=0, description="Å from the center of mass, without a cell")
+    disk: bool = Field(default=True, description="stop before the disk is full: an hour of output ahead")
 
 
 class MDRecipe(Section):
@@ -19,16 +58,22 @@ class MDRecipe(Section):
     structure: Path = Field(description="any file that ASE reads, or H5MD", examples=["start.xyz"])
     frame: int = Field(0, description="which structure of the file; negative counts from the end")
     repeat: tuple[int, int, int] = Field((1, 1, 1), description="copies of the cell along its vectors")
-    ensemble: Literal["nve", "langevin", "bussi", "nose-hoover", "npt-isotropic", "npt"] = Field(
+    ensemble: EnsembleName = Field(
         "langevin", description="npt-isotropic keeps the shape of the cell, npt lets all of it move"
     )
     timestep_fs: float = Field(0.5, gt=0, description="fs; at most a tenth of the fastest vibration's period")
     time_ps: float = Field(10.0, gt=0, description="length of the run, ps")
     steps: int | None = Field(None, gt=0, description="length of the run in steps, instead of time_ps")
     temperature_K: float = Field(300.0, gt=0, description="of the thermostat and of the drawn velocities, K")
+    temperature_end_K: float | None = Field(
+        None, gt=0, description="of the thermostat at the end, to which it goes step by step, K"
+    )
     pressure_GPa: float = Field(0.0, description="of the barostat, GPa")
     thermostat_fs: float = Field(100.0, gt=0, description="relaxation time, fs; for langevin 1 / friction")
     barostat_fs: float = Field(1000.0, gt=0, description="relaxation time, fs")
+    stages: tuple[Stage, ...] = Field(
+        (), description="parts run one after another, such as [{ensemble: nve, time_ps: 5}]; the rest is as here"
+    )
     velocities: Literal["draw", "file"] = Field(
         "draw", description="Maxwell-Boltzmann, at rest as a whole, or as in the structure file"
     )
@@ -36,6 +81,11 @@ class MDRecipe(Section):
     max_start_force: float = Field(100.0, gt=0, description="eV/Å; a start with a greater force is refused")
     write_every: int = Field(20, ge=1, description="steps between frames of the trajectory")
     log_every: int = Field(10, ge=1, description="steps between lines of the log")
+    checkpoint_s: float = Field(10.0, ge=0, description="seconds between checkpoints")
+    wall_time_s: float | None = Field(
+        None, gt=0, description="seconds after which the run is saved and stops; what the queue gives less 120"
+    )
+    guards: Guards = Guards()
     device: str = Field("cpu", description="cpu or cuda")
     dtype: Literal["float32", "float64"] | None = Field(
         None, description="in which the potential computes; null: as it was trained"
@@ -45,16 +95,43 @@ class MDRecipe(Section):
 
     @property
     def n_steps(self) -> int:
-        """Length of the run in steps."""
+        """Length of a run without stages in steps."""
         return self.steps or max(1, round(1000 * self.time_ps / self.timestep_fs))
+
+    def plan(self) -> tuple[MDRecipe, ...]:
+        """The stages of the run, each a recipe of its own; the run itself if it has none."""
+        if not self.stages:
+            return (self,)
+        return tuple(self._stage(stage.model_dump(exclude_none=True)) for stage in self.stages)
+
+    def _stage(self, own: dict[str, object]) -> MDRecipe:
+        rest = self.model_dump(exclude={"stages"})
+        if {"steps", "time_ps"} & set(own):
+            rest |= {"steps": None}
+        if own.get("ensemble", self.ensemble) not in NPT:
+            rest |= {"pressure_GPa": 0.0}
+        return MDRecipe.model_validate(rest | own)
+
+    def temperature(self, step: int) -> float:
+        """K, of the thermostat in a step of a run without stages."""
+        if self.temperature_end_K is None:
+            return self.temperature_K
+        return self.temperature_K + (self.temperature_end_K - self.temperature_K) * step / self.n_steps
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if min(self.repeat) < 1:
             raise ValueError(f"repeat needs whole numbers of at least 1, got {list(self.repeat)}")
+        if self.stages:
+            if self.temperature_end_K is not None:
+                raise ValueError("temperature_end_K is of a stage where there are stages: move it there")
+            self.plan()
+            return self
         if self.pressure_GPa != 0 and self.ensemble not in NPT:
             raise ValueError(
                 f"ensemble {self.ensemble!r} has no barostat, so pressure_GPa would do nothing: "
                 f"remove it, or choose ensemble {' or '.join(NPT)}"
             )
+        if self.temperature_end_K is not None and self.ensemble == "nve":
+            raise ValueError("ensemble 'nve' has no thermostat, so temperature_end_K would do nothing: remove it")
         return self

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
+import platform
+import socket
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.checkpoint import DTYPES
-from mlpot.data.trajectory import TrajectoryWriter
-from mlpot.dynamics.ensembles import Ensemble, build_ensemble
-from mlpot.dynamics.log import Drift, Floats, Log, drift, mean_and_error, observe
+from mlpot.data.durable import write_whole
+from mlpot.dynamics.checkpoints import Checkpoint, CheckpointError, Checkpoints
+from mlpot.dynamics.drive import Drive
+from mlpot.dynamics.lock import folder_lock
+from mlpot.dynamics.log import Drift, drift, mean_and_error, read_log
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.start import starting_atoms
+from mlpot.dynamics.states import identical
+from mlpot.dynamics.stop import MDStoppedError, stop_request
 from mlpot.report.md import plot_md
 from mlpot.version import __version__
 
-
-class BlowUpError(ValueError):
-    """A run met a state that the potential cannot compute; its files are complete up to the last good step."""
+PHYSICS = (
+    "ensemble",
+    "timestep_fs",
+    "temperature_K",
+    "temperature_end_K",
+    "pressure_GPa",
+    "thermostat_fs",
+    "barostat_fs",
+    "write_every",
+    "log_every",
+    "dtype",
+)
+"""Keys of a recipe that a run keeps when it is continued."""
 
 
 @dataclass(frozen=True)
@@ -35,148 +50,148 @@ class MDSummary:
     formula: str
     n_atoms: int
     n_degrees: int
-    ensemble: str
+    ensemble: str  # of the last stage
     steps: int
     time_ps: float
     temperature_K: float
     temperature_error: float | None  # K, standard error from blocks
     pressure_GPa: float | None
     pressure_error: float | None  # GPa
-    drift: Drift | None  # of the conserved quantity
-    wall_s: float
+    drift: Drift | None  # of the conserved quantity, in the last stage
+    wall_s: float  # since the run was begun or continued
     steps_per_s: float
     ns_per_day: float
+    warnings: tuple[str, ...]
     stopped: str | None  # why the run ended early
 
 
-def run_md(recipe: MDRecipe) -> MDSummary:
+def run_md(recipe: MDRecipe, *, resume: bool = False) -> MDSummary:
     """Run molecular dynamics and write trajectory.h5, log.csv, md.json and md.png into the output folder.
+
+    Args:
+        recipe: what to run.
+        resume: go on from the checkpoint in the output folder, if there is one.
 
     Raises:
         StartError: the run cannot begin from this structure.
         FileExistsError: the folder holds an earlier run.
-        BlowUpError: the energy or a force is not finite any more, or two atoms are in one place.
+        LockedError: another process writes into the folder.
+        CheckpointError: the run in the folder is another one, or cannot be continued.
+        StorageError: the folder cannot be written, or is full.
+        MDStoppedError: a guard (BlowUpError), a signal or the clock ended the run; it is saved.
         ValueError, FileNotFoundError: as the functions that read the model and the structure.
     """
-    rng = np.random.default_rng(recipe.seed)
-    calculator = MLPotCalculator(
-        recipe.model, device=recipe.device, dtype=None if recipe.dtype is None else DTYPES[recipe.dtype]
-    )
-    atoms = starting_atoms(recipe, calculator, rng)
-    ensemble = build_ensemble(atoms, recipe, rng)
-    recipe.output.mkdir(parents=True, exist_ok=True)
-    card = {"made with": f"mlpot {__version__}", "recipe": recipe.model_dump_json()}
-    began = time.perf_counter()
-    with (
-        TrajectoryWriter(recipe.output / "trajectory.h5", card=card, overwrite=recipe.overwrite) as trajectory,
-        Log(recipe.output / "log.csv") as log,
-    ):
-        n_done, failure = _integrate(recipe, atoms, ensemble, trajectory, log)
-    summary = _summary(recipe, atoms, ensemble, log, n_done, time.perf_counter() - began, failure)
-    report = {"summary": asdict(summary), "recipe": recipe.model_dump(mode="json"), "mlpot": __version__}
-    (recipe.output / "md.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    plot_md(log.columns(), len(atoms), recipe.output / "md.png", title=f"{summary.formula}, {recipe.ensemble}")
-    if failure is not None:
-        raise BlowUpError(
-            f"Step {n_done + 1}: {failure} The trajectory in {recipe.output} ends with the last good frame. "
-            "Either the atoms left what the potential knows, or the time step is too long."
-        ) from failure.__cause__
+    with folder_lock(recipe.output), stop_request() as stop:
+        began, stopped = time.perf_counter(), None
+        with _prepared(recipe, resume) as drive:
+            try:
+                drive.run(stop)
+            except MDStoppedError as error:
+                stopped = error
+        summary = _summary(drive, time.perf_counter() - began, stopped)
+        _write_report(recipe, drive, summary)
+    if stopped is not None:
+        raise stopped
     return summary
 
 
-class _BadStepError(ValueError):
-    """A step after which nothing can be computed."""
-
-    def __init__(self, reason: str, last_good: Atoms):
-        super().__init__(reason)
-        self.last_good = last_good
-
-
-def _integrate(
-    recipe: MDRecipe, atoms: Atoms, ensemble: Ensemble, trajectory: TrajectoryWriter, log: Log
-) -> tuple[int, _BadStepError | None]:
-    """Run, log and write; the number of steps done, and what ended them early."""
-    step = 0
-    try:
-        for step in _steps(atoms, ensemble, recipe.n_steps):
-            time_fs = step * recipe.timestep_fs
-            if step % recipe.log_every == 0:
-                log.add(observe(atoms, ensemble, step, time_fs / 1e3, log.speed(step)))
-            if step % recipe.write_every == 0:
-                trajectory.add(atoms, step=step, time=time_fs)
-    except _BadStepError as failure:
-        if step % recipe.write_every:
-            trajectory.add(failure.last_good, step=step, time=step * recipe.timestep_fs)
-        return step, failure
-    return step, None
+def _prepared(recipe: MDRecipe, resume: bool) -> Drive:
+    there = recipe.output / "trajectory.h5"
+    checkpoints = Checkpoints(recipe.output)
+    newest = checkpoints.newest if resume else None
+    if newest is None and there.exists() and not recipe.overwrite:
+        raise FileExistsError(f"{there} exists. Choose another output, ask to overwrite it, or go on: --continue.")
+    calculator = MLPotCalculator(
+        recipe.model, device=recipe.device, dtype=None if recipe.dtype is None else DTYPES[recipe.dtype]
+    )
+    rng = np.random.default_rng(recipe.seed)
+    terms: dict[str, Any] = {"model": _sha256(recipe.model), "plan": [_physics(stage) for stage in recipe.plan()]}
+    if newest is None:
+        atoms = starting_atoms(recipe, calculator, rng)
+        checkpoints.clear()
+    else:
+        _check_terms(newest, terms)
+        atoms = identical(newest.arrays)
+        atoms.calc = calculator
+    ranges = calculator.potential.header.get("card", {}).get("ranges", {})
+    card = _provenance(recipe, calculator, terms["model"])
+    return Drive(recipe, atoms, rng, checkpoints, card=card, ranges=ranges, terms=terms)
 
 
-class _State(NamedTuple):
-    """What it takes to go back to a step."""
-
-    positions: Floats
-    momenta: Floats
-    cell: Floats
-    results: dict[str, Any]  # the calculator makes a new one for each calculation
+def _physics(stage: MDRecipe) -> dict[str, Any]:
+    return {key: getattr(stage, key) for key in PHYSICS} | {"n_steps": stage.n_steps}
 
 
-def _steps(atoms: Atoms, ensemble: Ensemble, n_steps: int) -> Iterator[int]:
-    """Integrate, and give the number of each step whose energy and forces are finite, from 0 on."""
-    dynamics = ensemble.dynamics.irun(n_steps)
-    good = _state(atoms)
-    for step in range(n_steps + 1):
-        try:
-            next(dynamics)
-        except ValueError as error:  # of the calculator: positions not finite, or two atoms in one place
-            raise _BadStepError(str(error), _restored(atoms, good)) from error
-        results = atoms.calc.results
-        if not (math.isfinite(results["energy"]) and np.isfinite(results["forces"]).all()):
-            raise _BadStepError("The energy or a force is not finite.", _restored(atoms, good))
-        good = _state(atoms)
-        yield step
+def _check_terms(checkpoint: Checkpoint, terms: dict[str, Any]) -> None:
+    """What is done stays done: a continued run has the same model and, up to where it is, the same plan."""
+    facts, before = checkpoint.facts, checkpoint.facts["terms"]
+    if terms["model"] != before["model"]:
+        raise CheckpointError("The run was begun with another model. Give that one, or begin a new run.")
+    now = facts["stage"]
+    if len(terms["plan"]) <= now:
+        raise CheckpointError(f"The run is in stage {now + 1} of {len(before['plan'])}, the recipe has fewer.")
+    for k, (old, new) in enumerate(zip(before["plan"], terms["plan"][: now + 1], strict=False)):
+        may_grow = k == now and new["temperature_end_K"] is None and new["n_steps"] >= facts["step"]
+        for key in old:
+            if new[key] != old[key] and not (key == "n_steps" and may_grow):
+                raise CheckpointError(
+                    f"The run was begun with {key} = {old[key]}, not {new[key]}. Continue it as it was, or begin "
+                    "a new one from its last frame with velocities: file."
+                )
 
 
-def _state(atoms: Atoms) -> _State:
-    return _State(atoms.get_positions(), atoms.get_momenta(), atoms.cell.array.copy(), atoms.calc.results)
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _restored(atoms: Atoms, state: _State) -> Atoms:
-    copy = atoms.copy()
-    copy.set_constraint()
-    copy.set_cell(state.cell)
-    copy.positions[:] = state.positions
-    copy.set_momenta(state.momenta)
-    copy.calc = SinglePointCalculator(copy, **state.results)
-    return copy
+def _provenance(recipe: MDRecipe, calculator: MLPotCalculator, model_hash: str) -> dict[str, str]:
+    packages = {name: version(name) for name in ("torch", "numpy", "ase", "h5py")}
+    return {
+        "made with": f"mlpot {__version__}",
+        "recipe": recipe.model_dump_json(),
+        "model sha256": model_hash,
+        "versions": ", ".join(f"{n} {v}" for n, v in {**packages, "python": platform.python_version()}.items()),
+        "computed in": f"{calculator.potential.dtype} on {recipe.device}".removeprefix("torch."),
+        "seed": str(recipe.seed),
+        "host": socket.gethostname(),
+    }
 
 
-def _summary(
-    recipe: MDRecipe,
-    atoms: Atoms,
-    ensemble: Ensemble,
-    log: Log,
-    n_done: int,
-    wall_s: float,
-    failure: _BadStepError | None,
-) -> MDSummary:
-    columns = log.columns()
-    temperature, temperature_error = mean_and_error(columns["temperature_K"])
-    pressure, pressure_error = mean_and_error(columns["pressure_GPa"]) if atoms.pbc.all() else (None, None)
-    speed = n_done / wall_s
+def _write_report(recipe: MDRecipe, drive: Drive, summary: MDSummary) -> None:
+    report = {
+        "summary": asdict(summary),
+        "recipe": recipe.model_dump(mode="json"),
+        "provenance": drive.card,
+        "mlpot": __version__,
+    }
+    write_whole(recipe.output / "md.json", (json.dumps(report, indent=2) + "\n").encode())
+    columns = read_log(recipe.output / "log.csv")
+    plot_md(columns, len(drive.atoms), recipe.output / "md.png", title=f"{summary.formula}, {summary.ensemble}")
+
+
+def _summary(drive: Drive, wall_s: float, stopped: MDStoppedError | None) -> MDSummary:
+    columns, atoms, mark = read_log(drive.recipe.output / "log.csv"), drive.atoms, drive.mark
+    stage = columns["time_ps"] >= drive.stage_began_ps
+    temperature, temperature_error = mean_and_error(columns["temperature_K"][stage])
+    pressure, pressure_error = mean_and_error(columns["pressure_GPa"][stage]) if atoms.pbc.all() else (None, None)
+    speed = (drive.step - drive.first) / wall_s
+    recipe = drive.plan[mark.stage]
     return MDSummary(
         formula=atoms.get_chemical_formula(),
         n_atoms=len(atoms),
-        n_degrees=ensemble.n_degrees,
+        n_degrees=mark.n_degrees,
         ensemble=recipe.ensemble,
-        steps=n_done,
-        time_ps=n_done * recipe.timestep_fs / 1e3,
+        steps=drive.step,
+        time_ps=drive.time_fs(mark.stage, mark.step) / 1e3,
         temperature_K=temperature,
         temperature_error=temperature_error,
         pressure_GPa=pressure,
         pressure_error=pressure_error,
-        drift=drift(columns["time_ps"], columns["conserved_eV"], len(atoms)),
+        drift=drift(columns["time_ps"][stage], columns["conserved_eV"][stage], len(atoms)),
         wall_s=wall_s,
         steps_per_s=speed,
         ns_per_day=speed * recipe.timestep_fs * 86400 / 1e6,
-        stopped=None if failure is None else str(failure),
+        warnings=tuple(drive.warnings.values()),
+        stopped=None if stopped is None else str(stopped),
     )

@@ -1,0 +1,191 @@
+"""What a run must not cross: looked at after every step, before the step counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii
+from numpy.typing import NDArray
+
+from mlpot.dynamics.ensembles import Ensemble
+from mlpot.dynamics.recipe import Guards, MDRecipe
+from mlpot.graph import edge_vectors
+from mlpot.neighbors import build_graph
+
+Floats = NDArray[np.float64]
+WINDOW = 100  # steps over which the energy is compared
+NEAR = 1.5  # pairs are looked for up to this part of the sum of the largest covalent radii
+MANY_FORCES = 3.0  # times the greatest force in training: worth a warning
+
+
+class Distances:
+    """The closest pairs, looked for only when the atoms moved far enough to have come too close.
+
+    Args:
+        numbers: (n_atoms,) atomic numbers.
+        least: (119, 119) Å, the distance that a pair of elements must keep.
+    """
+
+    def __init__(self, numbers: NDArray[np.int64], least: Floats):
+        self._numbers, self._least = numbers, least
+        present = np.unique(numbers)
+        self._reach = max(2 * NEAR * covalent_radii[present].max(), least[np.ix_(present, present)].max() + 0.5)
+        self._spare = self._reach - least[np.ix_(present, present)].max()
+        self._clear: tuple[float, Floats, Floats] | None = None  # room left, positions and cell then
+
+    def too_close(self, atoms: Atoms) -> str | None:
+        """The pair that is closer than it must be, in words."""
+        if self._clear is not None:
+            room, positions, cell = self._clear
+            moved = np.square(atoms.positions - positions).sum(axis=1).max()
+            if 4 * moved < room**2 and np.array_equal(cell, atoms.cell.array):
+                return None
+        center, neighbor, distance = self._pairs(atoms)
+        z = self._numbers
+        rooms = distance - self._least[z[center], z[neighbor]]
+        least = min(float(rooms.min(initial=np.inf)), self._spare)
+        if least >= 0:
+            self._clear = (least, atoms.positions.copy(), atoms.cell.array.copy())
+            return None
+        e = int(rooms.argmin())
+        i, j = int(center[e]), int(neighbor[e])
+        return (
+            f"Atoms {i} ({chemical_symbols[z[i]]}) and {j} ({chemical_symbols[z[j]]}) are {distance[e]:.3f} Å "
+            f"apart, closer than {self._least[z[i], z[j]]:.3f} Å (guards.min_distance, min_trained_distance)."
+        )
+
+    def nearest(self, atoms: Atoms) -> float:
+        """The shortest distance, Å; infinite if no pair is near."""
+        return float(self._pairs(atoms)[2].min(initial=np.inf))
+
+    def _pairs(self, atoms: Atoms) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+        graph = build_graph(self._numbers, atoms.positions, atoms.cell.array, atoms.pbc, float(self._reach))
+        return graph.edges.center.numpy(), graph.edges.neighbor.numpy(), edge_vectors(graph).norm(dim=1).numpy()
+
+
+def least_distances(guards: Guards, trained: Mapping[str, float]) -> Floats:
+    """(119, 119) Å; `trained` are the shortest distances in training, such as {"C-H": 1.02}."""
+    radii = np.pad(covalent_radii, (0, max(0, 119 - len(covalent_radii))))[:119]
+    least: Floats = (guards.min_distance or 0.0) * (radii[:, None] + radii)
+    for pair, distance in trained.items():
+        i, j = (atomic_numbers[symbol] for symbol in pair.split("-"))
+        least[i, j] = least[j, i] = max(least[i, j], (guards.min_trained_distance or 0.0) * distance)
+    return least
+
+
+class Watch:
+    """The guards of one stage of a run.
+
+    Args:
+        stage: its guards and temperature.
+        atoms: at its beginning.
+        ensemble: which runs.
+        ranges: what the potential's file tells of its training, {} if nothing.
+    """
+
+    def __init__(self, stage: MDRecipe, atoms: Atoms, ensemble: Ensemble, ranges: Mapping[str, Any]):
+        self._guards, self._ensemble = stage.guards, ensemble
+        self._distances = Distances(
+            atoms.numbers, least_distances(stage.guards, ranges.get("nearest_distance_A", {}))
+        )
+        trained = ranges.get("largest_force_component_eV_per_A")
+        self._trained_force = trained or math.inf
+        factor = stage.guards.max_trained_force if trained else stage.guards.max_force
+        self._max_force = math.inf if factor is None else factor * (trained or 1.0)
+        half_kT = units.kB / 2
+        begun = atoms.get_kinetic_energy() / (ensemble.n_degrees * half_kT)
+        warmest = max(stage.temperature_K, stage.temperature_end_K or 0.0, begun)
+        sigma = warmest * math.sqrt(2 / ensemble.n_degrees)
+        self._max_temperature = (stage.guards.temperature or math.inf) * warmest + 6 * sigma
+        self._thermal = ensemble.n_degrees * half_kT * warmest
+        self._per_ps = max(1, round(1000 / stage.timestep_fs))
+        self._energy, self._volume = math.nan, math.nan
+        self.warnings: dict[str, str] = {}
+        self._set_references(atoms, 0)
+
+    def stops(self, atoms: Atoms, step: int) -> str | None:
+        """Why the run must not go on from here, after `step` steps of the stage; None if it may."""
+        results = atoms.calc.results
+        if not (math.isfinite(results["energy"]) and np.isfinite(results["forces"]).all()):
+            return "The energy or a force is not finite."
+        if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.get_momenta()).all()):
+            return "A position or velocity is not finite."
+        found = (
+            self._distances.too_close(atoms)
+            or self._strong_force(results["forces"])
+            or self._heat(atoms)
+            or self._energy_jump(atoms)
+            or self._volume_jump(atoms)
+            or self._escape(atoms)
+        )
+        if found is None:
+            self._set_references(atoms, step)
+        return found
+
+    def nearest(self, atoms: Atoms) -> float:
+        """The shortest distance, Å; infinite if no pair is near."""
+        return self._distances.nearest(atoms)
+
+    def _set_references(self, atoms: Atoms, step: int) -> None:
+        if step % WINDOW == 0 and self._ensemble.conserved is not None:
+            self._energy = self._ensemble.conserved()
+        if step % self._per_ps == 0 and atoms.pbc.all():
+            self._volume = atoms.get_volume()
+
+    def _strong_force(self, forces: Floats) -> str | None:
+        strength = np.square(forces).sum(axis=1)
+        worst = int(strength.argmax())
+        force = math.sqrt(strength[worst])
+        if force > MANY_FORCES * self._trained_force:
+            self.warnings.setdefault(
+                "force",
+                f"A force of {force:.3g} eV/Å is above {MANY_FORCES:g} times the greatest in training "
+                f"({self._trained_force:.3g}).",
+            )
+        if force > self._max_force:
+            return (
+                f"The force on atom {worst} is {force:.3g} eV/Å, above {self._max_force:.3g} "
+                "(guards.max_trained_force, guards.max_force)."
+            )
+        return None
+
+    def _heat(self, atoms: Atoms) -> str | None:
+        temperature = 2 * atoms.get_kinetic_energy() / (self._ensemble.n_degrees * units.kB)
+        if not temperature <= self._max_temperature:  # so that NaN stops too
+            return (
+                f"The temperature is {temperature:.4g} K, above {self._max_temperature:.4g} (guards.temperature)."
+            )
+        return None
+
+    def _energy_jump(self, atoms: Atoms) -> str | None:
+        if self._guards.energy is None or self._ensemble.conserved is None:
+            return None
+        change = abs(self._ensemble.conserved() - self._energy)
+        bound = self._guards.energy * max(self._thermal, atoms.get_kinetic_energy())
+        if not change <= bound:
+            return (
+                f"The conserved quantity changed by {change:.3g} eV within {WINDOW} steps, more than {bound:.3g} "
+                "(guards.energy)."
+            )
+        return None
+
+    def _volume_jump(self, atoms: Atoms) -> str | None:
+        if self._guards.volume is None or not atoms.pbc.all():
+            return None
+        change = atoms.get_volume() / self._volume - 1
+        if not abs(change) <= self._guards.volume:
+            return f"The volume changed by {100 * change:.0f} % within a picosecond (guards.volume)."
+        return None
+
+    def _escape(self, atoms: Atoms) -> str | None:
+        if self._guards.escape_A is None or atoms.pbc.any():
+            return None
+        distance = np.square(atoms.positions - atoms.get_center_of_mass()).sum(axis=1)
+        far = math.sqrt(distance.max())
+        if far > self._guards.escape_A:
+            return f"Atom {int(distance.argmax())} is {far:.0f} Å from the center of mass (guards.escape_A)."
+        return None

@@ -1,0 +1,82 @@
+"""One writer to a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlpot.data.durable import storing
+
+
+class LockedError(ValueError):
+    """Another process writes into the folder."""
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if it is not there, for this process; a lock whose owner died is taken over.
+
+    The kernel lets go of a lock when its owner dies. On a file system without locks the owner's name is looked
+    at instead.
+
+    Raises:
+        LockedError: another process has it, on this machine or another.
+        StorageError: the folder cannot be written.
+    """
+    path = folder / ".lock"
+    with storing(folder, 0):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    with file:
+        _take(file.fileno(), path)
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()  # a run that was refused leaves nothing
+
+
+def _take(handle: int, path: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _refusal(path, _owner(path)) from None
+    except OSError:  # no locks here
+        owner = _owner(path)
+        if owner and not (owner["host"] == socket.gethostname() and not _is_alive(owner["pid"])):
+            raise _refusal(path, owner) from None
+    # The last owner may have removed the file between our opening and our locking it.
+    if not path.exists() or path.stat().st_ino != os.fstat(handle).st_ino:
+        raise _refusal(path, _owner(path))
+
+
+def _owner(path: Path) -> dict[str, int | str]:
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return dict(json.loads(text)) if text else {}
+
+
+def _is_alive(pid: int | str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _refusal(path: Path, owner: dict[str, int | str]) -> LockedError:
+    who = f"process {owner['pid']} on {owner['host']}" if owner else "another process"
+    return LockedError(
+        f"{path.parent} is in use by {who}. Wait for it, stop it, or choose another output; if it cannot be "
+        f"running any more, remove {path}."
+    )

@@ -1,0 +1,109 @@
+"""Everything that a run changes from step to step: taken, put back, stored, to the last bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
+from numpy.typing import NDArray
+
+from mlpot.dynamics.ensembles import Ensemble
+
+CHAIN = ("_thermostat._eta", "_thermostat._p_eta")
+PISTON = (*CHAIN, "_barostat._xi", "_barostat._p_xi")
+INTEGRATOR = {
+    "nve": (),
+    "langevin": (),
+    "bussi": ("transferred_energy",),
+    "nose-hoover": ("_q", "_p", *CHAIN),
+    "npt-isotropic": ("_q", "_p", "_eps", "_p_eps", "_cell0", "_volume0", *PISTON),
+    "npt": ("_q", "_p", "_h", "_p_g", *PISTON),
+}
+"""What ASE's integrators keep beside the atoms; Langevin's accelerations follow from the positions."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What it takes to go back to a step."""
+
+    positions: NDArray[np.float64]
+    momenta: NDArray[np.float64]
+    cell: NDArray[np.float64]
+    integrator: dict[str, Any]
+    rng: dict[str, Any]
+    results: dict[str, Any]  # the calculator makes a new one for each calculation
+
+    @classmethod
+    def of(cls, atoms: Atoms, ensemble: Ensemble, rng: np.random.Generator) -> State:
+        """The state as it is now, copied."""
+        dynamics = ensemble.dynamics
+        return cls(
+            atoms.positions.copy(),
+            atoms.get_momenta(),
+            atoms.cell.array.copy(),
+            {path: np.copy(reduce(getattr, path.split("."), dynamics)) for path in INTEGRATOR[ensemble.name]},
+            dict(rng.bit_generator.state),
+            {} if atoms.calc is None else atoms.calc.results,
+        )
+
+    def put_back(self, atoms: Atoms, ensemble: Ensemble, rng: np.random.Generator) -> None:
+        """Make atoms, integrator and random numbers as they were."""
+        self.place(atoms)
+        rng.bit_generator.state = self.rng
+        for path, value in self.integrator.items():
+            *owners, name = path.split(".")
+            owner = reduce(getattr, owners, ensemble.dynamics)
+            setattr(owner, name, value.copy() if value.ndim else float(value))
+        if ensemble.name == "langevin":
+            ensemble.dynamics._update_accel()
+
+    def place(self, atoms: Atoms) -> None:
+        """Put the atoms where they were; constraints have no say in it."""
+        atoms.set_cell(self.cell)
+        atoms.positions[:] = self.positions
+        atoms.set_momenta(self.momenta, apply_constraint=False)
+
+    def frame(self, atoms: Atoms) -> Atoms:
+        """The atoms in this state, with what was computed for it."""
+        copy = atoms.copy()
+        copy.set_constraint()
+        self.place(copy)
+        copy.calc = SinglePointCalculator(copy, **self.results)
+        return copy
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What `stored` needs beside the random state."""
+        own = {"positions": self.positions, "momenta": self.momenta, "cell": self.cell}
+        return own | {f"integrator.{path}": value for path, value in self.integrator.items()}
+
+    @classmethod
+    def stored(cls, arrays: dict[str, NDArray[Any]], rng: dict[str, Any]) -> State:
+        """A state from its arrays."""
+        integrator = {k.removeprefix("integrator."): v for k, v in arrays.items() if k.startswith("integrator.")}
+        return cls(arrays["positions"], arrays["momenta"], arrays["cell"], integrator, rng, {})
+
+
+def identity(atoms: Atoms) -> dict[str, NDArray[Any]]:
+    """What of the atoms no step changes."""
+    fixed = [constraint.index for constraint in atoms.constraints]
+    return {
+        "numbers": atoms.numbers,
+        "masses": atoms.get_masses(),
+        "pbc": atoms.pbc,
+        "fixed": np.concatenate(fixed) if fixed else np.empty(0, np.int64),
+    }
+
+
+def identical(arrays: dict[str, NDArray[Any]]) -> Atoms:
+    """The atoms with an identity and a state."""
+    atoms = Atoms(arrays["numbers"], arrays["positions"], cell=arrays["cell"], pbc=arrays["pbc"])
+    atoms.set_masses(arrays["masses"])
+    if len(arrays["fixed"]):
+        atoms.set_constraint(FixAtoms(arrays["fixed"]))
+    atoms.set_momenta(arrays["momenta"], apply_constraint=False)
+    return atoms

@@ -1,0 +1,169 @@
+"""Runs of molecular dynamics for the tests: small, quick, compared to the bit.
+
+As a script, `md_runs.py FOLDER OUTPUT KILLS SEED` kills a run again and again, at random moments and inside its
+writes, and starts it again each time, until it has reached its end after at least KILLS kills.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlpot.checkpoint import save_potential
+from mlpot.data import durable, journal
+from mlpot.data.h5md import Reader
+from mlpot.dynamics import log, run
+from mlpot.dynamics.checkpoints import Checkpoints
+from mlpot.dynamics.log import read_log
+from mlpot.dynamics.recipe import MDRecipe
+
+CLOCKED = ("steps_per_s", "ns_per_day", "memory_MB")  # columns of the log that no two runs share
+
+
+def prepare(folder: Path) -> None:
+    """A model and structures."""
+    from potentials import new_potential
+    from structures import copper, ethanol
+
+    potential = new_potential("schnet", n_features=8, n_radial=8, n_interactions=1, repulsion=True)
+    save_potential(potential, folder / "model.safetensors")
+    for make in (copper, ethanol):
+        atoms = make()
+        atoms.info = {}
+        atoms.write(folder / f"{make.__name__}.xyz")
+
+
+def without_picture(columns: Any, n_atoms: int, path: Path, *, title: str) -> None:
+    """In place of `plot_md`, which takes longer than these runs."""
+
+
+def md_recipe(folder: Path, **settings: Any) -> MDRecipe:
+    """A short run in `folder`."""
+    defaults = {
+        "model": folder / "model.safetensors",
+        "structure": folder / "copper.xyz",
+        "output": folder / "run",
+        "steps": 30,
+        "log_every": 2,
+        "write_every": 3,
+    }
+    return MDRecipe(**defaults | settings)
+
+
+def frames_of(output: Path) -> dict[str, np.ndarray]:
+    """Everything in a trajectory."""
+    with Reader(output / "trajectory.h5") as reader:
+        frames = list(reader.frames())
+    return {
+        "step": np.array([f.info["step"] for f in frames]),
+        "time": np.array([f.info["time"] for f in frames]),
+        "positions": np.array([f.positions for f in frames]),
+        "velocities": np.array([f.get_velocities() for f in frames]),
+        "cell": np.array([f.cell.array for f in frames]),
+        "energy": np.array([f.get_potential_energy() for f in frames]),
+        "forces": np.array([f.get_forces() for f in frames]),
+    }
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Trajectories and logs are equal to the last bit."""
+    for read in (frames_of, lambda of: read_log(of / "log.csv")):
+        a, b = read(one), read(other)
+        assert a.keys() == b.keys()
+        for name in a:
+            if name not in CLOCKED:
+                np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+class Killed:
+    """Kills this process inside its n-th write: before it, after half of it, or after all of it."""
+
+    def __init__(self, n: int, part: float):
+        self.n, self.part = n, part
+
+    def __call__(self, write: Any) -> Any:
+        """A function that writes, wrapped."""
+
+        def deadly(*arguments: Any) -> Any:
+            self.n -= 1
+            if self.n > 0:
+                return write(*arguments)
+            if write is durable.write_all:
+                file, content = arguments
+                durable_write_all(file, content[: int(self.part * len(content))])
+            elif self.part > 0.5:
+                write(*arguments)
+            return os.kill(os.getpid(), signal.SIGKILL)
+
+        return deadly
+
+    def install(self) -> None:
+        """Take hold of every way to the disk."""
+        deadly = self(durable.write_all)
+        durable.write_all = journal.write_all = log.write_all = deadly
+        os.fsync, os.replace = self(os.fsync), self(os.replace)
+
+
+durable_write_all = durable.write_all
+
+
+def attempt(recipe: MDRecipe, killed: Killed | None, wait: float | None) -> bool:
+    """Run or go on in a process of its own, which is killed; whether it reached the end."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            if killed is not None:
+                killed.install()
+            run.run_md(recipe, resume=True)
+            status = 0
+        finally:
+            os._exit(status)
+    if wait is not None:
+        time.sleep(wait)
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the run failed by itself"
+    return not os.WIFSIGNALED(status)
+
+
+def acknowledged(folder: Path) -> int:
+    """Frames that the newest checkpoint vouches for; they are in the file, or in its journal."""
+    newest = Checkpoints(folder).newest if folder.exists() else None
+    n = 0 if newest is None else newest.facts["n_frames"]
+    journal = folder / "trajectory.h5.journal"
+    if n and not (journal.exists() and journal.stat().st_size):
+        with Reader(folder / "trajectory.h5") as reader:
+            assert len(reader) >= n
+    return int(n)
+
+
+def main(folder: Path, output: Path, n_kills: int, seed: int) -> None:
+    """Kill a run until it is through."""
+    torch.set_num_threads(1)
+    run.plot_md = without_picture
+    rng = random.Random(seed)
+    recipe = md_recipe(folder, output=output, steps=12 * n_kills, checkpoint_s=0.02, ensemble="bussi")
+    kills = vouched = 0
+    while True:
+        inside = rng.random() < 0.5
+        killed = Killed(rng.randrange(8, 120), rng.random()) if inside else None
+        ended = attempt(recipe, killed, None if inside else rng.uniform(0.02, 0.6))
+        kills += not ended
+        assert acknowledged(output) >= vouched
+        vouched = acknowledged(output)
+        if ended:
+            break
+    print(kills)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,171 @@
+"""Does a run that was stopped, killed or broken go on as if nothing had happened, to the last bit?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from md_runs import Killed, assert_same_run, attempt, frames_of, md_recipe, prepare, without_picture
+
+from mlpot.calculator import MLPotCalculator
+from mlpot.dynamics.checkpoints import NAMES, Checkpoint, CheckpointError, Checkpoints
+from mlpot.dynamics.run import run_md
+
+ENSEMBLES = ("nve", "langevin", "bussi", "nose-hoover", "npt-isotropic", "npt")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Models and structures for the runs."""
+    folder = tmp_path_factory.mktemp("restart")
+    prepare(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlpot.dynamics.run.plot_md", without_picture)
+        yield folder
+
+
+class BrokenError(RuntimeError):
+    """What a test raises in the middle of a run."""
+
+
+def break_after(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the n-th calculation fail, as memory that runs out does."""
+    calculate = MLPotCalculator.calculate
+    calls = 0
+
+    def failing(self: MLPotCalculator, *arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == n:
+            raise BrokenError("out of memory")
+        calculate(self, *arguments)
+
+    monkeypatch.setattr(MLPotCalculator, "calculate", failing)
+
+
+@pytest.mark.parametrize("ensemble", ENSEMBLES)
+def test_a_run_that_failed_goes_on_bit_by_bit(
+    ensemble: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = md_recipe(folder, ensemble=ensemble, output=folder / f"{ensemble}_whole")
+    run_md(whole)
+    parts = whole.model_copy(update={"output": folder / f"{ensemble}_parts"})
+    for n in (9, 15):
+        with monkeypatch.context() as patch:
+            break_after(n, patch)
+            with pytest.raises(BrokenError):
+                run_md(parts, resume=True)
+    summary = run_md(parts, resume=True)
+    assert summary.steps == 30
+    assert_same_run(whole.output, parts.output)
+
+
+def test_a_run_is_lengthened(folder: Path) -> None:
+    long, short = (md_recipe(folder, output=folder / f"to_{n}", steps=n) for n in (30, 14))
+    run_md(long)
+    run_md(short)
+    assert run_md(short, resume=True).steps == 14  # nothing to do
+    run_md(short.model_copy(update={"steps": 30}), resume=True)
+    assert_same_run(long.output, short.output)
+
+
+def test_fixed_atoms_and_masses_are_as_before(folder: Path) -> None:
+    from ase.constraints import FixAtoms
+    from structures import copper
+
+    atoms = copper()
+    atoms.set_constraint(FixAtoms([0, 3]))
+    atoms.set_masses(np.linspace(60, 70, 8))
+    atoms.info = {}
+    atoms.write(folder / "fixed.traj")
+    whole = md_recipe(folder, structure=folder / "fixed.traj", output=folder / "fixed_whole")
+    run_md(whole)
+    parts = whole.model_copy(update={"output": folder / "fixed_parts", "steps": 10})
+    run_md(parts)
+    (folder / "fixed.traj").unlink()  # a checkpoint knows the atoms
+    run_md(parts.model_copy(update={"steps": 30}), resume=True)
+    assert_same_run(whole.output, parts.output)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature_K": 301.0}, "temperature_K = 300.0, not 301.0"),
+        ({"timestep_fs": 0.25}, "timestep_fs"),
+        ({"ensemble": "nve"}, "ensemble"),
+        ({"write_every": 5}, "write_every"),
+        ({"steps": 4}, "n_steps"),
+    ],
+)
+def test_another_run_is_not_gone_on_with(change: dict[str, Any], message: str, folder: Path) -> None:
+    recipe = md_recipe(folder, output=folder / "same", steps=6, overwrite=True)
+    run_md(recipe)
+    with pytest.raises(CheckpointError, match=message):
+        run_md(recipe.model_copy(update=change), resume=True)
+
+
+def test_the_checkpoint_of_the_later_generation_counts_and_a_damaged_one_does_not(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in range(3):
+        checkpoints.write(Checkpoint({"step": step}, {"x": np.arange(3.0)}))
+    files = [tmp_path / name for name in NAMES]
+    os.utime(files[1], (0, 0))
+    newest = Checkpoints(tmp_path).newest
+    assert newest is not None
+    assert newest.facts["step"] == 2
+    content = bytearray(files[1].read_bytes())
+    for place in range(0, len(content), 7):
+        content[place] ^= 4
+        files[1].write_bytes(content)
+        older = Checkpoints(tmp_path).newest
+        assert older is not None
+        assert older.facts["step"] == 1, place
+        content[place] ^= 4
+    files[0].write_bytes(b"")
+    files[1].write_bytes(content[:-1])
+    with pytest.raises(CheckpointError, match="damaged"):
+        Checkpoints(tmp_path)
+
+
+def test_a_run_that_is_killed_in_any_of_its_writes_goes_on(folder: Path) -> None:
+    """Every write, sync and rename of the beginning of a run, and some of the rest."""
+    whole = md_recipe(folder, output=folder / "writes_whole", steps=6, checkpoint_s=0)
+    run_md(whole)
+    ended, n = False, 0
+    while not ended:
+        n += 1 if n < 24 else 7
+        parts = whole.model_copy(update={"output": folder / f"killed_in_{n}"})
+        ended = attempt(parts, Killed(n, (n % 3) / 2), None)
+        if not ended:
+            assert attempt(parts, None, None)
+        assert_same_run(whole.output, parts.output)
+    assert n > 24
+
+
+def kill_often(folder: Path, n_kills: int, seed: int) -> None:
+    whole = md_recipe(folder, output=folder / f"often_{seed}_whole", steps=12 * n_kills, ensemble="bussi")
+    run_md(whole)
+    output = folder / f"often_{seed}"
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("md_runs.py"), folder, output, str(n_kills), str(seed)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= n_kills / 4
+    assert_same_run(whole.output, output)
+    assert np.array_equal(frames_of(output)["step"], np.arange(0, 12 * n_kills + 1, 3))
+
+
+def test_a_run_that_is_killed_at_any_moment_goes_on(folder: Path) -> None:
+    kill_often(folder, 12, seed=0)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_200_times_goes_on(folder: Path) -> None:
+    kill_often(folder, 200, seed=1)
