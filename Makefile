@@ -2,11 +2,12 @@
 PYTHON ?= python3
 EPOCHS ?= 60
 PROCESSES ?= 2
+PACKAGES ?= schnetpack torchmdnet mace nequip
 BIN := .venv/bin
 # Small molecules are bound by calls, not by arithmetic: a second thread only waits, and on a busy machine for long.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test slow lint types check clean
+.PHONY: setup demo test slow lint types check bench bench-setup clean
 
 setup: .venv/installed
 
@@ -39,5 +40,19 @@ types: setup
 
 check: lint types test
 
+# Speed beside other packages, each in an environment of its own; BENCH takes sections and options of bench/run.py.
+bench: bench-setup
+	$(BIN)/python bench/run.py $(BENCH) --packages $(PACKAGES)
+
+bench-setup: setup $(PACKAGES:%=.venv-bench/%/installed)
+
+# A package that does not install is reported by bench/run.py with the reason in its log.
+.venv-bench/%/installed: bench/%.txt
+	$(PYTHON) -m venv .venv-bench/$*
+	-.venv-bench/$*/bin/python -m pip install -r $< > .venv-bench/$*/install.log 2>&1 && \
+	if [ -f bench/$*-alone.txt ]; then \
+		.venv-bench/$*/bin/python -m pip install --no-deps -r bench/$*-alone.txt >> .venv-bench/$*/install.log 2>&1; \
+	fi && touch $@
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-bench runs

@@ -1,0 +1,69 @@
+"""Speed, memory and accuracy of mlpot beside other packages, each in its own environment, in one run and in turn.
+
+    make bench                                    everything
+    python bench/run.py energies md               some sections
+    python bench/run.py --packages schnetpack     mlpot and one other package
+    python bench/run.py --quick                   only to see that all works
+
+Writes bench.json, bench.md and bench.png; sections that are not run keep the figures of an earlier run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from contenders import CONTENDERS, PROJECT
+from report import draw, markdown
+from sections import SECTIONS, Bench, measure
+
+ENVIRONMENTS = list(dict.fromkeys(c.environment for c in CONTENDERS))
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; all by default")
+    parser.add_argument("--packages", nargs="*", default=ENVIRONMENTS[1:], help="besides mlpot; all by default")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--longest", type=float, default=5.0, help="seconds that one call may take")
+    parser.add_argument("--model", type=Path, help="a trained potential of ethanol, for the drift")
+    parser.add_argument("--quick", action="store_true", help="few rounds, small systems")
+    parser.add_argument("--output", type=Path, default=PROJECT / "runs/bench")
+    given = parser.parse_args()
+    for kind, names, known in (("section", given.sections, SECTIONS), ("package", given.packages, ENVIRONMENTS)):
+        if wrong := set(names) - set(known):
+            parser.error(f"unknown {kind} {', '.join(sorted(wrong))}; choose of {', '.join(known)}")
+    return given
+
+
+def main() -> None:
+    """Measure, print, write."""
+    given = arguments()
+    bench = Bench(
+        folder=given.output,
+        environments=["mlpot", *given.packages],
+        threads=given.threads,
+        quick=given.quick,
+        longest=given.longest,
+        model=given.model,
+    )
+    given.output.mkdir(parents=True, exist_ok=True)
+    file = given.output / "bench.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
+    for name in given.sections or SECTIONS:
+        print(f"measuring {name} ...", flush=True)
+        results[name] = measure(bench, name)
+        print(f"{name}: {results[name]['seconds']} s", flush=True)
+        results = {section: results[section] for section in SECTIONS if section in results}
+        file.write_text(json.dumps(results, indent=1))
+    bench.close()
+    text = markdown(results)
+    (given.output / "bench.md").write_text(text)
+    draw(results, given.output / "bench.png")
+    print(f"\n{text}\n{file}  {given.output / 'bench.md'}  {given.output / 'bench.png'}")
+
+
+if __name__ == "__main__":
+    main()

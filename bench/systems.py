@@ -1,0 +1,60 @@
+"""The systems that are timed: made by ASE, the same on every machine."""
+
+from __future__ import annotations
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk, molecule
+
+N_ATOMS = (9, 27, 216, 1000, 8000, 27000, 100_000)
+_REPEATS = {
+    64: (2, 2, 2),
+    216: (3, 3, 3),
+    1000: (5, 5, 5),
+    8000: (10,) * 3,
+    27000: (15,) * 3,
+    100_000: (20, 25, 25),
+}
+
+
+def ethanol(seed: int = 1) -> Atoms:
+    """9 atoms, free."""
+    return _rattled(molecule("CH3CH2OH"), seed)
+
+
+def three_ethanols() -> Atoms:
+    """27 atoms, free, with as many neighbours an atom as a drug-like molecule of that size."""
+    single = molecule("CH3CH2OH")
+    single.positions -= single.positions.mean(0)
+    cluster = Atoms()
+    for k in range(3):
+        other = single.copy()
+        other.rotate(60 * k, "z")
+        other.translate(4.5 * np.array([np.cos(k * np.pi / 3), np.sin(k * np.pi / 3), 0]) * (k > 0))
+        cluster += other
+    return _rattled(cluster, 1)
+
+
+def silicon(n_atoms: int, seed: int = 1) -> Atoms:
+    """A periodic crystal."""
+    return _rattled(bulk("Si", cubic=True) * _REPEATS[n_atoms], seed)
+
+
+def system(n_atoms: int) -> Atoms:
+    """The structure of that many atoms."""
+    small = {9: ethanol, 27: three_ethanols}
+    return small[n_atoms]() if n_atoms in small else silicon(n_atoms)
+
+
+def batches() -> dict[str, list[Atoms]]:
+    """What is trained on in one step."""
+    return {
+        "32 ethanols": [ethanol(seed) for seed in range(32)],
+        "8 Si64": [silicon(64, seed) for seed in range(8)],
+    }
+
+
+def _rattled(atoms: Atoms, seed: int) -> Atoms:
+    atoms.rattle(0.05, seed=seed)
+    atoms.positions = atoms.positions.round(6)  # what an extxyz file holds exactly
+    return atoms

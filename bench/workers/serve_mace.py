@@ -1,0 +1,69 @@
+"""MACE, invariant and small (64x0e) or equivariant (128x0e+128x1o)."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from ase import Atoms
+from e3nn import o3
+from mace import data, modules, tools
+from mace.calculators import MACECalculator
+from mace.tools import torch_geometric
+from protocol import CUTOFF, Answer, frozen, serve
+
+ELEMENTS = [1, 6, 8, 14]
+
+
+class MACE:
+    """See `protocol.Package`; the variant is the hidden irreps."""
+
+    version = importlib.metadata.version("mace-torch")
+
+    def __init__(self, variant: str):
+        block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
+        self.model = modules.ScaleShiftMACE(
+            r_max=CUTOFF,
+            num_bessel=8,
+            num_polynomial_cutoff=5,
+            max_ell=3,
+            interaction_cls=block,
+            interaction_cls_first=block,
+            num_interactions=2,
+            num_elements=len(ELEMENTS),
+            hidden_irreps=o3.Irreps(variant),
+            MLP_irreps=o3.Irreps("16x0e"),
+            atomic_energies=np.zeros(len(ELEMENTS)),
+            avg_num_neighbors=20.0,
+            atomic_numbers=ELEMENTS,
+            correlation=3,
+            gate=torch.nn.functional.silu,
+            atomic_inter_scale=1.0,
+            atomic_inter_shift=0.0,
+        )
+        self.frozen = frozen(self.model)
+
+    def evaluation(self, atoms: Atoms, double: bool) -> tuple[Callable[[], Answer], int]:
+        dtype = torch.float64 if double else torch.float32
+        torch.set_default_dtype(dtype)  # MACE makes its inputs, and some constants on the way, in this type
+        table = tools.AtomicNumberTable(ELEMENTS)
+        graph = data.AtomicData.from_config(data.config_from_atoms(atoms), z_table=table, cutoff=CUTOFF)
+        inputs = next(iter(torch_geometric.dataloader.DataLoader([graph], batch_size=1))).to_dict()
+        model = self.frozen[double]
+
+        def evaluate() -> Answer:
+            torch.set_default_dtype(dtype)
+            out = model(dict(inputs), training=False, compute_force=True)
+            return out["energy"].detach(), out["forces"].detach()
+
+        return evaluate, inputs["edge_index"].shape[1]
+
+    def calculator(self) -> MACECalculator:
+        return MACECalculator(models=[copy.deepcopy(self.model).eval()], device="cpu", default_dtype="float32")
+
+
+if __name__ == "__main__":
+    serve(MACE)
