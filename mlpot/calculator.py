@@ -12,6 +12,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlpot.checkpoint import load_potential
 from mlpot.forces import predict, predict_atoms
+from mlpot.graph import AtomGraph
 from mlpot.neighbors import SkinList
 from mlpot.potential import Potential
 
@@ -58,8 +59,7 @@ class MLPotCalculator(Calculator):
         """Fill `results`; called by ASE."""
         super().calculate(atoms, properties, system_changes)
         a = self.atoms
-        self.potential.check_elements(torch.as_tensor(a.numbers, device=self.device))
-        graph = self.neighbors.graph(a.numbers, a.positions, a.cell.array, a.pbc).to(self.device)
+        graph = self._graph()
         out = predict(self.potential, graph).to("cpu")
         energy = out.energy.item()
         self.results = {"energy": energy, "free_energy": energy, "forces": out.forces.numpy()}
@@ -67,7 +67,14 @@ class MLPotCalculator(Calculator):
         if has_volume:
             self.results["stress"] = full_3x3_to_voigt_6_stress(out.stress[0].numpy())
         if {"energies", "stresses"} & set(properties):
-            atomic = predict_atoms(self.potential, graph).to("cpu")
+            atomic = predict_atoms(self.potential, self._graph(wide=False)).to("cpu")
             self.results["energies"] = atomic.energies.numpy()
             if has_volume:
                 self.results["stresses"] = full_3x3_to_voigt_6_stress(atomic.virials.numpy() / a.get_volume())
+
+    def _graph(self, wide: bool = True) -> AtomGraph:
+        """The structure with its edges; with those in the skin too where a native call skips them."""
+        a = self.atoms
+        self.potential.check_elements(torch.as_tensor(a.numbers, device=self.device))
+        find = self.neighbors.wide if wide and self.potential.native is not None else self.neighbors.graph
+        return find(a.numbers, a.positions, a.cell.array, a.pbc).to(self.device)

@@ -10,6 +10,7 @@ The vectors are formed in float64 and cast to the weights' type; energies are su
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,9 +19,15 @@ from torch import Tensor
 
 from mlpot.graph import AtomGraph, Edges, Movable, Properties, edge_vectors
 
+Native = Callable[[AtomGraph], tuple[Tensor, Tensor, Tensor] | None]
+"""Energies (n_graphs,) eV, forces (n_atoms, 3) eV/Å and virials (n_graphs, 3, 3) eV of whole structures in
+float64, without autograd; None for a structure with an unknown element."""
+
 
 class AtomicEnergies(Protocol):
     """What `predict` needs: atomic energies from edge vectors, and float64 reference energies."""
+
+    native: Native | None
 
     @property
     def dtype(self) -> torch.dtype: ...
@@ -49,15 +56,23 @@ def predict(potential: AtomicEnergies, graph: AtomGraph, *, training: bool = Fal
     Returns:
         Properties in float64. Stress is NaN where a graph is not periodic in three directions.
     """
+    if potential.native is not None and not training and (known := potential.native(graph)):
+        energy, forces, virial = known
+        return Properties(energy, forces, _stress(virial, graph))
     atom_energy, vectors, g = _gradient(potential, graph, create_graph=training)
-    energy = _sum_graphs(atom_energy, graph)
     virial = torch.zeros_like(graph.cell).index_add(0, _edge_batch(graph), vectors[:, :, None] * g[:, None, :])
+    out = Properties(_sum_graphs(atom_energy, graph), _to_atoms(g, graph), _stress(virial, graph))
+    return out if training else Properties(out.energy.detach(), out.forces.detach(), out.stress.detach())
+
+
+def _stress(virial: Tensor, graph: AtomGraph) -> Tensor:
+    """(n_graphs, 3, 3) eV/Å³ of virials in eV; NaN without three periodic directions."""
+    if not graph.pbc.any():
+        return torch.full_like(graph.cell, torch.nan)
     volume = torch.linalg.det(graph.cell).abs()
     has_volume = (graph.pbc.all(-1) & (volume > 0))[:, None, None]
     safe_volume = torch.where(has_volume, volume[:, None, None], 1.0)  # else 0/NaN poisons gradients
-    stress = torch.where(has_volume, (virial + virial.mT) / 2 / safe_volume, torch.nan)
-    out = Properties(energy=energy, forces=_to_atoms(g, graph), stress=stress)
-    return out if training else Properties(out.energy.detach(), out.forces.detach(), out.stress.detach())
+    return torch.where(has_volume, (virial + virial.mT) / 2 / safe_volume, torch.nan)
 
 
 def predict_atoms(potential: AtomicEnergies, graph: AtomGraph) -> AtomicProperties:
@@ -103,14 +118,14 @@ def _gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Atomic energies with references, edge vectors and ∂E/∂r_e, all float64."""
     exact = edge_vectors(graph).detach()
+    reference = potential.reference_energies(graph.numbers)
     with torch.enable_grad():
         vectors = exact.to(potential.dtype).requires_grad_()
         if vectors is exact:
             vectors = exact.clone().requires_grad_()
         atom_energy = potential(graph.numbers, graph.edges, vectors)
         (g,) = torch.autograd.grad(atom_energy.sum(), vectors, create_graph=create_graph, materialize_grads=True)
-    atom_energy = atom_energy.double() + potential.reference_energies(graph.numbers)
-    return atom_energy, exact, g.double()
+    return atom_energy.double() + reference, exact, g.double()
 
 
 def _to_atoms(g: Tensor, graph: AtomGraph) -> Tensor:
@@ -123,5 +138,6 @@ def _edge_batch(graph: AtomGraph) -> Tensor:
     return graph.batch.index_select(0, graph.edges.center)
 
 
-def _sum_graphs(atom_energy: Tensor, graph: AtomGraph) -> Tensor:
-    return atom_energy.new_zeros(graph.n_graphs).index_add(0, graph.batch, atom_energy)
+def _sum_graphs(values: Tensor, graph: AtomGraph) -> Tensor:
+    """Of each graph's atoms: (n_atoms, …) -> (n_graphs, …)."""
+    return values.new_zeros((graph.n_graphs, *values.shape[1:])).index_add(0, graph.batch, values)

@@ -6,12 +6,14 @@ shift) and cut at exactly the cutoff, so that a list depends on the positions al
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import vesin
 from numpy.typing import ArrayLike, NDArray
 
-from mlpot.graph import AtomGraph, Edges
+from mlpot.graph import AtomGraph, Edges, edge_vectors
 
 COINCIDENT = 1e-2  # Å; closer pairs are one atom written twice, not chemistry
 
@@ -50,30 +52,38 @@ class SkinList:
     def __init__(self, cutoff: float, skin: float = 0.5):
         self.cutoff, self.skin = cutoff, skin  # Å
         self.n_builds = 0
-        self._reference: tuple[Ints, Floats, Floats, NDArray[np.bool_]] | None = None
-        self._pairs: tuple[Ints, Ints, Floats] | None = None
+        self._reference: AtomGraph | None = None  # as it was when the pairs were found, with all of them
 
     def graph(self, numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> AtomGraph:
         """The graph of a structure; arguments and errors as for `build_graph`."""
-        z, r, h, periodic = checked_structure(numbers, positions, cell, pbc)
-        if self._pairs is None or self._is_stale(z, r, h, periodic):
-            self._pairs = _pairs(r, h, periodic, self.cutoff + self.skin)
-            self._reference = (z.copy(), r.copy(), h.copy(), periodic.copy())
-            self.n_builds += 1
-        center, neighbor, shift = self._pairs
-        vectors = r[neighbor] - r[center]
-        if periodic.any():
-            vectors += shift @ h
+        wide = self.wide(numbers, positions, cell, pbc)
+        vectors = edge_vectors(wide).numpy()
         near = np.einsum("ea,ea->e", vectors, vectors) < self.cutoff**2
-        return _graph(z, r, h, periodic, center[near], neighbor[near], shift[near])
+        center, neighbor, shift = (t.numpy()[near] for t in (wide.edges.center, wide.edges.neighbor, wide.shift))
+        r, z, h, periodic = (t.numpy() for t in (wide.positions, wide.numbers, wide.cell[0], wide.pbc[0]))
+        return _graph(z, r, h, periodic, center, neighbor, shift)
 
-    def _is_stale(self, z: Ints, r: Floats, h: Floats, periodic: NDArray[np.bool_]) -> bool:
+    def wide(self, numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> AtomGraph:
+        """The graph with all edges up to cutoff + skin: the last one with other positions, while its pairs hold.
+
+        For a reader that skips what lies beyond the cutoff. Arguments and errors as for `build_graph`.
+        """
+        r = np.array(positions, dtype=np.float64)
+        if self._reference is None or not self._holds(numbers, r, cell, pbc):
+            z, r, h, periodic = checked_structure(numbers, r, cell, pbc)
+            self._reference = _graph(z, r, h, periodic, *_pairs(r, h, periodic, self.cutoff + self.skin))
+            self.n_builds += 1
+        return replace(self._reference, positions=torch.from_numpy(r))
+
+    def _holds(self, numbers: ArrayLike, r: Floats, cell: ArrayLike, pbc: ArrayLike) -> bool:
+        """Whether the reference still has all pairs within the cutoff."""
         assert self._reference is not None
-        z0, r0, h0, periodic0 = self._reference
-        if not (np.array_equal(z, z0) and np.array_equal(h, h0) and np.array_equal(periodic, periodic0)):
-            return True
-        moved = r - r0
-        return bool(np.einsum("ia,ia->i", moved, moved).max() >= (self.skin / 2) ** 2)
+        old = self._reference
+        same = ((old.numbers, numbers), (old.cell[0], cell), (old.pbc[0], pbc))
+        if r.shape != old.positions.shape or not all(np.array_equal(a.numpy(), b) for a, b in same):
+            return False
+        moved = r - old.positions.numpy()
+        return bool(np.einsum("ia,ia->i", moved, moved).max() < (self.skin / 2) ** 2)  # NaN does not hold
 
 
 def checked_structure(

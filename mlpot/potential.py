@@ -15,11 +15,13 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 
+from mlpot.forces import Native
 from mlpot.graph import Edges
 from mlpot.kernels.reductions import distances, sum_at_centers
 from mlpot.knots import RadialTable
 from mlpot.models import build_backbone
 from mlpot.models.layers import MAX_Z
+from mlpot.models.native import native_schnet
 from mlpot.models.zbl import ZBL
 from mlpot.radial import PolynomialEnvelope
 
@@ -74,6 +76,7 @@ class Potential(nn.Module):
         self.register_buffer("scale", _by_element(scale or {}, self.elements, missing=1.0))
         self.register_buffer("shift", _by_element(shift or {}, self.elements, missing=0.0))
         self.register_buffer("lone", torch.empty(0), persistent=False)  # filled by freeze()
+        self.native: Native | None = None  # likewise
         self.register_load_state_dict_post_hook(_renew_constants)  # type: ignore[no-untyped-call]
 
     @property
@@ -125,6 +128,11 @@ class Potential(nn.Module):
             if isinstance(module, RadialTable):
                 module.freeze()
         self.lone = self._lone_energies()
+        self.native = None
+        if self.repulsion is None:
+            self.native = native_schnet(
+                self.backbone, self.elements, self.reference, self.scale, self.shift, self.lone
+            )
 
     def _above_lone(self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """b_i − b(Z_i alone); in training one lone atom of each element rides along in the same pass."""
@@ -141,7 +149,7 @@ class Potential(nn.Module):
     def train(self, mode: bool = True) -> Potential:
         """As nn.Module.train; what `freeze` computed from the weights is forgotten."""
         if mode:
-            self.lone = self.lone.new_empty(0)
+            self.lone, self.native = self.lone.new_empty(0), None
         super().train(mode)
         return self
 
@@ -158,7 +166,7 @@ class Potential(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.reference = reference.to(self.reference.device)
         if len(self.lone):
-            self.lone = self._lone_energies()
+            self._compute_constants()
         return self
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, edge_vectors
-from mlpot.kernels import cpu, ops, reference
+from mlpot.kernels import cpu, ops, reference, threads
 from mlpot.kernels.splines import SPLINES, KnotEdges
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
@@ -102,7 +102,7 @@ def test_numba_equals_reference(monkeypatch, name, order, degree, dtype, bar):
 
 
 def test_results_do_not_depend_on_threads(monkeypatch):
-    monkeypatch.setattr(cpu, "ONE_THREAD", 0)
+    monkeypatch.setattr(threads, "ONE_THREAD", 0)
     graph, before = small_crystal(), torch.get_num_threads()
     found = []
     try:

@@ -1,42 +1,29 @@
 """The three operations on knots, compiled by Numba: threads over atoms or intervals, SIMD over channels.
 
-The loops are compiled for one thread, and threads take shares of the atoms: Numba's own threads would spin beside
-PyTorch's, and its pools are not safe to use from several. Every sum is taken by one thread in a fixed order, so
-results do not depend on the number of threads.
+Every sum is taken by one thread in a fixed order, so results do not depend on the number of threads.
 """
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mlpot.kernels.simd import compiled
 from mlpot.kernels.splines import KnotEdges
-
-ONE_THREAD = 500_000  # edges × channels below which waking threads costs more than it saves
+from mlpot.kernels.threads import run, shares
 
 Array = NDArray[Any]
-_compiled = numba.njit(
-    fastmath={"contract", "reassoc", "nsz"},  # NaN and infinity keep their meaning
-    cache=True,
-    nogil=True,
-    error_model="numpy",
-)
 
 
 def conv(x: Tensor, table: Tensor, on: KnotEdges, weights: Tensor | None, order: int) -> Tensor:
     """As `reference.conv`."""
     out = torch.empty_like(x)
     row_ptr, c = on.edges.row_ptr.numpy(), on.coefficients(order).numpy()
-    _run(_conv, _shares(row_ptr, x), row_ptr, on.edges.neighbor.numpy(), on.first.numpy(), c,
+    run(_conv, shares(row_ptr, x.shape[1]), row_ptr, on.edges.neighbor.numpy(), on.first.numpy(), c,
          _weights(on, weights), table.numpy(), x.numpy(), out.numpy())  # fmt: skip
     return out
 
@@ -45,7 +32,7 @@ def edge_dot(x: Tensor, g: Tensor, table: Tensor, on: KnotEdges, order: int) -> 
     """As `reference.edge_dot`."""
     out = x.new_empty(len(on.edges))
     row_ptr, c = on.edges.row_ptr.numpy(), on.coefficients(order).numpy()
-    _run(_edge_dot, _shares(row_ptr, x), row_ptr, on.edges.neighbor.numpy(), on.first.numpy(), c,
+    run(_edge_dot, shares(row_ptr, x.shape[1]), row_ptr, on.edges.neighbor.numpy(), on.first.numpy(), c,
          table.numpy(), x.numpy(), g.numpy(), out.numpy())  # fmt: skip
     return out
 
@@ -56,13 +43,13 @@ def table_grad(x: Tensor, g: Tensor, on: KnotEdges, weights: Tensor | None, orde
     edge, begin = (t.numpy() for t in on.by_knot())
     part = np.empty((on.n_knots, c.shape[1], x.shape[1]), dtype=c.dtype)
     out = x.new_empty(on.spline.n_rows(on.n_knots), x.shape[1])
-    _run(_interval_grads, _shares(begin, x), begin, edge, on.edges.center.numpy(), on.edges.neighbor.numpy(), c,
-         _weights(on, weights), x.numpy(), g.numpy(), part)  # fmt: skip
+    run(_interval_grads, shares(begin, x.shape[1]), begin, edge, on.edges.center.numpy(),
+        on.edges.neighbor.numpy(), c, _weights(on, weights), x.numpy(), g.numpy(), part)  # fmt: skip
     _sum_intervals(part, on.spline.stride, out.numpy())
     return out
 
 
-@_compiled
+@compiled
 def _conv(first_atom, last_atom, row_ptr, neighbor, first, c, weights, table, x, out):  # type: ignore[no-untyped-def]
     n_features = x.shape[1]
     for i in range(first_atom, last_atom):
@@ -83,7 +70,7 @@ def _conv(first_atom, last_atom, row_ptr, neighbor, first, c, weights, table, x,
                     total[f] += w * xj[f]
 
 
-@_compiled
+@compiled
 def _edge_dot(first_atom, last_atom, row_ptr, neighbor, first, c, table, x, g, out):  # type: ignore[no-untyped-def]
     n_features = x.shape[1]
     for i in range(first_atom, last_atom):
@@ -104,7 +91,7 @@ def _edge_dot(first_atom, last_atom, row_ptr, neighbor, first, c, table, x, g, o
             out[e] = s
 
 
-@_compiled
+@compiled
 def _interval_grads(first_knot, last_knot, begin, edge, center, neighbor, c, weights, x, g, part):  # type: ignore[no-untyped-def]
     """What the edges of each interval give to the rows they read."""
     _, n_coefficients, n_features = part.shape
@@ -131,7 +118,7 @@ def _interval_grads(first_knot, last_knot, begin, edge, center, neighbor, c, wei
                     rows[5, f] += c5 * w
 
 
-@_compiled
+@compiled
 def _sum_intervals(part, stride, out):  # type: ignore[no-untyped-def]
     """Each row of the table from all intervals that read it, in order."""
     n_knots, n_coefficients, n_features = part.shape
@@ -141,30 +128,6 @@ def _sum_intervals(part, stride, out):  # type: ignore[no-untyped-def]
             row, more = out[k * stride + r], part[k, r]
             for f in range(n_features):
                 row[f] += more[f]
-
-
-def _shares(begin: Array, x: Tensor) -> Array:
-    """Where each thread's share of atoms (or intervals) begins, with about as many edges for each."""
-    n_threads = torch.get_num_threads() if begin[-1] * x.shape[1] > ONE_THREAD else 1
-    shares = np.searchsorted(begin, np.linspace(0, begin[-1], n_threads + 1))
-    shares[0], shares[-1] = 0, len(begin) - 1
-    return shares
-
-
-def _run(kernel: Any, shares: Array, *arrays: Any) -> None:
-    (begin, end), *others = pairwise(shares.tolist())
-    running = [_threads().submit(kernel, *share, *arrays) for share in others]
-    kernel(begin, end, *arrays)
-    for thread in running:
-        thread.result()
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="mlpot")
-
-
-os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
 
 
 def _weights(on: KnotEdges, weights: Tensor | None) -> Array:

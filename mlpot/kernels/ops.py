@@ -120,6 +120,12 @@ def _module(device: str) -> ModuleType:
     return importlib.import_module(f"mlpot.kernels.{home if importlib.util.find_spec(needs) else 'reference'}")
 
 
+@cache
+def native_loops() -> ModuleType | None:
+    """The whole of SchNet in compiled loops, if there is Numba; imported like the homes."""
+    return importlib.import_module("mlpot.kernels.native") if importlib.util.find_spec("numba") else None
+
+
 def _plain(t: Tensor | None) -> Any:
     return None if t is None else t.detach().contiguous()
 

@@ -1,0 +1,294 @@
+"""Dense products and activations for compiled loops: many small ones at nearly the speed of the arithmetic.
+
+A BLAS is made for large matrices and is called from outside a loop; here nine atoms times a layer of weights is
+a few microseconds inside it. Numba has no vectors of its own, so the innermost loop is written for LLVM directly:
+six rows by two vectors of the product stay in registers while the sum runs (K. Goto and R. van de Geijn, ACM
+Trans. Math. Softw. 34, 12 (2008)). An edge reads its rows of the table, and serves both its atoms, in one loop
+that needs no proof that they do not overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import literal_unroll
+from numba.core import cgutils, types
+from numba.extending import intrinsic, overload
+
+BYTES = 32  # of a vector; a panel of a matrix is two of them wide
+
+compiled = numba.njit(
+    fastmath={"contract", "reassoc", "nsz", "arcp"},  # NaN and infinity keep their meaning
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
+
+
+class _Writer:
+    """Writes LLVM code: arrays as pointers to rows, and vectors of consecutive numbers."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any):
+        self.context, self.builder, self.signature, self.arguments = context, builder, signature, arguments
+        number = signature.args[0].dtype
+        self.size = number.bitwidth // 8
+        self.width = BYTES // self.size
+        self.scalar = context.get_data_type(number)
+        self.vector = ir.VectorType(self.scalar, self.width)
+        name = f"llvm.fma.v{self.width}f{number.bitwidth}"
+        self.fma_type = ir.FunctionType(self.vector, [self.vector] * 3)
+        self.fused = cgutils.get_or_insert_function(builder.module, self.fma_type, name)
+
+    def array(self, argument: int) -> Any:
+        """The array that is the argument of that number."""
+        kind = self.signature.args[argument]
+        return self.context.make_array(kind)(self.context, self.builder, self.arguments[argument])
+
+    def length(self, array: Any) -> Any:
+        """Of the last axis."""
+        return cgutils.unpack_tuple(self.builder, array.shape)[-1]
+
+    def whole(self, argument: int) -> Any:
+        """An integer argument as an index."""
+        return self.context.cast(self.builder, self.arguments[argument], self.signature.args[argument], types.intp)
+
+    def row(self, array: Any, i: Any, k: int = 0) -> Any:
+        """Pointer to row i + k."""
+        b = self.builder
+        return b.gep(array.data, [b.mul(b.add(i, i.type(k)), self.length(array))])
+
+    def at(self, row: Any, f: Any, v: int = 0) -> Any:
+        """Pointer to the v-th vector that begins at column f."""
+        b = self.builder
+        place = b.gep(row, [b.add(f, f.type(v * self.width))])
+        return b.bitcast(place, self.vector.as_pointer())
+
+    def load(self, row: Any, f: Any, v: int = 0) -> Any:
+        """The v-th vector from column f."""
+        return self.builder.load(self.at(row, f, v), align=self.size)
+
+    def store(self, value: Any, row: Any, f: Any, v: int = 0) -> None:
+        """Write the v-th vector from column f."""
+        self.builder.store(value, self.at(row, f, v), align=self.size)
+
+    def everywhere(self, row: Any, f: Any) -> Any:
+        """The number at column f in all places of a vector."""
+        b, nothing = self.builder, ir.Constant(self.vector, ir.Undefined)
+        one = b.insert_element(nothing, b.load(b.gep(row, [f])), ir.IntType(32)(0))
+        return b.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(ir.IntType(32), self.width), None))
+
+    def fma(self, x: Any, y: Any, z: Any) -> Any:
+        """x y + z."""
+        return self.builder.call(self.fused, [x, y, z])
+
+    def variable(self) -> Any:
+        """A vector that LLVM keeps in a register."""
+        place = cgutils.alloca_once(self.builder, self.vector)
+        self.builder.store(ir.Constant(self.vector, None), place)
+        return place
+
+
+def _tile(n_rows: int) -> Callable[..., None]:
+    """c[i : i + n_rows] += a[i : i + n_rows] @ panel, on one panel of columns."""
+
+    @intrinsic  # type: ignore[misc]
+    def add_product(typing, a, packed, c, panel, i):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            w = _Writer(context, builder, signature, arguments)
+            left, right, out = (w.array(k) for k in range(3))
+            panel, i = arguments[3:]
+            n_inner = w.length(left)
+            column = builder.mul(panel, panel.type(2 * w.width))
+            b = builder.gep(right.data, [builder.mul(column, n_inner)])
+            rows = [(w.row(left, i, r), w.row(out, i, r)) for r in range(n_rows)]
+            sums = [[w.variable() for _ in range(2)] for _ in rows]
+            with cgutils.for_range(builder, n_inner) as loop:
+                b_k = [w.load(b, builder.mul(loop.index, panel.type(2 * w.width)), v) for v in range(2)]
+                for (a_row, _), two in zip(rows, sums, strict=True):
+                    a_k = w.everywhere(a_row, loop.index)
+                    for v in range(2):
+                        builder.store(w.fma(a_k, b_k[v], builder.load(two[v])), two[v])
+            for (_, c_row), two in zip(rows, sums, strict=True):
+                for v in range(2):
+                    w.store(builder.fadd(w.load(c_row, column, v), builder.load(two[v])), c_row, column, v)
+            return context.get_dummy_value()
+
+        return types.void(a, packed, c, types.intp, types.intp), generate
+
+    return add_product
+
+
+_one, _two, _three, _four, _five, _six = (_tile(n) for n in range(1, 7))
+
+
+@compiled
+def dense(a, packed, out, n_rows):  # type: ignore[no-untyped-def]
+    """out[:n_rows] += a[:n_rows] @ matrix, the matrix packed as (n_panels, n_in, columns of a panel)."""
+    for panel in range(packed.shape[0]):
+        i = 0
+        while i + 6 <= n_rows:
+            _six(a, packed, out, panel, i)
+            i += 6
+        left = n_rows - i
+        if left == 5:
+            _five(a, packed, out, panel, i)
+        elif left == 4:
+            _four(a, packed, out, panel, i)
+        elif left == 3:
+            _three(a, packed, out, panel, i)
+        elif left == 2:
+            _two(a, packed, out, panel, i)
+        elif left == 1:
+            _one(a, packed, out, panel, i)
+
+
+def _conv_edge(n_coefficients: int, both: bool) -> Callable[..., None]:
+    """out_i += w ∘ x_j and, for both, out_j += w ∘ x_i, with w = Σ_k c[k, e] table[r + k]."""
+
+    @intrinsic  # type: ignore[misc]
+    def conv_edge(typing, c, table, x, out, e, r, i, j):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            w = _Writer(context, builder, signature, arguments)
+            of_x, of_out = w.array(2), w.array(3)
+            e, r, i, j = (w.whole(k) for k in range(4, 8))
+            filter_at = _filter(w, e, r, 0, n_coefficients)
+            ends = [(w.row(of_out, i), w.row(of_x, j)), (w.row(of_out, j), w.row(of_x, i))][: 1 + both]
+            with cgutils.for_range_slice(builder, i.type(0), w.length(of_x), i.type(w.width), inc=True) as (f, _):
+                value = filter_at(f)
+                for to, source in ends:
+                    w.store(w.fma(value, w.load(source, f), w.load(to, f)), to, f)
+            return context.get_dummy_value()
+
+        return types.void(c, table, x, out, e, r, i, j), generate
+
+    return conv_edge
+
+
+def _pull_edge(n_coefficients: int) -> Callable[..., Any]:
+    """Σ_f w_f (q_i x_j + q_j x_i)_f with w = Σ_k c[n_coefficients + k, e] table[r + k]."""
+
+    @intrinsic  # type: ignore[misc]
+    def pull_edge(typing, c, table, x, q, e, r, i, j):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            w = _Writer(context, builder, signature, arguments)
+            of_x, of_q = w.array(2), w.array(3)
+            e, r, i, j = (w.whole(k) for k in range(4, 8))
+            filter_at = _filter(w, e, r, n_coefficients, n_coefficients)
+            x_i, x_j, q_i, q_j = w.row(of_x, i), w.row(of_x, j), w.row(of_q, i), w.row(of_q, j)
+            total = w.variable()
+            with cgutils.for_range_slice(builder, i.type(0), w.length(of_x), i.type(w.width), inc=True) as (f, _):
+                there, back = (builder.fmul(w.load(q, f), w.load(x, f)) for q, x in ((q_i, x_j), (q_j, x_i)))
+                builder.store(w.fma(filter_at(f), builder.fadd(there, back), builder.load(total)), total)
+            value = builder.load(total)
+            parts = [builder.extract_element(value, ir.IntType(32)(k)) for k in range(w.width)]
+            while len(parts) > 1:
+                half = len(parts) // 2
+                parts = [builder.fadd(a, b) for a, b in zip(parts[:half], parts[half:], strict=True)]
+            return parts[0]
+
+        return x.dtype(c, table, x, q, e, r, i, j), generate
+
+    return pull_edge
+
+
+def _filter(w: _Writer, e: Any, r: Any, first: int, n_coefficients: int) -> Callable[[Any], Any]:
+    """The function that writes Σ_k c[first + k, e] table[r + k, f …]; c and table are the first arguments."""
+    c, table = w.array(0), w.array(1)
+    rows = [w.row(table, r, k) for k in range(n_coefficients)]
+    factors = [w.everywhere(w.row(c, r.type(first + k)), e) for k in range(n_coefficients)]
+
+    def at(f: Any) -> Any:
+        value = w.builder.fmul(factors[0], w.load(rows[0], f))
+        for factor, row in zip(factors[1:], rows[1:], strict=True):
+            value = w.fma(factor, w.load(row, f), value)
+        return value
+
+    return at
+
+
+_conv_4, _conv_4_both, _conv_6, _conv_6_both = (_conv_edge(n, both) for n in (4, 6) for both in (False, True))
+_pull_4, _pull_6 = _pull_edge(4), _pull_edge(6)
+
+
+@compiled
+def conv_edge(c, table, x, out, e, r, i, j, both):  # type: ignore[no-untyped-def]
+    """out_i += w ∘ x_j and, for both, out_j += w ∘ x_i; w = Σ_k c[k, e] table[r + k] of 4 or 6 coefficients."""
+    if len(c) == 8 and both:
+        _conv_4_both(c, table, x, out, e, r, i, j)
+    elif len(c) == 8:
+        _conv_4(c, table, x, out, e, r, i, j)
+    elif both:
+        _conv_6_both(c, table, x, out, e, r, i, j)
+    else:
+        _conv_6(c, table, x, out, e, r, i, j)
+
+
+@compiled
+def pull_edge(c, table, x, q, e, r, i, j):  # type: ignore[no-untyped-def]
+    """Σ_f w_f (q_i x_j + q_j x_i)_f, w from the second half of the coefficients, those of the derivative."""
+    return _pull_4(c, table, x, q, e, r, i, j) if len(c) == 8 else _pull_6(c, table, x, q, e, r, i, j)
+
+
+@intrinsic  # type: ignore[misc]
+def _power_of_two(typing, n):  # type: ignore[no-untyped-def]
+    """2ⁿ of a whole number n within the exponents of a floating-point number as wide as n."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        bits = signature.args[0].bitwidth
+        mantissa, bias = {32: (23, 127), 64: (52, 1023)}[bits]
+        whole = ir.IntType(bits)
+        shifted = builder.shl(builder.add(args[0], whole(bias)), whole(mantissa))
+        return builder.bitcast(shifted, context.get_data_type(signature.return_type))
+
+    return {32: types.float32, 64: types.float64}[n.bitwidth](n), generate
+
+
+def _exponential(whole: Any, limit: float, n_terms: int) -> Any:
+    """eˣ = 2ⁿ eʳ by a Taylor series of r, |r| ≤ ln 2 / 2: LLVM makes vectors of it, not of a call of C's exp."""
+    kind: Any = np.float32 if whole is np.int32 else np.float64
+    per_ln2, high, low = kind(1 / np.log(2.0)), kind(0.693145751953125), kind(np.log(2.0) - 0.693145751953125)
+    half, most, least = kind(0.5), kind(limit), kind(-limit)
+    factors = tuple(kind(1 / float(np.prod(np.arange(1.0, k + 1)))) for k in range(n_terms, -1, -1))
+
+    @compiled
+    def exponential(x):  # type: ignore[no-untyped-def]
+        x = most if x > most else (least if x < least else x)  # NaN stays
+        n = np.floor(x * per_ln2 + half)
+        r = (x - n * high) - n * low
+        series = factors[0]
+        for factor in literal_unroll(factors[1:]):
+            series = series * r + factor
+        return series * _power_of_two(whole(n))
+
+    return exponential
+
+
+_exp32, _exp64 = _exponential(np.int32, 87.0, 7), _exponential(np.int64, 708.0, 13)
+
+
+def exp(x: Any) -> Any:
+    """eˣ of one number in a compiled loop; beyond the range of the type, its ends."""
+    return np.exp(x)
+
+
+@overload(exp)
+def _compiled_exp(x):  # type: ignore[no-untyped-def]
+    if x == types.float32:
+        return lambda x: _exp32(x)
+    return lambda x: _exp64(x)
+
+
+@compiled
+def silu(a, slope, n_rows):  # type: ignore[no-untyped-def]
+    """a ← a σ(a), slope ← σ(a) (1 + a (1 − σ(a))) in the first n_rows."""
+    one = a.dtype.type(1)
+    for i in range(n_rows):
+        for f in range(a.shape[1]):
+            x = a[i, f]
+            s = one / (one + exp(-x))
+            slope[i, f] = s * (one + x * (one - s))
+            a[i, f] = x * s

@@ -1,0 +1,53 @@
+"""Shares of compiled loops for PyTorch's number of threads.
+
+Loops are compiled for one thread, and threads take shares of the atoms: Numba's own threads would spin beside
+PyTorch's, and its pools are not safe to use from several.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+ONE_THREAD = 500_000  # edges × channels below which waking threads costs more than it saves
+
+
+def shares(begin: NDArray[np.int64], n_features: int, block: int = 1) -> list[tuple[int, int]]:
+    """First and last atom (or interval) of each thread, with about as many edges for each.
+
+    Args:
+        begin: (n + 1,) where the edges of each atom begin.
+        n_features: channels of an edge.
+        block: atoms that no two threads share.
+    """
+    n_threads = torch.get_num_threads()
+    if n_threads == 1 or begin[-1] * n_features < ONE_THREAD:
+        return [(0, len(begin) - 1)]
+    ends = np.searchsorted(begin, np.linspace(0, begin[-1], n_threads + 1))
+    ends = (ends + block // 2) // block * block
+    ends[0], ends[-1] = 0, len(begin) - 1
+    return list(pairwise(ends.tolist()))
+
+
+def run(loop: Callable[..., None], parts: list[tuple[int, int]], *arguments: Any) -> None:
+    """loop(begin, end, *arguments) for every share, at the same time; the first on this thread."""
+    running = [_threads().submit(loop, *part, *arguments) for part in parts[1:]]
+    loop(*parts[0], *arguments)
+    for thread in running:
+        thread.result()
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="mlpot")
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork

@@ -1,0 +1,157 @@
+"""Is the native call the same potential as the modules it was made from?"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+
+from mlpot.calculator import MLPotCalculator
+from mlpot.forces import predict
+from mlpot.graph import AtomGraph, Properties, collate
+from mlpot.kernels import threads
+from mlpot.neighbors import build_graph
+from mlpot.potential import Potential, UnknownElementError
+
+pytest.importorskip("numba", reason="the native call is compiled by Numba, an optional extra")
+ELEMENTS = {1: -13.6, 6: -1029.0, 8: -2042.0, 14: -7870.0}  # eV
+
+
+def made(dtype: torch.dtype = torch.float64, **arguments: object) -> Potential:
+    torch.manual_seed(0)
+    potential = Potential(
+        "schnet",
+        {"n_knots": 64, "n_features": 32, "n_interactions": 2, **arguments},
+        reference_energies=ELEMENTS,
+        scale={1: 0.5, 6: 0.7, 8: 0.9, 14: 1.1},
+        shift={1: 0.1, 6: -0.2, 8: 0.3, 14: -4.0},
+    )
+    return potential.to(dtype).freeze()
+
+
+def structures() -> list[Atoms]:
+    rng = np.random.default_rng(1)
+    crystal, large = bulk("Si", cubic=True) * (2, 1, 1), bulk("Si", cubic=True) * (3, 3, 3)
+    slab = bulk("SiC", "zincblende", a=4.36) * (2, 2, 1)
+    slab.pbc = (True, True, False)
+    tiny = bulk("Si")  # sees many images of itself
+    for atoms in (crystal, large, slab):
+        atoms.positions += rng.normal(scale=0.1, size=atoms.positions.shape)
+    return [molecule("CH3CH2OH"), crystal, Atoms("O"), slab, tiny, large, Atoms("H2", [(0, 0, 0), (0, 0, 6.0)])]
+
+
+def graph_of(atoms: Atoms, cutoff: float = 5.0) -> AtomGraph:
+    return build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
+
+
+def by_autograd(potential: Potential, graph: AtomGraph) -> Properties:
+    modules = copy.deepcopy(potential)
+    modules.native = None
+    return predict(modules, graph)
+
+
+def deviations(a: Properties, b: Properties) -> float:
+    """Greatest difference of energies per unit of binding, forces and stress, relative to the greatest value."""
+    assert torch.equal(a.stress.isnan(), b.stress.isnan())
+    energy = (a.energy - b.energy).abs().max() / 10.0
+    forces = (a.forces - b.forces).abs().max() / b.forces.abs().max().clamp(min=1.0)
+    stress = (a.stress - b.stress).nan_to_num().abs().max() / b.stress.nan_to_num().abs().max().clamp(min=1e-2)
+    return float(torch.stack([energy, forces, stress]).max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("degree", [3, 5])
+@pytest.mark.parametrize("n_features", [32, 20])
+def test_energy_forces_and_stress_are_those_of_autograd(n_features: int, degree: int, dtype: torch.dtype) -> None:
+    potential = made(dtype, n_features=n_features, degree=degree)
+    assert potential.native is not None
+    exact = copy.deepcopy(potential).to(torch.float64)
+    for graph in (*map(graph_of, structures()), collate([graph_of(a) for a in structures()])):
+        truth, native = by_autograd(exact, graph), predict(potential, graph)
+        # The native call takes distances in float64, autograd in float32: it must not be the worse of the two.
+        bar = 1e-11 if dtype == torch.float64 else 1e-6 + deviations(by_autograd(potential, graph), truth)
+        assert deviations(native, truth) <= bar
+
+
+def test_a_lone_atom_has_exactly_its_reference_energy() -> None:
+    out = predict(made(torch.float32), graph_of(Atoms("O")))
+    assert out.energy.item() == ELEMENTS[8]
+    assert not out.forces.any()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch, n_threads: int) -> None:
+    atoms = bulk("Si", cubic=True) * (5, 5, 4)
+    atoms.rattle(0.1, seed=0)
+    potential, graph = made(torch.float32), graph_of(atoms)
+    alone = predict(potential, graph)
+    monkeypatch.setattr(threads, "ONE_THREAD", 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        shared = predict(potential, graph)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(shared.energy, alone.energy)
+    assert torch.equal(shared.forces, alone.forces)
+    assert torch.equal(shared.stress, alone.stress)
+
+
+def test_edges_beyond_the_cutoff_change_nothing() -> None:
+    potential = made(torch.float32)
+    for atoms in structures():
+        exact, wide = predict(potential, graph_of(atoms)), predict(potential, graph_of(atoms, 5.7))
+        assert torch.equal(exact.energy, wide.energy)
+        assert torch.equal(exact.forces, wide.forces)
+
+
+def test_a_call_remembers_nothing_of_the_last() -> None:
+    potential, atoms = made(), structures()
+    first = [predict(potential, graph_of(a)).forces for a in atoms]
+    for k in reversed(range(len(atoms))):
+        assert torch.equal(predict(potential, graph_of(atoms[k])).forces, first[k])
+
+
+def test_the_calculator_follows_a_cell_that_changes() -> None:
+    potential, atoms = made(), bulk("Si", cubic=True)
+    atoms.calc = MLPotCalculator(potential)
+    atoms.get_forces()
+    atoms.set_cell(atoms.cell * 1.01, scale_atoms=True)
+    expected = by_autograd(potential, graph_of(atoms))
+    assert atoms.get_potential_energy() == pytest.approx(expected.energy.item(), abs=1e-9)
+    assert np.allclose(atoms.get_stress(voigt=False), expected.stress[0].numpy(), atol=1e-12)
+
+
+def test_a_position_that_is_not_a_number_gives_no_number() -> None:
+    graph = graph_of(molecule("H2O"))
+    graph.positions[1, 0] = torch.nan
+    out = predict(made(), graph)
+    assert out.energy.isnan().all()
+    assert out.forces.isnan().any()
+
+
+def test_an_unknown_element_is_named() -> None:
+    with pytest.raises(UnknownElementError, match=r"\[7\]"):
+        predict(made(), graph_of(molecule("NH3")))
+
+
+def test_weights_that_may_change_have_no_native_call() -> None:
+    potential = made()
+    other = made()
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.mul_(1.1)
+    graph = graph_of(molecule("H2O"))
+    potential.load_state_dict(other.state_dict())
+    assert deviations(predict(potential, graph), by_autograd(potential, graph)) < 1e-11
+    assert potential.train().native is None
+    assert copy.deepcopy(made()).to(torch.float32).native.net.first.dtype == np.float32  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("arguments", [{"activation": "ssp"}, {"n_knots": None}])
+def test_other_networks_go_by_autograd(arguments: dict[str, object]) -> None:
+    assert made(**arguments).native is None
