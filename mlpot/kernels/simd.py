@@ -244,7 +244,7 @@ def _power_of_two(typing, n):  # type: ignore[no-untyped-def]
         shifted = builder.shl(builder.add(args[0], whole(bias)), whole(mantissa))
         return builder.bitcast(shifted, context.get_data_type(signature.return_type))
 
-    return {32: types.float32, 64: types.float64}[n.bitwidth](n), generate
+    return {32: types.float32, 64: types.float64}[n.bitwidth](n), generate  # type: ignore[operator]
 
 
 def _exponential(whole: Any, limit: float, n_terms: int) -> Any:
