@@ -350,22 +350,41 @@ from pathlib import Path
 from sets import small_recipe
 from mlpot.training.fit import train
 result = train(small_recipe(Path({data!r}), Path({run!r}), "training.devices=2", "training.strategy=ddp",
-                            "training.accelerator=cpu", "loss.energy=0"))
+                            "training.accelerator=cpu", "loss.energy=0", *{overrides!r}, backbone={backbone!r}))
 print("metrics", bool(result.metrics))
 """
 
 
-@pytest.mark.slow
-def test_two_processes_train_together(tmp_path: Path) -> None:
-    data = write(tmp_path / "set.h5", crystals())
+def train_in_two_processes(tmp_path: Path, backbone: str, *overrides: str) -> Path:
+    """The directory of the run."""
+    data, run = write(tmp_path / "set.h5", crystals()), tmp_path / f"run{len(overrides)}"
     script = tmp_path / "ddp.py"
-    tests = str(Path(__file__).parent)
-    script.write_text(DDP.format(tests=tests, data=str(data), run=str(tmp_path / "run")))
+    values = {"data": str(data), "run": str(run), "backbone": backbone, "overrides": overrides}
+    script.write_text(DDP.format(tests=str(Path(__file__).parent), **values))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
-    assert metrics["processes"] == 2
     assert {"metrics False", "metrics True"} <= set(done.stdout.splitlines())
+    return run
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(tmp_path: Path) -> None:
+    run = train_in_two_processes(tmp_path, "deepsets")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["processes"] == 2
     assert metrics["epochs"] == 3
-    steps = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    steps = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert steps == 3 * 2  # 12 structures, 6 in each process, 3 in a batch
+
+
+@pytest.mark.slow
+def test_two_processes_on_knots_learn_what_they_learn_without(tmp_path: Path) -> None:
+    exact = "training.precision=float64"
+    runs = [
+        train_in_two_processes(tmp_path, "schnet", exact, *knots)
+        for knots in ((), ("model.arguments.n_knots=256",))
+    ]
+    plain, knots = (mlpot.load(run / "model.safetensors").state_dict() for run in runs)
+    assert plain.keys() == knots.keys()
+    for name, weights in plain.items():
+        torch.testing.assert_close(knots[name], weights, rtol=1e-4, atol=1e-5)
