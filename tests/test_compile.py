@@ -59,6 +59,7 @@ def test_a_compiled_potential_gives_the_same_energies_and_forces():
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's, of itself
 def test_inductor_gives_the_same_energies_and_forces():
     check(schnet().freeze(), "inductor")
 
