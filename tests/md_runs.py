@@ -6,6 +6,7 @@ writes, and starts it again each time, until it has reached its end after at lea
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from mlpot.checkpoint import save_potential
@@ -83,46 +85,60 @@ def assert_same_run(one: Path, other: Path) -> None:
                 np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-class Killed:
-    """Kills this process inside its n-th write: before it, after half of it, or after all of it."""
+class Fault:
+    """What befalls the n-th write of a process, before it, after a part of it, or after all of it."""
 
     def __init__(self, n: int, part: float):
         self.n, self.part = n, part
 
+    def strike(self) -> None:
+        """Kill this process."""
+        os.kill(os.getpid(), signal.SIGKILL)
+
     def __call__(self, write: Any) -> Any:
         """A function that writes, wrapped."""
 
-        def deadly(*arguments: Any) -> Any:
+        def faulty(*arguments: Any) -> Any:
             self.n -= 1
-            if self.n > 0:
+            if self.n != 0:
                 return write(*arguments)
-            if write is durable.write_all:
+            if write is WRITE_ALL:
                 file, content = arguments
-                durable_write_all(file, content[: int(self.part * len(content))])
+                write(file, content[: int(self.part * len(content))])
             elif self.part > 0.5:
                 write(*arguments)
-            return os.kill(os.getpid(), signal.SIGKILL)
+            return self.strike()
 
-        return deadly
+        return faulty
 
-    def install(self) -> None:
+    def install(self, patch: pytest.MonkeyPatch) -> None:
         """Take hold of every way to the disk."""
-        deadly = self(durable.write_all)
-        durable.write_all = journal.write_all = log.write_all = deadly
-        os.fsync, os.replace = self(os.fsync), self(os.replace)
+        faulty = self(WRITE_ALL)
+        for module in (durable, journal, log):
+            patch.setattr(module, "write_all", faulty)
+        for name in ("fsync", "replace"):
+            patch.setattr(os, name, self(getattr(os, name)))
 
 
-durable_write_all = durable.write_all
+class FullDisk(Fault):
+    """There is no room."""
+
+    def strike(self) -> None:
+        """Say so."""
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def attempt(recipe: MDRecipe, killed: Killed | None, wait: float | None) -> bool:
+WRITE_ALL = durable.write_all
+
+
+def attempt(recipe: MDRecipe, killed: Fault | None, wait: float | None) -> bool:
     """Run or go on in a process of its own, which is killed; whether it reached the end."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
             if killed is not None:
-                killed.install()
+                killed.install(pytest.MonkeyPatch())
             run.run_md(recipe, resume=True)
             status = 0
         finally:
@@ -155,7 +171,7 @@ def main(folder: Path, output: Path, n_kills: int, seed: int) -> None:
     kills = vouched = 0
     while True:
         inside = rng.random() < 0.5
-        killed = Killed(rng.randrange(8, 120), rng.random()) if inside else None
+        killed = Fault(rng.randrange(8, 120), rng.random()) if inside else None
         ended = attempt(recipe, killed, None if inside else rng.uniform(0.02, 0.6))
         kills += not ended
         assert acknowledged(output) >= vouched

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from md_runs import Killed, assert_same_run, attempt, frames_of, md_recipe, prepare, without_picture
+from md_runs import Fault, assert_same_run, attempt, frames_of, md_recipe, prepare, without_picture
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.dynamics.checkpoints import NAMES, Checkpoint, CheckpointError, Checkpoints
@@ -141,7 +141,7 @@ def test_a_run_that_is_killed_in_any_of_its_writes_goes_on(folder: Path) -> None
     while not ended:
         n += 1 if n < 24 else 7
         parts = whole.model_copy(update={"output": folder / f"killed_in_{n}"})
-        ended = attempt(parts, Killed(n, (n % 3) / 2), None)
+        ended = attempt(parts, Fault(n, (n % 3) / 2), None)
         if not ended:
             assert attempt(parts, None, None)
         assert_same_run(whole.output, parts.output)

@@ -52,7 +52,11 @@ class JournaledFile:
             self._file = path.open("w+b" if new else "r+b", buffering=0)
             self._journal = journal.open("a+b", buffering=0)
             sync_folder(path.parent)
-        self._redo()
+        try:
+            self._redo()
+        except BaseException:
+            self.release()
+            raise
         self.size = self._committed = os.fstat(self._file.fileno()).st_size
 
     # --- what HDF5 calls ---
@@ -133,11 +137,14 @@ class JournaledFile:
                 self._apply(wait=True)
                 time.sleep(0.05 if self._waiting else 0)
             self._apply(wait=False)
-            self._journal.close()
             Path(self._journal.name).unlink()
         finally:
-            self._journal.close()
-            self._file.close()
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the files as they are; the next to open them finds the last commit."""
+        self._journal.close()
+        self._file.close()
 
     # --- how it is done ---
 

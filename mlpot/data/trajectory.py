@@ -16,6 +16,7 @@ from mlpot.data.h5md_write import extend, found
 from mlpot.data.journal import JournaledFile
 from mlpot.data.layout import INDEX, naming_damage, walk
 
+VERSIONS = ("v110", "v110")  # of HDF5, the oldest and newest that must read the file
 BLOCK = 2**23  # bytes of frames held at most between two commits
 
 
@@ -48,21 +49,22 @@ class TrajectoryWriter:
         self._block: list[Atoms] = []
         self._held = 0  # bytes
         self.n_frames = keep or 0
-        if keep:
-            with naming_damage(str(path)), self._open("r+") as file:
-                _cut(file, keep)
-        else:
-            # Space that a rewritten chunk frees is remembered from one commit to the next.
-            with h5py.File(self._handle, "w", libver=("v110", "v110"), fs_strategy="fsm", fs_persist=True) as file:
-                found(file, card)
-        self._file.commit()
+        try:
+            if keep:
+                with naming_damage(str(path)), h5py.File(self._handle, "r+", libver=VERSIONS) as file:
+                    _cut(file, keep)
+            else:
+                # Space that a rewritten chunk frees is remembered from one commit to the next.
+                with h5py.File(self._handle, "w", libver=VERSIONS, fs_strategy="fsm", fs_persist=True) as file:
+                    found(file, card)
+            self._file.commit()
+        except BaseException:
+            self._file.release()
+            raise
 
     @property
     def _handle(self) -> BinaryIO:
         return cast("BinaryIO", self._file)  # it has what HDF5 needs of one
-
-    def _open(self, mode: str) -> h5py.File:
-        return h5py.File(self._handle, mode, libver=("v110", "v110"))
 
     def add(self, atoms: Atoms, *, step: int, time: float) -> None:
         """Add a structure as it is now, with its momenta and what its calculator has for it; time in fs."""
@@ -85,7 +87,7 @@ class TrajectoryWriter:
         """
         if self._block:
             block, self._block, self._held = self._block, [], 0
-            with self._open("r+") as file:
+            with h5py.File(self._handle, "r+", libver=VERSIONS) as file:
                 extend(file, block)
             self._file.commit()
 

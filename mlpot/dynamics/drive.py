@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -79,10 +80,19 @@ class Drive:
         else:
             self.mark = self._go_back(newest)
         self.first = self.step
-        self._trajectory = TrajectoryWriter(
-            recipe.output / "trajectory.h5", card=card, keep=self.mark.n_frames or None, overwrite=True
-        )
-        self._log = Log(recipe.output / "log.csv", keep=self.mark.log_bytes)
+
+    def __enter__(self) -> Self:
+        path, keep = self.recipe.output / "trajectory.h5", self.mark.n_frames or None
+        with ExitStack() as files:
+            self._trajectory = files.enter_context(
+                TrajectoryWriter(path, card=self.card, keep=keep, overwrite=True)
+            )
+            self._log = files.enter_context(Log(self.recipe.output / "log.csv", keep=self.mark.log_bytes))
+            self._files = files.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._files.close()  # what came after the last checkpoint is cut off when the run goes on
 
     # --- where the run stands ---
 
@@ -225,17 +235,6 @@ class Drive:
         }
         self._checkpoints.write(Checkpoint(facts, identity(self.atoms) | mark.state.arrays()))
         self._saved = time.monotonic()
-
-    def close(self) -> None:
-        """Close the files; what came after the last checkpoint is cut off when the run goes on."""
-        with self._log:
-            self._trajectory.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     # --- how it ends early ---
 

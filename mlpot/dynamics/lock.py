@@ -29,6 +29,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         StorageError: the folder cannot be written.
     """
     path = folder / ".lock"
+    made = not folder.exists()
     with storing(folder, 0):
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
@@ -41,8 +42,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-            if not any(folder.iterdir()):
-                folder.rmdir()  # a run that was refused leaves nothing
+            if made and not any(folder.iterdir()):  # the run was refused
+                folder.rmdir()
 
 
 def _take(handle: int, path: Path) -> None:

@@ -115,7 +115,11 @@ class Log:
                 self._file.truncate(keep)
                 self._file.seek(keep)
         if not keep:
-            self._write(",".join(field.name for field in fields(Observation)))
+            try:
+                self._write(",".join(field.name for field in fields(Observation)))
+            except BaseException:
+                self._file.close()
+                raise
 
     def add(self, observation: Observation) -> None:
         """Write one line."""
