@@ -168,6 +168,34 @@ def md_run(
     _print_md(checked.output, summary)
 
 
+@md_app.command("analyze")
+def md_analyze(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, which may still go on.")],
+    skip_ps: Annotated[float, typer.Option(min=0, help="Left out at the beginning of the last stage.")] = 0.0,
+    r_max: Annotated[float, typer.Option(min=0.5, help="Å, of the radial distribution.")] = 8.0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder, the run's by default.")] = None,
+) -> None:
+    """Tell what a run shows: structure, diffusion, vibrations, temperature, drift."""
+    from mlpot.dynamics.analyze import analyze_md
+
+    found = analyze_md(run, skip_ps=skip_ps, r_max=r_max, output=output)
+    expected = "" if found.expected_std_K is None else f", canonical {found.expected_std_K:.1f}"
+    lines = [
+        f"{found.n_frames} frames, {found.frame_ps:g} ps apart, from {found.from_ps:g} ps on",
+        f"Temperature: {_with_error(found.temperature_K, found.temperature_error)} K, standard deviation "
+        f"{found.temperature_std_K:.1f}{expected}",
+    ]
+    if found.drift is not None:
+        slope = _with_error(found.drift.slope, found.drift.slope_error)
+        lines.append(f"Drift of the conserved quantity: {slope} meV/atom/ns")
+    for element, d in found.diffusion.items():
+        value = f"diffuses, {_with_error(d.A2_per_ps, d.error)} Å²/ps"
+        lines.append(
+            f"{element} {value if 0.8 < d.exponent < 1.2 else 'does not diffuse'}: MSD ~ t^{d.exponent:.2f}"
+        )
+    console.print("\n".join([*lines, f"Curves and picture: {output or run}"]), markup=False, soft_wrap=True)
+
+
 def _print_md(output: Path, summary: MDSummary) -> None:
     lines = [
         f"{summary.formula}, {summary.ensemble}: {summary.steps} steps, {summary.time_ps:g} ps in "

@@ -16,7 +16,7 @@ from ase.data import covalent_radii
 from ase.io import read
 from md_runs import frames_of, md_recipe, prepare, without_picture
 from potentials import new_potential
-from structures import copper, quartz, slab
+from structures import copper, quartz
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.checkpoint import save_potential
@@ -167,7 +167,7 @@ def test_atoms_that_fly_off_are_told(folder: Path) -> None:
     assert "Atom 1 is" in str(watch.stops(atoms, 2))
 
 
-@pytest.mark.parametrize("make", [copper, quartz, slab, lambda: molecule("CH3CH2OH")])
+@pytest.mark.parametrize("make", [copper, quartz, lambda: molecule("CH3CH2OH")])
 def test_looking_only_when_atoms_have_moved_finds_every_close_pair(make: Callable[[], Atoms]) -> None:
     rng = np.random.default_rng(0)
     least = least_distances(Guards(min_distance=0.7), {"Cu-Cu": 2.35, "O-Si": 1.55})

@@ -271,3 +271,13 @@ def test_every_thermostat_follows_a_ramp(folder: Path) -> None:
         assert log["target_K"][-1] == 1500
         assert log["temperature_K"][-8:].mean() > 900 > 700 > log["temperature_K"][:8].mean(), ensemble
         assert np.isfinite(log["conserved_eV"]).all() == (ensemble == "bussi")
+
+
+def test_the_run_files_that_come_with_the_project_are_recipes() -> None:
+    from mlpot.dynamics.recipe import MDRecipe
+    from mlpot.recipes import load_recipe
+
+    files = list((Path(__file__).parents[1] / "md").glob("*.yaml"))
+    assert len(files) >= 4
+    for file in files:
+        assert all(stage.n_steps > 100 for stage in load_recipe(MDRecipe, file).plan())

@@ -154,6 +154,13 @@ def read_log(path: Path) -> dict[str, Floats]:
     return {name: table[:, k] for k, name in enumerate(names)}
 
 
+def of_stage(columns: dict[str, Floats], began_ps: float) -> dict[str, Floats]:
+    """The lines of a log from a stage on; the line at its beginning is the last of the stage before."""
+    time_ps = columns["time_ps"]
+    own = time_ps > began_ps * (1 + 1e-12) if began_ps else time_ps >= 0
+    return {name: values[own] for name, values in columns.items()}
+
+
 class Pace:
     """Steps per second between two looks."""
 

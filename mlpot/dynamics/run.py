@@ -20,7 +20,7 @@ from mlpot.data.durable import write_whole
 from mlpot.dynamics.checkpoints import Checkpoint, CheckpointError, Checkpoints
 from mlpot.dynamics.drive import Drive
 from mlpot.dynamics.lock import folder_lock
-from mlpot.dynamics.log import Drift, drift, mean_and_error, read_log
+from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.start import starting_atoms
 from mlpot.dynamics.states import identical
@@ -171,10 +171,10 @@ def _write_report(recipe: MDRecipe, drive: Drive, summary: MDSummary) -> None:
 
 
 def _summary(drive: Drive, wall_s: float, stopped: MDStoppedError | None) -> MDSummary:
-    columns, atoms, mark = read_log(drive.recipe.output / "log.csv"), drive.atoms, drive.mark
-    stage = columns["time_ps"] >= drive.stage_began_ps
-    temperature, temperature_error = mean_and_error(columns["temperature_K"][stage])
-    pressure, pressure_error = mean_and_error(columns["pressure_GPa"][stage]) if atoms.pbc.all() else (None, None)
+    columns = of_stage(read_log(drive.recipe.output / "log.csv"), drive.stage_began_ps)
+    atoms, mark = drive.atoms, drive.mark
+    temperature, temperature_error = mean_and_error(columns["temperature_K"])
+    pressure, pressure_error = mean_and_error(columns["pressure_GPa"]) if atoms.pbc.all() else (None, None)
     speed = (drive.step - drive.first) / wall_s
     recipe = drive.plan[mark.stage]
     return MDSummary(
@@ -188,7 +188,7 @@ def _summary(drive: Drive, wall_s: float, stopped: MDStoppedError | None) -> MDS
         temperature_error=temperature_error,
         pressure_GPa=pressure,
         pressure_error=pressure_error,
-        drift=drift(columns["time_ps"][stage], columns["conserved_eV"][stage], len(atoms)),
+        drift=drift(columns["time_ps"], columns["conserved_eV"], len(atoms)),
         wall_s=wall_s,
         steps_per_s=speed,
         ns_per_day=speed * recipe.timestep_fs * 86400 / 1e6,

@@ -50,7 +50,46 @@ def plot_md(columns: Mapping[str, Floats], n_atoms: int, path: str | Path, *, ti
     figure.savefig(path, dpi=150)
 
 
+ANALYSIS = {
+    "rdf": ("distance, Å", "radial distribution"),
+    "msd": ("lag, ps", "mean squared displacement, Å²"),
+    "spectrum": ("wavenumber, 1/cm", "velocity spectrum, cm"),
+    "temperature": ("temperature, K", "density, 1/K"),
+    "energy": ("potential energy − mean, meV/atom", "density"),
+    "conserved": ("time, ps", "conserved − start, meV/atom"),
+}
+"""Labels of the axes of each panel."""
+
+
+def plot_analysis(
+    curves: Mapping[str, Mapping[str, tuple[Floats, Floats]]], path: str | Path, *, title: str = ""
+) -> None:
+    """Draw what `mlpot md analyze` found.
+
+    Args:
+        curves: by the names in `ANALYSIS`, lines by name, each (x, y).
+        path: of the picture; the ending says the format.
+    """
+    figure = Figure(figsize=(11.0, 6.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (panel, (x_label, y_label)) in zip(figure.subplots(2, 3).flat, ANALYSIS.items(), strict=True):
+        for name, (x, y) in curves[panel].items():
+            axes.plot(x, (y - y[0]) * 1e3 if panel == "conserved" else y, linewidth=1.0, label=name)
+        axes.set_xlabel(x_label, fontsize=8)
+        axes.set_ylabel(y_label, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.ticklabel_format(axis="x", useOffset=False)
+        if panel == "spectrum":
+            axes.set_xlim(0, min(axes.get_xlim()[1], 4500))
+        if len(curves[panel]) > 1 or panel != "conserved":
+            axes.legend(fontsize=7, frameon=False)
+        if not any(np.isfinite(y).any() for _, y in curves[panel].values()):
+            axes.text(0.5, 0.5, "this ensemble conserves none", transform=axes.transAxes, ha="center", fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
 def _change(energy: Floats, n_atoms: int) -> Floats:
-    """meV/atom since the first observation."""
-    change: Floats = (energy - energy[0]) * 1e3 / n_atoms
+    """meV/atom since the first observation there is."""
+    change: Floats = (energy - energy[np.isfinite(energy).argmax()]) * 1e3 / n_atoms
     return change

@@ -1,0 +1,269 @@
+"""What a run tells of its material: structure, diffusion, vibrations, and whether its temperature is one."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from itertools import combinations_with_replacement
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms, units
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from mlpot.data.durable import write_whole
+from mlpot.data.h5md import Reader
+from mlpot.dynamics.checkpoints import Checkpoints
+from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
+from mlpot.dynamics.recipe import MDRecipe
+from mlpot.graph import edge_vectors
+from mlpot.neighbors import build_graph
+from mlpot.report.md import plot_analysis
+
+Floats = NDArray[np.float64]
+Curve = tuple[Floats, Floats]
+MAX_BYTES = 2**28  # of the positions looked at; longer runs are looked at in larger steps
+RDF_FRAMES = 200  # neighbouring frames differ little
+WAVENUMBER = 33356.40952  # 1/cm in 1/fs
+
+
+class AnalysisError(ValueError):
+    """There is too little of a run to analyse."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Frames at equal distances in time."""
+
+    numbers: NDArray[np.int64]
+    masses: Floats
+    step_ps: float
+    positions: Floats  # (n_frames, n_atoms, 3) Å, never wrapped
+    velocities: Floats  # Å/fs
+    frames: list[Atoms]  # some of them, evenly
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """A line through the mean squared displacement, from a tenth to a half of the longest lag."""
+
+    A2_per_ps: float
+    error: float | None  # standard, from blocks
+    exponent: float  # of the displacement in time: 1 where atoms diffuse, 0 where they stay, 2 where they fly
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `mlpot md analyze` finds, of the last stage of a run."""
+
+    n_frames: int
+    frame_ps: float
+    from_ps: float
+    temperature_K: float
+    temperature_error: float | None
+    temperature_std_K: float
+    expected_std_K: float | None  # of a canonical ensemble with as many degrees of freedom
+    drift: Drift | None
+    diffusion: dict[str, Diffusion]  # by element; a molecule alone has nowhere to go
+    curves: dict[str, dict[str, Curve]]  # by picture and line
+
+
+def analyze_md(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0, output: Path | None = None) -> Analysis:
+    """Analyse the last stage of a run, which may still go on, and write analysis.json and analysis.png.
+
+    Args:
+        run: folder of the run.
+        skip_ps: left out at the beginning of the stage.
+        r_max: Å, of the radial distribution.
+        output: another folder for what is written.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        AnalysisError: it has too few frames.
+    """
+    with Reader(run / "trajectory.h5") as reader:
+        recipe = MDRecipe.model_validate_json(reader.card["recipe"])
+        stage, began = _last_stage(recipe, reader[-1].info["time"] / 1e3)
+        motion = _motion(reader, began + skip_ps)
+    newest = Checkpoints(run).newest
+    n_degrees = 3 * len(motion.numbers) if newest is None else int(newest.facts["n_degrees"])
+    log = of_stage(read_log(run / "log.csv"), began + skip_ps)
+    steady = stage.ensemble != "nve" and stage.temperature_end_K is None
+    temperature, error = mean_and_error(log["temperature_K"])
+    energy = log["potential_eV"] / len(motion.numbers)
+    lags, displacements = mean_squared_displacements(motion)
+    analysis = Analysis(
+        n_frames=len(motion.positions),
+        frame_ps=motion.step_ps,
+        from_ps=began + skip_ps,
+        temperature_K=temperature,
+        temperature_error=error,
+        temperature_std_K=float(log["temperature_K"].std()),
+        expected_std_K=stage.temperature_K * math.sqrt(2 / n_degrees) if steady else None,
+        drift=drift(log["time_ps"], log["conserved_eV"], len(motion.numbers)),
+        diffusion={
+            name: diffusion(motion, name, lags, msd)
+            for name, msd in displacements.items()
+            if motion.frames[0].pbc.any()
+        },
+        curves={
+            "rdf": radial_distribution(motion.frames, r_max),
+            "msd": {name: (lags, msd) for name, msd in displacements.items()},
+            "spectrum": velocity_spectrum(motion),
+            "temperature": _temperatures(log["temperature_K"], stage.temperature_K if steady else None, n_degrees),
+            "energy": {"potential": _histogram(1e3 * (energy - energy.mean()))},
+            "conserved": {"conserved": (log["time_ps"], log["conserved_eV"] / len(motion.numbers))},
+        },
+    )
+    _write(analysis, run if output is None else output, title=f"{motion.frames[0].symbols}, {stage.ensemble}")
+    return analysis
+
+
+def radial_distribution(frames: list[Atoms], r_max: float, *, width: float = 0.05) -> dict[str, Curve]:
+    """g(r) of each pair of elements; without three periodic directions, the density of distances a pair, 1/Å."""
+    numbers, bins = frames[0].numbers, np.arange(0.0, r_max + width, width)
+    r, shells = bins[:-1] + width / 2, 4 / 3 * np.pi * np.diff(bins**3)
+    sums = {pair: np.zeros(len(r)) for pair in combinations_with_replacement(np.unique(numbers).tolist(), 2)}
+    for atoms in frames:
+        graph = build_graph(numbers, atoms.positions, atoms.cell.array, atoms.pbc, r_max)
+        z_i, z_j = numbers[graph.edges.center.numpy()], numbers[graph.edges.neighbor.numpy()]
+        distance = edge_vectors(graph).norm(dim=1).numpy()
+        for (a, b), total in sums.items():
+            n_pairs = (numbers == a).sum() * ((numbers == b).sum() - (0 if atoms.pbc.all() else a == b))
+            shell = shells / atoms.get_volume() if atoms.pbc.all() else width
+            if n_pairs:
+                total += np.histogram(distance[(z_i == a) & (z_j == b)], bins)[0] / (n_pairs * shell)
+    return {
+        f"{chemical_symbols[a]}-{chemical_symbols[b]}": (r, total / len(frames))
+        for (a, b), total in sums.items()
+        if total.any()
+    }
+
+
+def mean_squared_displacements(motion: Motion) -> tuple[Floats, dict[str, Floats]]:
+    """Lags in ps, and for each element the mean over its atoms and all times of |r(t + lag) − r(t)|², Å².
+
+    The center of mass is held. By Fourier transforms: Kneller et al., Comput. Phys. Commun. 91, 191 (1995).
+    """
+    n = len(motion.positions)
+    center = np.einsum("tia,i->ta", motion.positions, motion.masses / motion.masses.sum())
+    r = motion.positions - center[:, None]
+    r -= r.mean(axis=0)
+    spectrum = np.fft.rfft(r, 2 * n, axis=0)
+    correlation = np.fft.irfft((np.abs(spectrum) ** 2).sum(axis=2), 2 * n, axis=0)[:n]
+    square = np.square(r).sum(axis=2)
+    both = 2 * square.sum(axis=0) - np.cumsum(
+        np.concatenate([np.zeros_like(square[:1]), square[:-1] + square[:0:-1]]), axis=0
+    )
+    msd = (both - 2 * correlation) / (n - np.arange(n))[:, None]
+    msd[0] = 0.0
+    n_lags = max(2, n // 2)
+    lags = motion.step_ps * np.arange(n_lags, dtype=np.float64)
+    return lags, {
+        chemical_symbols[z]: msd[:n_lags, motion.numbers == z].mean(axis=1) for z in np.unique(motion.numbers)
+    }
+
+
+def diffusion(motion: Motion, symbol: str, lags: Floats, msd: Floats, *, n_blocks: int = 4) -> Diffusion:
+    """The diffusion coefficient of an element by Einstein's relation, its error from parts of the run."""
+    value, exponent = _einstein(lags, msd)
+    error, length = None, len(motion.positions) // n_blocks
+    if length >= 40:
+        values = []
+        for k in range(n_blocks):
+            part = slice(k * length, (k + 1) * length)
+            block = Motion(
+                motion.numbers, motion.masses, motion.step_ps, motion.positions[part], motion.velocities[part], []
+            )
+            times, displacements = mean_squared_displacements(block)
+            values.append(_einstein(times, displacements[symbol])[0])
+        error = float(np.std(values, ddof=1)) / math.sqrt(n_blocks)
+    return Diffusion(value, error, exponent)
+
+
+def _einstein(lags: Floats, msd: Floats) -> tuple[float, float]:
+    """A sixth of the slope, and the exponent, from a fifth of these lags on."""
+    first = max(1, len(lags) // 5)
+    t, d = lags[first:], msd[first:]
+    if len(t) < 2 or not (d > 0).all():
+        return math.nan, math.nan
+    return float(np.polyfit(t, d, 1)[0] / 6), float(np.polyfit(np.log(t), np.log(d), 1)[0])
+
+
+def velocity_spectrum(motion: Motion, *, n_segments: int = 4) -> dict[str, Curve]:
+    """Power of the mass-weighted velocities against wavenumber in 1/cm, each curve of area one.
+
+    The mean over halves that overlap, under Hann's window (Welch, IEEE Trans. Audio 15, 70 (1967)).
+    """
+    weighted = motion.velocities * np.sqrt(motion.masses)[:, None]
+    length = max(2, 2 * len(weighted) // (n_segments + 1))
+    window = np.hanning(length + 2)[1:-1, None, None]
+    starts = range(0, len(weighted) - length + 1, max(1, length // 2))
+    power = np.mean(
+        [np.abs(np.fft.rfft(weighted[s : s + length] * window, axis=0)) ** 2 for s in starts], axis=0
+    ).sum(axis=2)
+    wavenumber = WAVENUMBER * np.fft.rfftfreq(length, 1e3 * motion.step_ps).astype(np.float64)
+    curves = {chemical_symbols[z]: power[:, motion.numbers == z].sum(axis=1) for z in np.unique(motion.numbers)}
+    area = sum(curves.values()).sum() * (wavenumber[1] - wavenumber[0])
+    return {name: (wavenumber, curve / area) for name, curve in curves.items()}
+
+
+def _last_stage(recipe: MDRecipe, end_ps: float) -> tuple[MDRecipe, float]:
+    """The stage that ran last, and when it began."""
+    began = 0.0
+    for stage in recipe.plan()[:-1]:
+        ends = began + stage.n_steps * stage.timestep_fs / 1e3
+        if ends > end_ps - 1e-9:
+            return stage, began
+        began = ends
+    return recipe.plan()[-1], began
+
+
+def _motion(reader: Reader, from_ps: float) -> Motion:
+    """The frames of a trajectory from a time on, thinned if they would fill the memory."""
+    last = reader[-1]
+    stride = max(1, math.ceil(len(reader) * len(last) * 48 / MAX_BYTES))
+    times, positions, velocities, some = [], [], [], []
+    for atoms in reader.frames(step=stride):
+        time_ps = atoms.info["time"] / 1e3
+        if time_ps >= from_ps - 1e-9:
+            times.append(time_ps)
+            positions.append(atoms.positions)
+            velocities.append(atoms.get_velocities() * units.fs)
+            some.append(atoms)
+            if len(some) > 2 * RDF_FRAMES:
+                some = some[::2]
+    if len(times) < 8:
+        raise AnalysisError(f"{reader.path} has {len(times)} frames from {from_ps:g} ps on, 8 are needed. Run on.")
+    step_ps = float(np.diff(times).mean())
+    return Motion(last.numbers, last.get_masses(), step_ps, np.array(positions), np.array(velocities), some)
+
+
+def _temperatures(temperature: Floats, target_K: float | None, n_degrees: int) -> dict[str, Curve]:
+    """The distribution of the temperature, beside the canonical one where the ensemble has one."""
+    curves = {"run": _histogram(temperature)}
+    if target_K is not None:
+        t = np.linspace(temperature.min(), temperature.max(), 200)
+        shape = n_degrees / 2
+        log_density = shape * np.log(shape * t / target_K) - np.log(t) - shape * t / target_K - math.lgamma(shape)
+        curves["canonical"] = (t, np.exp(log_density))
+    return curves
+
+
+def _histogram(values: Floats) -> Curve:
+    n_bins = int(np.clip(math.sqrt(len(values)), 5, 60))
+    density, edges = np.histogram(values, n_bins, density=True)
+    return (edges[1:] + edges[:-1]) / 2, density
+
+
+def _write(analysis: Analysis, folder: Path, *, title: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    table = asdict(analysis)
+    table["curves"] = {
+        panel: {name: [x.tolist(), y.tolist()] for name, (x, y) in lines.items()}
+        for panel, lines in analysis.curves.items()
+    }
+    write_whole(folder / "analysis.json", (json.dumps(table) + "\n").encode())
+    plot_analysis(analysis.curves, folder / "analysis.png", title=title)
