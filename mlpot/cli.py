@@ -189,10 +189,8 @@ def md_analyze(
         slope = _with_error(found.drift.slope, found.drift.slope_error)
         lines.append(f"Drift of the conserved quantity: {slope} meV/atom/ns")
     for element, d in found.diffusion.items():
-        value = f"diffuses, {_with_error(d.A2_per_ps, d.error)} Å²/ps"
-        lines.append(
-            f"{element} {value if 0.8 < d.exponent < 1.2 else 'does not diffuse'}: MSD ~ t^{d.exponent:.2f}"
-        )
+        value = f"{_with_error(d.A2_per_ps, d.error)} Å²/ps" if 0.8 < d.exponent < 1.2 else "none"
+        lines.append(f"Diffusion of {element}: {value} (squared displacement ~ t^{d.exponent:.2f})")
     console.print("\n".join([*lines, f"Curves and picture: {output or run}"]), markup=False, soft_wrap=True)
 
 

@@ -88,6 +88,7 @@ def test_a_run_is_analysed(tmp_path: Path) -> None:
     assert (found.n_frames, found.from_ps, found.expected_std_K) == (61, 0.04, None)
     assert found.frame_ps == pytest.approx(0.001)
     assert found.drift is not None
+    assert found.diffusion.keys() == {"Cu"}
     table = json.loads((recipe.output / "analysis.json").read_text())
     assert table["curves"].keys() == {"rdf", "msd", "spectrum", "temperature", "energy", "conserved"}
     assert (recipe.output / "analysis.png").stat().st_size > 30_000

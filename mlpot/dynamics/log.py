@@ -158,6 +158,7 @@ def of_stage(columns: dict[str, Floats], began_ps: float) -> dict[str, Floats]:
     """The lines of a log from a stage on; the line at its beginning is the last of the stage before."""
     time_ps = columns["time_ps"]
     own = time_ps > began_ps * (1 + 1e-12) if began_ps else time_ps >= 0
+    own[-1:] = True  # a stage that has just begun has no other
     return {name: values[own] for name, values in columns.items()}
 
 
