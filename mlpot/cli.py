@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
+from mlpot.cli_data import Overwrite, console, data_app, new_table
+
 if TYPE_CHECKING:
-    from mlpot.data.info import DataInfo
     from mlpot.dynamics.run import MDSummary
     from mlpot.evaluate import Error, Evaluation
 
@@ -26,7 +25,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Training sets: convert, inspect, compute.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
@@ -44,7 +42,6 @@ md_app = typer.Typer(
     help="Run molecular dynamics by a recipe; look at a run.", no_args_is_help=True, cls=RunOrElse
 )
 app.add_typer(md_app, name="md")
-console = Console()
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Put over the recipe's.")]
 Model = Annotated[Path, typer.Argument(help="Trained potential (*.safetensors).")]
@@ -53,11 +50,6 @@ Dtype = Annotated[
     Literal["float32", "float64"] | None, typer.Option(help="In which it computes; as trained by default.")
 ]
 BatchAtoms = Annotated[int, typer.Option(min=1, help="Atoms computed at once.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Repeatable.")]
-Card = Annotated[
-    list[str] | None, typer.Option("--card", metavar="KEY=VALUE", help="What the data are. Repeatable.")
-]
 
 
 @app.callback()
@@ -209,99 +201,6 @@ def _print_md(output: Path, summary: MDSummary) -> None:
     console.print("\n".join([*lines, f"Trajectory, log and picture: {output}"]), markup=False, soft_wrap=True)
 
 
-@data_app.command()
-def convert(
-    source: Annotated[Path, typer.Argument(help="Any file that ASE reads, npz, HDF5 or H5MD.")],
-    destination: Annotated[Path, typer.Argument(help="H5MD file to write.")],
-    format: Annotated[str | None, typer.Option(help="Where the file does not show it.")] = None,
-    key: Annotated[
-        list[str] | None, typer.Option(metavar="QUANTITY=NAME", help="Name in the file. Repeatable.")
-    ] = None,
-    unit: Annotated[
-        list[str] | None, typer.Option(metavar="QUANTITY=UNIT", help="Unit in the file. Repeatable.")
-    ] = None,
-    index: Annotated[str, typer.Option(help="Slice of the frames, such as ::10.")] = ":",
-    card: Card = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Turn a file of labelled structures into H5MD; units are given or read, never guessed."""
-    from mlpot.data.convert import convert as run
-
-    n = run(
-        source,
-        destination,
-        format=format,
-        keys=_pairs(key),
-        units=_pairs(unit),
-        index=index,
-        card=_pairs(card),
-        overwrite=overwrite,
-    )
-    console.print(f"{n} frames written to {destination}", soft_wrap=True)
-
-
-@data_app.command("info")
-def data_info(
-    file: Annotated[Path, typer.Argument(help="H5MD, or any file that ASE reads.")],
-    cutoff: Annotated[float, typer.Option(min=0.1, help="Å, for neighbors and distances.")] = 5.0,
-    picture: Annotated[Path | None, typer.Option(help="Write a picture, such as info.png.")] = None,
-) -> None:
-    """Tell what is in a training set, and what looks wrong with it."""
-    from mlpot.data.info import info as run
-    from mlpot.report.data import plot_data_info
-
-    found = run(file, cutoff)
-    _print_info(found)
-    if picture is not None:
-        plot_data_info(found, picture)
-        console.print(f"Picture: {picture}", soft_wrap=True)
-
-
-@data_app.command()
-def label(
-    source: Annotated[Path, typer.Argument(help="Structures: H5MD, or any file that ASE reads.")],
-    destination: Annotated[Path, typer.Argument(help="H5MD file to write.")],
-    calculator: Annotated[str, typer.Option(help="pyscf, gpaw or tblite.")],
-    settings: Settings = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each.")] = 1,
-    card: Card = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget an interrupted run.")] = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Compute energies, forces and stresses by quantum chemistry; an interrupted run goes on where it was."""
-    from rich.progress import Progress
-
-    from mlpot.data.label import label as run
-    from mlpot.recipes import assign
-
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("labelling", total=None)
-        report = run(
-            source,
-            destination,
-            calculator=calculator,
-            settings=assign({}, settings or ()),
-            workers=workers,
-            card=_pairs(card),
-            resume=not restart,
-            overwrite=overwrite,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    for frame, reason in report.failures.items():
-        console.print(f"Frame {frame} failed: {reason}", soft_wrap=True)
-    console.print(f"{report.labelled} of {report.frames} structures labelled in {destination}", soft_wrap=True)
-
-
-def _pairs(assignments: list[str] | None) -> dict[str, str]:
-    pairs = {}
-    for text in assignments or ():
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"{text!r} has no value. Write it as name=value.")
-        pairs[key.strip()] = value.strip()
-    return pairs
-
-
 NAMES = {
     "energy": "energy, meV",
     "energy_per_atom": "energy, meV/atom",
@@ -311,36 +210,6 @@ NAMES = {
 }
 
 
-def _print_info(info: DataInfo) -> None:
-    facts = {
-        "frames": f"{info.n_frames}, {info.n_periodic} of them periodic",
-        "elements": ", ".join(f"{symbol} {n}" for symbol, n in info.elements.items()),
-        "groups": ", ".join(f"{group} {n}" for group, n in info.groups.items()),
-        "missing labels": ", ".join(f"{n} {what}" for what, n in info.missing.items() if n) or "none",
-        "lone atoms, eV": ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in info.isolated.items()),
-        "nearest pairs, Å": ", ".join(f"{'-'.join(p)} {d:.2f}" for p, (d, _) in sorted(info.nearest.items())),
-        "largest force": "{:.2f} eV/Å in frame {}".format(*info.largest_force),
-        **{f"card: {key}": value for key, value in info.card.items()},
-    }
-    for name, fact in facts.items():
-        if fact:
-            console.print(f"[bold]{name}[/bold]: ", end="")
-            console.print(fact, markup=False, soft_wrap=True)
-    table = _table(f"{info.path}, cutoff {info.cutoff:g} Å", "min", "mean", "std", "max", "numbers")
-    for name, s in {
-        "atoms a frame": info.n_atoms,
-        "energy, eV/atom": info.energy,
-        "force, eV/Å": info.force,
-        "stress, eV/Å³": info.stress,
-        "neighbors": info.n_neighbors,
-    }.items():
-        if s.n:
-            table.add_row(name, *(f"{x:.5g}" for x in (s.min, s.mean, s.std, s.max)), str(s.n))
-    console.print(table)
-    for warning in info.warnings:
-        console.print(f"Warning: {warning}", markup=False, soft_wrap=True)
-
-
 def _print_evaluation(evaluation: Evaluation) -> None:
     missing = ", ".join(f"{n} {what}" for what, n in evaluation.missing.items() if n) or "none"
     console.print(f"{evaluation.n_frames} structures, {evaluation.n_atoms} atoms; missing labels: {missing}")
@@ -348,7 +217,7 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     _print_errors("Forces by element, meV/Å", evaluation.forces_by_element)
     _print_errors("Forces, meV/Å, by reference |F| in eV/Å", evaluation.forces_by_magnitude)
     if evaluation.by_group:
-        table = _table("MAE by group", *NAMES.values())
+        table = new_table("MAE by group", *NAMES.values())
         for group, errors in evaluation.by_group.items():
             table.add_row(group, *(f"{errors[name].mae:.4g}" if name in errors else "" for name in NAMES))
         console.print(table)
@@ -356,18 +225,10 @@ def _print_evaluation(evaluation: Evaluation) -> None:
 
 def _print_errors(title: str, errors: dict[str, Error]) -> None:
     if errors:
-        table = _table(title, "MAE", "RMSE", "bias", "worst", "numbers")
+        table = new_table(title, "MAE", "RMSE", "bias", "worst", "numbers")
         for name, e in errors.items():
             table.add_row(name, *(f"{x:.4g}" for x in (e.mae, e.rmse, e.bias, e.worst)), str(e.n))
         console.print(table)
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
 
 
 def _with_error(value: float, error: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import count, islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from ase.constraints import FixAtoms, FixCartesian, FixedLine, FixedPlane, FixSc
 from ase.io.formats import UnknownFileTypeError, ioformats
 from numpy.typing import NDArray
 
+from mlpot.data.correct import corrected, unwanted
 from mlpot.data.errors import FormatError, KeysError, LabelError, UnitsError
 from mlpot.data.foreign import LAYOUTS, read_foreign
 from mlpot.data.h5md_read import Reader
@@ -38,24 +39,28 @@ def convert(
     keys: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
     index: str = ":",
+    corrections: Mapping[str, str] | None = None,
+    drop: str | None = None,
+    without: str | Path | None = None,
+    hold: Sequence[int] = (),
     card: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> int:
     """Write the frames of any readable file to an H5MD file and return how many there were.
 
-    Formats are those of `ase.io`, H5MD, and the layouts of `foreign.LAYOUTS`. Labels of ASE's formats are taken in
-    eV, eV/Å and eV/Å³ under ASE's names (energy, forces, stress; virial, eV, in extxyz); under any other name they
-    need `keys` and `units`. Atoms that a constraint holds (FixAtoms, ...) get a force mask of False.
+    Labels of ASE's formats are taken in eV, eV/Å and eV/Å³ under ASE's names (energy, forces, stress; virial, eV,
+    in extxyz); others need `keys` and `units`. Atoms that a constraint holds get a force mask of False.
 
     Args:
-        source: the file to read.
-        destination: the H5MD file to write; absent until it is complete.
-        format: name of the format, where the file does not show it: one of `ase.io`, "h5md", or a layout; "npz" or
-            "hdf5" with `keys` and `units` for any other.
+        source, destination: the latter is absent until it is complete.
+        format: where the file does not show it: one of `ase.io`, of `foreign.LAYOUTS`, "h5md", "npz" or "hdf5".
         keys: names under which the file keeps quantities ("energy", "forces", "stress", "virial", "group"; for npz
             and HDF5 also "numbers", "positions", "cell", "pbc"); a leading minus turns a gradient into a force.
         units: by quantity ("positions", "energy", "forces", "stress"), such as "kcal/mol".
         index: slice of the frames to take, such as "::10".
+        corrections: what the numbers really are, for `correct.corrected`.
+        drop, without: frames that are left out, for `correct.unwanted`.
+        hold: atoms whose forces are not to be learnt.
         card: what the data are: level of theory, licence, ...
         overwrite: replace an existing destination.
 
@@ -70,6 +75,8 @@ def convert(
     if not source.exists():
         raise FileNotFoundError(f"There is no file {source}. Check the path.")
     frames = _frames(source, format or _kind(source), keys or {}, units or {}, index)
+    out = unwanted(source, drop, without)
+    frames = corrected((atoms for k, atoms in enumerate(frames) if k not in out), corrections or {}, hold)
     card = {"source": source.name, **(card or {})}
     write(destination, _labelled(source, frames), card=card, overwrite=overwrite)
     with Reader(destination) as reader:

@@ -1,0 +1,130 @@
+"""Training, validation and test sets that share no structure, and no piece of a trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from ase import Atoms
+
+from mlpot.data.doctor.check import tally
+from mlpot.data.doctor.checks import correlation_time
+from mlpot.data.doctor.stream import Ints, groups_of
+from mlpot.data.doctor.tally import Columns
+from mlpot.data.errors import DataError
+from mlpot.data.h5md_write import write
+from mlpot.data.structures import read_structures
+
+NAMES = ("train", "validation", "test")
+By = Literal["block", "composition", "group", "random"]
+
+
+def split(
+    path: str | Path,
+    fractions: Sequence[float],
+    *,
+    by: By = "block",
+    block: int | None = None,
+    output: str | Path | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> dict[Path, int]:
+    """Write the parts as H5MD beside the file and return how many frames each has.
+
+    Frames that belong together never part: those of a block, a composition or a group; always, equal structures.
+    Isolated atoms go to the training set, whose reference energies they are.
+
+    Args:
+        path: an H5MD file, or any that ASE reads.
+        fractions: of training, validation and, if there are three, test frames.
+        by: "block": pieces of consecutive frames, as long as energies remember; "composition"; "group": families
+            of structures; "random": single frames.
+        block: frames of a block.
+        output: folder of the parts.
+        seed: draws them.
+        overwrite: replace what is there.
+
+    Raises:
+        DataError: fractions that are none; too few pieces that belong together.
+        FileExistsError: a part exists.
+    """
+    path, fractions = Path(path), [float(f) for f in fractions]
+    if not 2 <= len(fractions) <= 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise DataError(f"Fractions {fractions} are not two or three positive numbers with the sum 1.")
+    names = NAMES[: len(fractions)]
+    targets = [Path(output or path.parent) / f"{path.stem}-{name}.h5" for name in names]
+    for target in targets:
+        if target.exists() and not overwrite:
+            raise FileExistsError(f"{target} exists. Choose another folder, or ask to overwrite it.")
+    columns = tally(path).columns()
+    pieces = _pieces(path, columns, by, block)
+    part = _drawn(pieces, columns.n_atoms > 1, fractions, seed, by)
+    counts = {}
+    for k, target in enumerate(targets):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        card = {"source": path.name, "split": f"{names[k]} of {fractions} by {by}, seed {seed}"}
+        write(target, _chosen(path, part == k), card=card, overwrite=overwrite)
+        counts[target] = int((part == k).sum())
+    return counts
+
+
+def _pieces(path: Path, c: Columns, by: By, block: int | None) -> Ints:
+    """The number of the piece to which each frame belongs."""
+    n = len(c.index)
+    if by == "composition":
+        keys = np.unique(c.composition, return_inverse=True)[1]
+    elif by == "group":
+        keys = np.unique(groups_of(path), return_inverse=True)[1]
+    elif by == "block":
+        change = np.concatenate([[0], np.cumsum(np.diff(np.unique(c.composition, return_inverse=True)[1]) != 0)])
+        keys = np.unique(
+            np.stack([change, np.arange(n) // (block or _block(c))], axis=1), axis=0, return_inverse=True
+        )[1]
+    else:
+        keys = np.arange(n)
+    return _joined(np.asarray(keys).ravel().astype(np.int64), c)
+
+
+def _block(c: Columns) -> int:
+    """Blocks of twice the frames over which energies remember, but at least twenty blocks."""
+    tau = correlation_time(c)
+    return int(max(1, min(np.ceil(4 * tau) if np.isfinite(tau) else 1, len(c.index) // 20)))
+
+
+def _joined(keys: Ints, c: Columns) -> Ints:
+    """Pieces with those united that hold the same structure; numbered from 0."""
+    _, digest = np.unique(c.digest, return_inverse=True)
+    while True:
+        least = np.full(digest.max() + 1, len(keys))
+        np.minimum.at(least, digest, keys)
+        own = np.full(keys.max() + 1, len(keys))
+        np.minimum.at(own, keys, least[digest])
+        new = own[keys]
+        if np.array_equal(new, keys):
+            return np.asarray(np.unique(keys, return_inverse=True)[1])
+        keys = new
+
+
+def _drawn(pieces: Ints, structure: np.ndarray, fractions: list[float], seed: int, by: str) -> Ints:
+    """The part of each frame: pieces in random order fill the smallest parts first."""
+    sizes = np.bincount(pieces[structure], minlength=pieces.max() + 1)
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(sizes))
+    if len(order) < len(fractions):
+        raise DataError(
+            f"There are {len(order)} pieces by {by}, too few for {len(fractions)} parts. Split by another rule."
+        )
+    part = np.zeros(pieces.max() + 1, dtype=np.int64)
+    wanted = np.array(fractions) * sizes.sum()
+    filled = np.zeros(len(fractions))
+    for piece in sorted(order, key=lambda p: -sizes[p]) if by in ("composition", "group") else order:
+        short = (wanted - filled) / wanted
+        part[piece] = int(np.argmax(short))
+        filled[part[piece]] += sizes[piece]
+    return np.where(structure, part[pieces], 0)
+
+
+def _chosen(path: Path, mine: np.ndarray) -> Iterator[Atoms]:
+    return (atoms for atoms, ours in zip(islice(read_structures(path), len(mine)), mine, strict=True) if ours)
