@@ -135,12 +135,15 @@ def test_each_guard_stops_what_it_is_for(
 def test_a_run_does_not_leave_what_the_potential_was_trained_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranges = {"nearest_distance_A": {"Cu-Cu": 2.4}, "largest_force_component_eV_per_A": 1.0}
+    ranges = {"nearest_distance_A": {"Cu-Cu": 2.3}, "largest_force_component_eV_per_A": 1.0}
     path = folder / "trained.safetensors"
     small = {"n_features": 8, "n_radial": 8, "n_interactions": 1}
     save_potential(new_potential("schnet", repulsion=True, **small), path, {"ranges": ranges})
     recipe = md_recipe(folder, model=path, output=folder / "outside", overwrite=True, log_every=1)
     assert run_md(recipe).warnings == ()
+    with monkeypatch.context() as patch:
+        patch.setattr("mlpot.dynamics.guards.ONLY_TRAINING", Guards(min_distance=None, min_trained_distance=1.2))
+        assert "closer than 2.760 Å, the shortest in training" in run_md(recipe).warnings[0]
     with monkeypatch.context() as patch:
         spoiling(lambda call, atoms, results: results["forces"].__setitem__((2, 0), 5.0), patch)
         assert "5.03 eV/Å is above 3 times" in run_md(recipe).warnings[0]
@@ -152,7 +155,7 @@ def test_a_run_does_not_leave_what_the_potential_was_trained_on(
         spoiling(pulling, patch)
         free = {"temperature": None, "energy": None, "max_trained_force": None}
         pulled = md_recipe(folder, model=path, output=folder / "pulled", steps=200, guards=free)
-        with pytest.raises(BlowUpError, match=r"closer than 2\.160 Å"):
+        with pytest.raises(BlowUpError, match=r"closer than 2\.070 Å"):
             run_md(pulled)
 
 
@@ -184,6 +187,9 @@ def test_looking_only_when_atoms_have_moved_finds_every_close_pair(make: Callabl
                 found += 1
                 break
             atoms.positions += rng.normal(scale=0.03, size=atoms.positions.shape)
+            if atoms.pbc.all():
+                strain = np.eye(3) + rng.normal(scale=0.003, size=(3, 3))
+                atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
     assert found >= 3
     assert checked > 36
 

@@ -15,6 +15,7 @@ from md_runs import Fault, assert_same_run, attempt, frames_of, md_recipe, prepa
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.dynamics.checkpoints import NAMES, Checkpoint, CheckpointError, Checkpoints
+from mlpot.dynamics.log import read_log
 from mlpot.dynamics.run import run_md
 
 ENSEMBLES = ("nve", "langevin", "bussi", "nose-hoover", "npt-isotropic", "npt")
@@ -169,3 +170,16 @@ def test_a_run_that_is_killed_at_any_moment_goes_on(folder: Path) -> None:
 @pytest.mark.slow
 def test_a_run_that_is_killed_200_times_goes_on(folder: Path) -> None:
     kill_often(folder, 200, seed=1)
+
+
+@pytest.mark.slow
+def test_a_long_run_takes_no_more_memory_and_no_more_handles(folder: Path) -> None:
+    """Megabytes of growth in 10 000 steps, by the log's own column, after warming up."""
+    recipe = md_recipe(folder, output=folder / "long", steps=40_000, log_every=50, write_every=100)
+    handles = len(os.listdir("/proc/self/fd"))
+    run_md(recipe)
+    assert len(os.listdir("/proc/self/fd")) == handles
+    log = read_log(recipe.output / "log.csv")
+    late = log["step"] >= 10_000
+    growth = np.polyfit(log["step"][late] / 1e4, log["memory_MB"][late], 1)[0]
+    assert growth < 1, growth

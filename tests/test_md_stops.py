@@ -15,6 +15,7 @@ import pytest
 from md_runs import FullDisk, assert_same_run, frames_of, md_recipe, prepare, without_picture
 
 from mlpot.calculator import MLPotCalculator
+from mlpot.cli import main
 from mlpot.data.durable import StorageError
 from mlpot.dynamics.checkpoints import CheckpointError, Checkpoints
 from mlpot.dynamics.lock import LockedError, folder_lock
@@ -281,3 +282,34 @@ def test_the_run_files_that_come_with_the_project_are_recipes() -> None:
     assert len(files) >= 4
     for file in files:
         assert all(stage.n_steps > 100 for stage in load_recipe(MDRecipe, file).plan())
+
+
+# --- the command ---
+
+
+def test_the_command_says_how_a_run_ended_and_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def mlpot(*arguments: str) -> int | str | None:
+        monkeypatch.setattr("sys.argv", ["mlpot", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return exit_.value.code
+
+    monkeypatch.chdir(folder)
+    Path("md.yaml").write_text("model: model.safetensors\nstructure: copper.xyz\nsteps: 8\nwrite_every: 1\n")
+    assert mlpot("md", "md.yaml", "guards.max_force=1e-3") == 3
+    assert "The force on atom" in capsys.readouterr().err
+    assert mlpot(
+        "md", "md.yaml"
+    ) == "mlpot: md_run/trajectory.h5 exists. Choose another output, ask to overwrite " + (
+        "it, or go on: --continue."
+    )
+    with monkeypatch.context() as patch:
+        at_call(5, lambda: os.kill(os.getpid(), signal.SIGTERM), patch)
+        assert mlpot("md", "--continue", "md.yaml") == 128 + signal.SIGTERM
+    assert not mlpot("md", "run", "md.yaml", "--continue", "--steps", "12")
+    assert frames_of(Path("md_run"))["step"].tolist() == list(range(13))
+    capsys.readouterr()
+    assert not mlpot("md", "analyze", "md_run")
+    assert "13 frames" in capsys.readouterr().out

@@ -21,6 +21,8 @@ WINDOW = 100  # steps over which the energy is compared
 NEAR = 1.5  # pairs are looked for up to this part of the sum of the largest covalent radii
 MANY_FORCES = 3.0  # times the greatest force in training: worth a warning
 
+ONLY_TRAINING = Guards(min_distance=None, min_trained_distance=1.0)
+
 
 class Distances:
     """The closest pairs, looked for only when the atoms moved far enough to have come too close.
@@ -33,21 +35,18 @@ class Distances:
     def __init__(self, numbers: NDArray[np.int64], least: Floats):
         self._numbers, self._least = numbers, least
         present = np.unique(numbers)
-        self._reach = max(2 * NEAR * covalent_radii[present].max(), least[np.ix_(present, present)].max() + 0.5)
-        self._spare = self._reach - least[np.ix_(present, present)].max()
+        self._most = least[np.ix_(present, present)].max()
+        self._reach = max(2 * NEAR * covalent_radii[present].max(), self._most + 0.5)
         self._clear: tuple[float, Floats, Floats] | None = None  # room left, positions and cell then
 
     def too_close(self, atoms: Atoms) -> str | None:
         """The pair that is closer than it must be, in words."""
-        if self._clear is not None:
-            room, positions, cell = self._clear
-            moved = np.square(atoms.positions - positions).sum(axis=1).max()
-            if 4 * moved < room**2 and np.array_equal(cell, atoms.cell.array):
-                return None
+        if self._is_clear(atoms):
+            return None
         center, neighbor, distance = self._pairs(atoms)
         z = self._numbers
         rooms = distance - self._least[z[center], z[neighbor]]
-        least = min(float(rooms.min(initial=np.inf)), self._spare)
+        least = min(float(rooms.min(initial=np.inf)), self._reach - self._most)
         if least >= 0:
             self._clear = (least, atoms.positions.copy(), atoms.cell.array.copy())
             return None
@@ -55,8 +54,27 @@ class Distances:
         i, j = int(center[e]), int(neighbor[e])
         return (
             f"Atoms {i} ({chemical_symbols[z[i]]}) and {j} ({chemical_symbols[z[j]]}) are {distance[e]:.3f} Å "
-            f"apart, closer than {self._least[z[i], z[j]]:.3f} Å (guards.min_distance, min_trained_distance)."
+            f"apart, closer than {self._least[z[i], z[j]]:.3f} Å"
         )
+
+    def _is_clear(self, atoms: Atoms) -> bool:
+        """Whether nothing can be too close that was not when last looked.
+
+        A strain of the cell shrinks no distance by more than its least singular value s; what atoms moved beside
+        it, u at most, is added: d' ≥ s d − 2 u.
+        """
+        if self._clear is None:
+            return False
+        room, positions, cell = self._clear
+        shrunk = 1.0
+        if not np.array_equal(cell, atoms.cell.array):
+            if not atoms.pbc.all():
+                return False
+            strain = np.linalg.solve(cell, atoms.cell.array)
+            positions = positions @ strain
+            shrunk = min(1.0, float(np.linalg.svd(strain, compute_uv=False).min()))
+        moved = math.sqrt(np.square(atoms.positions - positions).sum(axis=1).max())
+        return 2 * moved < shrunk * room - (1 - shrunk) * self._most
 
     def nearest(self, atoms: Atoms) -> float:
         """The shortest distance, Å; infinite if no pair is near."""
@@ -89,9 +107,9 @@ class Watch:
 
     def __init__(self, stage: MDRecipe, atoms: Atoms, ensemble: Ensemble, ranges: Mapping[str, Any]):
         self._guards, self._ensemble = stage.guards, ensemble
-        self._distances = Distances(
-            atoms.numbers, least_distances(stage.guards, ranges.get("nearest_distance_A", {}))
-        )
+        distances = ranges.get("nearest_distance_A", {})
+        self._distances = Distances(atoms.numbers, least_distances(stage.guards, distances))
+        self._seen = Distances(atoms.numbers, least_distances(ONLY_TRAINING, distances))
         trained = ranges.get("largest_force_component_eV_per_A")
         self._trained_force = trained or math.inf
         factor = stage.guards.max_trained_force if trained else stage.guards.max_force
@@ -114,8 +132,9 @@ class Watch:
             return "The energy or a force is not finite."
         if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.get_momenta()).all()):
             return "A position or velocity is not finite."
+        close = self._distances.too_close(atoms)
         found = (
-            self._distances.too_close(atoms)
+            (close and f"{close} (guards.min_distance, guards.min_trained_distance).")
             or self._strong_force(results["forces"])
             or self._heat(atoms)
             or self._energy_jump(atoms)
@@ -127,7 +146,10 @@ class Watch:
         return found
 
     def nearest(self, atoms: Atoms) -> float:
-        """The shortest distance, Å; infinite if no pair is near."""
+        """The shortest distance, Å; infinite if no pair is near. One that training did not see is a warning."""
+        unseen = self._seen.too_close(atoms)
+        if unseen is not None:
+            self.warnings.setdefault("distance", f"{unseen}, the shortest in training.")
         return self._distances.nearest(atoms)
 
     def _set_references(self, atoms: Atoms, step: int) -> None:
