@@ -27,7 +27,12 @@ def markdown(results: Figures) -> str:
     parts += [table(["bar", "figure", "required", ""], list(bars(figures)))]
     for name, section in results.items():
         quick = ", quick: only to see that it works" if section["quick"] else ""
-        parts += [f"## {name}", f"{section['date']}, {section['threads']} threads{quick}"]
+        busy = (
+            f" on a machine with a load of {section['load']:.1f}: no figure to keep"
+            if section["load"] > 0.5
+            else ""
+        )
+        parts += [f"## {name}", f"{section['date']}, {section['threads']} threads{busy}{quick}"]
         if name in figures:
             parts += TABLES[name](figures)
         parts += ["\n".join(f"- {note}" for note in section["notes"])] if section["notes"] else []

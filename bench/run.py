@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from contenders import CONTENDERS, PROJECT
@@ -27,7 +28,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; all by default")
     parser.add_argument("--packages", nargs="*", default=ENVIRONMENTS[1:], help="besides mlpot; all by default")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--longest", type=float, default=5.0, help="seconds that one call of another package may take")
+    parser.add_argument(
+        "--longest", type=float, default=5.0, help="seconds that one call of another package may take"
+    )
     parser.add_argument("--model", type=Path, help="a trained potential of ethanol, for the drift")
     parser.add_argument("--quick", action="store_true", help="few rounds, small systems")
     parser.add_argument("--output", type=Path, default=PROJECT / "runs/bench")
@@ -48,6 +51,7 @@ def main() -> None:
         quick=given.quick,
         longest=given.longest,
         model=given.model,
+        load=os.getloadavg()[0],
     )
     given.output.mkdir(parents=True, exist_ok=True)
     file = given.output / "bench.json"

@@ -34,6 +34,7 @@ class Bench:
     quick: bool
     longest: float  # seconds that one call may take
     model: Path | None  # a trained potential, for the drift
+    load: float  # average of the last minute, before anything was run
     notes: list[str] = field(default_factory=list)  # what was left out, and why
     running: dict[Contender, Worker] = field(default_factory=dict)
     files: dict[int, str] = field(default_factory=dict)
@@ -285,6 +286,7 @@ def measure(bench: Bench, name: str) -> Figures:
         "figures": figures,
         "notes": bench.notes,
         "threads": bench.threads,
+        "load": bench.load,
         "quick": bench.quick,
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime(start)),
         "seconds": round(time.time() - start),

@@ -62,7 +62,7 @@ def test_an_absent_package_is_named_with_the_reason(
     (tmp_path / "schnetpack/install.log").write_text("Collecting schnetpack\nERROR: no wheel for this machine\n")
     monkeypatch.setattr(contenders, "ENVIRONMENTS", tmp_path)
     run = sections.Bench(
-        folder=tmp_path, environments=["schnetpack"], threads=1, quick=True, longest=1.0, model=None
+        folder=tmp_path, environments=["schnetpack"], threads=1, quick=True, longest=1.0, model=None, load=0.0
     )
     assert run.workers(contenders.CONTENDERS) == []
     assert run.notes == ["SchNetPack SchNet: not installed: ERROR: no wheel for this machine"]
