@@ -257,4 +257,4 @@ def draw(results: Figures, path: Path) -> None:
 def _line(axes: Axes, points: list[tuple[int, float]], name: str, color: str) -> None:
     width = 2.2 if name == OURS else 1.2
     x, y = [n for n, _ in points], [value for _, value in points]
-    axes.plot(x, y, "o-", color=color, label=name, linewidth=width, markersize=4)
+    axes.plot(x, y, "o-", color=color, label=name if points else None, linewidth=width, markersize=4)
