@@ -124,9 +124,9 @@ def test_a_reader_sees_the_file_as_it_opened_it_and_the_next_one_sees_more(tmp_p
 
 def test_space_is_not_lost_by_many_small_commits(tmp_path: Path) -> None:
     sizes = []
-    for every in (1, 300):
+    for every in (1, 100):
         with TrajectoryWriter(tmp_path / f"{every}.h5", card={}) as writer:
-            for k in range(300):
+            for k in range(100):
                 writer.add(copper(seed=k), step=k, time=k)
                 if k % every == 0:
                     writer.commit()

@@ -300,11 +300,7 @@ def test_the_command_says_how_a_run_ended_and_goes_on(
     Path("md.yaml").write_text("model: model.safetensors\nstructure: copper.xyz\nsteps: 8\nwrite_every: 1\n")
     assert mlpot("md", "md.yaml", "guards.max_force=1e-3") == 3
     assert "The force on atom" in capsys.readouterr().err
-    assert mlpot(
-        "md", "md.yaml"
-    ) == "mlpot: md_run/trajectory.h5 exists. Choose another output, ask to overwrite " + (
-        "it, or go on: --continue."
-    )
+    assert "trajectory.h5 exists" in str(mlpot("md", "md.yaml"))
     with monkeypatch.context() as patch:
         at_call(5, lambda: os.kill(os.getpid(), signal.SIGTERM), patch)
         assert mlpot("md", "--continue", "md.yaml") == 128 + signal.SIGTERM

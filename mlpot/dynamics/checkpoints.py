@@ -95,6 +95,6 @@ def _read(path: Path) -> tuple[int, Checkpoint | None]:
     try:
         with np.load(io.BytesIO(packed), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, BadZipFile) as error:
+    except (ValueError, MemoryError, BadZipFile) as error:
         raise CheckpointError(f"{path} holds something else than plain arrays: {error}. Do not use it.") from None
     return int(facts["generation"]), Checkpoint(facts, arrays)

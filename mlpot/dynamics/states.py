@@ -55,8 +55,8 @@ class State:
         """Make atoms, integrator and random numbers as they were."""
         self.place(atoms)
         rng.bit_generator.state = self.rng
-        for path, value in self.integrator.items():
-            *owners, name = path.split(".")
+        for path in INTEGRATOR[ensemble.name]:
+            value, (*owners, name) = self.integrator[path], path.split(".")
             owner = reduce(getattr, owners, ensemble.dynamics)
             setattr(owner, name, value.copy() if value.ndim else float(value))
         if ensemble.name == "langevin":
