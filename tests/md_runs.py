@@ -7,6 +7,7 @@ writes, and starts it again each time, until it has reached its end after at lea
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import signal
@@ -169,10 +170,12 @@ def main(folder: Path, output: Path, n_kills: int, seed: int) -> None:
     rng = random.Random(seed)
     recipe = md_recipe(folder, output=output, steps=12 * n_kills, checkpoint_s=0.02, ensemble="bussi")
     kills = vouched = 0
-    while True:
+    for attempts in itertools.count():
         inside = rng.random() < 0.5
         killed = Fault(rng.randrange(8, 120), rng.random()) if inside else None
-        ended = attempt(recipe, killed, None if inside else rng.uniform(0.02, 0.6))
+        # More and more time, so that the run comes through on a busy machine too.
+        wait = rng.uniform(0.02, 0.6) * (1 + attempts / n_kills)
+        ended = attempt(recipe, killed, None if inside else wait)
         kills += not ended
         assert acknowledged(output) >= vouched
         vouched = acknowledged(output)

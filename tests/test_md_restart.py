@@ -136,7 +136,7 @@ def test_the_checkpoint_of_the_later_generation_counts_and_a_damaged_one_does_no
 
 def test_a_run_that_is_killed_in_any_of_its_writes_goes_on(folder: Path) -> None:
     """Every write, sync and rename of the beginning of a run, and some of the rest."""
-    whole = md_recipe(folder, output=folder / "writes_whole", steps=6, checkpoint_s=0)
+    whole = md_recipe(folder, output=folder / "writes_whole", steps=3, checkpoint_s=0)
     run_md(whole)
     ended, n = False, 0
     while not ended:
@@ -164,7 +164,7 @@ def kill_often(folder: Path, n_kills: int, seed: int) -> None:
 
 
 def test_a_run_that_is_killed_at_any_moment_goes_on(folder: Path) -> None:
-    kill_often(folder, 12, seed=0)
+    kill_often(folder, 8, seed=0)
 
 
 @pytest.mark.slow
