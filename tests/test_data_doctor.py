@@ -20,6 +20,8 @@ from mlpot.cli import app
 from mlpot.data.doctor.check import check
 from mlpot.data.doctor.finding import Finding, Report
 from mlpot.data.h5md import Reader, write
+from mlpot.training.parts import DoubtfulDataError, DoubtfulDataWarning, make_parts
+from mlpot.training.recipe import DataSection, LossSection
 from mlpot.units import BOHR, GPA, HARTREE, KBAR, KCAL_MOL, KJ_MOL
 
 PROJECT = Path(__file__).parents[1]
@@ -160,6 +162,7 @@ def test_wrong_stress_is_named_and_mended(tmp_path, fault):
     assert mended(report, tmp_path).exit_status == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault", ["energies in kcal/mol", "forces in hartree/bohr", "gradients", "positions in bohr"]
 )
@@ -170,6 +173,7 @@ def test_wrong_units_of_public_sets_are_named(tmp_path, name, fault):
     assert fix in corrections(examined(tmp_path, frames, quick=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", STRESS)
 def test_wrong_stress_of_a_public_set_is_named(tmp_path, fault):
     fix, change = STRESS[fault]
@@ -295,6 +299,12 @@ def test_overlapping_atoms_and_outliers_are_named_by_frame(tmp_path):
     assert outliers == [(20,), (30,)]
 
 
+def test_atoms_in_one_place_do_not_stop_the_examination(tmp_path):
+    frames = frames_of(OWN["silicon"])[:40]
+    frames[4].positions[1] = frames[4].positions[0]
+    assert named(examined(tmp_path, frames), "overlap").frames == (4,)
+
+
 def test_energies_of_other_structures_are_noticed(tmp_path):
     frames = frames_of(OWN["ethanol"])[:-3]
     energies = np.random.default_rng(0).permutation([a.get_potential_energy() for a in frames])
@@ -357,3 +367,14 @@ def test_the_command_prints_and_writes_and_says_by_its_status(tmp_path):
     assert "gradients" in page
     assert "<svg" in page
     assert "http://" not in re.sub(r'xmlns[^"]*"[^"]*"', "", page)
+
+
+def test_training_refuses_what_would_waste_it_unless_told(tmp_path):
+    gradients = relabelled(frames_of(OWN["ethanol"])[:100], forces=times(-1))
+    write(tmp_path / "set.h5", gradients, card={})
+    section = DataSection(train=str(tmp_path / "set.h5"))
+    with pytest.raises(DoubtfulDataError, match=r"gradients.*--correct forces=-eV/angstrom.*data\.check=warn"):
+        make_parts(section, LossSection())
+    with pytest.warns(DoubtfulDataWarning, match="gradients"):
+        make_parts(section.model_copy(update={"check": "warn"}), LossSection())
+    assert len(make_parts(section.model_copy(update={"check": "off"}), LossSection()).train) == 90

@@ -10,6 +10,7 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
 from mlpot import baseline
+from mlpot.data.doctor.check import check
 from mlpot.data.h5md import Frame, content_hash
 from mlpot.training.recipe import DataSection, LossSection
 from mlpot.training.survey import Ints, Survey, read_frames, survey
@@ -23,6 +24,14 @@ class NothingToLearnError(ValueError):
 
 class LeakageError(ValueError):
     """Structures of the test set are in the training set."""
+
+
+class DoubtfulDataError(ValueError):
+    """The training set is wrong in a way that would waste the run."""
+
+
+class DoubtfulDataWarning(UserWarning):
+    """The training set looks wrong, and is trained on all the same."""
 
 
 class LeakageWarning(UserWarning):
@@ -86,6 +95,7 @@ def make_parts(recipe: DataSection, loss: LossSection) -> Parts:
     """Survey the files, draw the validation frames, and check everything.
 
     Raises:
+        DoubtfulDataError: units, signs or labels of the training set are wrong.
         NothingToLearnError: no training or validation label has a weight, or all forces are zero.
         LeakageError: test structures are in the training set.
         ValueError: too few structures; elements that are not in the training set.
@@ -101,6 +111,7 @@ def make_parts(recipe: DataSection, loss: LossSection) -> Parts:
     for part in (validation, test):
         if part is not None:
             check_elements(train, part)
+    check_units(recipe)
     parts = Parts(train, validation, test, content_hash(data.path))
     check_leakage(parts, allow=recipe.allow_duplicates)
     return parts
@@ -152,6 +163,20 @@ def check_labels(part: Part, loss: LossSection) -> None:
             f"{path}: every one of {n['forces']} force vectors is exactly zero, which looks like a label that was "
             "never computed. Remove the forces from the data, or set loss.forces=0."
         )
+
+
+def check_units(recipe: DataSection) -> None:
+    """Raise DoubtfulDataError, or warn, if a sample of the training set shows wrong units, signs or labels."""
+    if recipe.check == "off":
+        return
+    for found in check(recipe.train, quick=True).findings:
+        if found.severity != "error":
+            continue
+        mend = f" To mend: {found.fix}." if found.fix else ""
+        message = f"{recipe.train}: {found.message}{mend}"
+        if recipe.check == "refuse":
+            raise DoubtfulDataError(f"{message} To train on it as it is: data.check=warn.")
+        warnings.warn(message, DoubtfulDataWarning, stacklevel=2)
 
 
 def check_elements(train: Part, other: Part) -> None:

@@ -62,6 +62,10 @@ class DataSection(Section):
         description="read from the file during training; auto: when the set would not fit in memory",
     )
     workers: int = Field(default=2, ge=0, description="processes that read, when streaming")
+    check: Literal["refuse", "warn", "off"] = Field(
+        default="refuse",
+        description="what to do when units, signs or labels of the training set look wrong (`mlpot data check`)",
+    )
     allow_duplicates: bool = Field(default=False, description="train although test frames are in the training set")
 
     @field_validator("validation")

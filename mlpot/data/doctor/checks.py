@@ -61,7 +61,7 @@ def _constant(c: Columns, energy: np.ndarray) -> Iterator[Finding]:
     copied = moving[c.digest[moving] != c.digest[moving[first]][again]]
     if len(copied):
         message = f"{len(copied)} frames have exactly the energy and forces of another, different structure."
-        yield finding("labels", "error", message, c.index[copied], fix=dropping(c.index[copied]))
+        yield finding("labels", "warning", message, c.index[copied], fix=dropping(c.index[copied]))
 
 
 def dropping(frames: Ints) -> str:

@@ -211,28 +211,30 @@ def weigh_stress(fit: Fit, forces_unit: float) -> StressVerdict | None:
     labels = np.array([fit.frames[k].stress for k in which])
     expected = np.array([fit.virial(k) for k in which]) * forces_unit / volumes[:, None, None]
     orders = sorted(permutations(range(3)), key=lambda order: order != (0, 1, 2))
-    agreements = [abs(_cosine(_components(labels, order), _components(expected))) for order in orders]
     shears = [abs(_cosine(_shears(labels, order), _shears(expected))) for order in orders]
     best = int(np.argmax(shears))
     if shears[best] < max(0.6, shears[0] + 0.2):
         best = 0  # what does not clearly do better is not believed
-    if agreements[best] < 0.7:
+    file, ours = _parts(labels, orders[best]), _parts(expected)
+    part = max(range(len(file)), key=lambda k: abs(_cosine(file[k], ours[k])))
+    agreement = _cosine(file[part], ours[part])
+    if abs(agreement) < 0.7:
         return None
-    file, ours = _components(labels, orders[best]), _components(expected)
-    slope = float(np.sign(file @ ours) * np.linalg.norm(file) / np.linalg.norm(ours))
+    slope = float(np.sign(agreement) * np.linalg.norm(file[part]) / np.linalg.norm(ours[part]))
     named = {unit: 1 / value for unit, value in PRESSURE.items()} | {"eV": float(np.median(volumes))}
     unit = min(named, key=lambda u: abs(np.log(abs(slope) / named[u])) + 0.2 * (u == "eV"))
     if abs(np.log(abs(slope) / named[unit])) > 0.6:
         return None
-    return StressVerdict(unit, int(np.sign(slope)), orders[best], agreements[best], slope)  # type: ignore[arg-type]
+    return StressVerdict(unit, int(np.sign(slope)), orders[best], abs(agreement), slope)  # type: ignore[arg-type]
 
 
-def _components(stress: Floats, order: tuple[int, ...] = (0, 1, 2)) -> Floats:
-    """Pressure from its mean, differences of the diagonal, and shears, in one row."""
+def _parts(stress: Floats, order: tuple[int, ...] = (0, 1, 2)) -> list[Floats]:
+    """Everything in one row; without the pressure, which fits foresee least well; shears alone."""
     diagonal = stress[:, [0, 1, 2], [0, 1, 2]]
     pressure = diagonal.mean(axis=1)
-    parts = [pressure - pressure.mean(), (diagonal - pressure[:, None]).ravel(), _shears(stress, order)]
-    return np.concatenate(parts)
+    shears, stretches = _shears(stress, order), (diagonal - pressure[:, None]).ravel()
+    most = np.concatenate([stretches, shears])
+    return [np.concatenate([pressure - pressure.mean(), most]), most, shears]
 
 
 def _shears(stress: Floats, order: tuple[int, ...] = (0, 1, 2)) -> Floats:

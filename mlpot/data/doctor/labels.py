@@ -16,9 +16,10 @@ from mlpot.data.doctor.infer import PROBABLE, SURE, Evidence, Hypothesis, Stress
 from mlpot.data.doctor.linear import Basis, Fit, fit
 from mlpot.data.doctor.tally import Columns, Steps, Tally
 from mlpot.data.frame import Frame
+from mlpot.neighbors import COINCIDENT, build_graph
 from mlpot.units import ENERGY, LENGTH, PRESSURE
 
-FEWEST = 10  # labelled frames of which something can be inferred
+FEWEST = 20  # labelled frames of which something can be inferred
 BOND_ERROR = 0.35  # of the logarithm of nearest distances in sums of covalent radii
 BINDING = {False: (0.05, 12.0), True: (1.2, 9.0)}  # eV an atom; the latter where all elements are covalent
 COVALENT = {1, 5, 6, 7, 8, 9, 14, 15, 16, 17}
@@ -72,7 +73,16 @@ def _ordinary(frames: list[Frame]) -> list[Frame]:
     """The frames without those whose forces are far off, or whose atoms sit on one another."""
     size = np.array([np.abs(f.forces).max() for f in frames])
     limit = 20 * np.nanmedian(size) if len(frames) else 0.0
-    return [f for f, s in zip(frames, size, strict=True) if not s > limit and len(f.numbers) > 1]
+    return [f for f, s in zip(frames, size, strict=True) if not s > limit and len(f.numbers) > 1 and _apart(f)]
+
+
+def _apart(frame: Frame) -> bool:
+    """Whether neighbours can be listed; where not, `checks.closeness` names the frame."""
+    try:
+        build_graph(frame.numbers, frame.positions, frame.cell, frame.pbc, COINCIDENT)
+    except ValueError:
+        return False
+    return True
 
 
 def _fit(frames: list[Frame], elements: list[int]) -> tuple[Basis, Fit | None]:

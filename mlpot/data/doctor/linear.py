@@ -27,6 +27,7 @@ Ints = NDArray[np.int64]
 N_PAIR = 8  # radial functions of pairs
 RESOLVED = 3  # elements that have moments of their own; of more, two weighted sums
 RIDGE = 1e-6
+FEWEST = 10  # energies beyond those that composition explains
 SHARE = 0.5  # of the energies, of which there are fewer than of forces
 RATIOS = np.concatenate([sign * np.logspace(-1.3, 1.3, 131) for sign in (1.0, -1.0)])
 
@@ -84,7 +85,7 @@ class Basis:
     def _radial(self, r: Floats, n: int) -> tuple[Floats, Floats]:
         """(n_edges, n) Gaussians in r under an envelope, and their derivatives."""
         centers = np.linspace(self.shortest, self.cutoff, n + 1)[:-1]
-        width = centers[1] - centers[0]
+        width = (self.cutoff - self.shortest) / n
         x = r / self.cutoff
         envelope, slope = (1 - x**2) ** 3, -6 * x * (1 - x**2) ** 2 / self.cutoff
         shifted = (r[:, None] - centers) / width
@@ -116,7 +117,9 @@ class Basis:
         unit = vectors / r[:, None]
         g, dg = self._radial(r, self.n_moment)
         weight = self.weights[kind[neighbor]]
-        g, dg = ((weight[:, :, None] * x[:, None, :]).reshape(len(r), -1) for x in (g, dg))
+        g, dg = (
+            (weight[:, :, None] * x[:, None, :]).reshape(len(r), self.n_species * self.n_moment) for x in (g, dg)
+        )
         turn = (np.eye(3) - unit[:, :, None] * unit[:, None, :]) / r[:, None, None]  # d unit_m / d vector_x
         column = self.n_pairs + kind * self.n_moments
         for power in range(3):
@@ -200,12 +203,16 @@ def fit(frames: list[Frame], basis: Basis) -> Fit | None:
     known = [np.isfinite(f) for f in y]
     a = np.concatenate([w * d.forces[k] for w, d, k in zip(weight, designs, known, strict=True)])
     b = np.concatenate([w * f[k] for w, f, k in zip(weight, y, known, strict=True)])
-    scale = np.sqrt((a**2).mean(axis=0)) + 1e-12
+    scale = np.sqrt((a**2).mean(axis=0))
+    if not scale.any():
+        return None  # no atom has a neighbor
+    scale[scale < 1e-6 * scale.max()] = np.inf  # what forces say nothing of is left out
     a /= scale
     energies = np.array([frame.energy for frame in frames])
     ae, be = residue @ np.array([d.energy for d in designs]) / scale, residue @ energies
     spread = float(np.std(be))
-    if len(b) < 2 * basis.size or spread < 1e-9 * max(1.0, float(np.abs(energies).max())):
+    degrees = len(frames) - np.linalg.matrix_rank(counts)
+    if len(b) < 2 * basis.size or degrees < FEWEST or spread < 1e-7 * max(1.0, float(np.abs(energies).max())):
         return None
     ratio, explained, w = _likeliest(a, b, ae, be)
     w = w / scale
