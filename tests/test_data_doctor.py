@@ -297,6 +297,7 @@ def test_overlapping_atoms_and_outliers_are_named_by_frame(tmp_path):
     assert named(report, "overlap").frames == (7,)
     outliers = [f.frames for f in report.findings if f.check == "outliers"]
     assert outliers == [(20,), (30,)]
+    assert [f.check for f in report.findings if f.severity == "error"] == ["overlap"]
 
 
 def test_atoms_in_one_place_do_not_stop_the_examination(tmp_path):

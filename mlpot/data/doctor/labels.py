@@ -10,7 +10,7 @@ import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
 from mlpot.data.doctor import infer
-from mlpot.data.doctor.checks import dropping, strain_slope, trajectory_slope
+from mlpot.data.doctor.checks import FEW, OUTLIER, dropping, robust, strain_slope, trajectory_slope
 from mlpot.data.doctor.finding import Finding, finding
 from mlpot.data.doctor.infer import PROBABLE, SURE, Evidence, Hypothesis, StressVerdict, Verdict
 from mlpot.data.doctor.linear import Basis, Fit, fit
@@ -70,10 +70,21 @@ def _scaled(frame: Frame, length: float) -> Frame:
 
 
 def _ordinary(frames: list[Frame]) -> list[Frame]:
-    """The frames without those whose forces are far off, or whose atoms sit on one another."""
+    """The frames without those whose labels are far off, or whose atoms sit on one another."""
     size = np.array([np.abs(f.forces).max() for f in frames])
     limit = 20 * np.nanmedian(size) if len(frames) else 0.0
-    return [f for f, s in zip(frames, size, strict=True) if not s > limit and len(f.numbers) > 1 and _apart(f)]
+    kinds: dict[bytes, list[Frame]] = {}
+    for frame, greatest in zip(frames, size, strict=True):
+        if not greatest > limit and len(frame.numbers) > 1 and _apart(frame):
+            kinds.setdefault(np.sort(frame.numbers).tobytes(), []).append(frame)
+    kept = []
+    for members in kinds.values():
+        energies = np.array([f.energy / len(f.numbers) for f in members])
+        far = (
+            np.abs(robust(energies, 1e-9)) > OUTLIER if len(members) >= FEW else np.zeros(len(members), dtype=bool)
+        )
+        kept += [f for f, out in zip(members, far, strict=True) if not out]
+    return kept
 
 
 def _apart(frame: Frame) -> bool:
