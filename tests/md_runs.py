@@ -1,7 +1,7 @@
 """Runs of molecular dynamics for the tests: small, quick, compared to the bit.
 
-As a script, `md_runs.py FOLDER OUTPUT KILLS SEED` kills a run again and again, at random moments and inside its
-writes, and starts it again each time, until it has reached its end after at least KILLS kills.
+As a script, `md_runs.py FOLDER OUTPUT KILLS SEED` kills a run of 12 KILLS steps again and again, at random moments
+and inside its writes, and starts it again each time until it has reached its end; it prints how often.
 """
 
 from __future__ import annotations

@@ -149,7 +149,8 @@ def test_a_run_that_is_killed_in_any_of_its_writes_goes_on(folder: Path) -> None
     assert n > 24
 
 
-def kill_often(folder: Path, n_kills: int, seed: int) -> None:
+def kill_often(folder: Path, n_kills: int, seed: int) -> int:
+    """How often a run was killed that in the end equals the one that was not."""
     whole = md_recipe(folder, output=folder / f"often_{seed}_whole", steps=12 * n_kills, ensemble="bussi")
     run_md(whole)
     output = folder / f"often_{seed}"
@@ -158,18 +159,21 @@ def kill_often(folder: Path, n_kills: int, seed: int) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= n_kills / 4
     assert_same_run(whole.output, output)
     assert np.array_equal(frames_of(output)["step"], np.arange(0, 12 * n_kills + 1, 3))
+    return int(done.stdout)
 
 
 def test_a_run_that_is_killed_at_any_moment_goes_on(folder: Path) -> None:
-    kill_often(folder, 8, seed=0)
+    assert kill_often(folder, 8, seed=0) >= 2
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_200_times_goes_on(folder: Path) -> None:
-    kill_often(folder, 200, seed=1)
+    kills = seed = 0
+    while kills < 200:
+        seed += 1
+        kills += kill_often(folder, 25, seed)
 
 
 @pytest.mark.slow
