@@ -55,7 +55,11 @@ def _pairs(c: Columns, frames: Ints, displacement: float) -> tuple[Ints, Ints]:
         points = c.fingerprint[mine] * displacement
         if len(mine) < 2:
             continue
-        distance, partner = cKDTree(points).query(points, k=2, distance_upper_bound=NEAR, workers=1)
+        tree = cKDTree(points)
+        # Among very many frames some have nearly the same fingerprint by chance: near is a tenth of what is usual.
+        usual = np.percentile(tree.query(points[:: 1 + len(points) // 2000], k=2, workers=1)[0][:, 1], 90)
+        limit = float(np.clip(0.1 * usual, SAME, NEAR))
+        distance, partner = tree.query(points, k=2, distance_upper_bound=limit, workers=1)
         other = np.where(partner[:, 0] == np.arange(len(mine)), partner[:, 1], partner[:, 0])
         found = np.isfinite(distance[:, 1]) & (other < np.arange(len(mine)))
         k = np.flatnonzero(found)
@@ -78,7 +82,9 @@ def shared(train: Columns, other: Columns, displacement: float) -> tuple[Ints, I
         mine = rest[(other.composition[rest] == kind) & np.isfinite(other.fingerprint[rest]).all(axis=1)]
         points = _points(train, kind, displacement)
         if len(mine) and len(points):
-            distance, _ = cKDTree(points).query(other.fingerprint[mine] * displacement, workers=1)
+            distance, partner = cKDTree(points).query(other.fingerprint[mine] * displacement, workers=1)
+            theirs_force = train.force[_members(train, kind)][partner]
+            distance[np.abs(other.force[mine] - theirs_force) > 0.05 * (1 + theirs_force)] = np.inf  # by chance
             moved.append(mine[distance < SAME])
             near.append(mine[(distance >= SAME) & (distance < NEAR)])
     return exact, np.sort(np.concatenate(moved)), np.sort(np.concatenate(near))
@@ -105,5 +111,8 @@ def leakage(train: Columns, other: Columns, displacement: float, path: str, agai
 
 
 def _points(c: Columns, kind: np.uint64, displacement: float) -> Floats:
-    mine = (c.composition == kind) & np.isfinite(c.fingerprint).all(axis=1)
-    return np.asarray(c.fingerprint[mine] * displacement)
+    return np.asarray(c.fingerprint[_members(c, kind)] * displacement)
+
+
+def _members(c: Columns, kind: np.uint64) -> Ints:
+    return np.flatnonzero((c.composition == kind) & np.isfinite(c.fingerprint).all(axis=1))
