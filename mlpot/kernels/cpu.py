@@ -1,4 +1,4 @@
-"""The three operations on knots, compiled by Numba: threads over atoms or intervals, SIMD over channels.
+"""The three operations on knots, compiled by Numba: threads over blocks of atoms or intervals, vectors of channels.
 
 Every sum is taken by one thread in a fixed order, so results do not depend on the number of threads.
 """
@@ -11,111 +11,88 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
-from mlpot.kernels.simd import compiled
+from mlpot.kernels import edges
+from mlpot.kernels.simd import BYTES, compiled
 from mlpot.kernels.splines import KnotEdges
-from mlpot.kernels.threads import run, shares
+from mlpot.kernels.threads import block_size, run, shares
 
 Array = NDArray[Any]
 
 
 def conv(x: Tensor, table: Tensor, on: KnotEdges, weights: Tensor | None, order: int) -> Tensor:
     """As `reference.conv`."""
-    out = torch.empty_like(x)
-    row_ptr, c = on.edges.row_ptr.numpy(), on.coefficients(order).numpy()
-    run(_conv, shares(row_ptr, x.shape[1]), row_ptr, on.edges.neighbor.numpy(), on.first.numpy(), c,
-         _weights(on, weights), table.numpy(), x.numpy(), out.numpy())  # fmt: skip
-    return out
+    wide = _wide(x)
+    out = torch.zeros_like(wide)
+    run(_conv, *_blocks(on, wide), *_lists(on, order), _weights(on, weights), _wide(table).numpy(), wide.numpy(),
+        out.numpy())  # fmt: skip
+    return out[:, : x.shape[1]]
 
 
 def edge_dot(x: Tensor, g: Tensor, table: Tensor, on: KnotEdges, order: int) -> Tensor:
     """As `reference.edge_dot`."""
-    out = x.new_empty(len(on.edges))
-    row_ptr, c = on.edges.row_ptr.numpy(), on.coefficients(order).numpy()
-    run(_edge_dot, shares(row_ptr, x.shape[1]), row_ptr, on.edges.neighbor.numpy(), on.first.numpy(), c,
-         table.numpy(), x.numpy(), g.numpy(), out.numpy())  # fmt: skip
+    out, wide = x.new_empty(len(on.edges)), _wide(x)
+    run(_edge_dot, *_blocks(on, wide), *_lists(on, order), _wide(table).numpy(), wide.numpy(), _wide(g).numpy(),
+        out.numpy())  # fmt: skip
     return out
 
 
 def table_grad(x: Tensor, g: Tensor, on: KnotEdges, weights: Tensor | None, order: int) -> Tensor:
     """As `reference.table_grad`."""
-    c = on.coefficients(order).numpy()
-    edge, begin = (t.numpy() for t in on.by_knot())
-    part = np.empty((on.n_knots, c.shape[1], x.shape[1]), dtype=c.dtype)
-    out = x.new_empty(on.spline.n_rows(on.n_knots), x.shape[1])
-    run(_interval_grads, shares(begin, x.shape[1]), begin, edge, on.edges.center.numpy(),
-        on.edges.neighbor.numpy(), c, _weights(on, weights), x.numpy(), g.numpy(), part)  # fmt: skip
-    _sum_intervals(part, on.spline.stride, out.numpy())
-    return out
+    wide, c = _wide(x), on.coefficients(order).numpy()
+    edge, begin = _pairs_by_knot(on)
+    part = torch.empty(on.n_knots, c.shape[1], wide.shape[1], dtype=x.dtype)
+    out = wide.new_empty(on.spline.n_rows(on.n_knots), wide.shape[1])
+    e = on.edges
+    run(_interval_grads, shares(begin, 2 * wide.shape[1]), begin, edge, e.center.numpy(), e.neighbor.numpy(),
+        e.reverse.numpy(), c, _weights(on, weights), wide.numpy(), _wide(g).numpy(), part.numpy())  # fmt: skip
+    _sum_intervals(part.numpy(), on.spline.stride, out.numpy())
+    return out[:, : x.shape[1]]
 
 
 @compiled
-def _conv(first_atom, last_atom, row_ptr, neighbor, first, c, weights, table, x, out):  # type: ignore[no-untyped-def]
-    n_features = x.shape[1]
-    for i in range(first_atom, last_atom):
-        total = out[i]
-        for f in range(n_features):
-            total[f] = 0
-        for e in range(row_ptr[i], row_ptr[i + 1]):
-            v, r, xj = weights[e], first[e], x[neighbor[e]]
-            c0, c1, c2, c3 = v * c[e, 0], v * c[e, 1], v * c[e, 2], v * c[e, 3]
-            t0, t1, t2, t3 = table[r], table[r + 1], table[r + 2], table[r + 3]
-            if c.shape[1] == 4:
-                for f in range(n_features):
-                    total[f] += (c0 * t0[f] + c1 * t1[f] + c2 * t2[f] + c3 * t3[f]) * xj[f]
-            else:
-                c4, c5, t4, t5 = v * c[e, 4], v * c[e, 5], table[r + 4], table[r + 5]
-                for f in range(n_features):
-                    w = c0 * t0[f] + c1 * t1[f] + c2 * t2[f] + c3 * t3[f] + c4 * t4[f] + c5 * t5[f]
-                    total[f] += w * xj[f]
+def _conv(begin, end, block, row_ptr, neighbor, reverse, first, c, weights, table, x, out):  # type: ignore[no-untyped-def]
+    """The sums of atoms begin ≤ i < end, each in the order of its edges; two atoms of a block serve each other."""
+    for start in range(begin, end, block):
+        stop = min(start + block, end)
+        for i in range(start, stop):
+            for e in range(row_ptr[i], row_ptr[i + 1]):
+                if neighbor[e] >= start:
+                    break
+                edges.conv(c, table, x, out, e, first[e], i, neighbor[e], weights[e], weights[e], False)
+        for i in range(start, stop):
+            for e in range(row_ptr[i], row_ptr[i + 1]):
+                j = neighbor[e]
+                if j >= i:
+                    back = weights[reverse[e]]
+                    edges.conv(c, table, x, out, e, first[e], i, j, weights[e], back, i < j < stop)
 
 
 @compiled
-def _edge_dot(first_atom, last_atom, row_ptr, neighbor, first, c, table, x, g, out):  # type: ignore[no-untyped-def]
-    n_features = x.shape[1]
-    for i in range(first_atom, last_atom):
-        gi = g[i]
-        for e in range(row_ptr[i], row_ptr[i + 1]):
-            r, xj = first[e], x[neighbor[e]]
-            c0, c1, c2, c3 = c[e, 0], c[e, 1], c[e, 2], c[e, 3]
-            t0, t1, t2, t3 = table[r], table[r + 1], table[r + 2], table[r + 3]
-            s = c.dtype.type(0)
-            if c.shape[1] == 4:
-                for f in range(n_features):
-                    s += (c0 * t0[f] + c1 * t1[f] + c2 * t2[f] + c3 * t3[f]) * xj[f] * gi[f]
-            else:
-                c4, c5, t4, t5 = c[e, 4], c[e, 5], table[r + 4], table[r + 5]
-                for f in range(n_features):
-                    w = c0 * t0[f] + c1 * t1[f] + c2 * t2[f] + c3 * t3[f] + c4 * t4[f] + c5 * t5[f]
-                    s += w * xj[f] * gi[f]
-            out[e] = s
+def _edge_dot(begin, end, block, row_ptr, neighbor, reverse, first, c, table, x, g, out):  # type: ignore[no-untyped-def]
+    """Both edges of a pair at once if they are of one block."""
+    for start in range(begin, end, block):
+        stop = min(start + block, end)
+        for i in range(start, stop):
+            for e in range(row_ptr[i], row_ptr[i + 1]):
+                j = neighbor[e]
+                if j < start or j >= i:
+                    there, back = edges.dot(c, table, x, g, e, first[e], i, j)
+                    out[e] = there
+                    if i < j < stop:
+                        out[reverse[e]] = back
 
 
 @compiled
-def _interval_grads(first_knot, last_knot, begin, edge, center, neighbor, c, weights, x, g, part):  # type: ignore[no-untyped-def]
-    """What the edges of each interval give to the rows they read."""
-    _, n_coefficients, n_features = part.shape
-    for k in range(first_knot, last_knot):
+def _interval_grads(begin, end, first_pair, pair, center, neighbor, reverse, c, weights, x, g, part):  # type: ignore[no-untyped-def]
+    """What the pairs of each interval give to the rows they read."""
+    for k in range(begin, end):
         rows = part[k]
-        for r in range(n_coefficients):
-            for f in range(n_features):
-                rows[r, f] = 0
-        for p in range(begin[k], begin[k + 1]):
-            e = edge[p]
-            v, gi, xj = weights[e], g[center[e]], x[neighbor[e]]
-            c0, c1, c2, c3 = v * c[e, 0], v * c[e, 1], v * c[e, 2], v * c[e, 3]
-            for f in range(n_features):
-                w = gi[f] * xj[f]
-                rows[0, f] += c0 * w
-                rows[1, f] += c1 * w
-                rows[2, f] += c2 * w
-                rows[3, f] += c3 * w
-            if n_coefficients == 6:
-                c4, c5 = v * c[e, 4], v * c[e, 5]
-                for f in range(n_features):
-                    w = gi[f] * xj[f]
-                    rows[4, f] += c4 * w
-                    rows[5, f] += c5 * w
+        rows[:] = 0
+        for p in range(first_pair[k], first_pair[k + 1]):
+            e = pair[p]
+            edges.grad(c, rows, x, g, e, center[e], neighbor[e], weights[e], weights[reverse[e]])
 
 
 @compiled
@@ -128,6 +105,48 @@ def _sum_intervals(part, stride, out):  # type: ignore[no-untyped-def]
             row, more = out[k * stride + r], part[k, r]
             for f in range(n_features):
                 row[f] += more[f]
+
+
+@compiled
+def _sort_pairs(first, reverse, stride, pair, begin):  # type: ignore[no-untyped-def]
+    """One edge of each pair in order of its knot, and where each knot's begin: a counting sort."""
+    begin[:] = 0
+    for e in range(len(first)):
+        if e < reverse[e]:
+            begin[first[e] // stride + 1] += 1
+    for k in range(len(begin) - 1):
+        begin[k + 1] += begin[k]
+    place = begin.copy()
+    for e in range(len(first)):
+        if e < reverse[e]:
+            knot = first[e] // stride
+            pair[place[knot]] = e
+            place[knot] += 1
+
+
+def _pairs_by_knot(on: KnotEdges) -> tuple[Array, Array]:
+    """Kept with the edges, because every layer and derivative wants it."""
+    if "pairs by knot" not in on.kept:
+        pair, begin = np.empty(len(on.edges) // 2, np.int64), np.empty(on.n_knots + 1, np.int64)
+        _sort_pairs(on.first.numpy(), on.edges.reverse.numpy(), on.spline.stride, pair, begin)
+        on.kept["pairs by knot"] = pair, begin
+    return on.kept["pairs by knot"]
+
+
+def _lists(on: KnotEdges, order: int) -> tuple[Array, ...]:
+    e = on.edges
+    lists = (e.row_ptr, e.neighbor, e.reverse, on.first, on.coefficients(order))
+    return tuple(t.numpy() for t in lists)
+
+
+def _blocks(on: KnotEdges, x: Tensor) -> tuple[list[tuple[int, int]], int]:
+    block = block_size(len(x))
+    return shares(on.edges.row_ptr.numpy(), x.shape[1], block), block
+
+
+def _wide(x: Tensor) -> Tensor:
+    """With columns of zeros up to whole vectors."""
+    return functional.pad(x, (0, -x.shape[1] % (BYTES // x.element_size())))
 
 
 def _weights(on: KnotEdges, weights: Tensor | None) -> Array:

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlpot.kernels.simd import compiled, conv_edge, dense, pull_edge, silu
+from mlpot.kernels.edges import plain_conv, pull
+from mlpot.kernels.simd import compiled, dense, silu
 
 Array = Any  # NDArray of the weights' type unless said
 
 TILE = 48  # atoms that go through the dense layers together: their rows stay in the first cache
-BLOCK = 192  # atoms whose edges are taken as pairs: their rows stay in the second cache
 
 
 class Network(NamedTuple):
@@ -88,7 +88,7 @@ class Structure(NamedTuple):
     neighbor: Array  # (n_edges,) int64
     offset: Array  # (n_edges, 3), shift · cell; empty if nothing is periodic
     batch: Array  # (n_atoms,) int64
-    cell: Array  # (n_graphs, 3, 3)
+    block: int  # atoms of a block
 
 
 class Answer(NamedTuple):
@@ -119,8 +119,8 @@ def stages(begin, end, first, last, structure, net, state, answer):  # type: ign
     """
     n_layers = net.tables.shape[0]
     for stage in range(first, last):
-        for block in range(begin, end, BLOCK):
-            stop = min(block + BLOCK, end)
+        for block in range(begin, end, structure.block):
+            stop = min(block + structure.block, end)
             if stage == 0:
                 _edges(block, stop, structure, net, state)
             elif stage <= n_layers:
@@ -317,19 +317,19 @@ def _conv(begin, end, row_ptr, earlier, later, neighbor, row, c, table, x, out):
     out[begin:end] = 0
     for i in range(begin, end):
         for e in range(row_ptr[i], earlier[i]):
-            conv_edge(c, table, x, out, e, row[e], i, neighbor[e], False)
+            plain_conv(c, table, x, out, e, row[e], i, neighbor[e], False)
     for i in range(begin, end):
         for e in range(earlier[i], later[i]):
             j = neighbor[e]
-            conv_edge(c, table, x, out, e, row[e], i, j, i < j < end)
+            plain_conv(c, table, x, out, e, row[e], i, j, i < j < end)
 
 
 @compiled
-def _pull(begin, end, row_ptr, later, neighbor, row, c, table, x, q, pull):  # type: ignore[no-untyped-def]
+def _pull(begin, end, row_ptr, later, neighbor, row, c, table, x, q, pulls):  # type: ignore[no-untyped-def]
     """D_ij of one layer added for all edges that a block takes."""
     for i in range(begin, end):
         for e in range(row_ptr[i], later[i]):
-            pull[e] += pull_edge(c, table, x, q, e, row[e], i, neighbor[e])
+            pulls[e] += pull(c, table, x, q, e, row[e], i, neighbor[e])
 
 
 @compiled

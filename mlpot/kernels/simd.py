@@ -3,8 +3,7 @@
 A BLAS is made for large matrices and is called from outside a loop; here nine atoms times a layer of weights is
 a few microseconds inside it. Numba has no vectors of its own, so the innermost loop is written for LLVM directly:
 six rows by two vectors of the product stay in registers while the sum runs (K. Goto and R. van de Geijn, ACM
-Trans. Math. Softw. 34, 12 (2008)). An edge reads its rows of the table, and serves both its atoms, in one loop
-that needs no proof that they do not overlap.
+Trans. Math. Softw. 34, 12 (2008)).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ compiled = numba.njit(
 )
 
 
-class _Writer:
+class Writer:
     """Writes LLVM code: arrays as pointers to rows, and vectors of consecutive numbers."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any):
@@ -77,9 +76,30 @@ class _Writer:
 
     def everywhere(self, row: Any, f: Any) -> Any:
         """The number at column f in all places of a vector."""
-        b, nothing = self.builder, ir.Constant(self.vector, ir.Undefined)
-        one = b.insert_element(nothing, b.load(b.gep(row, [f])), ir.IntType(32)(0))
-        return b.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(ir.IntType(32), self.width), None))
+        return self._spread(self.builder.load(self.builder.gep(row, [f])))
+
+    def _spread(self, number: Any) -> Any:
+        nothing = ir.Constant(self.vector, ir.Undefined)
+        one = self.builder.insert_element(nothing, number, ir.IntType(32)(0))
+        return self.builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(ir.IntType(32), self.width), None))
+
+    def spread(self, argument: int) -> Any:
+        """A number given as an argument in all places of a vector."""
+        return self._spread(self.arguments[argument])
+
+    def total(self, value: Any) -> Any:
+        """The sum of the places of a vector, in halves."""
+        parts = [self.builder.extract_element(value, ir.IntType(32)(k)) for k in range(self.width)]
+        while len(parts) > 1:
+            half = len(parts) // 2
+            parts = [self.builder.fadd(a, b) for a, b in zip(parts[:half], parts[half:], strict=True)]
+        return parts[0]
+
+    def columns(self, array: Any) -> Any:
+        """A loop over the first columns of the vectors that make a row."""
+        zero = self.length(array).type(0)
+        step = zero.type(self.width)
+        return cgutils.for_range_slice(self.builder, zero, self.length(array), step, inc=True)
 
     def fma(self, x: Any, y: Any, z: Any) -> Any:
         """x y + z."""
@@ -98,7 +118,7 @@ def _tile(n_rows: int) -> Callable[..., None]:
     @intrinsic  # type: ignore[misc]
     def add_product(typing, a, packed, c, panel, i):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            w = _Writer(context, builder, signature, arguments)
+            w = Writer(context, builder, signature, arguments)
             left, right, out = (w.array(k) for k in range(3))
             panel, i = arguments[3:]
             n_inner = w.length(left)
@@ -144,93 +164,6 @@ def dense(a, packed, out, n_rows):  # type: ignore[no-untyped-def]
             _two(a, packed, out, panel, i)
         elif left == 1:
             _one(a, packed, out, panel, i)
-
-
-def _conv_edge(n_coefficients: int, both: bool) -> Callable[..., None]:
-    """out_i += w ∘ x_j and, for both, out_j += w ∘ x_i, with w = Σ_k c[k, e] table[r + k]."""
-
-    @intrinsic  # type: ignore[misc]
-    def conv_edge(typing, c, table, x, out, e, r, i, j):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            w = _Writer(context, builder, signature, arguments)
-            of_x, of_out = w.array(2), w.array(3)
-            e, r, i, j = (w.whole(k) for k in range(4, 8))
-            filter_at = _filter(w, e, r, 0, n_coefficients)
-            ends = [(w.row(of_out, i), w.row(of_x, j)), (w.row(of_out, j), w.row(of_x, i))][: 1 + both]
-            with cgutils.for_range_slice(builder, i.type(0), w.length(of_x), i.type(w.width), inc=True) as (f, _):
-                value = filter_at(f)
-                for to, source in ends:
-                    w.store(w.fma(value, w.load(source, f), w.load(to, f)), to, f)
-            return context.get_dummy_value()
-
-        return types.void(c, table, x, out, e, r, i, j), generate
-
-    return conv_edge
-
-
-def _pull_edge(n_coefficients: int) -> Callable[..., Any]:
-    """Σ_f w_f (q_i x_j + q_j x_i)_f with w = Σ_k c[n_coefficients + k, e] table[r + k]."""
-
-    @intrinsic  # type: ignore[misc]
-    def pull_edge(typing, c, table, x, q, e, r, i, j):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            w = _Writer(context, builder, signature, arguments)
-            of_x, of_q = w.array(2), w.array(3)
-            e, r, i, j = (w.whole(k) for k in range(4, 8))
-            filter_at = _filter(w, e, r, n_coefficients, n_coefficients)
-            x_i, x_j, q_i, q_j = w.row(of_x, i), w.row(of_x, j), w.row(of_q, i), w.row(of_q, j)
-            total = w.variable()
-            with cgutils.for_range_slice(builder, i.type(0), w.length(of_x), i.type(w.width), inc=True) as (f, _):
-                there, back = (builder.fmul(w.load(q, f), w.load(x, f)) for q, x in ((q_i, x_j), (q_j, x_i)))
-                builder.store(w.fma(filter_at(f), builder.fadd(there, back), builder.load(total)), total)
-            value = builder.load(total)
-            parts = [builder.extract_element(value, ir.IntType(32)(k)) for k in range(w.width)]
-            while len(parts) > 1:
-                half = len(parts) // 2
-                parts = [builder.fadd(a, b) for a, b in zip(parts[:half], parts[half:], strict=True)]
-            return parts[0]
-
-        return x.dtype(c, table, x, q, e, r, i, j), generate
-
-    return pull_edge
-
-
-def _filter(w: _Writer, e: Any, r: Any, first: int, n_coefficients: int) -> Callable[[Any], Any]:
-    """The function that writes Σ_k c[first + k, e] table[r + k, f …]; c and table are the first arguments."""
-    c, table = w.array(0), w.array(1)
-    rows = [w.row(table, r, k) for k in range(n_coefficients)]
-    factors = [w.everywhere(w.row(c, r.type(first + k)), e) for k in range(n_coefficients)]
-
-    def at(f: Any) -> Any:
-        value = w.builder.fmul(factors[0], w.load(rows[0], f))
-        for factor, row in zip(factors[1:], rows[1:], strict=True):
-            value = w.fma(factor, w.load(row, f), value)
-        return value
-
-    return at
-
-
-_conv_4, _conv_4_both, _conv_6, _conv_6_both = (_conv_edge(n, both) for n in (4, 6) for both in (False, True))
-_pull_4, _pull_6 = _pull_edge(4), _pull_edge(6)
-
-
-@compiled
-def conv_edge(c, table, x, out, e, r, i, j, both):  # type: ignore[no-untyped-def]
-    """out_i += w ∘ x_j and, for both, out_j += w ∘ x_i; w = Σ_k c[k, e] table[r + k] of 4 or 6 coefficients."""
-    if len(c) == 8 and both:
-        _conv_4_both(c, table, x, out, e, r, i, j)
-    elif len(c) == 8:
-        _conv_4(c, table, x, out, e, r, i, j)
-    elif both:
-        _conv_6_both(c, table, x, out, e, r, i, j)
-    else:
-        _conv_6(c, table, x, out, e, r, i, j)
-
-
-@compiled
-def pull_edge(c, table, x, q, e, r, i, j):  # type: ignore[no-untyped-def]
-    """Σ_f w_f (q_i x_j + q_j x_i)_f, w from the second half of the coefficients, those of the derivative."""
-    return _pull_4(c, table, x, q, e, r, i, j) if len(c) == 8 else _pull_6(c, table, x, q, e, r, i, j)
 
 
 @intrinsic  # type: ignore[misc]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,6 +80,7 @@ class KnotEdges:
         self.ones = torch.ones_like(d, requires_grad=False)
         self._coefficients: dict[int, Tensor] = {}
         self._by_knot: tuple[Tensor, Tensor] | None = None
+        self.kept: dict[str, Any] = {}  # what a home of the kernels finds once for all layers
 
     def coefficients(self, order: int) -> Tensor:
         """c^(order) (n_edges, degree + 1), derivatives by distance in 1/Å."""

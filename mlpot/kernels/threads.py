@@ -6,6 +6,7 @@ PyTorch's, and its pools are not safe to use from several.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,15 @@ import torch
 from numpy.typing import NDArray
 
 ONE_THREAD = 500_000  # edges × channels below which waking threads costs more than it saves
+
+
+def block_size(n_atoms: int) -> int:
+    """Atoms of a block, within which two neighbours are met once: whatever the number of threads, so that it does
+    not change a sum; few enough for their rows to stay in the second cache, and blocks enough for some threads."""
+    if n_atoms <= 96:
+        return n_atoms
+    n_blocks = 2 * math.ceil(max(n_atoms / 192, min(8, n_atoms / 128)) / 2)
+    return math.ceil(n_atoms / n_blocks)
 
 
 def shares(begin: NDArray[np.int64], n_features: int, block: int = 1) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mlpot.graph import AtomGraph
 from mlpot.kernels.ops import native_loops
 from mlpot.kernels.splines import SPLINES
-from mlpot.kernels.threads import run, shares
+from mlpot.kernels.threads import block_size, run, shares
 from mlpot.models.layers import MAX_Z, SiLU
 from mlpot.models.schnet import Interaction, SchNet
 
@@ -70,6 +70,7 @@ class NativeSchNet:
         element = np.empty(graph.n_atoms, np.int64)
         if not loops.elements(graph.numbers.numpy(), net.index, element):
             return None
+        block = block_size(graph.n_atoms)
         structure = loops.Structure(
             positions=graph.positions.numpy(),
             element=element,
@@ -77,12 +78,12 @@ class NativeSchNet:
             neighbor=edges.neighbor.numpy(),
             offset=self._offset(graph),
             batch=graph.batch.numpy(),
-            cell=graph.cell.numpy(),
+            block=block,
         )
         n_atoms, n_graphs = graph.n_atoms, graph.n_graphs
         answer = loops.Answer(np.empty(n_graphs), np.empty((n_atoms, 3)), np.empty((n_graphs, 3, 3)))
         state = self._state = _room(loops, self._state, n_atoms, len(edges), net)
-        parts = shares(structure.row_ptr, net.first.shape[1], loops.BLOCK)
+        parts = shares(structure.row_ptr, net.first.shape[1], block)
         n_stages = 2 * len(net.tables) + 1
         step = 1 if len(parts) > 1 else n_stages  # threads wait for each other after each stage
         for stage in range(0, n_stages, step):

@@ -46,7 +46,7 @@ class SchNet(nn.Module):
         n_radial: size of the basis.
         envelope: a name in `radial.ENVELOPES`.
         activation: "silu" or "ssp", the paper's shifted softplus.
-        n_knots: intervals of the grid on which the filters are tabulated, 256 is enough for degree 5; None
+        n_knots: intervals of the grid on which the filters are tabulated; None
             evaluates them on every edge.
         degree: of the splines on the grid: 5 or, a little faster and less smooth, 3.
     """
@@ -61,7 +61,7 @@ class SchNet(nn.Module):
         n_radial: int = 50,
         envelope: str = "polynomial",
         activation: str = "silu",
-        n_knots: int | None = None,
+        n_knots: int | None = 256,
         degree: int = 5,
     ):
         super().__init__()
