@@ -23,7 +23,7 @@ from mlpot.potential import Potential
 from mlpot.units import HOUSE_UNITS
 from mlpot.version import __version__
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # since 2, SchNet's filters are on knots unless the arguments say otherwise
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -96,7 +96,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise ModelFileError(
             f"{path}: its header is unreadable ({error}). The file is damaged; take another."
         ) from None
-    if header.get("format_version") != FORMAT_VERSION:
+    if header.get("format_version") == 1 and header.get("backbone") == "schnet":
+        header["arguments"] = {"n_knots": None, **header["arguments"]}
+    if header.get("format_version") not in range(1, FORMAT_VERSION + 1):
         raise ModelFileError(
             f"{path} has format version {header.get('format_version')}, this mlpot reads {FORMAT_VERSION}. "
             "Update mlpot."

@@ -22,7 +22,7 @@ from potentials import Morse, new_potential, training_graph
 from structures import CUTOFF, STRUCTURES, batch_of, ethanol, evaluate, graph_of, lone, worst
 from torch import Tensor
 
-from mlpot.checkpoint import load_potential, save_potential
+from mlpot.checkpoint import FORMAT_VERSION, load_potential, save_potential
 from mlpot.forces import hessian, predict, predict_atoms
 from mlpot.graph import Edges
 from mlpot.potential import Potential
@@ -168,22 +168,27 @@ def test_a_backbone_is_its_paper_written_out_in_numpy(kind: str) -> None:
 # --- Numbers that were right once
 
 
-def golden() -> dict[str, Any]:
-    return json.loads((DATA / "golden_v1.json").read_text())
+def golden(version: int) -> dict[str, Any]:
+    return json.loads((DATA / f"golden_v{version}.json").read_text())
 
 
+VERSIONS = pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))
+
+
+@VERSIONS
 @pytest.mark.parametrize("kind", KINDS)
-def test_stored_potentials_predict_what_they_predicted(kind: str) -> None:
-    potential = load_potential(DATA / f"golden_v1_{kind}.safetensors", dtype=torch.float64)
-    expected = golden()["kinds"][kind]
+def test_stored_potentials_predict_what_they_predicted(kind: str, version: int) -> None:
+    potential = load_potential(DATA / f"golden_v{version}_{kind}.safetensors", dtype=torch.float64)
+    expected = golden(version)["kinds"][kind]
     out = evaluate(potential, *[make() for make in STRUCTURES.values()], lone())
     assert worst(out.energy, expected["energy"]) <= 1e-9
     assert worst(out.forces, expected["forces"]) <= 1e-9
     assert worst(out.stress[1:4], expected["stress"]) <= 1e-9
 
 
-def test_golden_values_say_where_they_come_from() -> None:
-    assert {"by", "on", "mlpot", "torch", "python"} <= golden()["provenance"].keys()
+@VERSIONS
+def test_golden_values_say_where_they_come_from(version: int) -> None:
+    assert {"by", "on", "mlpot", "torch", "python"} <= golden(version)["provenance"].keys()
 
 
 def fitted(kind: str) -> Potential:
@@ -201,11 +206,11 @@ def fitted(kind: str) -> Potential:
 
 
 def make_golden() -> None:
-    """Write the files anew."""
+    """Write the files of this version anew."""
     DATA.mkdir(exist_ok=True)
     kinds = {}
     for kind in KINDS:
-        path = DATA / f"golden_v1_{kind}.safetensors"
+        path = DATA / f"golden_v{FORMAT_VERSION}_{kind}.safetensors"
         save_potential(fitted(kind), path, {"made_by": "tests/test_golden.py"})
         graph = batch_of([*[make() for make in STRUCTURES.values()], lone()])
         out = predict(load_potential(path, dtype=torch.float64), graph)
@@ -221,7 +226,9 @@ def make_golden() -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    (DATA / "golden_v1.json").write_text(json.dumps({"provenance": provenance, "kinds": kinds}, indent=1) + "\n")
+    (DATA / f"golden_v{FORMAT_VERSION}.json").write_text(
+        json.dumps({"provenance": provenance, "kinds": kinds}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

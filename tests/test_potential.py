@@ -30,8 +30,9 @@ def test_training_teaches(variant: str) -> None:
 
 def test_the_energy_is_the_formula(variant: str) -> None:
     """E_i = E0 + s (b_i − b alone) + t (1 − exp(−n_i²)), from the backbone's own numbers."""
-    potential = small_potential(variant, trained=True).freeze()
+    potential = small_potential(variant, trained=True)
     potential.scale.copy_(torch.tensor([0.5, 1.0, 1.5, 2.0, 2.5]))
+    potential.freeze()
     graph = batch_of([make() for make in STRUCTURES.values()] + [lone(z) for z in ELEMENTS])
     vectors = graph.positions[graph.edges.neighbor] - graph.positions[graph.edges.center]
     vectors += torch.einsum("ea,eab->eb", graph.shift, graph.cell[graph.batch[graph.edges.center]])

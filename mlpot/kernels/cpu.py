@@ -1,4 +1,4 @@
-"""The three operations on knots, compiled by Numba: threads over blocks of atoms or intervals, vectors of channels.
+"""The three operations on knots, compiled by Numba: threads over blocks of atoms or intervals, in vectors.
 
 Every sum is taken by one thread in a fixed order, so results do not depend on the number of threads.
 """
@@ -27,7 +27,7 @@ def conv(x: Tensor, table: Tensor, on: KnotEdges, weights: Tensor | None, order:
     out = torch.zeros_like(wide)
     run(_conv, *_blocks(on, wide), *_lists(on, order), _weights(on, weights), _wide(table).numpy(), wide.numpy(),
         out.numpy())  # fmt: skip
-    return out[:, : x.shape[1]]
+    return out[:, : x.shape[1]].contiguous()
 
 
 def edge_dot(x: Tensor, g: Tensor, table: Tensor, on: KnotEdges, order: int) -> Tensor:
@@ -48,7 +48,7 @@ def table_grad(x: Tensor, g: Tensor, on: KnotEdges, weights: Tensor | None, orde
     run(_interval_grads, shares(begin, 2 * wide.shape[1]), begin, edge, e.center.numpy(), e.neighbor.numpy(),
         e.reverse.numpy(), c, _weights(on, weights), wide.numpy(), _wide(g).numpy(), part.numpy())  # fmt: skip
     _sum_intervals(part.numpy(), on.spline.stride, out.numpy())
-    return out[:, : x.shape[1]]
+    return out[:, : x.shape[1]].contiguous()
 
 
 @compiled

@@ -127,7 +127,9 @@ def _grad(n: int) -> Callable[..., None]:
 
 
 _conv_4, _conv_4_both, _conv_6, _conv_6_both = (_conv(n, both, True) for n in (4, 6) for both in (False, True))
-_plain_4, _plain_4_both, _plain_6, _plain_6_both = (_conv(n, both, False) for n in (4, 6) for both in (False, True))
+_plain_4, _plain_4_both, _plain_6, _plain_6_both = (
+    _conv(n, both, False) for n in (4, 6) for both in (False, True)
+)
 _dot_4, _dot_6, _pull_4, _pull_6, _grad_4, _grad_6 = (make(n) for make in (_dot, _pull, _grad) for n in (4, 6))
 
 

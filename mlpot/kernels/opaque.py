@@ -56,7 +56,7 @@ class _Laid(KnotEdges):
     def __init__(self, c: Tensor, first: Tensor, n_knots: int, *edges: Tensor):
         self.edges, self.first, self.n_knots, self.spline = Edges(*edges), first, n_knots, SPLINES[c.shape[1] - 1]
         self.ones = c.new_ones(len(c))
-        self._coefficients, self._by_knot = {0: c}, None
+        self._coefficients, self._by_knot, self.kept = {0: c}, None, {}
 
     @property
     def n_rows(self) -> int:

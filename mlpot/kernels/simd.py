@@ -81,7 +81,9 @@ class Writer:
     def _spread(self, number: Any) -> Any:
         nothing = ir.Constant(self.vector, ir.Undefined)
         one = self.builder.insert_element(nothing, number, ir.IntType(32)(0))
-        return self.builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(ir.IntType(32), self.width), None))
+        return self.builder.shuffle_vector(
+            one, nothing, ir.Constant(ir.VectorType(ir.IntType(32), self.width), None)
+        )
 
     def spread(self, argument: int) -> Any:
         """A number given as an argument in all places of a vector."""
