@@ -94,8 +94,9 @@ def test_reference_energies_stay_float64() -> None:
 
 def test_the_shift_is_switched_on_by_neighbors() -> None:
     # A backbone silenced by its scale leaves references and shifts alone.
-    potential = small_potential().freeze()
+    potential = small_potential()
     potential.scale.zero_()
+    potential.freeze()
     energies = [
         evaluate(potential, Atoms("C2", positions=[(0, 0, 0), (0, 0, d)])).energy.item() for d in (1.2, 3.99, 5)
     ]

@@ -1,7 +1,7 @@
 """What one edge does, in vectors over channels: loops that need no proof that their rows do not overlap.
 
-The edge (i, j) reads n rows of a table from row r, with n coefficients c: w = Σ_k c_k table[r + k]. Its reverse has
-the same w, so an edge can serve both its atoms.
+The edge (i, j) reads n rows of a table from row r, with n coefficients c: w = Σ_k c_k table[r + k]. Its reverse
+has the same w, so an edge can serve both its atoms.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def _dot(n: int) -> Callable[..., Any]:
             sums = [w.total(builder.load(total)) for *_, total in ends]
             return context.make_tuple(builder, signature.return_type, sums)
 
-        return types.UniTuple(x.dtype, 2)(c, table, x, g, e, r, i, j), generate
+        two = types.UniTuple(x.dtype, 2)  # type: ignore[attr-defined]
+        return two(c, table, x, g, e, r, i, j), generate
 
     return dot
 
