@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
@@ -50,6 +51,19 @@ class MLPotCalculator(Calculator):
         self.potential, self.device = potential, device
         self.neighbors = SkinList(potential.cutoff, skin)
 
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
+        """What changed since the last calculation, to the bit; ASE's comparison takes longer than a molecule."""
+        old = self.atoms
+        if old is None or len(old) != len(atoms):
+            return list(all_changes)
+        pairs = {
+            "positions": (old.positions, atoms.positions),
+            "numbers": (old.numbers, atoms.numbers),
+            "cell": (old.cell.array, atoms.cell.array),
+            "pbc": (old.pbc, atoms.pbc),
+        }
+        return [name for name, (before, now) in pairs.items() if not np.array_equal(before, now)]
+
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -75,6 +89,5 @@ class MLPotCalculator(Calculator):
     def _graph(self, wide: bool = True) -> AtomGraph:
         """The structure with its edges; with those in the skin too where a native call skips them."""
         a = self.atoms
-        self.potential.check_elements(torch.as_tensor(a.numbers, device=self.device))
         find = self.neighbors.wide if wide and self.potential.native is not None else self.neighbors.graph
         return find(a.numbers, a.positions, a.cell.array, a.pbc).to(self.device)

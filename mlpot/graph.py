@@ -14,7 +14,9 @@ class Movable:
     """A frozen record of tensors (and records of tensors) that moves between devices as one."""
 
     def to(self: Record, device: torch.device | str, non_blocking: bool = False) -> Record:
-        """The same record on another device."""
+        """The same record on another device; itself if it is there."""
+        if _device(self) == torch.device(device):
+            return self
         return _map(self, lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self: Record) -> Record:
@@ -128,6 +130,12 @@ def _starts(sizes: list[int]) -> list[int]:
     for size in sizes[:-1]:
         starts.append(starts[-1] + size)
     return starts
+
+
+def _device(record: Movable) -> torch.device:
+    """Where the first tensor of a record is, and so all of them."""
+    first = getattr(record, fields(record)[0].name)  # type: ignore[arg-type]
+    return _device(first) if isinstance(first, Movable) else first.device
 
 
 def _map(record: Record, move) -> Record:  # type: ignore[no-untyped-def]

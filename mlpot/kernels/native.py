@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlpot.kernels.edges import plain_conv, pull
-from mlpot.kernels.simd import compiled, dense, silu
+from mlpot.kernels.simd import compiled, dense, silu, wait_for_all
 
 Array = Any  # NDArray of the weights' type unless said
 
@@ -110,15 +110,15 @@ def elements(numbers, index, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def stages(begin, end, first, last, structure, net, state, answer):  # type: ignore[no-untyped-def]
-    """Stages first ≤ k < last for atoms begin ≤ i < end; all atoms must have finished a stage before the next.
-
-    Shares of threads are whole blocks.
+def stages(begin, end, n_threads, counter, structure, net, state, answer):  # type: ignore[no-untyped-def]
+    """All stages for atoms begin ≤ i < end, whole blocks; all threads finish a stage before any begins the next.
 
     There are 2 n_layers + 1: the edges and each layer, and back through each layer, the last with the forces.
     """
     n_layers = net.tables.shape[0]
-    for stage in range(first, last):
+    for stage in range(2 * n_layers + 1):
+        if stage > 0 and n_threads > 1:
+            wait_for_all(counter, n_threads)
         for block in range(begin, end, structure.block):
             stop = min(block + structure.block, end)
             if stage == 0:

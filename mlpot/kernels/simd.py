@@ -169,6 +169,27 @@ def dense(a, packed, out, n_rows):  # type: ignore[no-untyped-def]
 
 
 @intrinsic  # type: ignore[misc]
+def _arrive(typing, counter, number):  # type: ignore[no-untyped-def]
+    """counter[0] += number, seen by all threads in one order; the value after it."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        place = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        before = builder.atomic_rmw("add", place, arguments[1], "seq_cst")
+        return builder.add(before, arguments[1])
+
+    return types.int64(counter, types.int64), generate
+
+
+@compiled
+def wait_for_all(counter, n_threads):  # type: ignore[no-untyped-def]
+    """Every one of n_threads gets here before any goes on; a stage takes too little to put a thread to sleep."""
+    number = _arrive(counter, 1)
+    turn = (number + n_threads - 1) // n_threads * n_threads
+    while _arrive(counter, 0) < turn:
+        pass
+
+
+@intrinsic  # type: ignore[misc]
 def _power_of_two(typing, n):  # type: ignore[no-untyped-def]
     """2ⁿ of a whole number n within the exponents of a floating-point number as wide as n."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 ONE_THREAD = 500_000  # edges × channels below which waking threads costs more than it saves
+MOST_THREADS = os.cpu_count() or 1
 
 
 def block_size(n_atoms: int) -> int:
@@ -38,7 +40,7 @@ def shares(begin: NDArray[np.int64], n_features: int, block: int = 1) -> list[tu
         n_features: channels of an edge.
         block: atoms that no two threads share.
     """
-    n_threads = torch.get_num_threads()
+    n_threads = min(torch.get_num_threads(), MOST_THREADS)
     if n_threads == 1 or begin[-1] * n_features < ONE_THREAD:
         return [(0, len(begin) - 1)]
     ends = np.searchsorted(begin, np.linspace(0, begin[-1], n_threads + 1))
@@ -49,15 +51,20 @@ def shares(begin: NDArray[np.int64], n_features: int, block: int = 1) -> list[tu
 
 def run(loop: Callable[..., None], parts: list[tuple[int, int]], *arguments: Any) -> None:
     """loop(begin, end, *arguments) for every share, at the same time; the first on this thread."""
-    running = [_threads().submit(loop, *part, *arguments) for part in parts[1:]]
-    loop(*parts[0], *arguments)
-    for thread in running:
-        thread.result()
+    if len(parts) == 1:
+        loop(*parts[0], *arguments)
+        return
+    threads, one_at_a_time = _threads()
+    with one_at_a_time:  # shares may wait for each other, so none may be left without a thread
+        running = [threads.submit(loop, *part, *arguments) for part in parts[1:]]
+        loop(*parts[0], *arguments)
+        for thread in running:
+            thread.result()
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="mlpot")
+def _threads() -> tuple[ThreadPoolExecutor, Lock]:
+    return ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="mlpot"), Lock()
 
 
 os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork

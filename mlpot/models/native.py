@@ -84,10 +84,7 @@ class NativeSchNet:
         answer = loops.Answer(np.empty(n_graphs), np.empty((n_atoms, 3)), np.empty((n_graphs, 3, 3)))
         state = self._state = _room(loops, self._state, n_atoms, len(edges), net)
         parts = shares(structure.row_ptr, net.first.shape[1], block)
-        n_stages = 2 * len(net.tables) + 1
-        step = 1 if len(parts) > 1 else n_stages  # threads wait for each other after each stage
-        for stage in range(0, n_stages, step):
-            run(loops.stages, parts, stage, stage + step, structure, net, state, answer)
+        run(loops.stages, parts, len(parts), np.zeros(1, np.int64), structure, net, state, answer)
         loops.totals(structure, state, answer)
         return torch.from_numpy(answer.energy), torch.from_numpy(answer.forces), torch.from_numpy(answer.virial)
 
