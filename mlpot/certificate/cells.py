@@ -1,0 +1,107 @@
+"""One crystal has many descriptions and one energy; what does not repeat has no volume and no stress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from ase import Atoms
+from ase.build import make_supercell
+
+from mlpot.certificate.check import Check, Figure, Structures, free, judge, periodic, worst
+from mlpot.certificate.subject import Answer, Subject
+from mlpot.certificate.symmetry import differences
+
+# Rows of integers with determinant ±1: other vectors of the same lattice.
+LATTICES = {
+    "sheared": [[1, 1, 0], [0, 1, 0], [0, 0, 1]],
+    "tilted beyond a half": [[1, 0, 0], [3, 1, 0], [-2, 5, 1]],
+    "left-handed, a and b swapped": [[0, 1, 0], [1, 0, 0], [0, 0, 1]],
+    "left-handed, c reversed": [[1, 0, 0], [0, 1, 0], [0, 0, -1]],
+    "cycled": [[0, 1, 0], [0, 0, 1], [1, 0, 0]],
+}
+SUPERCELLS = {"2×2×2": np.diag([2, 2, 2]), "skewed": np.array([[1, 1, 0], [-1, 2, 0], [0, 1, 2]])}
+MOST_ATOMS = 1000  # of a supercell
+
+
+def supercell(subject: Subject, structures: Structures) -> Check:
+    """P11: a supercell has the energy of its cells, their forces and their stress."""
+    figures: list[Figure] = []
+    for name, atoms in periodic(structures).items():
+        out = subject(atoms)
+        for shape, matrix in SUPERCELLS.items():
+            n = round(abs(np.linalg.det(matrix)))
+            if n * len(atoms) <= MOST_ATOMS:
+                whole = subject(make_supercell(atoms, matrix, wrap=False))
+                expected = Answer(out.energy, np.tile(out.forces, (n, 1)), out.stress)
+                part = Answer(whole.energy / n, whole.forces, whole.stress)
+                figures += _same(subject, part, expected, f"{name}, {shape}")
+    return judge("P11", "supercells", figures)
+
+
+def representation(subject: Subject, structures: Structures) -> Check:
+    """P12: neither wrapping, nor whole cells, nor the choice of lattice vectors, nor the last digit matters."""
+    figures: list[Figure] = []
+    for name, atoms in periodic(structures).items():
+        out = subject(atoms)
+        for how, same in _descriptions(atoms):
+            figures += _same(subject, subject(same), out, f"{name}, {how}")
+    return judge("P12", "descriptions of a cell", figures)
+
+
+def boundaries(subject: Subject, structures: Structures) -> Check:
+    """P13: a direction that does not repeat has no effect and gives no stress; one without a vector is an error."""
+    figures: list[Figure] = []
+    for name, atoms in free(structures).items():
+        boxed = atoms.copy()
+        boxed.set_cell([[3.0, 0.2, 0], [0, 2.0, 0.1], [0.5, 0, 2.5]])
+        figures += _same(subject, subject(boxed), subject(atoms), f"{name}, in a cell that does not repeat")
+        figures.append(_refused(subject, boxed, "stress without volume", name, ask_stress=True))
+        endless = atoms.copy()
+        endless.set_cell(np.zeros((3, 3)))
+        endless.pbc = True
+        figures.append(_refused(subject, endless, "periodic without a cell", name))
+    for name, atoms in periodic(structures).items():
+        slab = atoms.copy()
+        slab.pbc = (True, True, False)
+        tilted = slab.copy()
+        tilted.set_cell(slab.cell.array + np.array([[0, 0, 0], [0, 0, 0], [1.0, -0.7, 2.0]]))
+        outside = slab.copy()
+        outside.positions += 3 * slab.cell.array[0] - 5 * slab.cell.array[1] - 2 * slab.cell.array[2]
+        out = subject(slab)
+        figures += _same(subject, subject(tilted), out, f"{name} as a slab, third vector changed")
+        figures += _same(subject, subject(outside), out, f"{name} as a slab, outside the cell")
+        figures.append(_refused(subject, slab, "stress without volume", f"{name} as a slab", ask_stress=True))
+    return judge("P13", "open boundaries", figures)
+
+
+def _descriptions(atoms: Atoms) -> Iterator[tuple[str, Atoms]]:
+    rng = np.random.default_rng(3)
+    wrapped, displaced, noisy = atoms.copy(), atoms.copy(), atoms.copy()
+    wrapped.wrap()
+    yield "wrapped", wrapped
+    displaced.positions += rng.integers(-7, 8, (len(atoms), 3)) @ atoms.cell.array
+    yield "displaced by cells", displaced
+    noisy.positions += rng.uniform(-1e-15, 1e-15, noisy.positions.shape)
+    noisy.set_cell(atoms.cell.array + rng.uniform(-1e-15, 1e-15, (3, 3)))
+    yield "last digit", noisy
+    for how, rows in LATTICES.items():
+        yield how, Atoms(atoms.numbers, atoms.positions, cell=np.array(rows) @ atoms.cell.array, pbc=True)
+
+
+def _same(subject: Subject, out: Answer, expected: Answer, where: str) -> Iterator[Figure]:
+    size = abs(expected.energy)
+    if subject.single:
+        return differences(out, expected, where, 1e-5 * len(expected.forces) + 1e-6 * size, 2e-5, 1e-6)
+    return differences(out, expected, where, 1e-11 * max(size, 1.0), 1e-10)
+
+
+def _refused(subject: Subject, atoms: Atoms, what: str, where: str, *, ask_stress: bool = False) -> Figure:
+    """0 if the question is an error or answered with NaN, 1 if it is answered with a number."""
+    atoms = atoms.copy()
+    atoms.calc = subject.calculator
+    try:
+        answer = atoms.get_stress() if ask_stress else atoms.get_potential_energy()
+    except Exception:  # of any kind: the packages have no common one
+        return Figure(f"{what} answered", where, 0.0, 0.0)
+    return Figure(f"{what} answered", where, float(not np.isnan(worst(answer))), 0.0)

@@ -1,0 +1,82 @@
+"""What a check found: the figure that came closest to its bar, or went furthest beyond it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import ArrayLike
+
+Structures = Mapping[str, Atoms]
+
+
+class NothingToCheckError(ValueError):
+    """A check does not apply to these structures or to this calculator."""
+
+
+class Figure(NamedTuple):
+    """One measured number, which passes if it is not above its bar."""
+
+    what: str  # with its unit
+    where: str
+    value: float
+    bar: float
+
+    @property
+    def passed(self) -> bool:
+        """NaN fails."""
+        return bool(self.value <= self.bar)
+
+    @property
+    def badness(self) -> tuple[bool, float]:
+        """Failures first, then by value over bar."""
+        ratio = self.value / self.bar if self.bar > 0 else self.value
+        return not self.passed, ratio if np.isfinite(ratio) else np.inf
+
+
+@dataclass(frozen=True)
+class Check:
+    """The verdict on one row of the physics table."""
+
+    id: str
+    name: str
+    what: str  # which quantity came closest to its bar, with its unit
+    where: str
+    figure: float
+    bar: float
+    passed: bool
+    note: str = ""
+
+
+def judge(id: str, name: str, figures: Iterable[Figure], note: str = "") -> Check:
+    """The check that passes if every figure does, told by the worst of them.
+
+    Raises:
+        NothingToCheckError: there are no figures.
+    """
+    found = list(figures)
+    if not found:
+        raise NothingToCheckError("no structure that it applies to; give one with --structures")
+    worst_of_all = max(found, key=lambda f: f.badness)
+    what, where, value, bar = worst_of_all
+    failed = {f.what for f in found if not f.passed and f.what != what}
+    also = f"also beyond their bars: {', '.join(sorted(failed))}" if failed else ""
+    return Check(id, name, what, where, value, bar, not any(worst_of_all.badness[:1]), "; ".join(filter(None, (note, also))))
+
+
+def worst(a: ArrayLike, b: ArrayLike = 0.0) -> float:
+    """Largest |a − b|; NaN if any is NaN."""
+    return float(np.abs(np.asarray(a) - np.asarray(b)).max(initial=0.0))
+
+
+def periodic(structures: Structures) -> Structures:
+    """Those with three periodic directions."""
+    return {name: atoms for name, atoms in structures.items() if atoms.pbc.all()}
+
+
+def free(structures: Structures) -> Structures:
+    """Those without a periodic direction."""
+    return {name: atoms for name, atoms in structures.items() if not atoms.pbc.any()}

@@ -1,0 +1,161 @@
+"""Forces and stress are the derivatives of the energy, with their signs, and do no work around a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
+from numpy.typing import NDArray
+
+from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge, periodic, worst
+from mlpot.certificate.subject import Subject
+
+Floats = NDArray[np.float64]
+
+STENCIL = {-3: -1 / 60, -2: 3 / 20, -1: -3 / 4, 1: 3 / 4, 2: -3 / 20, 3: 1 / 60}
+"""Weight of f(x + k h) in h f'(x), to sixth order: at fourth, short bonds leave more than the bar."""
+# Å, or strain. Where a pair crosses the cutoff the third derivative jumps, and a difference of any order is wrong by
+# order h², which says nothing about the force: the smaller step then has a sixteenth of it. A wrong force stays wrong.
+STEPS = (1e-3, 2.5e-4)
+SINGLE_STEPS = (1e-2,)
+VOIGT = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
+MOST_COORDINATES = 90  # of one structure, drawn at random from larger ones
+
+
+def force(subject: Subject, structures: Structures) -> Check:
+    """P5: forces are minus the derivative of the energy, coordinate by coordinate."""
+    figures, double = [], subject.double
+    for name, atoms in structures.items():
+        out, coordinates = double(atoms), _coordinates(len(atoms))
+        expected = np.array([out.forces[i, axis] for i, axis in coordinates])
+
+        def energies(step: float, atoms: Atoms = atoms, coordinates: list[tuple[int, int]] = coordinates) -> Floats:
+            return np.array([double.energy(_moved(atoms, i, axis, step)) for i, axis in coordinates])
+
+        bar = max(1e-7, 1e-11 * abs(out.energy))
+        if double.single:  # energies are good to some units in the last place only
+            bar = 2e-3 + 1e-5 * worst(out.forces) + 2e-7 * abs(out.energy) / SINGLE_STEPS[0]
+        figures.append(Figure("forces, eV/Å", name, _departure(energies, -expected, double.single), bar))
+    return judge("P5", "forces are −dE/dr", figures, _of_double(subject))
+
+
+def stress(subject: Subject, structures: Structures) -> Check:
+    """P6: stress is (1/V) dE/dε, component by component, and symmetric."""
+    if not subject.has_stress:
+        raise NothingToCheckError("the calculator gives no stress")
+    figures, double = [], subject.double
+    for name, atoms in periodic(structures).items():
+        out, volume = double(atoms), atoms.get_volume()
+
+        def energies(step: float, atoms: Atoms = atoms, volume: float = volume) -> Floats:
+            return np.array([double.energy(_strained(atoms, c, step)) for c in range(6)]) / volume
+
+        expected = np.array([out.stress[a, b] for a, b in VOIGT])
+        bar = max(1e-8, 1e-11 * abs(out.energy) / volume)
+        if double.single:
+            bar = 1e-3 * worst(out.stress) + (2e-4 + 2e-7 * abs(out.energy) / SINGLE_STEPS[0]) / volume
+        figures.append(Figure("stress, eV/Å³", name, _departure(energies, expected, double.single), bar))
+        figures.append(Figure("asymmetry of stress, eV/Å³", name, worst(out.stress, out.stress.T), 1e-12))
+    return judge("P6", "stress is dE/dε / V", figures, _of_double(subject))
+
+
+def precision(subject: Subject, structures: Structures) -> Check:
+    """P30: float32 gives what the same weights give in float64."""
+    if subject.exact is None:
+        raise NothingToCheckError("not a float32 potential of this package")
+    figures = []
+    for name, atoms in structures.items():
+        out, exact = subject(atoms), subject.exact(atoms)
+        bar = 5e-5 + 1e-5 * worst(exact.forces)
+        figures.append(Figure("energy, eV", name, worst(out.energy, exact.energy), 2e-5 * len(atoms)))
+        figures.append(Figure("forces, eV/Å", name, worst(out.forces, exact.forces), bar))
+        if atoms.pbc.all() and subject.has_stress:
+            figures.append(Figure("stress, eV/Å³", name, worst(out.stress, exact.stress), 1e-5))
+    return judge("P30", "float32 equals float64", figures)
+
+
+def jacobian(subject: Subject, structures: Structures) -> Check:
+    """P7: the Jacobian of the forces is symmetric, λ = ‖J − Jᵀ‖ / 2‖J‖ (F. Bigi et al., arXiv 2412.11569)."""
+    figures, double = [], subject.double
+    steps = SINGLE_STEPS if double.single else STEPS[:1]
+    for name, atoms in structures.items():
+        if len(atoms) == 1 or 3 * len(atoms) > MOST_COORDINATES:
+            continue
+
+        def forces(step: float, atoms: Atoms = atoms) -> Floats:
+            moved = [_moved(atoms, i, axis, step) for i, axis in np.ndindex(len(atoms), 3)]
+            return np.array([double(m).forces.ravel() for m in moved])
+
+        j = _derivative(forces, steps[0])
+        asymmetry = float(np.linalg.norm(j - j.T) / (2 * np.linalg.norm(j)))
+        figures.append(Figure("λ", name, asymmetry, 1e-4 if double.single else 1e-7))
+    return judge("P7", "forces have no curl", figures, _of_double(subject))
+
+
+def loops(subject: Subject, structures: Structures, n_loops: int = 3, n_points: int = 400) -> Check:
+    """P8: the work around a closed loop is nothing beside the work along it."""
+    figures, double = [], subject.double
+    for name, atoms in structures.items():
+        if len(atoms) == 1:
+            continue
+        rng = np.random.default_rng(5)
+        for _ in range(n_loops):
+            q, _r = np.linalg.qr(rng.normal(size=(3 * len(atoms), 2)))
+            angles = 2 * np.pi * np.arange(n_points) / n_points
+            u, v = (x.reshape(-1, 3) for x in 0.3 * q.T)
+            work = [_work(double, atoms, u * np.cos(t) + v * np.sin(t), v * np.cos(t) - u * np.sin(t)) for t in angles]
+            ratio = float(abs(np.sum(work)) / np.sum(np.abs(work)))
+            figures.append(Figure("∮F·dr / ∮|F·dr|", name, ratio, 1e-6 if double.single else 1e-9))
+    return judge("P8", "no work around a loop", figures, _of_double(subject))
+
+
+def _work(subject: Subject, atoms: Atoms, by: Floats, along: Floats) -> float:
+    moved = atoms.copy()
+    moved.positions += by
+    return float((subject(moved).forces * along).sum())
+
+
+def _derivative(f: Callable[[float], Floats], h: float) -> Floats:
+    return np.sum([weight * f(k * h) for k, weight in STENCIL.items()], axis=0) / h
+
+
+def _departure(f: Callable[[float], Floats], expected: Floats, single: bool) -> float:
+    """Largest |f' − expected|, each component at the step that suits it best; NaN if any is NaN."""
+    off: Floats | None = None
+    for h in SINGLE_STEPS if single else STEPS:
+        found = np.abs(_derivative(f, h) - expected)
+        off = found if off is None else np.where(found < off, found, off)
+        if worst(off) <= 1e-9:
+            break
+    assert off is not None
+    return worst(off)
+
+
+def _coordinates(n_atoms: int) -> list[tuple[int, int]]:
+    every = list(np.ndindex(n_atoms, 3))
+    if len(every) <= MOST_COORDINATES:
+        return every
+    return [every[k] for k in np.random.default_rng(6).choice(len(every), MOST_COORDINATES, replace=False)]
+
+
+def _moved(atoms: Atoms, i: int, axis: int, step: float) -> Atoms:
+    out = atoms.copy()
+    out.positions[i, axis] += step
+    return out
+
+
+def _strained(atoms: Atoms, component: int, size: float) -> Atoms:
+    """x -> (1 + ε) x; a shear is shared by its two entries."""
+    voigt = np.zeros(6)
+    voigt[component] = size if component < 3 else size / 2
+    deformation = np.eye(3) + voigt_6_to_full_3x3_stress(voigt)
+    out = atoms.copy()
+    out.set_cell(atoms.cell.array @ deformation)
+    out.positions = atoms.positions @ deformation
+    return out
+
+
+def _of_double(subject: Subject) -> str:
+    return "of the same weights in float64" if subject.exact is not None else ""

@@ -1,0 +1,189 @@
+"""What is beyond the cutoff does not matter, crossing it is smooth, and what is too close pushes away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import combinations_with_replacement
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols, covalent_radii
+from ase.neighborlist import neighbor_list
+from numpy.typing import NDArray
+
+from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge, periodic, worst
+from mlpot.certificate.structures import elements_of
+from mlpot.certificate.subject import FAR, Subject, pair
+
+Floats = NDArray[np.float64]
+Scan = Callable[[float], tuple[float, float]]  # distance, Å -> energy, eV, and force along it, eV/Å
+
+MOST_PAIRS = 10  # of elements
+NEAR = 2e-4  # Å from the cutoff; and a tenth of it
+
+
+def smoothness(subject: Subject, structures: Structures) -> Check:
+    """P9: energy, force and its derivative are continuous where a pair crosses the cutoff (C2)."""
+    figures, double = [], subject.double
+    side, bars = (1e-6, (1e-5, 1e-4)) if double.single else (1e-11, (1e-9, 1e-8))
+    for name, cutoff, scan in _scans(double, structures):
+        (e0, f0), (e1, f1) = scan(cutoff - side), scan(cutoff + side)
+        figures.append(Figure("jump of energy, eV", name, abs(e1 - e0), bars[0]))
+        figures.append(Figure("jump of force, eV/Å", name, abs(f1 - f0), bars[1] + 4 * side * abs(f0)))
+        if not double.single:  # its last digits drown the differences
+            figures.append(Figure("jump of dF/dr, of the largest", name, _jump_of_stiffness(scan, cutoff), 1e-4))
+    return judge("P9", "smooth at the cutoff", figures)
+
+
+def crowd(subject: Subject, structures: Structures) -> Check:
+    """P10: at four times the density no neighbour is dropped and the energy follows the force, or it is refused."""
+    figures, double = [], subject.double
+    for name, atoms in periodic(structures).items():
+        if len(atoms) > 8:
+            continue
+        dense = atoms.copy()
+        dense.set_cell(atoms.cell.array / 4 ** (1 / 3), scale_atoms=True)
+        dense = dense if len(dense) > 1 else dense * (2, 1, 1)
+        dense.positions += np.random.default_rng(0).normal(scale=0.02, size=dense.positions.shape)
+        try:
+            one = double(dense)
+        except ValueError as refusal:
+            return judge("P10", "crowds", [Figure("refused", name, 0.0, 0.0)], str(refusal)[:80])
+        order = np.random.default_rng(1).permutation(8 * len(dense))
+        eight = double((dense * (2, 2, 2))[order])
+        # In a crowd energies are of another size: the bars are relative to it.
+        relative = 1e-5 if double.single else 1e-11
+        figures.append(Figure("energy of a supercell, eV", name, abs(eight.energy / 8 - one.energy), relative * max(1.0, abs(one.energy))))
+        expected = np.tile(one.forces, (8, 1))[order]
+        size = max(1.0, worst(expected))
+        figures.append(Figure("forces in a supercell, eV/Å", name, worst(eight.forces, expected), 10 * relative * size))
+        figures.append(Figure("energy against ∫F·dr, eV", name, *_along_a_path(double, dense)))
+    return judge("P10", "crowds", figures)
+
+
+def lone_atoms(subject: Subject, structures: Structures) -> Check:
+    """P14: a lone atom has its stored energy and no force, and two beyond the cutoff are two lone atoms."""
+    figures, alone = [], {}
+    for z in subject.elements:
+        out = subject(Atoms([z], positions=[(0.3, -0.2, 0.1)]))
+        alone[z] = out.energy
+        figures.append(Figure("force, eV/Å", chemical_symbols[z], worst(out.forces), 0.0))
+        figures.append(Figure("energy − stored, eV", chemical_symbols[z], worst(out.energy, subject.references.get(z, out.energy)), 1e-10))
+    for a, b in _pairs(subject, structures):
+        cutoff = subject.cutoff(a, b)
+        out = subject(pair(a, b, FAR if cutoff is None else cutoff + 1e-6))
+        rounding = 1e-6 * abs(out.energy) if subject.single and not subject.references else 0.0
+        if cutoff is not None:
+            figures.append(Figure("force beyond the cutoff, eV/Å", _name(a, b), worst(out.forces), 0.0))
+        figures.append(Figure("energy beyond the cutoff, eV", _name(a, b), worst(out.energy, alone[a] + alone[b]), 1e-10 + rounding))
+    return judge("P14", "lone atoms", figures)
+
+
+def short_range(subject: Subject, structures: Structures) -> Check:
+    """P15: atoms that are too close push away, the more the closer, and coincident ones are an error or finite."""
+    figures = []
+    for a, b in _pairs(subject, structures):
+        name, contact = _name(a, b), 0.8 * (covalent_radii[a] + covalent_radii[b])
+        distances = np.linspace(0.05, contact, 40)
+        energies = np.array([subject.energy(pair(a, b, r)) for r in distances])
+        rising = float((~(np.diff(energies) < 0)).sum())  # NaN counts
+        figures.append(Figure("of 39 steps inwards, downhill", name, rising, 0.0))
+        along = np.array([2.0, -1.0, 2.0]) / 3
+        wide = np.linspace(0.4 * contact, min(subject.cutoff(a, b) or 6.0, 6.0), 120)
+        pull = np.array([subject(pair(a, b, r)).forces[1] @ along for r in wide])
+        signs = np.sign(pull[np.abs(pull) > 1e-2])
+        flips = float((np.diff(signs) != 0).sum()) if np.isfinite(pull).all() else np.nan
+        figures.append(Figure("changes of sign of the force", name, flips, 1.0))
+        figures.append(Figure("NaN of coincident atoms", name, _nonsense(subject, pair(a, b, 0.0)), 0.0))
+    return judge("P15", "short range", figures, "ZBL repulsion (repulsion: true) mends it" if subject.potential else "")
+
+
+def _scans(subject: Subject, structures: Structures) -> Iterator[tuple[str, float, Scan]]:
+    """Pairs across the cutoff, in vacuum and in crystals."""
+    along = np.array([2.0, -1.0, 2.0]) / 3
+    found = False
+    for a, b in _pairs(subject, structures):
+        cutoff = subject.cutoff(a, b)
+        if cutoff is None:
+            continue
+        found = True
+
+        def dimer(r: float, a: int = a, b: int = b) -> tuple[float, float]:
+            out = subject(pair(a, b, r))
+            return out.energy, float(out.forces[1] @ along)
+
+        yield _name(a, b), cutoff, dimer
+        for name, atoms in periodic(structures).items():
+            if len(atoms) > 1 and {a, b} <= set(atoms.numbers):
+                yield from _crystal_scan(subject, name, atoms, a, b, cutoff)
+    if not found:
+        raise NothingToCheckError("no cutoff up to 20 Å was found")
+
+
+def _crystal_scan(
+    subject: Subject, name: str, atoms: Atoms, a: int, b: int, cutoff: float
+) -> Iterator[tuple[str, float, Scan]]:
+    """An atom of a crystal that is moved until its distance to another is that of the cutoff."""
+    i, j, d, vectors = neighbor_list("ijdD", atoms, cutoff + 0.3)
+    right = (i != j) & (atoms.numbers[i] == a) & (atoms.numbers[j] == b)
+    if not right.any():
+        return
+    e = np.flatnonzero(right)[np.abs(d[right] - cutoff).argmin()]
+    direction = vectors[e] / d[e]
+
+    def scan(r: float) -> tuple[float, float]:
+        moved = atoms.copy()
+        moved.positions[j[e]] += (r - d[e]) * direction
+        out = subject(moved)
+        return out.energy, float(out.forces[j[e]] @ direction)
+
+    yield f"{_name(a, b)} in {name}", cutoff, scan
+
+
+def _jump_of_stiffness(scan: Scan, cutoff: float) -> float:
+    """Jump of dF/dr as the step vanishes, over the largest |dF/dr| in the last 0.6 Å; 0 for C2."""
+
+    def stiffness(r: float, h: float) -> float:
+        return (scan(r + h)[1] - scan(r - h)[1]) / (2 * h)
+
+    def jump(s: float) -> float:
+        return stiffness(cutoff + s, s / 2) - stiffness(cutoff - s, s / 2)
+
+    left = (10 * jump(NEAR / 10) - jump(NEAR)) / 9  # what is linear in the step is gone
+    largest = max(abs(stiffness(r, NEAR)) for r in np.linspace(cutoff - 0.6, cutoff - 2 * NEAR, 7))
+    # A force of 1e-14 eV/Å, divided by the step, is noise.
+    return abs(left) / max(largest, 1e-4)
+
+
+def _along_a_path(subject: Subject, atoms: Atoms, n: int = 100) -> tuple[float, float]:
+    """Worst |ΔE + F·dr| of an interval of an atom's path, and its bar: what smooth functions leave of a trapezoid."""
+    direction, step = np.array([0.6, 0.0, 0.8]), 2e-3
+    energies, forces = np.empty(n), np.empty(n)
+    for k in range(n):
+        moved = atoms.copy()
+        moved.positions[0] += k * step * direction
+        out = subject(moved)
+        energies[k], forces[k] = out.energy, out.forces[0] @ direction
+    off = np.abs(np.diff(energies) + step * (forces[1:] + forces[:-1]) / 2)
+    noise = (1e-6 if subject.single else 1e-12) * max(1.0, float(np.abs(energies).max()))
+    return float(off.max()), float(30 * np.median(off) + noise)
+
+
+def _nonsense(subject: Subject, atoms: Atoms) -> float:
+    """1 if the answer is NaN, 0 if it is finite or an error."""
+    try:
+        out = subject(atoms)
+    except Exception:  # of any kind: the packages have no common one
+        return 0.0
+    return float(not (np.isfinite(out.energy) and np.isfinite(out.forces).all()))
+
+
+def _pairs(subject: Subject, structures: Structures) -> list[tuple[int, int]]:
+    """Pairs of elements, those in the structures first."""
+    here = [z for z in elements_of(structures.values()) if z in subject.elements]
+    order = here + [z for z in subject.elements if z not in here]
+    return list(combinations_with_replacement(order, 2))[:MOST_PAIRS]
+
+
+def _name(a: int, b: int) -> str:
+    return f"{chemical_symbols[a]}-{chemical_symbols[b]}"

@@ -1,0 +1,141 @@
+"""An answer depends on the structure alone: not on what was asked before, and nothing else is changed by asking."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from mlpot.certificate.check import Check, Figure, Structures, judge, worst
+from mlpot.certificate.structures import shaken
+from mlpot.certificate.subject import Answer, Subject, answer
+
+N_REPEATS = 100
+N_STEPS = 24  # of a walk of 0.05 Å each: many times any skin
+SAME = {False: 1e-11, True: 1e-5}  # eV/atom, eV/Å, eV/Å³
+
+
+def determinism(subject: Subject, structures: Structures, n_repeats: int = N_REPEATS) -> Check:
+    """P28: the same question has the same answer, to the last bit."""
+    figures = []
+    for name, atoms in structures.items():
+        first, other = subject(atoms), shaken(atoms, seed=9)
+        for k in range(n_repeats):
+            if k % 10 == 0:
+                subject(other)
+            subject.calculator.reset()
+            again = subject(atoms)
+            figures.append(Figure("energy, eV", name, worst(again.energy, first.energy), 0.0))
+            figures.append(Figure("forces, eV/Å", name, worst(again.forces, first.forces), 0.0))
+    return judge("P28", "determinism", figures, f"{n_repeats} repeats")
+
+
+def side_effects(subject: Subject, structures: Structures) -> Check:
+    """P29: asking, in vain too, changes neither the structure nor anything that other programs rely on."""
+    figures = []
+    for name, atoms in structures.items():
+        before, asked = _surroundings(), atoms.copy()
+        asked.info["mine"] = 1
+        asked.set_array("mine", np.arange(len(atoms)))
+        kept = asked.copy()
+        asked.calc = subject.make()
+        out = answer(asked)
+        mine = np.array(asked.get_forces())
+        asked.get_forces()[:] = np.nan  # a caller may do what it likes with its copy
+        figures.append(Figure("forces changed through a result", name, worst(asked.get_forces(), mine), 0.0))
+        _ask_in_vain(subject, atoms)
+        after = _surroundings()
+        changed = [what for what in before if before[what] != after[what]]
+        changed += [] if asked.info == kept.info and set(asked.arrays) == set(kept.arrays) else ["atoms.info or arrays"]
+        changed += [key for key in kept.arrays if not np.array_equal(asked.arrays[key], kept.arrays[key])]
+        changed += [] if np.array_equal(asked.cell.array, kept.cell.array) else ["cell"]
+        figures.append(Figure(f"changed: {', '.join(changed) or 'nothing'}", name, float(len(changed)), 0.0))
+        assert len(out.forces) == len(atoms)
+    return judge("P29", "no side effects", figures)
+
+
+def memory(subject: Subject, structures: Structures) -> Check:
+    """P31: after any change in place and along any walk, the answer is that of a new calculator."""
+    figures: list[Figure] = []
+    for name, start in structures.items():
+        atoms, bar = start.copy(), SAME[subject.single]
+        atoms.set_constraint()
+        atoms.calc = subject.make()
+        for what, change in [*_changes(subject, atoms), *_walk(atoms)]:
+            change(atoms)
+            out, fresh = answer(atoms), subject(atoms, subject.make())
+            where, relative = f"{name}, {what}", max(1.0, worst(fresh.forces))
+            figures += _departures(out, fresh, where, bar * len(atoms), bar * relative)
+    return judge("P31", "no stale memory", figures)
+
+
+def _departures(out: Answer, fresh: Answer, where: str, bar_energy: float, bar_forces: float) -> Iterator[Figure]:
+    yield Figure("energy, eV", where, worst(out.energy, fresh.energy), bar_energy)
+    yield Figure("forces, eV/Å", where, worst(out.forces, fresh.forces), bar_forces)
+    if not np.isnan(fresh.stress).all():
+        yield Figure("stress, eV/Å³", where, worst(out.stress, fresh.stress), bar_forces)
+
+
+Change = tuple[str, Callable[[Atoms], object]]
+
+
+def _changes(subject: Subject, atoms: Atoms) -> Iterator[Change]:
+    """Each of what an answer may depend on, changed in place; and of what it may not."""
+    others = [z for z in subject.elements if z != atoms.numbers[0]]
+    yield "as it was", lambda a: None
+    yield "one position", lambda a: a.positions.__setitem__((0, 1), a.positions[0, 1] + 0.05)
+    yield "one position a little", lambda a: a.positions.__setitem__((0, 1), a.positions[0, 1] + 1e-7)
+    if others:
+        yield "numbers", lambda a: a.numbers.__setitem__(0, others[0])
+    if atoms.pbc.all():
+        yield "cell", lambda a: a.set_cell(a.cell.array * 1.02)
+        yield "cell and positions", lambda a: a.set_cell(a.cell.array * 0.96, scale_atoms=True)
+        yield "pbc", lambda a: a.set_pbc((True, True, False))
+        yield "pbc again", lambda a: a.set_pbc(True)
+        yield "wrapped", lambda a: a.wrap()
+    yield "info", lambda a: a.info.__setitem__("comment", "other")
+    yield "momenta", lambda a: a.set_momenta(np.ones((len(a), 3)))
+
+
+def _walk(atoms: Atoms) -> Iterator[Change]:
+    """Small steps that no single one of would outdate a neighbour list, then a jump."""
+    rng = np.random.default_rng(8)
+    aim = rng.normal(size=(len(atoms), 3))
+    aim *= 0.05 / np.linalg.norm(aim, axis=1).max()
+    for k in range(N_STEPS):
+        sign = 1 if k < N_STEPS // 2 else -1  # out and back, so that atoms do not collide
+        yield f"step {k + 1}", lambda a, sign=sign: a.positions.__iadd__(sign * aim)  # type: ignore[misc]
+    if len(atoms) > 1 and not atoms.pbc.any():
+        yield "an atom left", lambda a: a.positions.__setitem__(-1, a.positions[-1] + 30.0)
+        yield "it came back", lambda a: a.positions.__setitem__(-1, a.positions[-1] - 30.0)
+
+
+def _ask_in_vain(subject: Subject, atoms: Atoms) -> None:
+    """Let the calculator meet a structure that it should refuse."""
+    wrong = atoms.copy()
+    wrong.positions[0] = np.nan
+    wrong.calc = subject.make()
+    try:
+        wrong.get_potential_energy()
+    except Exception:  # of any kind; what counts is what is left behind
+        return
+
+
+def _surroundings() -> dict[str, object]:
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "number of threads": torch.get_num_threads(),
+        "TF32": (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "gradient mode": torch.is_grad_enabled(),
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "random state": random.getstate(),
+        "NumPy's random state": str(np.random.get_state()),  # noqa: NPY002  (what other packages draw from)
+        "NumPy's error handling": np.geterr(),
+        "torch's random state": torch.get_rng_state().tolist(),
+    }

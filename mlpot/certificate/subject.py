@@ -1,0 +1,152 @@
+"""What is judged: an ASE calculator, and what is known of it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from ase import Atoms
+from numpy.typing import NDArray
+
+from mlpot.calculator import MLPotCalculator
+from mlpot.checkpoint import load_potential
+from mlpot.potential import Potential
+
+FAR = 60.0  # Å, where two atoms do not see each other
+LONGEST_CUTOFF = 20.0  # Å, that is looked for
+
+
+class Answer(NamedTuple):
+    """What a calculator says of a structure."""
+
+    energy: float  # eV
+    forces: NDArray[np.float64]  # (n_atoms, 3) eV/Å
+    stress: NDArray[np.float64]  # (3, 3) eV/Å³; NaN without volume
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A calculator on trial."""
+
+    name: str
+    make: Callable[[], Any]  # a new ASE calculator
+    elements: tuple[int, ...]
+    single: bool = False  # computes in float32
+    exact: Subject | None = None  # the same weights in float64, if `single`
+    known_cutoff: float | None = None  # Å
+    references: Mapping[int, float] = field(default_factory=dict)  # eV of each free atom
+    potential: Potential | None = None
+
+    @cached_property
+    def calculator(self) -> Any:
+        """The one calculator that is asked everything, as in a user's script."""
+        return self.make()
+
+    @property
+    def double(self) -> Subject:
+        """The same weights in float64, where known: what differences of energies are taken of."""
+        return self.exact or self
+
+    def __call__(self, atoms: Atoms, calculator: Any = None) -> Answer:
+        """Energy, forces and stress of a copy of a structure."""
+        atoms = atoms.copy()
+        atoms.set_constraint()
+        atoms.calc = self.calculator if calculator is None else calculator
+        return answer(atoms)
+
+    def energy(self, atoms: Atoms) -> float:
+        """eV."""
+        atoms = atoms.copy()
+        atoms.calc = self.calculator
+        return float(atoms.get_potential_energy())
+
+    @cached_property
+    def has_stress(self) -> bool:
+        """Whether it claims to know the stress."""
+        return "stress" in self.calculator.implemented_properties
+
+    def cutoff(self, a: int, b: int) -> float | None:
+        """Å, beyond which two atoms do not see each other; None if they always do.
+
+        Where it is not known it is found by bisection of a dimer.
+        """
+        if self.known_cutoff is not None:
+            return self.known_cutoff
+        far = self.energy(pair(a, b, FAR))
+
+        def sees(r: float) -> bool:
+            out = self(pair(a, b, r))
+            return out.energy != far or bool(out.forces.any())
+
+        grid = np.arange(1.0, LONGEST_CUTOFF + 0.25, 0.25)
+        seen = [r for r in grid if sees(r)]
+        if not seen or seen[-1] == grid[-1]:
+            return None
+        near, beyond = seen[-1], seen[-1] + 0.25
+        for _ in range(50):
+            middle = (near + beyond) / 2
+            near, beyond = (middle, beyond) if sees(middle) else (near, middle)
+        return float(beyond)
+
+
+def answer(atoms: Atoms) -> Answer:
+    """What the structure's own calculator says of it."""
+    energy = float(atoms.get_potential_energy())
+    forces = np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64)
+    if not (atoms.pbc.all() and "stress" in atoms.calc.implemented_properties):
+        return Answer(energy, forces, np.full((3, 3), np.nan))
+    return Answer(energy, forces, np.array(atoms.get_stress(voigt=False, apply_constraint=False)))
+
+
+def pair(a: int, b: int, distance: float) -> Atoms:
+    """Two atoms in vacuum, along no axis."""
+    return Atoms([a, b], [(0, 0, 0), distance * np.array([2.0, -1.0, 2.0]) / 3])
+
+
+def of_model(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Subject:
+    """The potential in a file, as it is deployed; errors as `load_potential`."""
+    return of_potential(load_potential(path, device=device, dtype=dtype), name=Path(path).name, device=device)
+
+
+def of_potential(potential: Potential, *, name: str = "potential", device: str = "cpu") -> Subject:
+    """A potential in its own type."""
+    single = potential.dtype == torch.float32
+    return Subject(
+        name=name,
+        make=lambda: MLPotCalculator(potential, device=device),
+        elements=potential.elements,
+        single=single,
+        exact=of_potential(deepcopy(potential).double(), name=name, device=device) if single else None,
+        known_cutoff=potential.cutoff,
+        references=dict(zip(potential.elements, potential.reference.tolist(), strict=True)),
+        potential=potential,
+    )
+
+
+def of_calculator(where: str, elements: tuple[int, ...], *, single: bool = False) -> Subject:
+    """An ASE calculator of any package.
+
+    Args:
+        where: module:name, of a calculator or of what makes one when called without arguments.
+        elements: that it is asked about.
+        single: it computes in float32.
+
+    Raises:
+        ValueError: there is no such module or name.
+    """
+    module, _, name = where.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"There is no calculator {where} ({error}). Give module:name, the module importable from here."
+        ) from error
+    is_instance = not isinstance(found, type) and callable(getattr(found, "get_property", None))
+    return Subject(where, (lambda: deepcopy(found)) if is_instance else found, elements, single)

@@ -1,0 +1,100 @@
+"""Space has no origin, no direction, no handedness; equal atoms have no names; nothing pulls itself along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from ase import Atoms
+
+from mlpot.certificate.check import Check, Figure, Structures, free, judge, worst
+from mlpot.certificate.subject import Answer, Subject
+
+# Energy (eV/atom), forces (eV/Å), and forces relative to the largest. In float32 a readout adds terms that cancel:
+# of 56 eV in all, one unit in the last place is 4e-6 eV, and 7e-6 eV were measured in a cell of one atom, where no
+# average helps; of forces, 2.7e-5 eV/Å near a bond that pulls with 40 eV/Å.
+Bars = tuple[float, float, float]
+TRANSLATION: dict[bool, Bars] = {False: (1e-11, 1e-10, 0.0), True: (1e-5, 1e-5, 1e-6)}
+ROTATION: dict[bool, Bars] = {False: (1e-11, 1e-10, 0.0), True: (1e-5, 2e-5, 1e-6)}
+PERMUTATION: dict[bool, Bars] = {False: (1e-11, 1e-11, 0.0), True: (2e-5, 2e-5, 1e-6)}
+N_TURNS = 20
+
+
+def translation(subject: Subject, structures: Structures) -> Check:
+    """P1: moving everything by up to 1000 Å changes nothing."""
+
+    def moves(atoms: Atoms, rng: np.random.Generator) -> Iterator[tuple[Atoms, Answer]]:
+        out = subject(atoms)
+        for by in [np.array([1000.0, 0, 0]), *rng.uniform(-1000, 1000, (3, 3)) / np.sqrt(3)]:
+            moved = atoms.copy()
+            moved.positions += by
+            yield moved, out
+
+    return judge("P1", "translation", _compare(subject, structures, moves, TRANSLATION))
+
+
+def rotation(subject: Subject, structures: Structures) -> Check:
+    """P2: forces and stress turn with the structure, in rotations and reflections."""
+
+    def turns(atoms: Atoms, rng: np.random.Generator) -> Iterator[tuple[Atoms, Answer]]:
+        out = subject(atoms)
+        for _ in range(N_TURNS):
+            q, r = np.linalg.qr(rng.normal(size=(3, 3)))
+            q = q * np.sign(np.diag(r))  # uniform over O(3)
+            turned = atoms.copy()
+            turned.set_cell(atoms.cell.array @ q.T)
+            turned.positions = atoms.positions @ q.T
+            yield turned, Answer(out.energy, out.forces @ q.T, q @ out.stress @ q.T)
+
+    return judge("P2", "rotation and reflection", _compare(subject, structures, turns, ROTATION))
+
+
+def permutation(subject: Subject, structures: Structures) -> Check:
+    """P3: the order of atoms does not matter."""
+
+    def orders(atoms: Atoms, rng: np.random.Generator) -> Iterator[tuple[Atoms, Answer]]:
+        out = subject(atoms)
+        for order in [np.arange(len(atoms))[::-1], *(rng.permutation(len(atoms)) for _ in range(4))]:
+            yield atoms[order], Answer(out.energy, out.forces[order], out.stress)
+
+    return judge("P3", "permutation", _compare(subject, structures, orders, PERMUTATION))
+
+
+def momentum(subject: Subject, structures: Structures) -> Check:
+    """P16: forces have no sum, and in vacuum no torque."""
+    figures = []
+    for name, atoms in structures.items():
+        forces = subject(atoms).forces
+        rms = float(np.sqrt((forces**2).sum(axis=1).mean()))
+        bar = len(atoms) * (1e-7 * max(rms, 1.0) if subject.single else 1e-12)
+        figures.append(Figure("net force, eV/Å", name, worst(forces.sum(axis=0)), bar))
+        if name in free(structures):
+            arms = atoms.positions - atoms.positions.mean(axis=0)
+            # In float32 the force of a pair is along its vector to 1e-7 only, however exactly it is summed.
+            bar *= 10 if subject.single else max(1.0, float(np.linalg.norm(arms, axis=1).max()))
+            figures.append(Figure("torque, eV", name, worst(np.cross(arms, forces).sum(axis=0)), bar))
+    return judge("P16", "net force and torque", figures)
+
+
+Same = Callable[[Atoms, np.random.Generator], Iterator[tuple[Atoms, Answer]]]
+
+
+def _compare(subject: Subject, structures: Structures, same: Same, bars: dict[bool, Bars]) -> Iterator[Figure]:
+    bar_energy, bar_forces, relative = bars[subject.single]
+    for name, atoms in structures.items():
+        rng = np.random.default_rng(1)
+        for other, expected in same(atoms, rng):
+            yield from differences(subject(other), expected, name, bar_energy * len(atoms), bar_forces, relative)
+
+
+def differences(
+    out: Answer, expected: Answer, where: str, bar_energy: float, bar_forces: float, relative: float = 0.0
+) -> Iterator[Figure]:
+    """Of energy, forces and, where there is one, stress; `relative` to the largest force."""
+    bar = bar_forces + relative * worst(expected.forces)
+    yield Figure("energy, eV", where, worst(out.energy, expected.energy), bar_energy)
+    yield Figure("forces, eV/Å", where, worst(out.forces, expected.forces), bar)
+    if not np.isnan(expected.stress).all() or not np.isnan(out.stress).all():
+        yield Figure("stress, eV/Å³", where, worst(out.stress, expected.stress), bar)
+
+

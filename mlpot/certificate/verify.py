@@ -1,0 +1,124 @@
+"""The certificate: every check that a level asks for, on one calculator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+
+from mlpot.certificate import cells, derivatives, locality, motion, state, symmetry
+from mlpot.certificate.check import Check, NothingToCheckError, Structures
+from mlpot.certificate.subject import Subject
+from mlpot.version import __version__
+
+Level = Literal["quick", "full"]
+Run = Callable[[Subject, Structures], Check]
+
+ALWAYS: dict[str, Run] = {
+    "P1": symmetry.translation,
+    "P2": symmetry.rotation,
+    "P3": symmetry.permutation,
+    "P5": derivatives.force,
+    "P6": derivatives.stress,
+    "P9": locality.smoothness,
+    "P10": locality.crowd,
+    "P11": cells.supercell,
+    "P12": cells.representation,
+    "P13": cells.boundaries,
+    "P14": locality.lone_atoms,
+    "P15": locality.short_range,
+    "P16": symmetry.momentum,
+    "P29": state.side_effects,
+    "P30": derivatives.precision,
+    "P31": state.memory,
+}
+QUICK = ALWAYS | {
+    "P17": partial(motion.drift, picoseconds=1.0),
+    "P19": motion.scaling,
+    "P28": partial(state.determinism, n_repeats=20),
+}
+FULL = ALWAYS | {
+    "P7": derivatives.jacobian,
+    "P8": derivatives.loops,
+    "P17": motion.drift,
+    "P19": partial(motion.scaling, n_halvings=2),
+    "P20": motion.reversal,
+    "P21": motion.momenta,
+    "P28": state.determinism,
+}
+LEVELS: dict[Level, dict[str, Run]] = {"quick": QUICK, "full": FULL}
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was checked, with which result, and what was not."""
+
+    subject: str
+    level: Level
+    structures: dict[str, str]  # formula of each
+    precision: str
+    checks: list[Check]
+    not_applicable: dict[str, str]  # id of a check -> why
+    created: str
+    mlpot: str
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Every check that applies passed, and there was one."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, which has no NaN: figures that are not finite are null."""
+        out = {"passed": self.passed} | asdict(self)
+        for check in out["checks"]:
+            check["figure"] = check["figure"] if np.isfinite(check["figure"]) else None
+        return out
+
+    def write(self, path: str | Path) -> None:
+        """Write it as JSON."""
+        text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def verify(subject: Subject, structures: Structures, level: Level = "quick") -> Certificate:
+    """Judge a calculator on structures; a check that ends in an error has failed.
+
+    Args:
+        subject: of `subject.of_model` or `subject.of_calculator`.
+        structures: by name; molecules, crystals or slabs of elements that the subject knows.
+        level: `quick` is a minute for a small molecule and a small crystal.
+    """
+    started = perf_counter()
+    checks, not_applicable = [], {}
+    for id, run in sorted(LEVELS[level].items(), key=lambda item: int(item[0][1:])):
+        try:
+            checks.append(run(subject, structures))
+        except NothingToCheckError as reason:
+            not_applicable[id] = str(reason)
+        except Exception as error:  # of any package and kind: an error is a result here
+            cause = f"{type(error).__name__}: {error}".splitlines()[0]
+            checks.append(Check(id, _name(run), "error", "", np.nan, 0.0, False, cause))
+    return Certificate(
+        subject=subject.name,
+        level=level,
+        structures={name: str(atoms.symbols) for name, atoms in structures.items()},
+        precision="float32" if subject.single else "float64",
+        checks=checks,
+        not_applicable=not_applicable,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        mlpot=__version__,
+        seconds=round(perf_counter() - started, 1),
+    )
+
+
+def _name(run: Run) -> str:
+    function = run.func if isinstance(run, partial) else run
+    return str(function.__name__).replace("_", " ")
