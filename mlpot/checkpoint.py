@@ -5,9 +5,11 @@ No code is stored and none is run on loading: the backbone is looked up by name 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,7 +61,37 @@ def save_potential(potential: Potential, path: str | Path, card: Mapping[str, An
         "card": dict(card or {}),
     }
     weights = {name: t.detach().cpu().contiguous() for name, t in potential.state_dict().items()}
-    path = Path(path)
+    _write(Path(path), weights, header)
+
+
+def seal(path: str | Path, certificate: Mapping[str, Any]) -> None:
+    """Store a certificate in a potential's file, with the SHA-256 of the weights that it is about.
+
+    Args:
+        path: a file written by `save_potential`.
+        certificate: JSON-able.
+
+    Raises:
+        FileNotFoundError, ModelFileError: as `read_header`.
+    """
+    header, path = read_header(path), Path(path)
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
+    header["certificate"] = {"weights_sha256": hash_of(weights), "result": dict(certificate)}
+    _write(path, weights, header)
+
+
+def hash_of(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        t = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {t.dtype} {list(t.shape)}\n".encode())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write(path: Path, weights: dict[str, torch.Tensor], header: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -111,6 +143,8 @@ def load_potential(
 ) -> Potential:
     """The potential in a file, frozen, with its header as `potential.header`.
 
+    A certificate in the header says `of_these_weights`; one that is of others gives a warning.
+
     Args:
         path: a file written by `save_potential`.
         device: where it computes.
@@ -139,4 +173,10 @@ def load_potential(
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelFileError(f"{path} does not describe a potential of this mlpot: {error}") from error
     potential.header = header
+    if "certificate" in header:
+        header["certificate"]["of_these_weights"] = header["certificate"].get("weights_sha256") == hash_of(weights)
+        if not header["certificate"]["of_these_weights"]:
+            warnings.warn(
+                f"{path}: its certificate is of other weights. Run `mlpot verify --seal` anew.", stacklevel=2
+            )
     return potential.to(device=device, dtype=dtype or potential.dtype).freeze()

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from mlpot.cli_data import Overwrite, console, data_app, new_table
 
 if TYPE_CHECKING:
+    from mlpot.certificate.verify import Certificate
     from mlpot.dynamics.run import MDSummary
     from mlpot.evaluate import Error, Evaluation
 
@@ -199,6 +201,65 @@ def _print_md(output: Path, summary: MDSummary) -> None:
         lines.append(f"Drift of the conserved quantity: {slope} meV/atom/ns")
     lines += [f"Warning: {warning}" for warning in summary.warnings]
     console.print("\n".join([*lines, f"Trajectory, log and picture: {output}"]), markup=False, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    model: Annotated[Path | None, typer.Argument(help="Trained potential (*.safetensors).")] = None,
+    structures: Annotated[
+        Path | None, typer.Option(help="Yours, in any file that ASE reads; otherwise a molecule and a crystal.")
+    ] = None,
+    level: Annotated[Literal["quick", "full"], typer.Option(help="A minute, or all there is.")] = "quick",
+    calculator: Annotated[
+        str | None, typer.Option(metavar="MODULE:NAME", help="Judge any ASE calculator instead; its code is run.")
+    ] = None,
+    elements: Annotated[str | None, typer.Option(help="Of the calculator, such as H,C,O.")] = None,
+    seal: Annotated[bool, typer.Option("--seal", help="Store the result in the model's file.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write the certificate, such as verify.json.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page, such as verify.html.")] = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+) -> None:
+    """Hold a potential to the physics it must obey; exit status 1 if a check fails."""
+    from mlpot.certificate.page import write_page
+    from mlpot.certificate.request import certify
+    from mlpot.checkpoint import seal as store
+
+    if (model is None) == (calculator is None) or (seal and model is None):
+        raise ValueError("Give either the file of a model or --calculator; --seal needs the file.")
+    if calculator is not None:
+        sys.path.insert(0, "")  # modules of the folder where the user stands
+    certificate = certify(
+        model, structures, level=level, calculator=calculator, elements=elements, device=device, dtype=dtype
+    )
+    _print_certificate(certificate)
+    if json is not None:
+        certificate.write(json)
+    if html is not None:
+        write_page(certificate, html)
+    if seal and model is not None:
+        store(model, certificate.as_dict())
+        console.print(f"Sealed: {model}", soft_wrap=True)
+    if not certificate.passed:
+        raise typer.Exit(1)
+
+
+def _print_certificate(certificate: Certificate) -> None:
+    table = new_table(
+        f"{certificate.subject}, {certificate.precision}", "", "check", "figure", "bar", "what, where"
+    )
+    for c in certificate.checks:
+        mark = "[green]pass[/]" if c.passed else "[red]FAIL[/]"
+        told = escape(" ".join(filter(None, (f"{c.what}, {c.where}".strip(", "), c.note and f"({c.note})"))))
+        table.add_row(f"{c.id} {mark}", c.name, f"{c.figure:.2g}", f"{c.bar:.2g}", told)
+    console.print(table)
+    for id, why in certificate.not_applicable.items():
+        console.print(f"{id} does not apply: {why}", markup=False, soft_wrap=True)
+    n = sum(c.passed for c in certificate.checks)
+    verdict = "passed" if certificate.passed else "NOT passed"
+    console.print(
+        f"{verdict}: {n} of {len(certificate.checks)} checks, {certificate.seconds:.0f} s", highlight=False
+    )
 
 
 NAMES = {

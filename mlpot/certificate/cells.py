@@ -50,7 +50,7 @@ def representation(subject: Subject, structures: Structures) -> Check:
 
 
 def boundaries(subject: Subject, structures: Structures) -> Check:
-    """P13: a direction that does not repeat has no effect and gives no stress; one without a vector is an error."""
+    """P13: what does not repeat changes nothing and has no stress; repeating without a vector is an error."""
     figures: list[Figure] = []
     for name, atoms in free(structures).items():
         boxed = atoms.copy()

@@ -64,7 +64,9 @@ def judge(id: str, name: str, figures: Iterable[Figure], note: str = "") -> Chec
     what, where, value, bar = worst_of_all
     failed = {f.what for f in found if not f.passed and f.what != what}
     also = f"also beyond their bars: {', '.join(sorted(failed))}" if failed else ""
-    return Check(id, name, what, where, value, bar, not any(worst_of_all.badness[:1]), "; ".join(filter(None, (note, also))))
+    return Check(
+        id, name, what, where, value, bar, not any(worst_of_all.badness[:1]), "; ".join(filter(None, (note, also)))
+    )
 
 
 def worst(a: ArrayLike, b: ArrayLike = 0.0) -> float:

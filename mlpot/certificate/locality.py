@@ -36,7 +36,7 @@ def smoothness(subject: Subject, structures: Structures) -> Check:
 
 
 def crowd(subject: Subject, structures: Structures) -> Check:
-    """P10: at four times the density no neighbour is dropped and the energy follows the force, or it is refused."""
+    """P10: at four times the density no neighbour is dropped and energy follows force, or it is refused."""
     figures, double = [], subject.double
     for name, atoms in periodic(structures).items():
         if len(atoms) > 8:
@@ -53,10 +53,19 @@ def crowd(subject: Subject, structures: Structures) -> Check:
         eight = double((dense * (2, 2, 2))[order])
         # In a crowd energies are of another size: the bars are relative to it.
         relative = 1e-5 if double.single else 1e-11
-        figures.append(Figure("energy of a supercell, eV", name, abs(eight.energy / 8 - one.energy), relative * max(1.0, abs(one.energy))))
+        figures.append(
+            Figure(
+                "energy of a supercell, eV",
+                name,
+                abs(eight.energy / 8 - one.energy),
+                relative * max(1.0, abs(one.energy)),
+            )
+        )
         expected = np.tile(one.forces, (8, 1))[order]
         size = max(1.0, worst(expected))
-        figures.append(Figure("forces in a supercell, eV/Å", name, worst(eight.forces, expected), 10 * relative * size))
+        figures.append(
+            Figure("forces in a supercell, eV/Å", name, worst(eight.forces, expected), 10 * relative * size)
+        )
         figures.append(Figure("energy against ∫F·dr, eV", name, *_along_a_path(double, dense)))
     return judge("P10", "crowds", figures)
 
@@ -68,14 +77,28 @@ def lone_atoms(subject: Subject, structures: Structures) -> Check:
         out = subject(Atoms([z], positions=[(0.3, -0.2, 0.1)]))
         alone[z] = out.energy
         figures.append(Figure("force, eV/Å", chemical_symbols[z], worst(out.forces), 0.0))
-        figures.append(Figure("energy − stored, eV", chemical_symbols[z], worst(out.energy, subject.references.get(z, out.energy)), 1e-10))
+        figures.append(
+            Figure(
+                "energy − stored, eV",
+                chemical_symbols[z],
+                worst(out.energy, subject.references.get(z, out.energy)),
+                1e-10,
+            )
+        )
     for a, b in _pairs(subject, structures):
         cutoff = subject.cutoff(a, b)
         out = subject(pair(a, b, FAR if cutoff is None else cutoff + 1e-6))
         rounding = 1e-6 * abs(out.energy) if subject.single and not subject.references else 0.0
         if cutoff is not None:
             figures.append(Figure("force beyond the cutoff, eV/Å", _name(a, b), worst(out.forces), 0.0))
-        figures.append(Figure("energy beyond the cutoff, eV", _name(a, b), worst(out.energy, alone[a] + alone[b]), 1e-10 + rounding))
+        figures.append(
+            Figure(
+                "energy beyond the cutoff, eV",
+                _name(a, b),
+                worst(out.energy, alone[a] + alone[b]),
+                1e-10 + rounding,
+            )
+        )
     return judge("P14", "lone atoms", figures)
 
 
@@ -95,7 +118,9 @@ def short_range(subject: Subject, structures: Structures) -> Check:
         flips = float((np.diff(signs) != 0).sum()) if np.isfinite(pull).all() else np.nan
         figures.append(Figure("changes of sign of the force", name, flips, 1.0))
         figures.append(Figure("NaN of coincident atoms", name, _nonsense(subject, pair(a, b, 0.0)), 0.0))
-    return judge("P15", "short range", figures, "ZBL repulsion (repulsion: true) mends it" if subject.potential else "")
+    return judge(
+        "P15", "short range", figures, "ZBL repulsion (repulsion: true) mends it" if subject.potential else ""
+    )
 
 
 def _scans(subject: Subject, structures: Structures) -> Iterator[tuple[str, float, Scan]]:
@@ -156,7 +181,7 @@ def _jump_of_stiffness(scan: Scan, cutoff: float) -> float:
 
 
 def _along_a_path(subject: Subject, atoms: Atoms, n: int = 100) -> tuple[float, float]:
-    """Worst |ΔE + F·dr| of an interval of an atom's path, and its bar: what smooth functions leave of a trapezoid."""
+    """Worst |ΔE + F·dr| along a path of an atom, and its bar: what a trapezoid leaves of smooth functions."""
     direction, step = np.array([0.6, 0.0, 0.8]), 2e-3
     energies, forces = np.empty(n), np.empty(n)
     for k in range(n):

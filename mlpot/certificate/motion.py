@@ -37,7 +37,9 @@ def drift(subject: Subject, structures: Structures, picoseconds: float = 20.0) -
         # A short run shows a slope only as well as its error: what is surely there counts.
         sure = max(abs(slope) - 2 * error, 0.0) if np.isfinite(slope) else np.nan
         figures.append(Figure("drift, meV/atom/ns", name, 1e6 * sure / len(atoms), 1.0))
-        figures.append(Figure("drift over the run / σ(E_kin)", name, sure * flight.time[-1] / flight.kinetic.std(), 0.02))
+        figures.append(
+            Figure("drift over the run / σ(E_kin)", name, sure * flight.time[-1] / flight.kinetic.std(), 0.02)
+        )
     return judge("P17", "energy is conserved", figures, f"{picoseconds:g} ps, error bars taken off")
 
 
@@ -83,7 +85,14 @@ def momenta(subject: Subject, structures: Structures, picoseconds: float = 100.0
         if not atoms.pbc.any():
             arms = np.linalg.norm(start.positions - start.get_center_of_mass(), axis=1)
             whirl = float((arms * np.linalg.norm(start.get_momenta(), axis=1)).sum())
-            figures.append(Figure("|ΔL| / Σ|r||p|", name, worst(flight.spin, flight.spin[0]) / whirl, 1e4 * bar if subject.single else 1e-8))
+            figures.append(
+                Figure(
+                    "|ΔL| / Σ|r||p|",
+                    name,
+                    worst(flight.spin, flight.spin[0]) / whirl,
+                    1e4 * bar if subject.single else 1e-8,
+                )
+            )
     return judge("P21", "momentum is conserved", figures, f"{picoseconds:g} ps")
 
 

@@ -14,11 +14,13 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; }
-th { text-align: left; } th, td { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; vertical-align: top; }
+th { text-align: left; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; vertical-align: top; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .good { color: var(--good); } .bad { color: var(--bad); font-weight: bold; }
 .meter { width: 9rem; height: .6rem; background: #8883; border-radius: .3rem; margin-top: .5rem; }
-.meter div { height: 100%; border-radius: .3rem; } .meter .good { background: var(--good); } .meter .bad { background: var(--bad); }
+.meter div { height: 100%; border-radius: .3rem; }
+.meter .good { background: var(--good); } .meter .bad { background: var(--bad); }
 small { opacity: .75; }
 """
 DECADES = 6  # of figure over bar, that the meter spans below the bar
@@ -30,7 +32,9 @@ def write_page(certificate: Certificate, path: str | Path) -> None:
     verdict = '<span class="good">passed</span>' if c.passed else '<span class="bad">not passed</span>'
     structures = ", ".join(f"{html.escape(k)} ({html.escape(v)})" for k, v in c.structures.items())
     rows = "".join(map(_row, c.checks))
-    left_out = "".join(f"<tr><td>{id}</td><td>{html.escape(why)}</td></tr>" for id, why in c.not_applicable.items())
+    left_out = "".join(
+        f"<tr><td>{id}</td><td>{html.escape(why)}</td></tr>" for id, why in c.not_applicable.items()
+    )
     left_out = f"<h2>Does not apply</h2><table>{left_out}</table>" if left_out else ""
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Certificate of {name}</title>'
@@ -38,8 +42,8 @@ def write_page(certificate: Certificate, path: str | Path) -> None:
         f"<h1>{name}: {verdict}</h1><p>{sum(k.passed for k in c.checks)} of {len(c.checks)} checks passed, level "
         f"<b>{c.level}</b>, computed in {c.precision}, on {structures}.</p>"
         "<table><tr><th></th><th>check</th><th>figure</th><th>bar</th><th></th><th>what and where</th></tr>"
-        f"{rows}</table><p><small>The meter is logarithmic and full at the bar; each row tells the figure that came "
-        f"closest to its bar.</small></p>{left_out}"
+        f"{rows}</table><p><small>The meter is logarithmic and full at the bar; each row tells the figure "
+        f"that came closest to its bar.</small></p>{left_out}"
         f"<p><small>mlpot {c.mlpot}, {c.created}, {c.seconds:g} s</small></p></body></html>\n"
     )
     Path(path).write_text(page, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""An answer depends on the structure alone: not on what was asked before, and nothing else is changed by asking."""
+"""An answer depends on the structure alone, not on what was asked before, and asking changes nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def side_effects(subject: Subject, structures: Structures) -> Check:
         _ask_in_vain(subject, atoms)
         after = _surroundings()
         changed = [what for what in before if before[what] != after[what]]
-        changed += [] if asked.info == kept.info and set(asked.arrays) == set(kept.arrays) else ["atoms.info or arrays"]
+        changed += (
+            [] if asked.info == kept.info and set(asked.arrays) == set(kept.arrays) else ["atoms.info or arrays"]
+        )
         changed += [key for key in kept.arrays if not np.array_equal(asked.arrays[key], kept.arrays[key])]
         changed += [] if np.array_equal(asked.cell.array, kept.cell.array) else ["cell"]
         figures.append(Figure(f"changed: {', '.join(changed) or 'nothing'}", name, float(len(changed)), 0.0))

@@ -80,6 +80,8 @@ class Subject:
         if self.known_cutoff is not None:
             return self.known_cutoff
         far = self.energy(pair(a, b, FAR))
+        if not np.isfinite(far):
+            raise FloatingPointError(f"The energy of two atoms {FAR:g} Å apart is {far}.")
 
         def sees(r: float) -> bool:
             out = self(pair(a, b, r))

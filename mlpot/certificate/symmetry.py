@@ -96,5 +96,3 @@ def differences(
     yield Figure("forces, eV/Å", where, worst(out.forces, expected.forces), bar)
     if not np.isnan(expected.stress).all() or not np.isnan(out.stress).all():
         yield Figure("stress, eV/Å³", where, worst(out.stress, expected.stress), bar)
-
-

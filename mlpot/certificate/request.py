@@ -1,0 +1,75 @@
+"""From what a user names to a certificate: a file or a calculator, and structures of theirs or ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ase import Atoms
+
+from mlpot.certificate.structures import bundled, elements_of, numbers_of
+from mlpot.certificate.subject import Subject, of_calculator, of_model
+from mlpot.certificate.verify import Certificate, Level, verify
+from mlpot.checkpoint import DTYPES
+from mlpot.data.structures import read_structures
+
+MOST_STRUCTURES = 4  # of a file, spread over it
+
+
+def certify(
+    model: str | Path | None = None,
+    structures: str | Path | None = None,
+    *,
+    level: Level = "quick",
+    calculator: str | None = None,
+    elements: str | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+) -> Certificate:
+    """The certificate of a model's file, or of a calculator of any package.
+
+    Args:
+        model: file of a trained potential.
+        structures: any file that ASE reads, of which four structures are taken; ours by default.
+        level: "quick" or "full".
+        calculator: module:name, instead of a model.
+        elements: of the calculator, such as "H,C,O"; those of the structures by default.
+        device: where the model computes.
+        dtype: "float32" or "float64"; of a model its own by default, of a calculator float64.
+
+    Raises:
+        ValueError: elements are unknown, or neither they nor structures were given with a calculator.
+        FileNotFoundError, FormatError, ModelFileError: of the files.
+    """
+    given = _read(structures) if structures is not None else {}
+    if model is not None:
+        subject = of_model(model, device=device, dtype=DTYPES[dtype] if dtype else None)
+    else:
+        subject = _foreign(calculator or "", elements, given, single=dtype == "float32")
+    unknown = set(elements_of(given.values())) - set(subject.elements)
+    if unknown:
+        raise ValueError(
+            f"{structures} holds Z = {sorted(unknown)}, unknown to {subject.name}. Give other structures."
+        )
+    return verify(subject, given or bundled(subject.elements), level)
+
+
+def _foreign(calculator: str, elements: str | None, given: dict[str, Atoms], *, single: bool) -> Subject:
+    known = numbers_of(elements) if elements else elements_of(given.values())
+    if not known:
+        raise ValueError("What the calculator can do is not known. Give --elements H,C,O or --structures.")
+    return of_calculator(calculator, known, single=single)
+
+
+def _read(path: str | Path) -> dict[str, Atoms]:
+    n = sum(1 for _ in read_structures(path))
+    step = max(1, n // MOST_STRUCTURES)
+    frames = enumerate(read_structures(path, 0, step * MOST_STRUCTURES, step))
+    return {f"frame {k * step}": _bare(atoms) for k, atoms in frames}
+
+
+def _bare(atoms: Atoms) -> Atoms:
+    """Without labels and constraints; charge and spin in `info` stay."""
+    out = atoms.copy()
+    out.calc = None
+    out.set_constraint()
+    return out
