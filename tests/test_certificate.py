@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -345,7 +345,8 @@ def test_what_is_not_a_number_fails(check) -> None:  # type: ignore[no-untyped-d
     try:
         assert not run(check, NotANumber).passed
     except FloatingPointError:
-        assert check is locality.smoothness  # which first looks for the cutoff; an error is a failure
+        # These look for the cutoff first; an error is a failure.
+        assert check in (locality.smoothness, locality.short_range, locality.lone_atoms)
 
 
 def test_nan_is_above_every_bar() -> None:
@@ -358,6 +359,7 @@ def test_nan_is_above_every_bar() -> None:
 @pytest.mark.parametrize(
     ("variant", "dtype"), [("schnet", torch.float32), ("egnn_moving", torch.float64)], ids=["schnet", "egnn"]
 )
+@pytest.mark.slow
 def test_our_potentials_pass_all_but_short_range(variant: str, dtype: torch.dtype) -> None:
     potential = small_potential(variant, trained=True, dtype=dtype).freeze()
     structures = {"molecule": ethanol(), "crystal": copper(), "primitive cell": copper_atom()}
@@ -383,8 +385,9 @@ def test_the_cutoff_of_a_calculator_is_found() -> None:
     assert toy().cutoff(29, 29) == pytest.approx(CUTOFF, abs=1e-6)
 
 
-def test_every_row_has_a_name_of_its_own() -> None:
-    certificate = verify(toy(), {"cluster": CLUSTER})
+def test_every_row_is_told_or_said_not_to_apply() -> None:
+    certificate = verify(toy(NotANumber), {"cluster": CLUSTER})
+    assert not certificate.passed
     ids = [c.id for c in certificate.checks] + list(certificate.not_applicable)
     assert sorted(ids) == sorted(QUICK)
-    assert all(a != b for a, b in itertools.combinations([c.name for c in certificate.checks], 2))
+    json.dumps(certificate.as_dict(), allow_nan=False)

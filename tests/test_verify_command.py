@@ -18,7 +18,7 @@ from mlpot.certificate import verify as levels
 from mlpot.certificate.page import write_page
 from mlpot.certificate.request import certify
 from mlpot.certificate.symmetry import rotation
-from mlpot.checkpoint import read_header, save_potential, seal
+from mlpot.checkpoint import save_potential, seal
 
 
 @pytest.fixture

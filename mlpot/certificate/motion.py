@@ -34,13 +34,14 @@ def drift(subject: Subject, structures: Structures, picoseconds: float = 20.0) -
         start, dt = _start(subject, atoms), 2 * _step(atoms)
         flight = fly(subject, start, dt, round(1000 * picoseconds / dt))
         slope, error = _slope(flight.time, flight.energy)
-        # A short run shows a slope only as well as its error: what is surely there counts.
-        sure = max(abs(slope) - 2 * error, 0.0) if np.isfinite(slope) else np.nan
+        # A short run shows a slope only as well as its error: what is surely there counts. Four errors, as energy
+        # that flows among slow vibrations makes blocks less independent than the error takes them for.
+        sure = float(np.maximum(abs(slope) - 4 * error, 0.0))  # NaN stays
         figures.append(Figure("drift, meV/atom/ns", name, 1e6 * sure / len(atoms), 1.0))
         figures.append(
             Figure("drift over the run / σ(E_kin)", name, sure * flight.time[-1] / flight.kinetic.std(), 0.02)
         )
-    return judge("P17", "energy is conserved", figures, f"{picoseconds:g} ps, error bars taken off")
+    return judge("P17", "energy is conserved", figures, f"{picoseconds:g} ps, less four standard errors")
 
 
 def scaling(subject: Subject, structures: Structures, n_halvings: int = 1) -> Check:

@@ -79,7 +79,7 @@ class Certificate:
         """For JSON, which has no NaN: figures that are not finite are null."""
         out = {"passed": self.passed} | asdict(self)
         for check in out["checks"]:
-            check["figure"] = check["figure"] if np.isfinite(check["figure"]) else None
+            check |= {key: check[key] if np.isfinite(check[key]) else None for key in ("figure", "bar")}
         return out
 
     def write(self, path: str | Path) -> None:
