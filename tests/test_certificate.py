@@ -258,13 +258,13 @@ class Unsteady(Toy):
 
 
 class Growing(Toy):
-    """Energy comes from nowhere, 1e-7 eV each time."""
+    """Energy comes from nowhere, 1e-4 eV each time."""
 
     calls = 0
 
     def spoil(self) -> None:
         Growing.calls += 1
-        self.results["energy"] += 1e-7 * Growing.calls
+        self.results["energy"] += 1e-4 * Growing.calls
 
 
 class TooStrong(Toy):
@@ -282,7 +282,7 @@ SEEDED: list[tuple[type[Toy], Callable[[Subject, Structures], Check]]] = [
     (VoigtSwapped, derivatives.stress),
     (ForceSign, derivatives.force),
     (Curl, derivatives.force),
-    (Curl, derivatives.jacobian),
+    (Curl, derivatives.curl),
     (Curl, derivatives.loops),
     (SingleSums, derivatives.force),
     (SingleSums, cells.supercell),

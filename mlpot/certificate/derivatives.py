@@ -78,7 +78,7 @@ def precision(subject: Subject, structures: Structures) -> Check:
     return judge("P30", "float32 equals float64", figures)
 
 
-def jacobian(subject: Subject, structures: Structures) -> Check:
+def curl(subject: Subject, structures: Structures) -> Check:
     """P7: the Jacobian of the forces is symmetric, λ = ‖J − Jᵀ‖ / 2‖J‖ (F. Bigi et al., arXiv 2412.11569)."""
     figures, double = [], subject.double
     step = SINGLE_STEPS[0] if double.single else 1e-4
