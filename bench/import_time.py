@@ -16,15 +16,13 @@ CODE = "import time; t = time.perf_counter(); {}; print(time.perf_counter() - t)
 
 
 def seconds(statement: str) -> float:
-    times = []
-    for _ in range(5):
-        run = [sys.executable, "-c", CODE.format(statement)]
-        times.append(float(subprocess.run(run, check=True, capture_output=True, text=True).stdout))
-    return statistics.median(times)
+    run = [sys.executable, "-c", CODE.format(statement)]
+    return float(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
 
 
 if __name__ == "__main__":
-    measured = {name: seconds(statement) for name, statement in STATEMENTS.items()}
+    rounds = [{name: seconds(statement) for name, statement in STATEMENTS.items()} for _ in range(8)]
+    measured = {name: statistics.median(r[name] for r in rounds[1:]) for name in STATEMENTS}  # the first warms up
     torch_alone = measured.pop("import torch")
     print(f"import torch: {torch_alone:.2f} s")
     for name, total in measured.items():
