@@ -245,9 +245,7 @@ def verify(
 
 
 def _print_certificate(certificate: Certificate) -> None:
-    table = new_table(
-        f"{certificate.subject}, {certificate.precision}", "", "check", "figure", "bar", "what, where"
-    )
+    table = new_table(f"{certificate.subject}, {certificate.precision}", "check", "figure", "bar", "what, where")
     for c in certificate.checks:
         mark = "[green]pass[/]" if c.passed else "[red]FAIL[/]"
         told = escape(" ".join(filter(None, (f"{c.what}, {c.where}".strip(", "), c.note and f"({c.note})"))))
