@@ -63,12 +63,13 @@ class MLPot:
 
     def training_step(self, batch: list[Atoms]) -> Callable[[], None]:
         potential = copy.deepcopy(self.potential).train()
-        optimizer, graph = adamw(potential.parameters()), collate([graph_of(atoms) for atoms in batch])
+        weights = list(potential.parameters())
+        optimizer, graph = adamw(weights), collate([graph_of(atoms) for atoms in batch])
 
         def step() -> None:
             out = predict(potential, graph, training=True)
             optimizer.zero_grad()
-            force_loss(out.energy, out.forces).backward()
+            force_loss(out.energy, out.forces).backward(inputs=weights)  # as in mlpot's own training
             optimizer.step()
 
         return step

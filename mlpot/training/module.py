@@ -48,6 +48,10 @@ class TrainingModule(LightningModule):
         self._loss.append(loss.detach())
         return loss
 
+    def backward(self, loss: Tensor) -> None:
+        """Of the weights alone: the edge vectors need a gradient too, for the forces, but not this one."""
+        loss.backward(inputs=[weight for weight in self.potential.parameters() if weight.requires_grad])
+
     def on_train_epoch_end(self) -> None:
         now = time.monotonic()
         self.seconds, self._since = self.seconds + now - self._since, now
