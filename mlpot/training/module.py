@@ -50,7 +50,7 @@ class TrainingModule(LightningModule):
 
     def backward(self, loss: Tensor) -> None:
         """Of the weights alone: the edge vectors need a gradient too, for the forces, but not this one."""
-        loss.backward(inputs=[weight for weight in self.potential.parameters() if weight.requires_grad])
+        loss.backward(inputs=[weight for weight in self.potential.parameters() if weight.requires_grad])  # type: ignore[no-untyped-call]
 
     def on_train_epoch_end(self) -> None:
         now = time.monotonic()
