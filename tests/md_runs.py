@@ -13,6 +13,8 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 
+from mlpot.calculator import MLPotCalculator
 from mlpot.checkpoint import save_potential
 from mlpot.data import durable, journal
 from mlpot.data.h5md import Reader
@@ -32,16 +35,41 @@ CLOCKED = ("steps_per_s", "ns_per_day", "memory_MB")  # columns of the log that 
 
 
 def prepare(folder: Path) -> None:
-    """A model and structures."""
+    """Models and structures."""
     from potentials import new_potential
     from structures import copper, ethanol
 
-    potential = new_potential("schnet", n_features=8, n_radial=8, n_interactions=1, repulsion=True)
-    save_potential(potential, folder / "model.safetensors")
+    for repulsion, name in ((True, "model"), (False, "native")):  # the native call knows no repulsion
+        potential = new_potential("schnet", n_features=8, n_radial=8, n_interactions=1, repulsion=repulsion)
+        save_potential(potential, folder / f"{name}.safetensors")
     for make in (copper, ethanol):
         atoms = make()
         atoms.info = {}
         atoms.write(folder / f"{make.__name__}.xyz")
+
+
+@contextmanager
+def prepared(folder: Path) -> Iterator[Path]:
+    """A folder with a model and structures, for runs that draw nothing."""
+    prepare(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlpot.dynamics.run.plot_md", without_picture)
+        yield folder
+
+
+def at_call(n: int, do: Any, patch: pytest.MonkeyPatch) -> None:
+    """Do something in the n-th calculation from now."""
+    calculate = MLPotCalculator.calculate
+    calls = 0
+
+    def disturbed(self: MLPotCalculator, *arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == n:
+            do()
+        calculate(self, *arguments)
+
+    patch.setattr(MLPotCalculator, "calculate", disturbed)
 
 
 def without_picture(columns: Any, n_atoms: int, path: Path, *, title: str) -> None:

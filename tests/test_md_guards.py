@@ -14,7 +14,7 @@ from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import covalent_radii
 from ase.io import read
-from md_runs import frames_of, md_recipe, prepare, without_picture
+from md_runs import frames_of, md_recipe, prepared
 from potentials import new_potential
 from structures import copper, quartz
 
@@ -32,10 +32,7 @@ from mlpot.dynamics.stop import BlowUpError
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Models and structures for the runs."""
-    folder = tmp_path_factory.mktemp("guards")
-    prepare(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlpot.dynamics.run.plot_md", without_picture)
+    with prepared(tmp_path_factory.mktemp("guards")) as folder:
         yield folder
 
 

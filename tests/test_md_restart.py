@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from md_runs import Fault, assert_same_run, attempt, frames_of, md_recipe, prepare, without_picture
+from md_runs import Fault, assert_same_run, at_call, attempt, frames_of, md_recipe, prepared
 
-from mlpot.calculator import MLPotCalculator
 from mlpot.dynamics.checkpoints import NAMES, Checkpoint, CheckpointError, Checkpoints
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.run import run_md
@@ -24,10 +23,7 @@ ENSEMBLES = ("nve", "langevin", "bussi", "nose-hoover", "npt-isotropic", "npt")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Models and structures for the runs."""
-    folder = tmp_path_factory.mktemp("restart")
-    prepare(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlpot.dynamics.run.plot_md", without_picture)
+    with prepared(tmp_path_factory.mktemp("restart")) as folder:
         yield folder
 
 
@@ -35,31 +31,24 @@ class BrokenError(RuntimeError):
     """What a test raises in the middle of a run."""
 
 
-def break_after(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the n-th calculation fail, as memory that runs out does."""
-    calculate = MLPotCalculator.calculate
-    calls = 0
-
-    def failing(self: MLPotCalculator, *arguments: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == n:
-            raise BrokenError("out of memory")
-        calculate(self, *arguments)
-
-    monkeypatch.setattr(MLPotCalculator, "calculate", failing)
+def run_out_of_memory() -> None:
+    raise BrokenError("out of memory")
 
 
+@pytest.mark.parametrize("model", ["model", "native"])
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
 def test_a_run_that_failed_goes_on_bit_by_bit(
-    ensemble: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ensemble: str, model: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = md_recipe(folder, ensemble=ensemble, output=folder / f"{ensemble}_whole")
+    name = f"{ensemble}_{model}"
+    whole = md_recipe(
+        folder, model=folder / f"{model}.safetensors", ensemble=ensemble, output=folder / f"{name}_whole"
+    )
     run_md(whole)
-    parts = whole.model_copy(update={"output": folder / f"{ensemble}_parts"})
+    parts = whole.model_copy(update={"output": folder / f"{name}_parts"})
     for n in (9, 15):
         with monkeypatch.context() as patch:
-            break_after(n, patch)
+            at_call(n, run_out_of_memory, patch)
             with pytest.raises(BrokenError):
                 run_md(parts, resume=True)
     summary = run_md(parts, resume=True)

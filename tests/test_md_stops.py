@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from md_runs import FullDisk, assert_same_run, frames_of, md_recipe, prepare, without_picture
+from md_runs import FullDisk, assert_same_run, at_call, frames_of, md_recipe, prepared
 
-from mlpot.calculator import MLPotCalculator
 from mlpot.cli import main
 from mlpot.data.durable import StorageError
 from mlpot.dynamics.checkpoints import CheckpointError, Checkpoints
@@ -28,26 +27,8 @@ from mlpot.recipes import RecipeError, parse_recipe
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Models and structures for the runs."""
-    folder = tmp_path_factory.mktemp("stops")
-    prepare(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlpot.dynamics.run.plot_md", without_picture)
+    with prepared(tmp_path_factory.mktemp("stops")) as folder:
         yield folder
-
-
-def at_call(n: int, do: Any, patch: pytest.MonkeyPatch) -> None:
-    """Do something in the n-th calculation from now."""
-    calculate = MLPotCalculator.calculate
-    calls = 0
-
-    def disturbed(self: MLPotCalculator, *arguments: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == n:
-            do()
-        calculate(self, *arguments)
-
-    patch.setattr(MLPotCalculator, "calculate", disturbed)
 
 
 # --- signals and the clock ---

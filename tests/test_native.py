@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -124,6 +125,22 @@ def test_the_calculator_follows_a_cell_that_changes() -> None:
     expected = by_autograd(potential, graph_of(atoms))
     assert atoms.get_potential_energy() == pytest.approx(expected.energy.item(), abs=1e-9)
     assert np.allclose(atoms.get_stress(voigt=False), expected.stress[0].numpy(), atol=1e-12)
+
+
+def test_a_cell_changed_in_place_is_seen() -> None:
+    potential, graph = made(), graph_of(bulk("Si", cubic=True))
+    predict(potential, graph)
+    graph.cell.mul_(1.01)
+    assert deviations(predict(potential, graph), by_autograd(potential, graph)) < 1e-11
+
+
+def test_threads_of_a_program_do_not_disturb_one_another() -> None:
+    potential, graphs = made(), [graph_of(a) for a in structures()]
+    alone = [predict(potential, graph).forces for graph in graphs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda graph: predict(potential, graph).forces, 20 * graphs))
+    for k, forces in enumerate(together):
+        assert torch.equal(forces, alone[k % len(graphs)])
 
 
 def test_a_position_that_is_not_a_number_gives_no_number() -> None:

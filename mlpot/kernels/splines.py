@@ -38,6 +38,13 @@ class Spline:
         """Rows of a table of n_knots intervals."""
         return self.stride * (n_knots - 1) + len(self.polynomials)
 
+    def derivative(self, order: int, per_length: float) -> list[list[float]]:
+        """The polynomials in t of the derivatives by distance, for knots 1/per_length Å apart."""
+        powers = range(order, self.degree + 1)
+        # d^q/dt^q t^p = p!/(p − q)! t^(p − q), and dt/dd = 1/h
+        factors = [math.perm(p, order) * per_length**order for p in powers]
+        return [[row[p] * f for p, f in zip(powers, factors, strict=True)] for row in self.polynomials]
+
 
 SPLINES = {
     3: Spline(
@@ -85,10 +92,7 @@ class KnotEdges:
     def coefficients(self, order: int) -> Tensor:
         """c^(order) (n_edges, degree + 1), derivatives by distance in 1/Å."""
         if order not in self._coefficients:
-            powers = range(order, self.spline.degree + 1)
-            # d^q/dt^q t^p = p!/(p − q)! t^(p − q), and dt/dd = 1/h
-            factors = [math.perm(p, order) * self.per_length**order for p in powers]
-            rows = [[row[p] * f for p, f in zip(powers, factors, strict=True)] for row in self.spline.polynomials]
+            rows = self.spline.derivative(order, self.per_length)
             c = _horner(self.t, torch.tensor(rows, dtype=torch.float64, device=self.t.device))
             self._coefficients[order] = torch.where(self.t[:, None] >= 1, 0.0, c).to(self.d.dtype)
         return self._coefficients[order]

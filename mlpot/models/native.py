@@ -48,13 +48,13 @@ def native_schnet(
 class NativeSchNet:
     """Energies, forces and virials of a SchNet, see `kernels.native`.
 
-    One call at a time: the arrays between the stages are kept and used again.
+    The arrays between the stages are kept and used again; calls from several threads take different ones.
     """
 
     def __init__(self, network: Any):
         self.net = network
-        self._state: Any = None
-        self._last: tuple[AtomGraph, Array] | None = None
+        self._rooms: list[Any] = []
+        self._last: tuple[AtomGraph, Tensor, Array] | None = None
 
     def __call__(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor] | None:
         """Energies (n_graphs,) eV, forces (n_atoms, 3) eV/Å and virials (n_graphs, 3, 3) eV, float64.
@@ -82,27 +82,34 @@ class NativeSchNet:
         )
         n_atoms, n_graphs = graph.n_atoms, graph.n_graphs
         answer = loops.Answer(np.empty(n_graphs), np.empty((n_atoms, 3)), np.empty((n_graphs, 3, 3)))
-        state = self._state = _room(loops, self._state, n_atoms, len(edges), net)
+        state = _room(loops, self._free_room(), n_atoms, len(edges), net)
         parts = shares(structure.row_ptr, net.first.shape[1], block)
         run(loops.stages, parts, len(parts), np.zeros(1, np.int64), structure, net, state, answer)
         loops.totals(structure, state, answer)
+        self._rooms.append(state)
         return torch.from_numpy(answer.energy), torch.from_numpy(answer.forces), torch.from_numpy(answer.virial)
 
     def _offset(self, graph: AtomGraph) -> Array:
         """shift · cell of each edge, none without periodic images; kept while list and cell are the same."""
         if self._last is not None:
-            last, offset = self._last
-            if last.shift is graph.shift and (last.cell is graph.cell or torch.equal(last.cell, graph.cell)):
+            last, cell, offset = self._last
+            if last.shift is graph.shift and torch.equal(cell, graph.cell):
                 return offset
         if not graph.pbc.any():
             offset = np.empty((0, 3))
         elif graph.n_graphs == 1:
             offset = (graph.shift @ graph.cell[0]).numpy()
         else:
-            cell = graph.cell.index_select(0, graph.batch.index_select(0, graph.edges.center))
-            offset = torch.einsum("ea,eab->eb", graph.shift, cell).numpy()
-        self._last = graph, offset
+            cells = graph.cell.index_select(0, graph.batch.index_select(0, graph.edges.center))
+            offset = torch.einsum("ea,eab->eb", graph.shift, cells).numpy()
+        self._last = graph, graph.cell.clone(), offset
         return offset
+
+    def _free_room(self) -> Any:
+        try:
+            return self._rooms.pop()  # one step, so that no two threads take the same
+        except IndexError:
+            return None
 
 
 def _layers(backbone: SchNet) -> list[Interaction]:
@@ -118,9 +125,8 @@ def _network(loops: Any, backbone: SchNet, elements: Sequence[int], per_element:
         features = backbone.embedding(torch.tensor(elements))
         first = layers[0].to_message(features)
     spline, per_length = SPLINES[table.degree], table.n_knots / table.cutoff
-    value = np.array(spline.polynomials)
-    slope = np.zeros_like(value)
-    slope[:, :-1] = value[:, 1:] * np.arange(1, value.shape[1]) * per_length
+    value, slope = (np.array(spline.derivative(order, per_length)) for order in (0, 1))
+    slope = np.pad(slope, ((0, 0), (0, 1)))  # a power less
     to_message = _matrices([layer.to_message for layer in layers])
     hidden, update = (_matrices([layer.update[k] for layer in layers]) for k in (0, 2))
     read = _matrices([readout[0]])
