@@ -75,8 +75,7 @@ def seal(path: str | Path, certificate: Mapping[str, Any]) -> None:
         FileNotFoundError, ModelFileError: as `read_header`.
     """
     header, path = read_header(path), Path(path)
-    with safe_open(path, framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
+    weights = _read_weights(path)
     header["certificate"] = {"weights_sha256": hash_of(weights), "result": dict(certificate)}
     _write(path, weights, header)
 
@@ -138,6 +137,11 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return header
 
 
+def _read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
+
+
 def load_potential(
     path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Potential:
@@ -154,14 +158,10 @@ def load_potential(
         FileNotFoundError, ModelFileError: as `read_header`, or weights are missing, wrong or not finite.
     """
     header = read_header(path)
-    weights = {}
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
-            weights[name] = file.get_tensor(name)
-            if weights[name].is_floating_point() and not weights[name].isfinite().all():
-                raise ModelFileError(
-                    f"{path}: {name} is not finite. The file is damaged; take another checkpoint."
-                )
+    weights = _read_weights(path)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ModelFileError(f"{path}: {name} is not finite. The file is damaged; take another checkpoint.")
     try:
         potential = Potential(
             header["backbone"],

@@ -16,9 +16,9 @@ from protocol import CUTOFF, N_FEATURES, N_INTERACTIONS, N_RADIAL, Answer, adamw
 
 torch.utils.data.dataloader.T_co = TypeVar("T_co", covariant=True)  # SchNetPack 2.1 takes it from there
 
-import schnetpack as spk  # noqa: E402
-from schnetpack.interfaces import AtomsConverter, SpkCalculator  # noqa: E402
-from schnetpack.transform import MatScipyNeighborList  # noqa: E402
+import schnetpack as spk  # noqa: E402  (after the line that it needs, as the next two)
+from schnetpack.interfaces import AtomsConverter, SpkCalculator  # noqa: E402  (as above)
+from schnetpack.transform import MatScipyNeighborList  # noqa: E402  (as above)
 
 
 class SchNetPack:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from ase import Atoms
+from numpy.typing import NDArray
 
 from mlpot.certificate.check import Check, Figure, Structures, judge, worst
 from mlpot.certificate.structures import shaken
@@ -110,10 +112,14 @@ def _walk(atoms: Atoms) -> Iterator[Change]:
     aim *= 0.05 / np.linalg.norm(aim, axis=1).max()
     for k in range(N_STEPS):
         sign = 1 if k < N_STEPS // 2 else -1  # out and back, so that atoms do not collide
-        yield f"step {k + 1}", lambda a, sign=sign: a.positions.__iadd__(sign * aim)  # type: ignore[misc]
+        yield f"step {k + 1}", partial(_displace, by=sign * aim)
     if len(atoms) > 1 and not atoms.pbc.any():
         yield "an atom left", lambda a: a.positions.__setitem__(-1, a.positions[-1] + 30.0)
         yield "it came back", lambda a: a.positions.__setitem__(-1, a.positions[-1] - 30.0)
+
+
+def _displace(atoms: Atoms, by: NDArray[np.float64]) -> None:
+    atoms.positions += by
 
 
 def _ask_in_vain(subject: Subject, atoms: Atoms) -> None:

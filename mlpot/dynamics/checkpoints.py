@@ -72,7 +72,7 @@ class Checkpoints:
             StorageError: it cannot be written; the newer one is whole.
         """
         buffer = io.BytesIO()
-        np.savez(buffer, **checkpoint.arrays)  # type: ignore[arg-type]
+        np.savez(buffer, **checkpoint.arrays)  # type: ignore[arg-type]  # none is called allow_pickle
         generation = self._generation + 1
         facts = json.dumps({"format": FORMAT, "generation": generation, **checkpoint.facts})
         body = facts.encode() + b"\n" + buffer.getvalue()

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from mlpot.data.doctor.checks import dropping
-from mlpot.data.doctor.finding import Finding, finding
+from mlpot.data.doctor.finding import Finding, Severity, finding
 from mlpot.data.doctor.stream import Floats, Ints
 from mlpot.data.doctor.tally import Columns
 
@@ -33,14 +33,14 @@ def duplicates(c: Columns, displacement: float) -> Iterator[Finding]:
         message = f"{len(exact)} of {len(structures)} structures repeat an earlier one."
         if disagree:
             message += f" {disagree} of them with another energy: one of the two is wrong."
-        severity = "error" if disagree else "warning"
-        yield finding("duplicates", severity, message, c.index[exact], fix="drop=duplicates")  # type: ignore[arg-type]
+        severity: Severity = "error" if disagree else "warning"
+        yield finding("duplicates", severity, message, c.index[exact], fix="drop=duplicates")
     rest = np.setdiff1d(structures, exact)
     same, near = _pairs(c, rest, displacement)
     if len(same):
         message = f"{len(same)} structures are an earlier one rotated, mirrored, or with atoms in another order."
         severity = "note" if c.periodic[same].all() else "warning"  # strained crystals repeat by their symmetry
-        yield finding("duplicates", severity, message, c.index[same], fix=dropping(c.index[same]))  # type: ignore[arg-type]
+        yield finding("duplicates", severity, message, c.index[same], fix=dropping(c.index[same]))
     if len(near) > 0.01 * len(rest):
         message = f"{len(near)} of {len(rest)} structures are within about {NEAR} Å of an earlier one."
         yield finding("near-duplicates", "warning", message, c.index[near], fix=dropping(c.index[near]))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from ase.data import chemical_symbols
 
-from mlpot.data.doctor.finding import Finding, finding
+from mlpot.data.doctor.finding import Finding, Severity, finding
 from mlpot.data.doctor.stream import Floats, Ints
 from mlpot.data.doctor.tally import Columns, Steps, Tally
 
@@ -73,14 +73,15 @@ def closeness(c: Columns) -> Iterator[Finding]:
     """Atoms on top of one another, and atoms out of each other's reach."""
     collapsed = np.flatnonzero(c.overlap < COLLAPSED)
     close = np.flatnonzero((c.overlap < OVERLAP) & (c.overlap >= COLLAPSED))
-    for severity, frames in (("error", collapsed), ("warning", close)):
+    kinds: tuple[tuple[Severity, Ints], ...] = (("error", collapsed), ("warning", close))
+    for severity, frames in kinds:
         if len(frames):
             worst = frames[np.argmin(c.overlap[frames])]
             message = (
                 f"{len(frames)} frames have atoms closer than {OVERLAP if severity == 'warning' else COLLAPSED:g} "
                 f"bond lengths; {c.closest[worst]:.3f} Å in frame {c.index[worst]}."
             )
-            yield finding("overlap", severity, message, c.index[frames], fix=dropping(c.index[frames]))  # type: ignore[arg-type]
+            yield finding("overlap", severity, message, c.index[frames], fix=dropping(c.index[frames]))
     alone = np.flatnonzero((c.n_atoms > 1) & (c.fewest == 0) & (c.overlap >= COLLAPSED))
     if len(alone):
         message = f"{len(alone)} frames hold atoms without any neighbour within 5 Å."
@@ -177,17 +178,17 @@ def trajectory_slope(steps: Steps) -> tuple[float, float, int]:
     if len(work) < FEW:
         return np.nan, 0.0, len(work)
     keep = _trimmed(change) & _trimmed(work)
-    change, work = change[keep], work[keep]
-    if len(work) < FEW or not work.any() or not change.any():
-        return np.nan, 0.0, len(work)
-    cosine = float(change @ work / (np.linalg.norm(change) * np.linalg.norm(work)))
-    return float(np.sign(cosine) * np.linalg.norm(work) / np.linalg.norm(change)), cosine, len(work)
+    return _slope(change[keep], work[keep])
 
 
 def strain_slope(steps: Steps) -> tuple[float, float, int]:
     """Work of the stress per change of energy not done by forces, over steps that change the cell."""
     strained = np.isfinite(steps.strain_work)
-    change, work = (steps.change - steps.work)[strained], steps.strain_work[strained]
+    return _slope((steps.change - steps.work)[strained], steps.strain_work[strained])
+
+
+def _slope(change: Floats, work: Floats) -> tuple[float, float, int]:
+    """Work per change: ratio, correlation, number; NaN and no correlation where there is too little."""
     if len(work) < FEW or not work.any() or not change.any():
         return np.nan, 0.0, len(work)
     cosine = float(change @ work / (np.linalg.norm(change) * np.linalg.norm(work)))

@@ -11,7 +11,7 @@ from ase.data import chemical_symbols, covalent_radii
 
 from mlpot.data.doctor import infer
 from mlpot.data.doctor.checks import FEW, OUTLIER, dropping, robust, strain_slope, trajectory_slope
-from mlpot.data.doctor.finding import Finding, finding
+from mlpot.data.doctor.finding import Finding, Severity, finding
 from mlpot.data.doctor.infer import PROBABLE, SURE, Evidence, Hypothesis, StressVerdict, Verdict
 from mlpot.data.doctor.linear import Basis, Fit, fit
 from mlpot.data.doctor.tally import Columns, Steps, Tally
@@ -174,8 +174,8 @@ def _told(verdict: Verdict, evidence: Evidence) -> Iterator[Finding]:
     message = f"{'' if sure else 'Probably '}{', '.join(parts)} ({'; '.join(figures)})."
     message = message[0].upper() + message[1:]
     fix = ";".join(best.fixes())
-    severity = "error" if sure else "warning"
-    yield finding("units of labels", severity, message, fix=fix, confidence=round(verdict.confidence, 3))  # type: ignore[arg-type]
+    severity: Severity = "error" if sure else "warning"
+    yield finding("units of labels", severity, message, fix=fix, confidence=round(verdict.confidence, 3))
 
 
 def _record(seen: Examined, evidence: Evidence, fitted: Fit | None) -> None:
