@@ -8,17 +8,24 @@ import sys
 from pathlib import Path
 
 import ase.io
+import numpy as np
 import pytest
 import torch
 from potentials import new_potential
-from structures import copper_atom, ethanol
+from sets import crystals, labelled, write
+from structures import copper_atom, ethanol, slab
 
 import mlpot
 from mlpot.certificate import verify as levels
+from mlpot.certificate.check import movable
+from mlpot.certificate.examples import of_training, with_companions
 from mlpot.certificate.page import write_page
 from mlpot.certificate.request import certify
 from mlpot.certificate.symmetry import rotation
-from mlpot.checkpoint import save_potential, seal
+from mlpot.checkpoint import ModelFileError, save_potential, seal
+from mlpot.training.outputs import examples
+from mlpot.training.parts import structures
+from mlpot.training.survey import survey
 
 
 @pytest.fixture
@@ -90,3 +97,56 @@ def test_a_calculator_that_fails_gives_exit_status_one(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "NOT passed: 0 of" in done.stdout
     assert "broken on purpose" in (tmp_path / "v.json").read_text()
+
+
+def test_a_model_is_judged_on_what_it_was_trained_on(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+
+    def judged_on(card: dict[str, object]) -> dict[str, str]:
+        save_potential(new_potential("schnet"), path, card)
+        return {name: str(atoms.symbols) for name, atoms in of_training(mlpot.load(path).header).items()}
+
+    assert judged_on({}) == {}
+    molecules = {"nearest_distance_A": {"H-H": 1.4, "C-H": 1.0, "C-C": 1.4, "C-O": 1.3, "H-O": 0.9, "Si-Si": 2.9}}
+    found = judged_on({"ranges": molecules})
+    assert found == {"molecule": "C2OH6", "molecule, repeated": "C2OH6", "cell of one atom": "Si"}
+    found = judged_on({"ranges": molecules, "labels": {"stress": 3}})
+    assert list(found) == ["crystal", "crystal, alone", "cell of one atom"]
+    crystal = of_training(mlpot.load(path).header)["crystal"]
+    assert crystal.get_all_distances(mic=True)[0, 1] > 1.3
+    example = {
+        "numbers": [6, 8],
+        "positions": [[0, 0, 0], [0, 0, 1.2]],
+        "cell": [[0, 0, 0]] * 3,
+        "pbc": [False] * 3,
+    }
+    assert list(judged_on({"examples": [example]})) == ["example 1", "example 1, repeated", "cell of one atom"]
+    for wrong in (
+        {"examples": [{}]},
+        {"examples": [example | {"positions": 7.5}]},
+        {"ranges": {"nearest_distance_A": []}},
+    ):
+        with pytest.raises(ModelFileError, match="card is unreadable"):
+            judged_on(wrong)
+
+
+def test_no_run_begins_from_a_structure_that_training_need_not_know() -> None:
+    structures = with_companions({"molecule": ethanol()})
+    assert list(structures) == ["molecule", "molecule, repeated"]
+    assert list(movable(structures)) == ["molecule"]
+    assert list(with_companions({"a": copper_atom(), "b": ethanol()})) == ["a", "b"]
+
+
+def test_the_card_remembers_structures_with_every_element(tmp_path: Path) -> None:
+    squeezed = ethanol(seed=7)
+    squeezed.positions *= 0.7
+    set_of = [labelled(a) for a in (squeezed, ethanol(), slab(), ase.Atoms("H"))] + crystals(2)
+    write(tmp_path / "set.h5", set_of)
+    found = examples(structures(survey(tmp_path / "set.h5")))
+    assert [(sorted(set(e["numbers"])), e["pbc"]) for e in found] == [
+        ([29, 79], [True] * 3),
+        ([1, 6, 8], [False] * 3),
+        ([6, 8, 29], [True, True, False]),
+    ]
+    np.testing.assert_allclose(found[1]["positions"], ethanol().positions, atol=1e-6)
+    assert len(json.dumps(found)) < 3000

@@ -11,6 +11,8 @@ from ase import Atoms
 from numpy.typing import ArrayLike
 
 Structures = Mapping[str, Atoms]
+STILL = "mlpot: still"
+"""Key in `info` of structures that no atom is let move from."""
 
 
 class NothingToCheckError(ValueError):
@@ -77,6 +79,11 @@ def worst(a: ArrayLike, b: ArrayLike = 0.0) -> float:
 def periodic(structures: Structures) -> Structures:
     """Those with three periodic directions."""
     return {name: atoms for name, atoms in structures.items() if atoms.pbc.all()}
+
+
+def movable(structures: Structures) -> Structures:
+    """Those from which molecular dynamics makes sense."""
+    return {name: atoms for name, atoms in structures.items() if len(atoms) > 1 and STILL not in atoms.info}
 
 
 def free(structures: Structures) -> Structures:

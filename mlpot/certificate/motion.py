@@ -9,7 +9,7 @@ from ase import Atoms, units
 from ase.optimize import FIRE
 from numpy.typing import NDArray
 
-from mlpot.certificate.check import Check, Figure, Structures, judge, worst
+from mlpot.certificate.check import Check, Figure, Structures, judge, movable, worst
 from mlpot.certificate.subject import Subject
 
 Floats = NDArray[np.float64]
@@ -31,7 +31,7 @@ class Flight(NamedTuple):
 def drift(subject: Subject, structures: Structures, picoseconds: float = 20.0) -> Check:
     """P17: energy does not drift at constant energy."""
     figures = []
-    for name, atoms in _movable(structures).items():
+    for name, atoms in movable(structures).items():
         start, dt = _start(subject, atoms), 2 * _step(atoms)
         flight = fly(subject, start, dt, round(1000 * picoseconds / dt))
         slope, error = _slope(flight.time, flight.energy)
@@ -46,7 +46,7 @@ def drift(subject: Subject, structures: Structures, picoseconds: float = 20.0) -
 def scaling(subject: Subject, structures: Structures, n_halvings: int = 1) -> Check:
     """P19: halving the step divides the fluctuation of the energy by four."""
     figures, double = [], subject.double  # the last digits of float32 do not shrink with the step
-    for name, atoms in _movable(structures).items():
+    for name, atoms in movable(structures).items():
         start, shortest = _start(double, atoms), _step(atoms)
         spread = []
         for doubling in range(n_halvings + 1):
@@ -62,7 +62,7 @@ def scaling(subject: Subject, structures: Structures, n_halvings: int = 1) -> Ch
 def reversal(subject: Subject, structures: Structures, n_steps: int = 2000) -> Check:
     """P20: with momenta turned round, atoms go back to where they came from."""
     figures = []
-    for name, atoms in _movable(structures).items():
+    for name, atoms in movable(structures).items():
         start = _start(subject, atoms)
         turned = fly(subject, start, 2 * _step(atoms), n_steps).end
         turned.set_momenta(-turned.get_momenta())
@@ -75,7 +75,7 @@ def reversal(subject: Subject, structures: Structures, n_steps: int = 2000) -> C
 def momenta(subject: Subject, structures: Structures, picoseconds: float = 100.0) -> Check:
     """P21: momentum is conserved, and in vacuum angular momentum too."""
     figures = []
-    for name, atoms in _movable(structures).items():
+    for name, atoms in movable(structures).items():
         dt = 2 * _step(atoms)
         start = _start(subject, atoms)
         flight = fly(subject, start, dt, round(1000 * picoseconds / dt), every=10)
@@ -119,10 +119,6 @@ def fly(subject: Subject, start: Atoms, dt: float, n_steps: int, every: int = 1)
     atoms.calc = None
     time, energy, kinetics, momentum, spins = (np.array(column) for column in zip(*seen, strict=True))
     return Flight(time, energy, kinetics, momentum, spins, atoms)
-
-
-def _movable(structures: Structures) -> Structures:
-    return {name: atoms for name, atoms in structures.items() if len(atoms) > 1}
 
 
 def _step(atoms: Atoms) -> float:

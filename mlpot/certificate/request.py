@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ase import Atoms
 
+from mlpot.certificate.examples import of_training, with_companions
 from mlpot.certificate.structures import bundled, elements_of, numbers_of
 from mlpot.certificate.subject import Subject, of_calculator, of_model
 from mlpot.certificate.verify import Certificate, Level, verify
@@ -29,7 +30,8 @@ def certify(
 
     Args:
         model: file of a trained potential.
-        structures: any file that ASE reads, of which four structures are taken; ours by default.
+        structures: any file that ASE reads, of which four are taken; by default some of its training that the
+            model's file holds, or ours.
         level: "quick" or "full".
         calculator: module:name, instead of a model.
         elements: of the calculator, such as "H,C,O"; those of the structures by default.
@@ -50,7 +52,12 @@ def certify(
         raise ValueError(
             f"{structures} holds Z = {sorted(unknown)}, unknown to {subject.name}. Give other structures."
         )
-    return verify(subject, given or bundled(subject.elements), level)
+    if given:
+        chosen = with_companions(given)
+    else:
+        header = {} if subject.potential is None else subject.potential.header
+        chosen = of_training(header) or bundled(subject.elements)
+    return verify(subject, chosen, level)
 
 
 def _foreign(calculator: str, elements: str | None, given: dict[str, Atoms], *, single: bool) -> Subject:

@@ -13,6 +13,7 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from mlpot.checkpoint import save_potential
+from mlpot.data.h5md import Frame
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Properties, collate_properties, edge_vectors
 from mlpot.potential import Potential
@@ -24,6 +25,7 @@ from mlpot.training.recipe import Recipe
 from mlpot.training.trainer import LOGS
 
 Batch = tuple[AtomGraph, Properties]
+MOST_EXAMPLES = 4
 
 
 def write_outputs(
@@ -54,6 +56,7 @@ def write_outputs(
         "training_set_hash": parts.train_hash,
         "labels": parts.train.n_labels(),
         "ranges": ranges(parts.train, sets["train"]),
+        "examples": examples(parts.train),
         "metrics": metrics,
         "recipe": recipe.model_dump(mode="json"),
     }
@@ -101,6 +104,29 @@ def ranges(train: Part, batches: Iterable[Batch]) -> dict[str, Any]:
         "n_atoms": [int(sizes.min()), int(sizes.max())],
         "nearest_distance_A": nearest_distances(batches),
     }
+
+
+def examples(train: Part) -> list[dict[str, Any]]:
+    """A few small, calm structures that together hold every element: where a judge of the potential begins.
+
+    Of molecules, slabs and crystals each kind has its own, JSON-able, positions to 1e-6 Å.
+    """
+    chosen: list[Frame] = []
+    held: dict[tuple[bool, ...], set[int]] = {}
+    for frame in sorted(train.sample(), key=lambda f: (len(f.numbers), np.nanmax(np.abs(f.forces), initial=0.0))):
+        here = held.setdefault(tuple(frame.pbc.tolist()), set())
+        if len(chosen) < MOST_EXAMPLES and not set(frame.numbers.tolist()) <= here:
+            here |= set(frame.numbers.tolist())
+            chosen.append(frame)
+    return [
+        {
+            "numbers": frame.numbers.tolist(),
+            "positions": frame.positions.round(6).tolist(),
+            "cell": frame.cell.tolist(),
+            "pbc": frame.pbc.tolist(),
+        }
+        for frame in chosen
+    ]
 
 
 def nearest_distances(batches: Iterable[Batch]) -> dict[str, float]:
