@@ -221,9 +221,9 @@ def verify(
     dtype: Dtype = None,
 ) -> None:
     """Hold a potential to the physics it must obey; exit status 1 if a check fails."""
-    from mlpot.certificate.page import write_page
     from mlpot.certificate.request import certify
     from mlpot.checkpoint import seal as store
+    from mlpot.pages.certificate import write_page
 
     if (model is None) == (calculator is None) or (seal and model is None):
         raise ValueError("Give either the file of a model or --calculator; --seal needs the file.")
@@ -236,7 +236,7 @@ def verify(
     if json is not None:
         certificate.write(json)
     if html is not None:
-        write_page(certificate, html)
+        write_page(certificate.as_dict(), html)
     if seal and model is not None:
         store(model, certificate.as_dict())
         console.print(f"Sealed: {model}", soft_wrap=True)

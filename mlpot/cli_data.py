@@ -94,7 +94,7 @@ def check(
 ) -> None:
     """Examine a training set; exit status 0: nothing wrong, 3: warnings, 4: errors."""
     from mlpot.data.doctor.check import check as run
-    from mlpot.report.data_check import write_page
+    from mlpot.pages.data_check import write_page
 
     report = run(file, against=against, quick=quick)
     _print_report(report)

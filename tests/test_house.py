@@ -29,6 +29,7 @@ FLOOR = {
     "calculator": 5, "recipes": 5,
     "report": 5.5, "predict": 5.5,  # the rooms above draw their own pictures and use the batch door
     "training": 6, "dynamics": 6, "certificate": 6, "evaluate": 6,
+    "pages": 6.2,  # they show what the rooms below left in files
     "cli_data": 6.5,  # the `mlpot data` commands, which cli.py has no room for
     "cli": 7,
 }  # fmt: skip

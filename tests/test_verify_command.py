@@ -19,10 +19,10 @@ import mlpot
 from mlpot.certificate import verify as levels
 from mlpot.certificate.check import movable
 from mlpot.certificate.examples import of_training, with_companions
-from mlpot.certificate.page import write_page
 from mlpot.certificate.request import certify
 from mlpot.certificate.symmetry import rotation
 from mlpot.checkpoint import ModelFileError, save_potential, seal
+from mlpot.pages.certificate import write_page
 from mlpot.training.outputs import examples
 from mlpot.training.parts import structures
 from mlpot.training.survey import survey
@@ -75,7 +75,7 @@ def test_structures_of_the_user_are_judged(model: Path, tmp_path: Path) -> None:
 def test_a_page_and_json_hold_the_result(model: Path, tmp_path: Path) -> None:
     certificate = certify(model)
     certificate.write(tmp_path / "v.json")
-    write_page(certificate, tmp_path / "v.html")
+    write_page(certificate.as_dict(), tmp_path / "v.html")
     told = json.loads((tmp_path / "v.json").read_text())
     assert told["passed"] is True
     assert told["checks"][0]["id"] == "P2"
