@@ -25,6 +25,9 @@ from mlpot.potential import Potential
 from mlpot.units import HOUSE_UNITS
 from mlpot.version import __version__
 
+MAX_HEADER = 2**24  # bytes
+FIELDS = {"backbone": str, "arguments": dict, "elements": list, "repulsion": bool, "dtype": str, "units": dict}
+
 FORMAT_VERSION = 2  # since 2, SchNet's filters are on knots unless the arguments say otherwise
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -112,6 +115,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Give the path of a trained potential (*.safetensors).")
+    _check_size(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -122,19 +126,37 @@ def read_header(path: str | Path) -> dict[str, Any]:
     if "mlpot" not in metadata:
         raise ModelFileError(f"{path} holds tensors, but no mlpot header. Give a file that mlpot wrote.")
     try:
-        header: dict[str, Any] = dict(json.loads(metadata["mlpot"]))
-    except (TypeError, ValueError) as error:
+        header: dict[str, Any] = dict(json.loads(metadata["mlpot"], object_pairs_hook=_unique))
+    except (TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(
             f"{path}: its header is unreadable ({error}). The file is damaged; take another."
         ) from None
-    if header.get("format_version") == 1 and header.get("backbone") == "schnet":
-        header["arguments"] = {"n_knots": None, **header["arguments"]}
     if header.get("format_version") not in range(1, FORMAT_VERSION + 1):
         raise ModelFileError(
             f"{path} has format version {header.get('format_version')}, this mlpot reads {FORMAT_VERSION}. "
             "Update mlpot."
         )
+    if wrong := [name for name, kind in FIELDS.items() if not isinstance(header.get(name), kind)]:
+        raise ModelFileError(f"{path}: its header lacks {', '.join(wrong)}. Give a file that mlpot wrote.")
+    if header["format_version"] == 1 and header["backbone"] == "schnet":
+        header["arguments"] = {"n_knots": None, **header["arguments"]}
     return header
+
+
+def _check_size(path: Path) -> None:
+    """The header is as long as it says, and not absurdly long."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > min(MAX_HEADER, path.stat().st_size):
+        raise ModelFileError(
+            f"{path} is not a safetensors file: its header claims {length} bytes. Give a file that mlpot wrote."
+        )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
 
 
 def _read_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -159,24 +181,43 @@ def load_potential(
     """
     header = read_header(path)
     weights = _read_weights(path)
-    for name, tensor in weights.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ModelFileError(f"{path}: {name} is not finite. The file is damaged; take another checkpoint.")
     try:
-        potential = Potential(
-            header["backbone"],
-            header["arguments"],
-            reference_energies=dict.fromkeys(header["elements"], 0.0),
-            repulsion=header["repulsion"],
-        ).to(DTYPES[header["dtype"]])
+        with torch.device("meta"):  # takes no memory, whatever the sizes
+            _check_weights(_build(header).state_dict(), weights)
+        potential = _build(header)
         potential.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelFileError(f"{path} does not describe a potential of this mlpot: {error}") from error
     potential.header = header
-    if "certificate" in header:
+    if isinstance(header.get("certificate"), dict):
         header["certificate"]["of_these_weights"] = header["certificate"].get("weights_sha256") == hash_of(weights)
         if not header["certificate"]["of_these_weights"]:
             warnings.warn(
                 f"{path}: its certificate is of other weights. Run `mlpot verify --seal` anew.", stacklevel=2
             )
     return potential.to(device=device, dtype=dtype or potential.dtype).freeze()
+
+
+def _build(header: Mapping[str, Any]) -> Potential:
+    if not all(isinstance(z, int) for z in header["elements"]):
+        raise ValueError("elements are not atomic numbers")
+    if any(HOUSE_UNITS.get(quantity) != unit for quantity, unit in header["units"].items()):
+        raise ValueError(f"units are {header['units']}, not {HOUSE_UNITS}")
+    return Potential(
+        header["backbone"],
+        header["arguments"],
+        reference_energies=dict.fromkeys(header["elements"], 0.0),
+        repulsion=header["repulsion"],
+    ).to(DTYPES[header["dtype"]])
+
+
+def _check_weights(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
+    """Names, shapes and types are those of the potential, and numbers are numbers."""
+    if names := sorted(expected.keys() ^ found.keys()):
+        raise ValueError(f"weights {', '.join(names[:5])} are missing, or too many")
+    for name, tensor in found.items():
+        if (tensor.shape, tensor.dtype) != (expected[name].shape, expected[name].dtype):
+            ours = f"{tuple(expected[name].shape)} of {expected[name].dtype}"
+            raise ValueError(f"{name} is {tuple(tensor.shape)} of {tensor.dtype}, expected {ours}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} is not finite: the file is damaged, or the training diverged")

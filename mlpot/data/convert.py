@@ -5,25 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import h5py
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixCartesian, FixedLine, FixedPlane, FixScaled
-from ase.io.formats import UnknownFileTypeError, ioformats
+from ase.io.formats import ioformats
 from numpy.typing import NDArray
 
 from mlpot.data.correct import corrected, unwanted
+from mlpot.data.door import open_checked
 from mlpot.data.errors import FormatError, KeysError, LabelError, UnitsError
 from mlpot.data.foreign import LAYOUTS, read_foreign
 from mlpot.data.h5md_read import Reader
 from mlpot.data.h5md_write import write
-from mlpot.data.layout import open_checked
+from mlpot.data.structures import READABLE, ase_kind, read_with_ase
 from mlpot.data.unit import factor
 
 HOLDS_ATOMS = (FixAtoms, FixCartesian, FixScaled, FixedPlane, FixedLine)
@@ -90,11 +90,7 @@ def _kind(source: Path) -> str:
             return "h5md" if "h5md" in file else "hdf5"
     if source.suffix == ".npz":
         return "npz"
-    try:
-        kind: str = ase.io.formats.filetype(str(source))
-    except (UnknownFileTypeError, OSError):
-        kind = ""
-    if kind not in ioformats:
+    if not (kind := ase_kind(source)):
         raise FormatError(f"{source} shows no format that ASE knows. Name it with `format`.")
     return kind
 
@@ -115,7 +111,7 @@ def _frames(
     elif kind in ioformats:
         yield from _ase_frames(source, kind, keys, units, index)
     else:
-        near = get_close_matches(kind, [*ioformats, *LAYOUTS], n=3)
+        near = get_close_matches(kind, [*READABLE, *LAYOUTS], n=3)
         raise FormatError(f"There is no format {kind!r}. Nearest: {', '.join(near) or 'none'}; see ase.io.")
 
 
@@ -147,14 +143,7 @@ def _ase_frames(
         raise KeysError(f"{sorted(unknown)} cannot be named in ASE's formats. Correct `keys`.")
     found: set[str] = set()
     names: set[str] = set()
-    reading = ase.io.iread(str(source), index=index, format=kind, do_not_split_by_at_sign=True)
-    for k in count():
-        try:
-            atoms = next(reading)
-        except StopIteration:
-            break
-        except Exception as error:  # ASE's readers raise what they like
-            raise FormatError(f"ASE could not read frame {k} of {source} as {kind}: {error!r}.") from error
+    for k, atoms in enumerate(read_with_ase(source, kind, index)):
         pool = {**atoms.arrays, **atoms.info, **({} if atoms.calc is None else atoms.calc.results)}
         found |= set(keys) & {key for key, name in keys.items() if name.removeprefix("-") in pool}
         names |= set(pool)

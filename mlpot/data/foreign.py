@@ -13,8 +13,9 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
+from mlpot.data.arrays import open_arrays
+from mlpot.data.door import naming_damage, open_checked
 from mlpot.data.errors import FormatError, KeysError, UnitsError
-from mlpot.data.layout import naming_damage, open_checked
 from mlpot.data.unit import factor
 
 BLOCK = 256  # conformations read at once
@@ -132,12 +133,16 @@ def _blocks(path: str | Path) -> Iterator[tuple[str, Block]]:
     """What the file holds, by name: one block for npz, one a group for HDF5."""
     if not h5py.is_hdf5(path):
         with open(path, "rb") as raw:
-            yield "", np.load(raw, allow_pickle=False)
+            yield "", open_arrays(raw, str(path))
         return
     with open_checked(path) as file:
-        pending = [file]
+        pending, seen = [file], set()
         while pending:
             group = pending.pop()
+            place = h5py.h5o.get_info(group.id).addr
+            if place in seen:
+                continue
+            seen.add(place)
             children = [child for child in group.values() if isinstance(child, h5py.Group)]
             within = [child for child in children if child.name.rpartition("/")[2] in WITHIN]
             block = {d.name[len(group.name) :].lstrip("/"): d for g in (group, *within) for d in _datasets(g)}

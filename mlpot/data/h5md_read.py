@@ -13,9 +13,10 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import ArrayLike, NDArray
 
+from mlpot.data.door import naming_damage, open_checked
 from mlpot.data.errors import FormatError
 from mlpot.data.frame import Frame, atoms_of, frame_of_columns
-from mlpot.data.layout import CARD, FAMILIES, GROUPS, INDEX, VERSION, naming_damage, open_checked
+from mlpot.data.layout import CARD, FAMILIES, GROUPS, INDEX, VERSION
 from mlpot.data.particles import Particles
 
 BLOCK = 256  # frames read at once

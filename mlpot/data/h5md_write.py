@@ -15,6 +15,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from mlpot.data.door import open_checked
 from mlpot.data.errors import FormatError, LabelError
 from mlpot.data.frame import Columns, columns_of, family
 from mlpot.data.layout import (
@@ -26,7 +27,6 @@ from mlpot.data.layout import (
     NAME_LENGTH,
     VERSION,
     group_name,
-    open_checked,
 )
 from mlpot.data.unit import H5MD_UNITS
 from mlpot.version import __version__

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpot.data.errors import FormatError, LabelError, UnitsError
 from mlpot.data.frame import ASE_VELOCITY, Columns
-from mlpot.data.layout import COLUMNS
-from mlpot.data.unit import factor
+from mlpot.data.layout import COLUMNS, INDEX
+from mlpot.data.unit import H5MD_UNITS, factor
 
 GAP = 16  # rows read and thrown away sooner than starting another slice
 SLICE = 1024  # rows of one slice
@@ -48,6 +48,7 @@ class Particles:
     def __init__(self, file: h5py.File, name: str, units: Mapping[str, str], numbers: ArrayLike | None):
         self._where = f"{file.filename}:/particles/{name}"
         group = file[f"particles/{name}"]
+        self._ours = INDEX in file
         self._by_znh5md = "h5md/creator" in file and file["h5md/creator"].attrs.get("name") == "znh5md"
         self._data = {key: found for key in COLUMNS if (found := self._find(file, name, key)) is not None}
         if "position" not in self._data:
@@ -237,6 +238,12 @@ class Particles:
         factors = {factor(quantity, name) for name in names}
         if len(factors) > 1:
             raise UnitsError(f"{self._where}: {quantity} is in {_text(written)!r} in the file, not in {given!r}.")
+        # One bit makes ns of fs, and HDF5 has no checksum for words.
+        if self._ours and written is not None and _text(written) != H5MD_UNITS[quantity]:
+            raise FormatError(
+                f"{self._where}: {quantity} is in {_text(written)!r}, but mlpot wrote {H5MD_UNITS[quantity]!r}. "
+                "The file is damaged or edited: restore it, then `mlpot data convert --correct` changes units."
+            )
         return factors.pop()
 
     def _add_clocks(self, position: h5py.Group, units: Mapping[str, str]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 
 import ase.io
 import h5py
 from ase import Atoms
+from ase.io.formats import UnknownFileTypeError, ioformats
 
 from mlpot.data.errors import FormatError
 from mlpot.data.h5md_read import Reader
@@ -15,6 +18,20 @@ from mlpot.data.h5md_write import write
 from mlpot.version import __version__
 
 H5MD_ENDINGS = (".h5", ".hdf5", ".h5md")
+READABLE = {
+    "aims", "aims-output", "castep-geom", "castep-md", "cfg", "cif", "cjson", "cp2k-dcd", "cp2k-restart",
+    "crystal", "cube", "db", "dftb", "dlp-history", "dlp4", "dmol-arc", "dmol-car", "eon", "espresso-in",
+    "espresso-out", "extxyz", "gamess-us-out", "gaussian-out", "gen", "gpaw-out", "gpumd", "gpw",
+    "gromacs", "gromos", "json", "lammps-data", "lammps-dump-text", "magres", "mol", "nomad-json",
+    "nwchem-out", "onetep-out", "orca-output", "proteindatabank", "qbox", "res", "rmc6f", "runnerdata",
+    "sdf", "siesta-xv", "struct", "struct_out", "sys", "traj", "turbomole", "turbomole-gradient", "v-sim",
+    "vasp", "vasp-out", "vasp-xdatcar", "vasp-xml", "wout", "xsd", "xsf", "xyz",
+}  # fmt: skip
+"""ASE's formats whose readers look at the file alone (and at VASP's CONTCAR beside it).
+
+Others run a program (CASTEP's cell), follow names in the file (Gaussian's, Octopus' and ONETEP's inputs), ask
+servers, or are not ASE's.
+"""
 
 
 def read_structures(path: str | Path, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Atoms]:
@@ -31,10 +48,39 @@ def read_structures(path: str | Path, start: int = 0, stop: int | None = None, s
         with Reader(path) as reader:
             yield from reader.frames(start, stop, step)
         return
+    yield from read_with_ase(path, index=slice(start, stop, step))
+
+
+def ase_kind(path: Path) -> str:
+    """The format of ASE that the content, or else the name, of a file shows; empty if none."""
     try:
-        yield from ase.io.iread(path, index=slice(start, stop, step))
-    except Exception as error:  # ASE has a hundred readers, and each fails in its own way
-        raise FormatError(f"{path} cannot be read by ASE: {error}. Give a file in one of its formats.") from error
+        kind = str(ase.io.formats.filetype(str(path)))
+    except (UnknownFileTypeError, OSError, EOFError, zlib.error):
+        kind = ""
+    return kind if kind in ioformats else ""
+
+
+def read_with_ase(path: Path, kind: str | None = None, index: str | slice = ":") -> Iterator[Atoms]:
+    """The structures of a file in a format of ASE, by default the one that it shows, streamed.
+
+    Raises:
+        FormatError: no format, one whose reader could be led to run or open something else, or a damaged file.
+    """
+    kind = kind or ase_kind(path)
+    if kind not in READABLE:
+        raise FormatError(
+            f"{path} is in no format that is read ({kind or 'unknown'}). Convert it to extxyz with a program you "
+            f"trust, or name the format, one of: {', '.join(sorted(READABLE))}."
+        )
+    reading = ase.io.iread(str(path), index=index, format=kind, do_not_split_by_at_sign=True)
+    for k in count():
+        try:
+            atoms = next(reading)
+        except StopIteration:
+            return
+        except Exception as error:  # ASE has a hundred readers, and each fails in its own way
+            raise FormatError(f"ASE could not read frame {k} of {path} as {kind}: {error!r}.") from error
+        yield atoms
 
 
 def read_structure(path: str | Path, index: int = 0) -> Atoms:

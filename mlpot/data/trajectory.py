@@ -11,10 +11,11 @@ import h5py
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mlpot.data.door import check, naming_damage, walk
 from mlpot.data.errors import FormatError
 from mlpot.data.h5md_write import extend, found
 from mlpot.data.journal import JournaledFile
-from mlpot.data.layout import INDEX, naming_damage, walk
+from mlpot.data.layout import INDEX
 
 VERSIONS = ("v110", "v110")  # of HDF5, the oldest and newest that must read the file
 BLOCK = 2**23  # bytes of frames held at most between two commits
@@ -52,6 +53,7 @@ class TrajectoryWriter:
         try:
             if keep:
                 with naming_damage(str(path)), h5py.File(self._handle, "r+", libver=VERSIONS) as file:
+                    check(file)
                     _cut(file, keep)
             else:
                 # Space that a rewritten chunk frees is remembered from one commit to the next.

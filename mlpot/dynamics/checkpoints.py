@@ -12,11 +12,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpot.data.arrays import open_arrays
 from mlpot.data.durable import sync_folder, write_whole
 
 FORMAT = 1
@@ -87,14 +87,12 @@ def _read(path: Path) -> tuple[int, Checkpoint | None]:
     if hashlib.sha256(body).hexdigest().encode() != checksum:
         return 0, None
     text, _, packed = body.partition(b"\n")
-    facts = json.loads(text)
-    if facts["format"] != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {facts['format']}, this mlpot reads {FORMAT}. Use the one it is of."
-        )
     try:
-        with np.load(io.BytesIO(packed), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, MemoryError, BadZipFile) as error:
-        raise CheckpointError(f"{path} holds something else than plain arrays: {error}. Do not use it.") from None
-    return int(facts["generation"]), Checkpoint(facts, arrays)
+        facts = json.loads(text)
+        generation, version = int(facts["generation"]), facts["format"]
+        if version == FORMAT:
+            with open_arrays(io.BytesIO(packed), str(path)) as file:
+                return generation, Checkpoint(facts, {name: file[name] for name in file.files})
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} holds something else than plain arrays: {error} Do not use it.") from None
+    raise CheckpointError(f"{path} has format {version}, this mlpot reads {FORMAT}. Use the one it is of.")

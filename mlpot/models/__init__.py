@@ -10,13 +10,20 @@ from mlpot.models.layers import choose
 from mlpot.models.schnet import SchNet
 
 BACKBONES: dict[str, type[nn.Module]] = {"schnet": SchNet, "egnn": EGNN, "deepsets": DeepSets}
+LIMITS = {"cutoff": 100.0, "n_features": 4096, "n_radial": 1024, "n_knots": 8192}
+MAX_ARGUMENT = 64  # of all others, such as the number of layers
+"""What is larger is a slip of the pen, or a file made to fill the memory."""
 
 
 def build_backbone(name: str, **arguments: object) -> nn.Module:
     """The backbone called `name`, with the keyword arguments of its class.
 
     Raises:
-        ValueError: there is no such backbone.
+        ValueError: there is no such backbone, or an argument is absurd.
         TypeError: it has no such argument.
     """
+    for key, value in arguments.items():
+        limit = LIMITS.get(key, MAX_ARGUMENT)
+        if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value <= limit:
+            raise ValueError(f"{key} is {str(value)[:20]}, expected above 0 and at most {limit:g}. Correct it.")
     return choose(BACKBONES, name, "backbone")(**arguments)

@@ -163,6 +163,7 @@ def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any]) -> 
     """Raise unless the directory holds a run of the same recipe on the same data."""
     if not (directory / LAST).is_file():
         raise RunDirectoryError(f"{directory} has no {LAST} to resume from. Start the run without resuming.")
+    read_checkpoint(directory / LAST)  # before anything else is done with it
     before = load_recipe(Recipe, directory / "recipe.yaml").model_dump(exclude=MAY_CHANGE)
     now = recipe.model_dump(exclude=MAY_CHANGE)
     changed = [f"{s}.{k}" for s, fields in now.items() for k, v in fields.items() if v != before[s][k]]
@@ -177,6 +178,21 @@ def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any]) -> 
         )
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A training checkpoint, read without running anything that it may hold, whatever the environment says.
+
+    Raises:
+        RunDirectoryError: damaged, or made of more than numbers, text and tensors.
+    """
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch, zip and unpickling fail in many ways
+        reason = str(error).splitlines()[0]
+        raise RunDirectoryError(
+            f"{path} is damaged, or holds more than numbers and tensors: {reason} Start the run anew."
+        ) from None
+
+
 def finish(
     directory: Path,
     module: TrainingModule,
@@ -186,10 +202,10 @@ def finish(
     sets: dict[str, Batches],
 ) -> TrainingResult:
     """Take the weights of the best epoch and write all outputs."""
-    best = torch.load(directory / BEST, map_location="cpu", weights_only=True)
+    best = read_checkpoint(directory / BEST)
     module.load_state_dict(best["state_dict"])
     potential = module.potential.to(trainer.strategy.root_device).freeze()
-    last = torch.load(directory / LAST, map_location="cpu", weights_only=True)
+    last = read_checkpoint(directory / LAST)
     facts = {
         "backbone": recipe.model.backbone,
         "n_weights": sum(p.numel() for p in potential.parameters()),

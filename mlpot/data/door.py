@@ -1,0 +1,203 @@
+"""The one door for HDF5 files: nothing is read of a file before all of it was found harmless.
+
+A file can point to others (links, external storage, virtual datasets), ask for code (filters from plugins, types
+that h5py takes for Python objects), or claim sizes that it does not have. The walk reads metadata alone, follows
+hard links alone, and so opens no other file.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import h5py
+from h5py import h5a, h5d, h5l, h5o, h5t, h5z
+
+from mlpot.data.errors import DataError, FormatError
+
+PATIENCE = 5.0  # seconds for which opening waits for a writer
+MAX_OBJECTS = 10**6
+MAX_DEPTH = 32
+MAX_ATTRIBUTES = 256  # of one object
+MAX_ATTRIBUTE = 2**24  # bytes
+MAX_CHUNK = 2**27  # bytes; no honest file unpacks more at once
+MAX_RATIO = 128  # of the bytes that a dataset claims to those of the file, above MAX_CHUNK
+MAX_DEFLATED = 2**18  # bytes of a packed chunk that may be unpacked unseen: deflate grows them 1032 times at most
+FILTERS = (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_LZF)  # built in, and bounded
+PLAIN = (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.ENUM, h5t.REFERENCE)
+
+
+def open_checked(path: str | Path) -> h5py.File:
+    """An HDF5 file opened for reading, after all of it was found harmless.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FormatError: not HDF5, damaged, or it reaches outside itself, needs plugins, or claims absurd sizes.
+    """
+    try:
+        file = _open(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file {path}. Check the path.") from None
+    except OSError as error:
+        cure = "Restore or remake it; `mlpot data salvage` takes out of it what is whole."
+        if Path(f"{path}.journal").exists():
+            cure = "Its writer was killed while writing: go on with `mlpot md ... --continue`, which repairs it."
+        raise FormatError(f"{path} is not an HDF5 file, or is damaged: {error}. {cure}") from None
+    try:
+        check(file)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def check(file: h5py.File) -> None:
+    """Find an open file harmless, or raise FormatError."""
+    with naming_damage(file.filename):
+        for _ in walk(file):
+            pass
+
+
+@contextmanager
+def naming_damage(where: str) -> Iterator[None]:
+    """Turn what HDF5, h5py and zip files raise on damaged bytes into a FormatError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (
+        *(OSError, RuntimeError, LookupError, ValueError, OverflowError, EOFError, TypeError, AttributeError),
+        *(BadZipFile, zlib.error, MemoryError),
+    ) as error:
+        raise FormatError(f"{where} is damaged: {error}. Restore or remake the file.") from error
+
+
+def _open(path: str | Path) -> h5py.File:
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return h5py.File(path, "r")
+        except BlockingIOError:  # its writer puts a block in, which takes milliseconds
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        except OSError as error:
+            if "open for" not in str(error):
+                raise
+            # Held open by another program, or left so when it was killed: whole up to its last flush.
+            return h5py.File(path, "r", swmr=True)
+
+
+def walk(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Every dataset of a file by its path, each found harmless; each group is entered once.
+
+    Raises:
+        FormatError: as `open_checked`.
+    """
+    size = file.id.get_filesize()
+    seen: set[int] = set()
+    pending = [("", file.id)]
+    n_objects = 0
+    _check_attributes(f"{file.filename}:/", file.id)
+    while pending:
+        path, group = pending.pop()
+        for key in group:
+            n_objects += 1
+            name = f"{path}/{key.decode(errors='replace')}"
+            where = f"{file.filename}:{name}"
+            if group.links.get_info(key).type != h5l.TYPE_HARD:
+                raise FormatError(f"{where} is a link. Copy what it points to into the file.")
+            if n_objects > MAX_OBJECTS or name.count("/") > MAX_DEPTH:
+                limits = f"{MAX_OBJECTS} objects, or {MAX_DEPTH} groups in one another"
+                raise FormatError(f"{where}: the file has more than {limits}. Split it.")
+            info = h5o.get_info(group, key)
+            new = info.addr not in seen
+            seen.add(info.addr)
+            if info.type == h5o.TYPE_DATASET:
+                dataset = h5d.open(group, key)
+                if new:
+                    _check_attributes(where, dataset)
+                    _check_dataset(where, dataset, size)
+                yield name, h5py.Dataset(dataset)
+            elif info.type == h5o.TYPE_GROUP and new:
+                member = h5py.h5g.open(group, key)
+                _check_attributes(where, member)
+                pending.append((name, member))
+
+
+def _check_attributes(where: str, owner: Any) -> None:
+    n = h5a.get_num_attrs(owner)
+    if n > MAX_ATTRIBUTES:
+        raise FormatError(f"{where} has {n} attributes, above {MAX_ATTRIBUTES}. Keep such notes in datasets.")
+    for k in range(n):
+        attribute = h5a.open(owner, index=k)
+        kind = attribute.get_type()
+        n_bytes = math.prod(attribute.get_space().get_simple_extent_dims() or ()) * kind.get_size()
+        if n_bytes > MAX_ATTRIBUTE or not _plain(kind):
+            raise FormatError(
+                f"{where}: attribute {attribute.name.decode(errors='replace')!r} has {n_bytes} bytes of type "
+                f"{_name(kind)}, expected at most {MAX_ATTRIBUTE} of text or numbers. Remove it."
+            )
+
+
+def _check_dataset(where: str, dataset: h5d.DatasetID, file_size: int) -> None:
+    """Values are inside the file, of a plain type, unpacked by built-in code, and not absurdly many."""
+    properties = dataset.get_create_plist()
+    if properties.get_layout() == h5d.VIRTUAL or properties.get_external_count():
+        raise FormatError(f"{where} keeps its values in other files. Copy them in (h5repack does).")
+    kind, shape = dataset.get_type(), dataset.get_space().get_simple_extent_dims() or ()
+    if not _plain(kind):
+        raise FormatError(f"{where} holds values of type {_name(kind)}, expected numbers or text. Remove it.")
+    claim = math.prod(shape) * kind.get_size()
+    if claim > MAX_CHUNK + MAX_RATIO * file_size:
+        raise FormatError(
+            f"{where} claims {claim} bytes, shape {shape}, in a file of {file_size}. Remake it with its true size."
+        )
+    codes = [properties.get_filter(k) for k in range(properties.get_nfilters())]
+    if foreign := [code for code, *_ in codes if code not in FILTERS]:
+        raise FormatError(f"{where} is packed with the foreign HDF5 filter {foreign[0]}. Repack it with gzip.")
+    if len({code for code, *_ in codes}) < len(codes) or any(max(f[2], default=0) > MAX_CHUNK for f in codes):
+        raise FormatError(f"{where} is packed twice, or with absurd parameters. Repack it with gzip.")
+    if properties.get_layout() == h5d.CHUNKED:
+        chunk = math.prod(properties.get_chunk()) * kind.get_size()
+        if chunk > MAX_CHUNK:
+            raise FormatError(f"{where} has chunks of {chunk} bytes, above {MAX_CHUNK}. Repack it in less.")
+        if any(code == h5z.FILTER_DEFLATE for code, *_ in codes):
+            _check_deflated(where, dataset, chunk)
+
+
+def _check_deflated(where: str, dataset: h5d.DatasetID, chunk: int) -> None:
+    """HDF5 unpacks whatever is there, far beyond the chunk: a megabyte can become a gigabyte."""
+    large: list[tuple[int, ...]] = []
+    room = chunk + chunk // 8 + 1024
+
+    def visit(stored: Any) -> None:
+        if stored.size > MAX_DEFLATED:
+            large.append((stored.size, *stored.chunk_offset))
+
+    dataset.chunk_iter(visit)
+    for size, *offset in large:
+        bomb = size > room
+        if not bomb:
+            unpacker = zlib.decompressobj()
+            bomb = len(unpacker.decompress(dataset.read_direct_chunk(tuple(offset))[1], room)) >= room
+        if bomb:
+            raise FormatError(f"{where} has a chunk of {chunk} bytes that unpacks to more. Remake the file.")
+
+
+def _plain(kind: h5t.TypeID) -> bool:
+    """Numbers, text and tables of them; h5py takes an opaque type for whatever Python type it names."""
+    code = kind.get_class()
+    if code == h5t.COMPOUND:
+        return all(_plain(kind.get_member_type(k)) for k in range(kind.get_nmembers()))
+    return _plain(kind.get_super()) if code in (h5t.ARRAY, h5t.VLEN) else code in PLAIN
+
+
+def _name(kind: h5t.TypeID) -> str:
+    return type(kind).__name__.removeprefix("Type").removesuffix("ID").lower()
