@@ -21,6 +21,7 @@ from ase import __version__ as ase_version
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from mlpot.domain import Domain
 from mlpot.potential import Potential
 from mlpot.units import HOUSE_UNITS
 from mlpot.version import __version__
@@ -183,8 +184,8 @@ def load_potential(
     weights = _read_weights(path)
     try:
         with torch.device("meta"):  # takes no memory, whatever the sizes
-            _check_weights(_build(header).state_dict(), weights)
-        potential = _build(header)
+            _check_weights(_build(header, weights).state_dict(), weights)
+        potential = _build(header, weights)
         potential.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelFileError(f"{path} does not describe a potential of this mlpot: {error}") from error
@@ -198,17 +199,21 @@ def load_potential(
     return potential.to(device=device, dtype=dtype or potential.dtype).freeze()
 
 
-def _build(header: Mapping[str, Any]) -> Potential:
+def _build(header: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Potential:
+    """A potential as large as the one in a file."""
     if not all(isinstance(z, int) for z in header["elements"]):
         raise ValueError("elements are not atomic numbers")
     if any(HOUSE_UNITS.get(quantity) != unit for quantity, unit in header["units"].items()):
         raise ValueError(f"units are {header['units']}, not {HOUSE_UNITS}")
-    return Potential(
+    potential = Potential(
         header["backbone"],
         header["arguments"],
         reference_energies=dict.fromkeys(header["elements"], 0.0),
         repulsion=header["repulsion"],
-    ).to(DTYPES[header["dtype"]])
+    )
+    if "domain.mean" in weights:
+        potential.domain = Domain(*weights["domain.mean"].shape)
+    return potential.to(DTYPES[header["dtype"]])
 
 
 def _check_weights(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:

@@ -15,8 +15,9 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 
+from mlpot.domain import Domain, atom_features
 from mlpot.forces import Native
-from mlpot.graph import Edges
+from mlpot.graph import AtomGraph, Edges
 from mlpot.kernels.reductions import distances, sum_at_centers
 from mlpot.knots import RadialTable
 from mlpot.models import build_backbone
@@ -77,6 +78,7 @@ class Potential(nn.Module):
         self.register_buffer("shift", _by_element(shift or {}, self.elements, missing=0.0))
         self.register_buffer("lone", torch.empty(0), persistent=False)  # filled by freeze()
         self.native: Native | None = None  # likewise
+        self.domain: Domain | None = None  # of its training, once that is over
         self.register_load_state_dict_post_hook(_renew_constants)  # type: ignore[no-untyped-call]
 
     @property
@@ -104,6 +106,16 @@ class Potential(nn.Module):
         """
         self.check_elements(numbers)
         return self.reference.index_select(0, self.element_index.index_select(0, numbers))
+
+    def strangeness(self, graph: AtomGraph) -> Tensor | None:
+        """How strange each atom is, (n_atoms,), see `domain`: above 1 like a thousandth of the training atoms.
+
+        None if the potential does not know what it was trained on.
+        """
+        if self.domain is None:
+            return None
+        kind = self.element_index.index_select(0, graph.numbers)
+        return self.domain(kind, atom_features(self.backbone, graph))
 
     def check_elements(self, numbers: Tensor) -> None:
         """Raise UnknownElementError unless every atom is of a known element."""

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from mlpot.data.structures import write_structures
 from mlpot.data.trajectory import TrajectoryWriter
 from mlpot.dynamics.checkpoints import Checkpoint, Checkpoints
 from mlpot.dynamics.ensembles import Ensemble, build_ensemble
-from mlpot.dynamics.guards import Watch
+from mlpot.dynamics.guards import UNSEEN, WINDOW, Watch
 from mlpot.dynamics.log import Log, Observation, Pace, Slope, observe, resident_memory
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.states import State, identity
@@ -156,6 +156,7 @@ class Drive:
         self._watch = Watch(stage, self.atoms, self._ensemble, self._ranges)
         self._watch.warnings = self.warnings
         if self.step == 0 and self.mark.log_bytes == 0:
+            self._watch.look(self.atoms)
             self._count(0)
             self.save()
         while self.mark.step < stage.n_steps:
@@ -173,6 +174,8 @@ class Drive:
             self._ensemble.dynamics.step()
             self.atoms.get_forces()
             reason = self._watch.stops(self.atoms, step)
+            if reason is None and (self.step + 1) % WINDOW == 0:
+                reason = self._watch.look(self.atoms)
         except ValueError as error:  # of the calculator: positions not finite, or two atoms in one place
             self.atoms.calc.results = {}
             raise self._blown_up(str(error)) from error
@@ -201,6 +204,7 @@ class Drive:
                 slope_meV_atom_ns=slope.value,
                 target_K=math.nan if stage.ensemble == "nve" else stage.temperature(step),
                 nearest_A=nearest if math.isfinite(nearest) else math.nan,
+                **asdict(self._watch.seen if of_run % WINDOW == 0 else UNSEEN),
                 steps_per_s=speed,
                 ns_per_day=speed * stage.timestep_fs * 86400 / 1e6,
                 memory_MB=resident_memory(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,12 @@ from mlpot.neighbors import build_graph
 Floats = NDArray[np.float64]
 WINDOW = 100  # steps over which the energy is compared
 NEAR = 1.5  # pairs are looked for up to this part of the sum of the largest covalent radii
+CROWD = 0.3  # change of the number of neighbours between two looks: worth a warning
 MANY_FORCES = 3.0  # times the greatest force in training: worth a warning
+
+FAR = 2.0  # times as strange as the strangest thousandth of training is one atom that is worth a warning
+MANY_FAR = 0.01  # part of the atoms that are as strange as that, two at least: likewise
+NO_DOMAIN = "The model's file does not tell what it was trained on, so that guards.strangeness sees nothing."
 
 ONLY_TRAINING = Guards(min_distance=None, min_trained_distance=1.0)
 
@@ -95,6 +101,17 @@ def least_distances(guards: Guards, trained: Mapping[str, float]) -> Floats:
     return least
 
 
+@dataclass(frozen=True)
+class Look:
+    """What is looked at every so many steps only; NaN where it is not known."""
+
+    neighbors: float  # of an atom, in the mean
+    strangeness: float  # of the strangest atom
+
+
+UNSEEN = Look(math.nan, math.nan)
+
+
 class Watch:
     """The guards of one stage of a run.
 
@@ -122,6 +139,7 @@ class Watch:
         self._thermal = ensemble.n_degrees * half_kT * warmest
         self._per_ps = max(1, round(1000 / stage.timestep_fs))
         self._energy, self._volume = math.nan, math.nan
+        self.seen = UNSEEN
         self.warnings: dict[str, str] = {}
         self._set_references(atoms, 0)
 
@@ -151,6 +169,33 @@ class Watch:
         if unseen is not None:
             self.warnings.setdefault("distance", f"{unseen}, the shortest in training.")
         return self._distances.nearest(atoms)
+
+    def look(self, atoms: Atoms) -> str | None:
+        """Why the run must not go on, by what takes too long to be asked at every step."""
+        potential, before = atoms.calc.potential, self.seen.neighbors
+        graph = build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, potential.cutoff)
+        neighbors = len(graph.edges) / len(atoms)
+        self.seen = Look(neighbors, math.nan)
+        if abs(neighbors - before) > CROWD * before:
+            self.warnings.setdefault(
+                "neighbors", f"An atom's neighbors went from {before:.3g} to {neighbors:.3g} in {WINDOW} steps."
+            )
+        if self._guards.strangeness is None:
+            return None
+        strange = potential.strangeness(graph.to(atoms.calc.device))
+        if strange is None:
+            self.warnings["strangeness"] = NO_DOMAIN
+            return None
+        worst = int(strange.argmax())
+        most = float(strange[worst])
+        self.seen = Look(neighbors, most)
+        found = (
+            f"Atom {worst} ({atoms.symbols[worst]}) is {most:.3g} times as far from what the potential was "
+            "trained on as 99.9 % of the atoms in training"
+        )
+        if most > FAR or (strange > 1).sum() >= max(2, MANY_FAR * len(strange)):
+            self.warnings.setdefault("strangeness", f"{found}.")
+        return f"{found} (guards.strangeness)." if most > self._guards.strangeness else None
 
     def _set_references(self, atoms: Atoms, step: int) -> None:
         if step % WINDOW == 0 and self._ensemble.conserved is not None:

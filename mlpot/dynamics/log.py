@@ -40,6 +40,8 @@ class Observation:
     volume_A3: float
     max_force_eV_A: float
     nearest_A: float
+    neighbors: float  # of an atom, in the mean; looked at every 100 steps, as the next
+    strangeness: float  # of the strangest atom, see `domain`
     steps_per_s: float
     ns_per_day: float
     memory_MB: float

@@ -48,6 +48,11 @@ class Guards(Section):
     )
     volume: float | None = Field(default=0.2, gt=0, description="change in a picosecond, as part of the volume")
     escape_A: float | None = Field(default=100.0, gt=0, description="Å from the center of mass, without a cell")
+    strangeness: float | None = Field(
+        default=10.0,
+        gt=0,
+        description="of an atom; above 1 like a thousandth of those in training, looked at every 100 steps",
+    )
     disk: bool = Field(default=True, description="stop before the disk is full: an hour of output ahead")
 
 

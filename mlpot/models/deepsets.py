@@ -50,6 +50,11 @@ class DeepSets(nn.Module):
         self.pair = nn.Sequential(act(), dense(n_features, n_features), act())
         self.atom = mlp(2 * n_features, n_features, n_features // 2, 1, activation=activation)
 
+    @property
+    def readout(self) -> nn.Module:
+        """What makes an atom's energy of its features, as in every backbone."""
+        return self.atom
+
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å."""
         d, z = distances(vectors), self.embedding(numbers)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mlpot.checkpoint import save_potential
 from mlpot.data.h5md import Frame
+from mlpot.domain import domain_of
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Properties, collate_properties, edge_vectors
 from mlpot.potential import Potential
@@ -60,6 +61,8 @@ def write_outputs(
         "metrics": metrics,
         "recipe": recipe.model_dump(mode="json"),
     }
+    graphs = (graph.to(potential.scale.device) for graph, _ in sets["train"])
+    potential.domain = domain_of(potential.backbone, potential.element_index, len(potential.elements), graphs)
     save_potential(potential, directory / "model.safetensors", card)
     return metrics
 

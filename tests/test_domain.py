@@ -1,0 +1,161 @@
+"""Does a potential know what it was trained on, and does a run that leaves it stop?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from md_runs import assert_same_run, md_recipe, prepared
+from potentials import new_potential
+from sets import crystals, small_recipe, write
+from structures import STRUCTURES, batch_of, copper, graph_of
+
+from mlpot.calculator import MLPotCalculator
+from mlpot.checkpoint import load_potential, save_potential
+from mlpot.data.h5md import Reader
+from mlpot.domain import Domain, atom_features, domain_of
+from mlpot.dynamics.ensembles import Ensemble
+from mlpot.dynamics.guards import NO_DOMAIN, WINDOW, Watch
+from mlpot.dynamics.log import read_log
+from mlpot.dynamics.recipe import Guards
+from mlpot.dynamics.run import run_md
+from mlpot.dynamics.stop import BlowUpError
+from mlpot.graph import edge_vectors
+from mlpot.potential import Potential
+from mlpot.training.fit import train
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Models and structures for the runs; `known.safetensors` knows copper as it is in one of them."""
+    with prepared(tmp_path_factory.mktemp("domain")) as folder:
+        model = folder / "native.safetensors"
+        run_md(md_recipe(folder, model=model, output=folder / "known", steps=WINDOW, **KNOWN, write_every=1))
+        with Reader(folder / "known/trajectory.h5") as reader:
+            graphs = [graph_of(frame) for frame in reader.frames()]
+        potential = load_potential(model)
+        potential.domain = domain_of(potential.backbone, potential.element_index, len(potential.elements), graphs)
+        save_potential(potential, folder / "known.safetensors")
+        yield folder
+
+
+KNOWN: dict[str, Any] = {"log_every": 20, "timestep_fs": 1, "temperature_K": 30}
+
+
+def drawn(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices of two elements, one of them rare, and features of a normal distribution for each."""
+    rng = np.random.default_rng(seed)
+    kind = torch.from_numpy((rng.random(n) < 0.1).astype(np.int64))
+    mix = torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.5, 0.2], [0.0, 0.0, 1e-3]], dtype=torch.float64)
+    return kind, torch.from_numpy(rng.normal(size=(n, 3))) @ mix + 5 * kind[:, None]
+
+
+def test_a_thousandth_of_what_is_like_training_is_strange() -> None:
+    domain = Domain.of(*drawn(20_000), 2)
+    edge = domain.mean[0].double() + torch.linalg.inv(domain.measure[0].double())[:, 0]
+    assert domain(torch.tensor([0]), edge[None].float()).item() == pytest.approx(1, rel=1e-3)
+    kind, features = drawn(100_000, seed=1)
+    assert (domain(kind, features.float()) > 1).double().mean().item() == pytest.approx(1e-3, rel=0.5)
+    assert domain(kind[:1], features[:1].float() + 100).item() > 10
+
+
+def test_an_atom_is_judged_by_the_others() -> None:
+    _, features = drawn(30)
+    kind = torch.zeros(30, dtype=torch.int64)
+    expected = []  # Σ⁻¹ and d of each atom, by all the others
+    for k in range(30):
+        rest = features[torch.arange(30) != k]
+        inverse = torch.linalg.inv(rest.T.cov())
+        own = features[k] - rest.mean(dim=0)
+        expected.append((own @ inverse @ own).sqrt().item())
+    strange = Domain.of(kind, features, 1)(kind, features.float())
+    distance = (features - features.mean(dim=0)) @ torch.linalg.cholesky(torch.linalg.inv(features.T.cov()))
+    limit = (distance.norm(dim=1) / strange).mean()  # about: three features count as three atoms more
+    assert limit == pytest.approx(np.quantile(expected, 0.999), rel=0.1)
+
+
+def test_of_an_element_with_a_few_atoms_nothing_is_said() -> None:
+    kind = torch.tensor([0] * 50 + [1] * 3)
+    domain = Domain.of(kind, drawn(53)[1], 2)
+    assert domain(torch.tensor([1]), torch.full((1, 3), 1e3)).item() == 0
+
+
+def test_the_features_of_every_backbone_are_seen(variant: str) -> None:
+    potential = new_potential(variant).freeze()
+    graph = batch_of([make() for make in STRUCTURES.values()])
+    features = atom_features(potential.backbone, graph)
+    assert len(features) == graph.n_atoms
+    readout = potential.backbone.get_submodule("readout")
+    energies = potential.backbone(graph.numbers, graph.edges, edge_vectors(graph))
+    assert torch.equal(readout(features).squeeze(-1), energies)
+    assert not features.requires_grad
+
+
+def test_training_leaves_its_domain_in_the_file(tmp_path: Path) -> None:
+    result = train(small_recipe(write(tmp_path / "set.h5", crystals()), tmp_path / "run"))
+    potential = load_potential(result.model)
+    known, squeezed = crystals()[3], crystals()[3]
+    squeezed.set_cell(0.7 * squeezed.cell.array, scale_atoms=True)
+    assert strangest(potential, known) < 2 < 5 < strangest(potential, squeezed)
+    assert strangest(load_potential(result.model, dtype=torch.float64), known) == pytest.approx(
+        strangest(potential, known), rel=1e-3
+    )
+
+
+def strangest(potential: Potential, atoms: object) -> float:
+    strange = potential.strangeness(graph_of(atoms, potential.cutoff))
+    assert strange is not None
+    return strange.max().item()
+
+
+def test_a_potential_without_a_domain_says_so(folder: Path) -> None:
+    assert load_potential(folder / "native.safetensors").strangeness(graph_of(copper())) is None
+    recipe = md_recipe(folder, model=folder / "native.safetensors", output=folder / "unknown")
+    assert run_md(recipe).warnings == (NO_DOMAIN,)
+
+
+def test_a_run_warns_of_strange_atoms_and_stops_at_the_level_asked_for(folder: Path) -> None:
+    known = {"model": folder / "known.safetensors", **KNOWN}
+    still = md_recipe(folder, output=folder / "still", steps=WINDOW, **known)
+    assert run_md(still).warnings == ()
+    log = read_log(still.output / "log.csv")
+    assert np.isfinite(log["strangeness"]).tolist() == [True, False, False, False, False, True]
+    assert (log["strangeness"][[0, -1]] < 1).all()
+    free = {name: None for name in Guards.model_fields if name not in ("strangeness", "disk")}
+    hot = known | {"temperature_K": 20_000, "steps": 1000}
+    warned = run_md(md_recipe(folder, output=folder / "hot", guards=free | {"strangeness": 1e9}, **hot))
+    assert "times as far from what the potential was trained on" in warned.warnings[0]
+    stopped = md_recipe(folder, output=folder / "too_hot", guards=free | {"strangeness": 3}, **hot)
+    with pytest.raises(BlowUpError, match=r"guards\.strangeness"):
+        run_md(stopped)
+    assert (stopped.output / "bad_frame.xyz").exists()
+    log = read_log(stopped.output / "log.csv")
+    assert np.nanmax(log["strangeness"]) <= 3
+    whole = md_recipe(folder, output=folder / "off", guards=free | {"strangeness": None}, **hot)
+    assert "strangeness" not in "".join(run_md(whole).warnings)
+
+
+def test_what_is_seen_now_and_then_is_seen_after_a_restart_too(folder: Path) -> None:
+    known = {"model": folder / "known.safetensors", "guards": {"strangeness": 1e9}}
+    whole = md_recipe(folder, output=folder / "seen_whole", steps=210, **known)
+    run_md(whole)
+    parts = whole.model_copy(update={"output": folder / "seen_parts", "steps": 130})
+    run_md(parts)
+    run_md(parts.model_copy(update={"steps": 210}), resume=True)
+    assert_same_run(whole.output, parts.output)
+
+
+def test_neighbors_that_come_or_go_are_a_warning(folder: Path) -> None:
+    atoms = copper()
+    atoms.calc = MLPotCalculator(folder / "known.safetensors")
+    atoms.get_forces()
+    watch = Watch(md_recipe(folder, guards={"strangeness": None}), atoms, Ensemble("langevin", None, 24, None), {})
+    assert watch.look(atoms) is watch.look(atoms) is None
+    assert watch.warnings == {}
+    atoms.set_cell(1.2 * atoms.cell.array, scale_atoms=True)
+    assert watch.look(atoms) is None
+    assert "neighbors went from" in watch.warnings["neighbors"]
