@@ -207,9 +207,10 @@ def _print_md(output: Path, summary: MDSummary) -> None:
 def verify(
     model: Annotated[Path | None, typer.Argument(help="Trained potential (*.safetensors).")] = None,
     structures: Annotated[
-        Path | None, typer.Option(help="Yours, in any file that ASE reads; otherwise a molecule and a crystal.")
+        Path | None, typer.Option(help="Yours, in any file that ASE reads; otherwise some of the training.")
     ] = None,
     level: Annotated[Literal["quick", "full"], typer.Option(help="A minute, or all there is.")] = "quick",
+    long_ps: Annotated[float, typer.Option(min=1.0, help="Length of the long run of level full.")] = 100.0,
     calculator: Annotated[
         str | None, typer.Option(metavar="MODULE:NAME", help="Judge any ASE calculator instead; its code is run.")
     ] = None,
@@ -230,7 +231,15 @@ def verify(
     if calculator is not None:
         sys.path.insert(0, "")  # modules of the folder where the user stands
     certificate = certify(
-        model, structures, level=level, calculator=calculator, elements=elements, device=device, dtype=dtype
+        model,
+        structures,
+        level=level,
+        calculator=calculator,
+        elements=elements,
+        device=device,
+        dtype=dtype,
+        long_ps=long_ps,
+        tell=(lambda line: print(line, file=sys.stderr)) if level == "full" else (lambda line: None),
     )
     _print_certificate(certificate)
     if json is not None:

@@ -4,272 +4,58 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.calculators.morse import MorsePotential
-from ase.neighborlist import neighbor_list
-from ase.stress import full_3x3_to_voigt_6_stress
 from potentials import new_potential, small_potential
+from seeded import (
+    CUTOFF,
+    Attractive,
+    Blended,
+    CosineEnvelope,
+    Creeping,
+    Curl,
+    ForceSign,
+    Growing,
+    Handed,
+    HardCutoff,
+    Meddling,
+    MissingImage,
+    NeighborCap,
+    Noisy,
+    NotANumber,
+    Ordered,
+    Placed,
+    Pulling,
+    Rocket,
+    SingleSums,
+    StaleList,
+    StaleResult,
+    StressInGPa,
+    StressSign,
+    TooStrong,
+    Toy,
+    Unsteady,
+    VoigtSwapped,
+    WritesInfo,
+    ZerosForStress,
+)
 from structures import copper, copper_atom, ethanol, shaken
 
 from mlpot.certificate import cells, derivatives, locality, motion, state, symmetry
-from mlpot.certificate.check import Check, Figure, Structures, judge
+from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge
 from mlpot.certificate.subject import Subject, of_calculator, of_potential
 from mlpot.certificate.verify import QUICK, verify
-from mlpot.units import GPA
 
-CUTOFF, R0, DEPTH, STIFFNESS = 4.5, 2.3, 0.4, 1.4  # of the toy below, Å, eV, 1/Å
 CUBE = shaken(bulk("Cu", cubic=True, a=3.61), by=0.05)
 COPPER: Structures = {"crystal": CUBE, "primitive cell": copper_atom()}
 CLUSTER = Atoms("Cu4", positions=[(0, 0, 0), (2.4, 0.1, 0), (0.3, 2.5, 0.2), (1.1, 0.9, 2.3)])
 ALL: Structures = {"cluster": CLUSTER} | dict(COPPER)
-
-
-class Toy(Calculator):
-    """A Morse potential of pairs with an honest C2 end; the defects below inherit from it."""
-
-    implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012
-    add = staticmethod(np.sum)
-
-    def envelope(self, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Value and derivative."""
-        x = d / CUTOFF
-        return 1 - 28 * x**6 + 48 * x**7 - 21 * x**8, (-168 * x**5 + 336 * x**6 - 168 * x**7) / CUTOFF
-
-    def pairs(self, atoms: Atoms) -> tuple[np.ndarray, ...]:
-        return neighbor_list("ijdDS", atoms, CUTOFF)
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:  # type: ignore[no-untyped-def]
-        super().calculate(atoms, properties, system_changes)
-        a = self.atoms
-        if not np.isfinite(a.positions).all():
-            raise ValueError("positions are not finite")
-        i, j, d, vectors, _ = self.pairs(a)
-        if len(d) and d.min() < 1e-3:
-            raise ValueError("two atoms are in one place")
-        u, du = self.envelope(d)
-        t = np.exp(-STIFFNESS * (d - R0))
-        morse, dmorse = DEPTH * (t**2 - 2 * t), -2 * DEPTH * STIFFNESS * (t**2 - t)
-        slope = (dmorse * u + morse * du) / 2
-        along = vectors * (slope / np.where(d > 0, d, 1))[:, None]
-        forces = np.zeros((len(a), 3))
-        np.add.at(forces, i, along)
-        np.add.at(forces, j, -along)
-        self.results = {"energy": float(self.add(morse * u) / 2), "forces": forces}
-        if a.pbc.all():
-            self.results["stress"] = full_3x3_to_voigt_6_stress(vectors.T @ along / a.get_volume())
-        elif "stress" in properties:
-            raise PropertyNotImplementedError("no volume")
-        self.spoil()
-
-    def spoil(self) -> None:
-        """Where a defect may change the results."""
-
-
-class StressSign(Toy):
-    def spoil(self) -> None:
-        if "stress" in self.results:
-            self.results["stress"] *= -1
-
-
-class StressInGPa(Toy):
-    def spoil(self) -> None:
-        if "stress" in self.results:
-            self.results["stress"] /= GPA
-
-
-class VoigtSwapped(Toy):
-    def spoil(self) -> None:
-        if "stress" in self.results:
-            self.results["stress"] = self.results["stress"][[0, 1, 2, 5, 4, 3]]
-
-
-class ZerosForStress(Toy):
-    def spoil(self) -> None:
-        self.results.setdefault("stress", np.zeros(6))
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:  # type: ignore[no-untyped-def]
-        super().calculate(atoms, ["energy"], system_changes)
-
-
-class ForceSign(Toy):
-    def spoil(self) -> None:
-        self.results["forces"] *= -1
-
-
-class Curl(Toy):
-    """A thousandth of the forces, turned by a quarter: not the gradient of anything."""
-
-    def spoil(self) -> None:
-        self.results["forces"] = self.results["forces"] @ (
-            np.eye(3) + 1e-3 * np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 0]])
-        )
-
-
-class MissingImage(Toy):
-    """The nearest image alone, of each pair."""
-
-    def pairs(self, atoms: Atoms) -> tuple[np.ndarray, ...]:
-        i, j, d, vectors, shift = super().pairs(atoms)
-        order = np.lexsort((d, j, i))
-        first = np.ones(len(order), dtype=bool)
-        first[1:] = (np.diff(i[order]) != 0) | (np.diff(j[order]) != 0)
-        keep = order[first]
-        return i[keep], j[keep], d[keep], vectors[keep], shift[keep]
-
-
-class HardCutoff(Toy):
-    def envelope(self, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.ones_like(d), np.zeros_like(d)
-
-
-class CosineEnvelope(Toy):
-    def envelope(self, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x = np.pi * d / CUTOFF
-        return (np.cos(x) + 1) / 2, -np.pi / CUTOFF * np.sin(x) / 2
-
-
-class NeighborCap(Toy):
-    """The first 64 neighbours of each atom."""
-
-    def pairs(self, atoms: Atoms) -> tuple[np.ndarray, ...]:
-        i, *others = super().pairs(atoms)
-        rank = np.concatenate([np.arange(n) for n in np.bincount(i, minlength=len(atoms))])
-        keep = rank < 64
-        return i[keep], *(x[keep] for x in others)
-
-
-class StaleList(Toy):
-    """Pairs are found anew only when one step moves an atom by 0.2 Å, or the cell changes."""
-
-    last: Atoms | None = None
-
-    def pairs(self, atoms: Atoms) -> tuple[np.ndarray, ...]:
-        old, self.last = self.last, atoms.copy()
-        if (
-            old is None
-            or len(old) != len(atoms)
-            or np.abs(old.positions - atoms.positions).max() > 0.2
-            or not np.array_equal(old.cell.array, atoms.cell.array)
-            or not np.array_equal(old.pbc, atoms.pbc)
-        ):
-            self.list = neighbor_list("ijS", atoms, CUTOFF)
-        i, j, shift = self.list
-        vectors = atoms.positions[j] + shift @ atoms.cell.array - atoms.positions[i]
-        d = np.linalg.norm(vectors, axis=1)
-        near = d < CUTOFF
-        return i[near], j[near], d[near], vectors[near], shift[near]
-
-
-class StaleResult(Toy):
-    """Remembers its answer by positions alone."""
-
-    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        return [c for c in super().check_state(atoms, tol) if c == "positions"]
-
-
-class SingleSums(Toy):
-    @staticmethod
-    def add(values: np.ndarray) -> float:
-        return np.sum(values, dtype=np.float32)
-
-
-class Handed(Toy):
-    """Tells left from right."""
-
-    def spoil(self) -> None:
-        r = self.atoms.positions
-        if len(r) > 3:
-            self.results["energy"] += 1e-6 * float(np.linalg.det(r[1:4] - r[0]))
-
-
-class Placed(Toy):
-    """Feels where it is."""
-
-    def spoil(self) -> None:
-        self.results["energy"] += 1e-10 * float(self.atoms.positions[:, 0].sum())
-
-
-class Ordered(Toy):
-    """Treats the first atom in a way of its own."""
-
-    def spoil(self) -> None:
-        self.results["energy"] += 1e-6 * float(np.linalg.norm(self.results["forces"][0]))
-
-
-class Noisy(Toy):
-    def spoil(self) -> None:
-        self.results["forces"][0] += 1e-15 * np.random.default_rng().normal(size=3)
-
-
-class Meddling(Toy):
-    """Draws from the random numbers of others, and leaves a note."""
-
-    def spoil(self) -> None:
-        np.random.rand()  # noqa: NPY002
-
-
-class WritesInfo(Toy):
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:  # type: ignore[no-untyped-def]
-        super().calculate(atoms, properties, system_changes)
-        atoms.info["model"] = "mine"
-
-
-class Pulling(Toy):
-    """Every structure is pulled along."""
-
-    def spoil(self) -> None:
-        self.results["forces"] += 1e-9
-
-
-class Rocket(Toy):
-    """A little push upwards for the first atom."""
-
-    def spoil(self) -> None:
-        self.results["forces"][0, 2] += 1e-6
-
-
-class Attractive(Toy):
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:  # type: ignore[no-untyped-def]
-        super().calculate(atoms, properties, system_changes)
-        self.results["energy"] *= -1
-        self.results["forces"] *= -1
-
-
-class NotANumber(Toy):
-    def spoil(self) -> None:
-        self.results["energy"] = np.nan
-        self.results["forces"] *= np.nan
-
-
-class Unsteady(Toy):
-    """Forces depend on how often they were asked for."""
-
-    calls = 0
-
-    def spoil(self) -> None:
-        Unsteady.calls += 1
-        self.results["forces"] *= 1 + 0.1 * np.sin(Unsteady.calls)
-
-
-class Growing(Toy):
-    """Energy comes from nowhere, 1e-4 eV each time."""
-
-    calls = 0
-
-    def spoil(self) -> None:
-        Growing.calls += 1
-        self.results["energy"] += 1e-4 * Growing.calls
-
-
-class TooStrong(Toy):
-    def spoil(self) -> None:
-        self.results["forces"] *= 1.01
 
 
 def toy(kind: type[Toy] = Toy) -> Subject:
@@ -303,6 +89,7 @@ SEEDED: list[tuple[type[Toy], Callable[[Subject, Structures], Check]]] = [
     (Pulling, symmetry.momentum),
     (Unsteady, motion.reversal),
     (Growing, motion.drift),
+    (Creeping, motion.drift),
     (TooStrong, motion.scaling),
     (Rocket, motion.momenta),
 ]
@@ -347,6 +134,22 @@ def test_what_is_not_a_number_fails(check) -> None:  # type: ignore[no-untyped-d
     except FloatingPointError:
         # These look for the cutoff first; an error is a failure.
         assert check in (locality.smoothness, locality.short_range, locality.lone_atoms)
+
+
+def test_a_batch_that_blends_is_told() -> None:
+    def judged(potential: object) -> Check:
+        return symmetry.batches(replace(toy(), potential=potential), {"a": CLUSTER, "b": CUBE})
+
+    assert not judged(Blended()).passed
+    assert judged(new_potential("schnet").freeze()).passed
+    with pytest.raises(NothingToCheckError):
+        symmetry.batches(toy(), ALL)
+
+
+def test_a_long_run_tells_how_far_it_is() -> None:
+    told: list[str] = []
+    assert motion.long_drift(toy(), {"cluster": CLUSTER}, 1.0, told.append).passed
+    assert told[-1] == "P18, cluster, float64: 1 of 1 ps"
 
 
 def test_nan_is_above_every_bar() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 
 import numpy as np
 from ase import Atoms
@@ -16,6 +16,8 @@ from mlpot.certificate.structures import elements_of
 from mlpot.certificate.subject import FAR, Subject, pair
 
 Floats = NDArray[np.float64]
+Point = tuple[float, float, float]  # along a path: Å, eV, eV/Å
+Interval = tuple[Point, Point]
 Scan = Callable[[float], tuple[float, float]]  # distance, Å -> energy, eV, and force along it, eV/Å
 
 MOST_PAIRS = 10  # of elements
@@ -187,23 +189,24 @@ def _along_a_path(subject: Subject, atoms: Atoms, n: int = 100) -> tuple[float, 
     """
     direction, step = np.array([0.6, 0.0, 0.8]), 2e-3
 
-    def at(s: float) -> tuple[float, float]:
+    def at(s: float) -> tuple[float, float, float]:
         moved = atoms.copy()
         moved.positions[0] += s * direction
         out = subject(moved)
-        return out.energy, float(out.forces[0] @ direction)
+        return s, out.energy, float(out.forces[0] @ direction)
 
-    def gap(a: float, b: float) -> float:
-        (ea, fa), (eb, fb) = at(a), at(b)
-        return abs(eb - ea + (fa + fb) / 2 * (b - a))
+    def gap(ends: Interval) -> float:
+        (a, energy_a, force_a), (b, energy_b, force_b) = ends
+        return abs(energy_b - energy_a + (force_a + force_b) / 2 * (b - a))
 
-    gaps = np.array([gap(k * step, (k + 1) * step) for k in range(n)])
-    a, b = step * int(gaps.argmax()), step * (int(gaps.argmax()) + 1)
+    points = [at(k * step) for k in range(n + 1)]
+    gaps = np.array([gap(ends) for ends in pairwise(points)])
+    left, right = points[gaps.argmax()], points[gaps.argmax() + 1]  # NaN is the largest
     for _ in range(6):
-        middle = (a + b) / 2
-        a, b = max((a, middle), (middle, b), key=lambda ends: gap(*ends))
-    noise = (1e-6 if subject.single else 1e-12) * max(1.0, abs(at(a)[0]))
-    return gap(a, b) if np.isfinite(gaps).all() else np.nan, float(gaps.max() / 20 + noise)
+        middle = at((left[0] + right[0]) / 2)
+        left, right = max((left, middle), (middle, right), key=gap)
+    noise = (1e-6 if subject.single else 1e-12) * max(1.0, abs(left[1]))
+    return gap((left, right)), float(gaps.max() / 20 + noise)
 
 
 def _nonsense(subject: Subject, atoms: Atoms) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ase import Atoms
 
 from mlpot.certificate.examples import of_training, with_companions
+from mlpot.certificate.motion import Tell
 from mlpot.certificate.structures import bundled, elements_of, numbers_of
 from mlpot.certificate.subject import Subject, of_calculator, of_model
 from mlpot.certificate.verify import Certificate, Level, verify
@@ -25,6 +26,8 @@ def certify(
     elements: str | None = None,
     device: str = "cpu",
     dtype: str | None = None,
+    long_ps: float = 100.0,
+    tell: Tell = lambda text: None,
 ) -> Certificate:
     """The certificate of a model's file, or of a calculator of any package.
 
@@ -37,6 +40,7 @@ def certify(
         elements: of the calculator, such as "H,C,O"; those of the structures by default.
         device: where the model computes.
         dtype: "float32" or "float64"; of a model its own by default, of a calculator float64.
+        long_ps, tell: as `verify`.
 
     Raises:
         ValueError: elements are unknown, or neither they nor structures were given with a calculator.
@@ -57,7 +61,7 @@ def certify(
     else:
         header = {} if subject.potential is None else subject.potential.header
         chosen = of_training(header) or bundled(subject.elements)
-    return verify(subject, chosen, level)
+    return verify(subject, chosen, level, long_ps=long_ps, tell=tell)
 
 
 def _foreign(calculator: str, elements: str | None, given: dict[str, Atoms], *, single: bool) -> Subject:

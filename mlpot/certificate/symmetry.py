@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count, islice
 
 import numpy as np
+import torch
 from ase import Atoms
 
-from mlpot.certificate.check import Check, Figure, Structures, free, judge, worst
+from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, free, judge, worst
+from mlpot.certificate.structures import shaken
 from mlpot.certificate.subject import Answer, Subject
+from mlpot.forces import predict
+from mlpot.graph import collate
+from mlpot.neighbors import build_graph
 
 # Energy (eV/atom), forces (eV/Å), and forces relative to the largest. In float32 a readout adds terms that cancel:
 # of 56 eV in all, one unit in the last place is 4e-6 eV, and 7e-6 eV were measured in a cell of one atom, where no
@@ -17,7 +24,9 @@ Bars = tuple[float, float, float]
 TRANSLATION: dict[bool, Bars] = {False: (1e-11, 1e-10, 0.0), True: (1e-5, 1e-5, 1e-6)}
 ROTATION: dict[bool, Bars] = {False: (1e-11, 1e-10, 0.0), True: (1e-5, 2e-5, 1e-6)}
 PERMUTATION: dict[bool, Bars] = {False: (1e-11, 1e-11, 0.0), True: (2e-5, 2e-5, 1e-6)}
+BATCH: dict[bool, Bars] = {False: (1e-11, 1e-11, 1e-12), True: (1e-5, 1e-5, 1e-6)}
 N_TURNS = 20
+N_BATCH, MOST_ATOMS = 64, 2000
 
 
 def translation(subject: Subject, structures: Structures) -> Check:
@@ -58,6 +67,42 @@ def permutation(subject: Subject, structures: Structures) -> Check:
             yield atoms[order], Answer(out.energy, out.forces[order], out.stress)
 
     return judge("P3", "permutation", _compare(subject, structures, orders, PERMUTATION))
+
+
+def batches(subject: Subject, structures: Structures) -> Check:
+    """P4: a structure has the same answer in a batch, and feels nothing of the others there."""
+    potential = subject.potential
+    if potential is None:
+        raise NothingToCheckError("a calculator takes one structure at a time")
+    mixed = list(islice(_many(structures), N_BATCH))
+    graphs = [build_graph(a.numbers, a.positions, a.cell.array, a.pbc, potential.cutoff) for _, a in mixed]
+    whole, first = collate(graphs), len(mixed[0][1])
+    together = predict(potential, whole)
+    forces = torch.split(together.forces, [len(a) for _, a in mixed])
+    bar_energy, bar_forces, relative = BATCH[subject.single]
+    figures: list[Figure] = []
+    for k, (name, atoms) in enumerate(mixed):
+        out = predict(potential, graphs[k])
+        alone = Answer(out.energy.item(), out.forces.numpy(), out.stress[0].numpy())
+        part = Answer(together.energy[k].item(), forces[k].numpy(), together.stress[k].numpy())
+        figures += differences(part, alone, name, bar_energy * len(atoms), bar_forces, relative)
+    moved = whole.positions.clone()
+    moved[first:] += 1e-3 * torch.from_numpy(np.random.default_rng(2).normal(size=moved[first:].shape))
+    other = predict(potential, replace(whole, positions=moved))
+    change = worst(other.forces[:first], together.forces[:first]) + worst(other.energy[0], together.energy[0])
+    figures.append(Figure("felt when the others move, eV and eV/Å", mixed[0][0], change, 0.0))
+    return judge("P4", "batches", figures, f"{len(mixed)} structures")
+
+
+def _many(structures: Structures) -> Iterator[tuple[str, Atoms]]:
+    """Each again and again, shaken, so long as the batch is of a bearable size."""
+    n_atoms = 0
+    for seed in count():
+        for name, atoms in structures.items():
+            n_atoms += len(atoms)
+            if seed > 1 and n_atoms > MOST_ATOMS:
+                return
+            yield name, shaken(atoms, seed=seed)
 
 
 def momentum(subject: Subject, structures: Structures) -> Check:

@@ -25,6 +25,7 @@ ALWAYS: dict[str, Run] = {
     "P1": symmetry.translation,
     "P2": symmetry.rotation,
     "P3": symmetry.permutation,
+    "P4": symmetry.batches,
     "P5": derivatives.force,
     "P6": derivatives.stress,
     "P9": locality.smoothness,
@@ -40,7 +41,7 @@ ALWAYS: dict[str, Run] = {
     "P31": state.memory,
 }
 QUICK = ALWAYS | {
-    "P17": partial(motion.drift, picoseconds=1.0),
+    "P17": partial(motion.drift, picoseconds=0.5),
     "P19": motion.scaling,
     "P28": partial(state.determinism, n_repeats=20),
 }
@@ -48,6 +49,7 @@ FULL = ALWAYS | {
     "P7": derivatives.curl,
     "P8": derivatives.loops,
     "P17": motion.drift,
+    "P18": motion.long_drift,
     "P19": partial(motion.scaling, n_halvings=2),
     "P20": motion.reversal,
     "P21": motion.momenta,
@@ -88,17 +90,30 @@ class Certificate:
         Path(path).write_text(text + "\n", encoding="utf-8")
 
 
-def verify(subject: Subject, structures: Structures, level: Level = "quick") -> Certificate:
+def verify(
+    subject: Subject,
+    structures: Structures,
+    level: Level = "quick",
+    *,
+    long_ps: float = 100.0,
+    tell: motion.Tell = lambda text: None,
+) -> Certificate:
     """Judge a calculator on structures; a check that ends in an error has failed.
 
     Args:
         subject: of `subject.of_model` or `subject.of_calculator`.
         structures: by name; molecules, crystals or slabs of elements that the subject knows.
         level: `quick` is a minute for a small molecule and a small crystal.
+        long_ps: length of the long run of level `full`, ps.
+        tell: is given lines on how far `full` has come.
     """
     started = perf_counter()
     checks, not_applicable = [], {}
-    for id, run in sorted(LEVELS[level].items(), key=lambda item: int(item[0][1:])):
+    runs = dict(LEVELS[level])
+    if "P18" in runs:
+        runs["P18"] = partial(motion.long_drift, picoseconds=long_ps, tell=tell)
+    for id, run in sorted(runs.items(), key=lambda item: int(item[0][1:])):
+        tell(f"{id} begins after {perf_counter() - started:.0f} s")
         try:
             checks.append(run(subject, structures))
         except NothingToCheckError as reason:
