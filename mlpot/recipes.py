@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 Model = TypeVar("Model", bound=BaseModel)
+MAX_RECIPE = 2**16  # characters
+MAX_DEPTH = 16  # of sections in one another
 
 
 class RecipeError(ValueError):
@@ -39,7 +41,9 @@ def load_recipe(model: type[Model], path: str | Path, overrides: Sequence[str] =
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no recipe {path}. Give the path of a YAML file.")
-    return parse_recipe(model, path.read_text(encoding="utf-8"), overrides, origin=str(path))
+    with path.open("rb") as file:
+        content = file.read(MAX_RECIPE + 1)
+    return parse_recipe(model, content.decode(errors="replace"), overrides, origin=str(path))
 
 
 def parse_recipe(model: type[Model], text: str, overrides: Sequence[str] = (), *, origin: str = "recipe") -> Model:
@@ -89,16 +93,26 @@ def template(model: type[BaseModel]) -> str:
 class _Loader(yaml.SafeLoader):
     """YAML's safe subset without duplicate keys and aliases, where 1e-3 is a number."""
 
+    depth = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
+        line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
-            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
             raise RecipeError(f"YAML alias in line {line}. Write the value out: a recipe has no aliases.")
-        return super().compose_node(parent, index)
+        if self.depth == MAX_DEPTH:
+            raise RecipeError(f"More than {MAX_DEPTH} sections in one another in line {line}. Correct it.")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
-            key, line = key_node.value, key_node.start_mark.line + 1
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise RecipeError(f"The key in line {line} is no word. Write lines of `key: value`.")
+            key = self.construct_object(key_node)
             if key in seen:
                 raise RecipeError(f"Key {key!r} stands in lines {seen[key]} and {line}. Remove one of them.")
             seen[key] = line
@@ -111,12 +125,14 @@ _Loader.add_implicit_resolver(
 
 
 def _yaml(text: str, origin: str) -> Any:
+    if len(text) > MAX_RECIPE:
+        raise RecipeError(f"{origin} is longer than {MAX_RECIPE} characters. Give a recipe, and data as files.")
     try:
         return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{origin} is not valid YAML: {error}") from None
     except RecipeError as error:
         raise RecipeError(f"{origin}: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:  # such as 2026-13-41, which looks like a date
+        raise RecipeError(f"{origin} is not valid YAML: {error}") from None
 
 
 def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 import re
 import shutil
 import subprocess
 import sys
+import time
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +22,7 @@ from frames import mixed
 from h5py import h5d, h5s, h5t
 
 from mlpot.data.convert import convert
-from mlpot.data.h5md import FormatError, Reader, append, write
+from mlpot.data.h5md import DataError, FormatError, Reader, append, write
 from mlpot.data.info import info
 from mlpot.data.structures import read_structures
 from mlpot.data.trajectory import TrajectoryWriter
@@ -145,7 +149,7 @@ def test_a_hostile_hdf5_file_is_refused_at_every_door(hostile, name, tmp_path):
 ATTEMPT = """
 import json, os, resource, sys, time
 from pathlib import Path
-from mlpot.data.h5md import FormatError, Reader
+from mlpot.data.h5md import DataError, FormatError, Reader
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -195,3 +199,104 @@ def test_refusal_is_quick_and_small_and_opens_nothing_else(hostile, tmp_path):
         elif attack:
             opened[attack].add((re.findall(r'"(.*?)"', line) or [line])[0])
     assert opened == {**{name: {str(path)} for name, path in hostile.items()}, "end": opened["end"]}
+
+
+# --- npz ---
+
+
+class Bomb:
+    """What touches a file when it is unpickled."""
+
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+def npz(path: Path, members: dict[str, bytes], *, times: int = 1) -> Path:
+    """An archive whose table may name each member several times."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(f"{name}.npy", content)
+        file.filelist *= times
+    return path
+
+
+def npy(shape: tuple[int, ...], data: bytes, kind: str = "<f8") -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": kind, "fortran_order": False, "shape": shape})
+    return buffer.getvalue() + data
+
+
+@pytest.mark.parametrize(
+    ("members", "times", "message"),
+    [
+        (lambda fuse: {"R": npy((1,), pickle.dumps([Bomb(fuse)]), "|O")}, 1, "pickled Python objects"),
+        (lambda fuse: {"R": pickle.dumps(Bomb(fuse))}, 1, "is damaged"),
+        (lambda fuse: {"R": npy((2**37,), bytes(8))}, 1, "which is not what it holds"),
+        (lambda fuse: {"R": npy((2**21,), bytes(2**24))}, 20, "claims to unpack"),
+        (lambda fuse: {"R": npy((-1, 3), bytes(24))}, 1, "is not what it holds|is damaged"),
+        (lambda fuse: {"../../escaped": npy((1,), bytes(8))}, 1, "no layout that is known"),
+    ],
+    ids=["objects", "pickle", "1 TB", "zip bomb", "negative", "zip slip"],
+)
+def test_a_hostile_npz_file_is_refused(tmp_path, members, times, message):
+    path, fuse = tmp_path / "set.npz", tmp_path / "exploded"
+    npz(path, members(fuse), times=times)
+    start = time.process_time()
+    with pytest.raises(DataError, match=message):
+        convert(path, tmp_path / "new.h5")
+    assert time.process_time() - start < 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pickle_is_no_npz_file(tmp_path):
+    path = tmp_path / "set.npz"
+    path.write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    with pytest.raises(FormatError, match="is damaged, or neither"):
+        convert(path, tmp_path / "new.h5")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --- what ASE reads ---
+
+
+def test_formats_that_run_or_open_something_else_are_refused(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("root")
+    files = {
+        "old.trj": b"PickleTrajectory" + pickle.dumps(Bomb(tmp_path / "exploded")),
+        "old.traj": b"PickleTrajectory" + pickle.dumps(Bomb(tmp_path / "exploded")),
+        "basis.com": f"# hf/gen\n\ntitle\n\n0 1\nH 0 0 0\n\n@{secret}\n\n".encode(),
+        "inp": f"XYZCoordinates = '{secret}'\n".encode(),
+        "crystal.cell": b"%BLOCK LATTICE_CART\n1 0 0\n0 1 0\n0 0 1\n%ENDBLOCK LATTICE_CART\n",
+        "input.dat": b"%block lattice_cart\n includefile secret\n*\nlock species \n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError):
+            list(read_structures(tmp_path / name))
+        with pytest.raises(DataError):
+            convert(tmp_path / name, tmp_path / "new.h5")
+    for kind in (
+        "gaussian-in",
+        "octopus-in",
+        "onetep-in",
+        "castep-cell",
+        "bundletrajectory",
+        "postgresql",
+        "znh5md",
+    ):
+        with pytest.raises(FormatError, match=r"no format that is read|There is no format"):
+            convert(secret, tmp_path / "new.h5", format=kind)
+    assert {path.name for path in tmp_path.iterdir()} == {*files, "secret"}
+
+
+@pytest.mark.parametrize("count", ["1000000000000", "-1", "1e9", "x"])
+def test_a_false_number_of_atoms_is_refused(tmp_path, count):
+    path = tmp_path / "set.xyz"
+    path.write_text(f"{count}\nProperties=species:S:1:pos:R:3\nH 0 0 0\n")
+    with pytest.raises(DataError):
+        convert(path, tmp_path / "new.h5")
+    assert list(tmp_path.iterdir()) == [path]

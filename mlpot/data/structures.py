@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
 import ase.io
 import h5py
 from ase import Atoms
-from ase.io.formats import UnknownFileTypeError, ioformats
+from ase.io.formats import UnknownFileTypeError, ioformats, open_with_compression
 
 from mlpot.data.errors import FormatError
 from mlpot.data.h5md_read import Reader
 from mlpot.data.h5md_write import write
 from mlpot.version import __version__
 
+MAX_BEYOND = 100  # lines that a reader may ask for where there are none
 H5MD_ENDINGS = (".h5", ".hdf5", ".h5md")
 READABLE = {
     "aims", "aims-output", "castep-geom", "castep-md", "cfg", "cif", "cjson", "cp2k-dcd", "cp2k-restart",
@@ -72,15 +75,39 @@ def read_with_ase(path: Path, kind: str | None = None, index: str | slice = ":")
             f"{path} is in no format that is read ({kind or 'unknown'}). Convert it to extxyz with a program you "
             f"trust, or name the format, one of: {', '.join(sorted(READABLE))}."
         )
-    reading = ase.io.iread(str(path), index=index, format=kind, do_not_split_by_at_sign=True)
-    for k in count():
-        try:
-            atoms = next(reading)
-        except StopIteration:
-            return
-        except Exception as error:  # ASE has a hundred readers, and each fails in its own way
-            raise FormatError(f"ASE could not read frame {k} of {path} as {kind}: {error!r}.") from error
-        yield atoms
+    with _opened(path, kind) as source:
+        reading = ase.io.iread(source, index=index, format=kind, do_not_split_by_at_sign=True)
+        for k in count():
+            try:
+                atoms = next(reading)
+            except StopIteration:
+                return
+            except Exception as error:  # ASE has a hundred readers, and each fails in its own way
+                raise FormatError(f"ASE could not read frame {k} of {path} as {kind}: {error!r}.") from error
+            yield atoms
+
+
+class _Lines(io.TextIOWrapper):
+    """A text of which nobody reads line upon line beyond the end, as ASE does if told of a billion atoms."""
+
+    _beyond = 0
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # as in typeshed itself
+        line = super().readline(size)
+        self._beyond = 0 if line else self._beyond + 1
+        if self._beyond > MAX_BEYOND:
+            raise EOFError("it ends before the last frame does")
+        return line
+
+
+@contextmanager
+def _opened(path: Path, kind: str) -> Iterator[_Lines | str]:
+    """What ASE is given to read: lines where that is what it wants, else the name."""
+    if not ioformats[kind].acceptsfd or ioformats[kind].isbinary:
+        yield str(path)
+        return
+    with _Lines(open_with_compression(str(path), "rb")) as lines:
+        yield lines
 
 
 def read_structure(path: str | Path, index: int = 0) -> Atoms:

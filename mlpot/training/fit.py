@@ -187,7 +187,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch, zip and unpickling fail in many ways
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or repr(error)).splitlines()[0]
         raise RunDirectoryError(
             f"{path} is damaged, or holds more than numbers and tensors: {reason} Start the run anew."
         ) from None

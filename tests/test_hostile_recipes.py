@@ -1,0 +1,61 @@
+"""Are recipes made to run code, to fill the memory, or to say two things at once refused, and at once?"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mlpot.dynamics.recipe import MDRecipe
+from mlpot.recipes import RecipeError, load_recipe
+from mlpot.training.recipe import Recipe
+
+LAUGHS = "a: &a [x, x]\n" + "\n".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+TOUCH = "!!python/object/apply:os.mkdir ['exploded']"
+RECIPES = {
+    "laughs": (LAUGHS, "YAML alias in line 2"),
+    "an alias of itself": ("data: &a [*a]", "YAML alias"),
+    "code": (f"data: {TOUCH}", "could not determine a constructor"),
+    "a name of Python": ("data: !!python/name:os.system ''", "could not determine a constructor"),
+    "deep lists": ("data: " + "[" * 30000, "16 sections in one another"),
+    "deep sections": ("\n".join(" " * k + "a:" for k in range(300)), "16 sections in one another"),
+    "long": ("data: {train: " + "x" * 10**6 + "}", "longer than 65536"),
+    "many digits": ("training: {epochs: " + "9" * 10000 + "}", "not valid YAML"),
+    "a date that is none": ("data: {train: 2026-13-41}", "not valid YAML"),
+    "a key twice": ("data: {train: a.h5}\ndata: {train: b.h5}", "lines 1 and 2"),
+    "a key twice, written otherwise": ("data: {1: a, 0x1: b}", "Key 1 stands in lines"),
+    "a list as key": ("? [a, b]\n: c", "is no word"),
+    "infinity": ("data: {train: a.h5}\nloss: {energy: .inf}", "finite"),
+    "no text": ("\x00\x01", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("model", [Recipe, MDRecipe])
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_hostile_recipe_is_refused(model, name, tmp_path, monkeypatch):
+    text, message = RECIPES[name]
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(text)
+    start = time.process_time()
+    with pytest.raises(RecipeError, match=message if model is Recipe or name != "infinity" else "loss"):
+        load_recipe(model, "recipe.yaml")
+    assert time.process_time() - start < 2
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_the_code_would_run_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yaml.load(RECIPES["code"][0], Loader=yaml.UnsafeLoader)
+    assert Path("exploded").exists()
+
+
+def test_an_override_is_read_as_carefully(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("data: {train: a.h5}")
+    for text in (f"data.test={TOUCH}", "data.test=" + "[" * 1000, "data.test=&a [*a]"):
+        with pytest.raises(RecipeError):
+            load_recipe(Recipe, tmp_path / "recipe.yaml", [text])
+    assert not Path("exploded").exists()
