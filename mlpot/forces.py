@@ -21,7 +21,8 @@ from mlpot.graph import AtomGraph, Edges, Movable, Properties, edge_vectors
 
 Native = Callable[[AtomGraph], tuple[Tensor, Tensor, Tensor] | None]
 """Energies (n_graphs,) eV, forces (n_atoms, 3) eV/Å and virials (n_graphs, 3, 3) eV of whole structures in
-float64, without autograd; None for a structure with an unknown element."""
+float64, differentiable once by weights that require it, without a graph of theirs; None for a structure with an
+unknown element, or if there is no such call for the potential."""
 
 
 class AtomicEnergies(Protocol):
@@ -56,7 +57,9 @@ def predict(potential: AtomicEnergies, graph: AtomGraph, *, training: bool = Fal
     Returns:
         Properties in float64. Stress is NaN where a graph is not periodic in three directions.
     """
-    if potential.native is not None and not training and (known := potential.native(graph)):
+    with torch.set_grad_enabled(training):
+        known = potential.native(graph) if potential.native is not None else None
+    if known is not None:
         energy, forces, virial = known
         return Properties(energy, forces, _stress(virial, graph))
     atom_energy, vectors, g = _gradient(potential, graph, create_graph=training)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,12 +59,16 @@ class RadialTable(nn.Module):
 
     def forward(self, networks: Sequence[nn.Sequential]) -> tuple[Tensor, ...]:
         """A table (n_rows, n_features) for each network of equal layers from basis to features."""
+        return self.stacked(networks).unbind()
+
+    def stacked(self, networks: Sequence[nn.Sequential]) -> Tensor:
+        """The same as (n_networks, n_rows, n_features)."""
         if len(self.kept):
-            return self.kept.unbind()
+            return self.kept
         tables = self._build(networks)
         if self.keeps:
             self.kept = tables.detach()
-        return tables.unbind()
+        return tables
 
     def freeze(self) -> None:
         """Keep the next tables, for weights that no longer change, until the next `freeze` or `train`."""
@@ -117,25 +121,48 @@ def _slope(f: Callable[[Tensor], Tensor], h: float) -> Callable[[Tensor], Tensor
     return slope
 
 
-def _b_spline(f: Tensor) -> Tensor:
+class _BSpline(torch.autograd.Function):
     """Coefficients b (n_networks, n_knots + 3, n_features) of values f (n_networks, n_knots + 1, n_features).
 
     Values of a cubic B-spline are b_i − δb_i/6, δ the negated second difference; so b = f + δf/6 + δ²f/36 + O(h⁶).
     The last three are zero, and with them value, slope and curvature at the cutoff, as for f. The first three only
     matter below 3 h, where no atom is.
     """
-    outer, inner, middle = f[:, 4:] + f[:, :-4], f[:, 3:-1] + f[:, 1:-3], f[:, 2:-2]
-    b = torch.add(outer / 36 + middle * (54 / 36), inner, alpha=-10 / 36)
-    return torch.cat([b[:, :1].expand(-1, 3, -1), b, torch.zeros_like(b[:, :3])], dim=1)
+
+    FILTER = (1 / 36, -10 / 36, 54 / 36, -10 / 36, 1 / 36)
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor) -> Tensor:
+        n = f.shape[1] - 4
+        out = f.new_zeros(f.shape[0], n + 6, f.shape[2])
+        inner = out[:, 3:-3]
+        for k, factor in enumerate(_BSpline.FILTER):
+            inner.add_(f[:, k : k + n], alpha=factor)
+        out[:, :3] = inner[:, :1]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        n = g.shape[1] - 6
+        inner = g[:, 3:-3].clone()
+        inner[:, 0] += g[:, :3].sum(1)
+        f = g.new_zeros(g.shape[0], n + 4, g.shape[2])
+        for k, factor in enumerate(_BSpline.FILTER):
+            f[:, k : k + n].add_(inner, alpha=factor)
+        return f
+
+
+def _b_spline(f: Tensor) -> Tensor:
+    return cast("Tensor", _BSpline.apply(f))  # type: ignore[no-untyped-call]
 
 
 def _linear(f: list[Tensor], layers: Sequence[nn.Linear]) -> list[Tensor]:
     """W f + b, W f′, W f″."""
-    weight = torch.stack([layer.weight for layer in layers])
-    value, *derivatives = torch.bmm(torch.cat(f, dim=1), weight.mT).chunk(len(f), dim=1)
-    if layers[0].bias is not None:
-        value = value + torch.stack([layer.bias for layer in layers])[:, None]
-    return [value, *derivatives]
+    weight = torch.stack([layer.weight for layer in layers]).mT
+    if layers[0].bias is None:
+        return [torch.bmm(row, weight) for row in f]
+    bias = torch.stack([layer.bias for layer in layers])[:, None]
+    return [torch.baddbmm(bias, f[0], weight), *(torch.bmm(row, weight) for row in f[1:])]
 
 
 def _activate(f: list[Tensor], a: Activation) -> list[Tensor]:

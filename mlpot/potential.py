@@ -23,6 +23,7 @@ from mlpot.knots import RadialTable
 from mlpot.models import build_backbone
 from mlpot.models.layers import MAX_Z
 from mlpot.models.native import native_schnet
+from mlpot.models.native_training import NativeTraining
 from mlpot.models.zbl import ZBL
 from mlpot.radial import PolynomialEnvelope
 
@@ -77,8 +78,9 @@ class Potential(nn.Module):
         self.register_buffer("scale", _by_element(scale or {}, self.elements, missing=1.0))
         self.register_buffer("shift", _by_element(shift or {}, self.elements, missing=0.0))
         self.register_buffer("lone", torch.empty(0), persistent=False)  # filled by freeze()
-        self.native: Native | None = None  # likewise
         self.domain: Domain | None = None  # of its training, once that is over
+        self._training = NativeTraining()
+        self.native: Native | None = self._for_training  # until freeze()
         self.register_load_state_dict_post_hook(_renew_constants)  # type: ignore[no-untyped-call]
 
     @property
@@ -161,9 +163,15 @@ class Potential(nn.Module):
     def train(self, mode: bool = True) -> Potential:
         """As nn.Module.train; what `freeze` computed from the weights is forgotten."""
         if mode:
-            self.lone, self.native = self.lone.new_empty(0), None
+            self.lone, self.native = self.lone.new_empty(0), self._for_training
         super().train(mode)
         return self
+
+    def _for_training(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor] | None:
+        """A native call for weights that may change."""
+        if self.repulsion is not None:
+            return None
+        return self._training(self.backbone, self.elements, (self.reference, self.scale, self.shift), graph)
 
     def _lone_energies(self) -> Tensor:
         numbers = torch.tensor(self.elements, device=self.scale.device)

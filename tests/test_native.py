@@ -156,7 +156,7 @@ def test_an_unknown_element_is_named() -> None:
         predict(made(), graph_of(molecule("NH3")))
 
 
-def test_weights_that_may_change_have_no_native_call() -> None:
+def test_weights_that_change_are_followed() -> None:
     potential = made()
     other = made()
     with torch.no_grad():
@@ -165,7 +165,10 @@ def test_weights_that_may_change_have_no_native_call() -> None:
     graph = graph_of(molecule("H2O"))
     potential.load_state_dict(other.state_dict())
     assert deviations(predict(potential, graph), by_autograd(potential, graph)) < 1e-11
-    assert potential.train().native is None
+    with torch.no_grad():
+        for weight in potential.train().parameters():
+            weight.mul_(1.1)
+    assert deviations(predict(potential, graph), by_autograd(potential, graph)) < 1e-11
     assert copy.deepcopy(made()).to(torch.float32).native.net.first.dtype == np.float32  # type: ignore[union-attr]
 
 

@@ -47,7 +47,7 @@ def table_grad(x: Tensor, g: Tensor, on: KnotEdges, weights: Tensor | None, orde
     e = on.edges
     run(_interval_grads, shares(begin, 2 * wide.shape[1]), begin, edge, e.center.numpy(), e.neighbor.numpy(),
         e.reverse.numpy(), c, _weights(on, weights), wide.numpy(), _wide(g).numpy(), part.numpy())  # fmt: skip
-    _sum_intervals(part.numpy(), on.spline.stride, out.numpy())
+    sum_intervals(part.numpy(), on.spline.stride, out.numpy())
     return out[:, : x.shape[1]].contiguous()
 
 
@@ -96,7 +96,7 @@ def _interval_grads(begin, end, first_pair, pair, center, neighbor, reverse, c, 
 
 
 @compiled
-def _sum_intervals(part, stride, out):  # type: ignore[no-untyped-def]
+def sum_intervals(part, stride, out):  # type: ignore[no-untyped-def]
     """Each row of the table from all intervals that read it, in order."""
     n_knots, n_coefficients, n_features = part.shape
     out[:] = 0

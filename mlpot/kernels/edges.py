@@ -102,6 +102,65 @@ def _pull(n: int) -> Callable[..., Any]:
     return pull
 
 
+def _turn(w: Writer, c: Any, turn: Any, e: Any, n: int) -> list[Any]:
+    """turn[e] times the coefficients of derivatives, c[n : 2n, e]."""
+    turned = w.everywhere(turn.data, e)
+    return [w.builder.fmul(turned, factor) for factor in _by_order(w, c, e, n, n)]
+
+
+def _turned_conv(n: int, both: bool) -> Callable[..., None]:
+    @intrinsic  # type: ignore[misc]
+    def conv(typing, c, turn, table, x, y, out, e, r, i, j):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            w = Writer(context, builder, signature, arguments)
+            c, turn, table, x, y, out = (w.array(k) for k in range(6))
+            e, r, i, j = (w.whole(k) for k in range(6, 10))
+            radial = _radial(w, _by_order(w, c, e, n), table, r)
+            turned = _radial(w, _turn(w, c, turn, e, n), table, r)
+            ends = [(w.row(out, a), w.row(x, b), w.row(y, b)) for a, b in ((i, j), (j, i))]
+            with w.columns(x) as (f, _):
+                values = radial(f), turned(f)
+                for to, *sources in ends[: 1 + both]:
+                    total = w.load(to, f)
+                    for value, source in zip(values, sources, strict=True):
+                        total = w.fma(value, w.load(source, f), total)
+                    w.store(total, to, f)
+            return context.get_dummy_value()
+
+        return types.void(c, turn, table, x, y, out, e, r, i, j), generate
+
+    return conv
+
+
+def _turned_grad(n: int) -> Callable[..., None]:
+    @intrinsic  # type: ignore[misc]
+    def grad(typing, c, turn, rows, x, y, p, q, e, i, j, share):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            w = Writer(context, builder, signature, arguments)
+            c, turn, rows, x, y, p, q = (w.array(k) for k in range(7))
+            e, i, j = (w.whole(k) for k in range(7, 10))
+            share = w.spread(10)
+            factors = [
+                [builder.fmul(share, factor) for factor in some]
+                for some in (_by_order(w, c, e, n), _turn(w, c, turn, e, n))
+            ]
+            places = [w.row(rows, i.type(k)) for k in range(n)]
+            x_i, y_i, p_i, q_i = (w.row(array, i) for array in (x, y, p, q))
+            x_j, y_j, p_j, q_j = (w.row(array, j) for array in (x, y, p, q))
+            with w.columns(x) as (f, _):
+                at = {row: w.load(row, f) for row in (x_i, y_i, p_i, q_i, x_j, y_j, p_j, q_j)}
+                turned = w.fma(at[q_i], at[x_j], builder.fmul(at[q_j], at[x_i]))
+                pair = w.fma(at[p_i], at[x_j], builder.fmul(at[p_j], at[x_i]))
+                pair = w.fma(at[q_i], at[y_j], w.fma(at[q_j], at[y_i], pair))
+                for factor, turn, place in zip(*factors, places, strict=True):
+                    w.store(w.fma(turn, turned, w.fma(factor, pair, w.load(place, f))), place, f)
+            return context.get_dummy_value()
+
+        return types.void(c, turn, rows, x, y, p, q, e, i, j, x.dtype), generate
+
+    return grad
+
+
 def _grad(n: int) -> Callable[..., None]:
     @intrinsic  # type: ignore[misc]
     def grad(typing, c, rows, x, g, e, i, j, v, v_back):  # type: ignore[no-untyped-def]
@@ -131,6 +190,10 @@ _conv_4, _conv_4_both, _conv_6, _conv_6_both = (_conv(n, both, True) for n in (4
 _plain_4, _plain_4_both, _plain_6, _plain_6_both = (
     _conv(n, both, False) for n in (4, 6) for both in (False, True)
 )
+_turned_4, _turned_4_both, _turned_6, _turned_6_both = (
+    _turned_conv(n, both) for n in (4, 6) for both in (False, True)
+)
+_turned_grad_4, _turned_grad_6 = _turned_grad(4), _turned_grad(6)
 _dot_4, _dot_6, _pull_4, _pull_6, _grad_4, _grad_6 = (make(n) for make in (_dot, _pull, _grad) for n in (4, 6))
 
 
@@ -184,3 +247,25 @@ def grad(c, rows, x, g, e, i, j, v, v_back):  # type: ignore[no-untyped-def]
         _grad_4(c, rows, x, g, e, i, j, v, v_back)
     else:
         _grad_6(c, rows, x, g, e, i, j, v, v_back)
+
+
+@compiled
+def turned_conv(c, turn, table, x, y, out, e, r, i, j, both):  # type: ignore[no-untyped-def]
+    """out_i += w ∘ x_j + turn w′ ∘ y_j and, for both, the same for j; coefficients as for `plain_conv`."""
+    if len(c) == 8 and both:
+        _turned_4_both(c, turn, table, x, y, out, e, r, i, j)
+    elif len(c) == 8:
+        _turned_4(c, turn, table, x, y, out, e, r, i, j)
+    elif both:
+        _turned_6_both(c, turn, table, x, y, out, e, r, i, j)
+    else:
+        _turned_6(c, turn, table, x, y, out, e, r, i, j)
+
+
+@compiled
+def turned_grad(c, turn, rows, x, y, p, q, e, i, j, share):  # type: ignore[no-untyped-def]
+    """rows[k] += share (c[k, e] (p_i x_j + p_j x_i + q_i y_j + q_j y_i) + turn c′[k, e] (q_i x_j + q_j x_i))."""
+    if len(c) == 8:
+        _turned_grad_4(c, turn, rows, x, y, p, q, e, i, j, share)
+    else:
+        _turned_grad_6(c, turn, rows, x, y, p, q, e, i, j, share)

@@ -123,9 +123,15 @@ def _module(device: str) -> ModuleType:
 
 
 @cache
-def native_loops() -> ModuleType | None:
-    """The whole of SchNet in compiled loops, if there is Numba; imported like the homes."""
-    return importlib.import_module("mlpot.kernels.native") if importlib.util.find_spec("numba") else None
+def has_loops() -> bool:
+    """Whether there is Numba."""
+    return importlib.util.find_spec("numba") is not None
+
+
+@cache
+def loops(name: str) -> ModuleType:
+    """A module of compiled loops; imported like the homes."""
+    return importlib.import_module(f"mlpot.kernels.{name}")
 
 
 def _plain(t: Tensor | None) -> Any:

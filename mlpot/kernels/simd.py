@@ -239,6 +239,14 @@ def _compiled_exp(x):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def copy_rows(row, out, n):  # type: ignore[no-untyped-def]
+    """The same row n times."""
+    for i in range(n):
+        for f in range(len(row)):
+            out[i, f] = row[f]
+
+
+@compiled
 def silu(a, slope, n_rows):  # type: ignore[no-untyped-def]
     """a ← a σ(a), slope ← σ(a) (1 + a (1 − σ(a))) in the first n_rows."""
     one = a.dtype.type(1)
@@ -248,3 +256,14 @@ def silu(a, slope, n_rows):  # type: ignore[no-untyped-def]
             s = one / (one + exp(-x))
             slope[i, f] = s * (one + x * (one - s))
             a[i, f] = x * s
+
+
+@compiled
+def silu_curvature(a, out, n_rows):  # type: ignore[no-untyped-def]
+    """out ← σ(a) (1 − σ(a)) (2 + a (1 − 2 σ(a))), the second derivative of a σ(a), in the first n_rows."""
+    one, two = a.dtype.type(1), a.dtype.type(2)
+    for i in range(n_rows):
+        for f in range(a.shape[1]):
+            x = a[i, f]
+            s = one / (one + exp(-x))
+            out[i, f] = s * (one - s) * (two + x * (one - two * s))

@@ -6,12 +6,14 @@ PyTorch's, and its pools are not safe to use from several.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -55,6 +57,7 @@ def run(loop: Callable[..., None], parts: list[tuple[int, int]], *arguments: Any
         loop(*parts[0], *arguments)
         return
     threads, one_at_a_time = _threads()
+    _openmp_rests()
     with one_at_a_time:  # shares may wait for each other, so none may be left without a thread
         running = [threads.submit(loop, *part, *arguments) for part in parts[1:]]
         loop(*parts[0], *arguments)
@@ -65,6 +68,19 @@ def run(loop: Callable[..., None], parts: list[tuple[int, int]], *arguments: Any
 @cache
 def _threads() -> tuple[ThreadPoolExecutor, Lock]:
     return ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="mlpot"), Lock()
+
+
+@cache
+def _pause() -> Callable[[int], int] | None:
+    """OpenMP's omp_pause_resource_all (OpenMP 5.0, section 3.6), if PyTorch brings a library that has it."""
+    library = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
+    return ctypes.CDLL(str(library)).omp_pause_resource_all if library.exists() else None
+
+
+def _openmp_rests() -> None:
+    """PyTorch's threads wait for more work in a busy loop, for milliseconds and on the cores that ours need."""
+    if pause := _pause():
+        pause(1)
 
 
 os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork

@@ -1,17 +1,17 @@
-"""SchNet on knots as one native call: weights out of the modules, atoms in, energies and forces out."""
+"""SchNet on knots in native calls: weights out of the modules, atoms in, energies and forces out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mlpot.graph import AtomGraph
-from mlpot.kernels.ops import native_loops
+from mlpot.kernels.ops import has_loops, loops
 from mlpot.kernels.splines import SPLINES
 from mlpot.kernels.threads import block_size, run, shares
 from mlpot.models.layers import MAX_Z, SiLU
@@ -22,27 +22,109 @@ Array = NDArray[Any]
 PANEL = {4: 16, 8: 8}  # columns of a panel by bytes of a number: two vectors of `simd`
 
 
+def has_native_call(backbone: nn.Module, weight: Tensor) -> bool:
+    """There is one for SchNet on knots with SiLU, on CPU, in float32 and float64, if there is Numba."""
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
+        return False
+    if not isinstance(backbone, SchNet) or backbone.table is None or not has_loops():
+        return False
+    return all(isinstance(m[1], SiLU) for m in (backbone.readout, *(layer.update for layer in _layers(backbone))))
+
+
+class Weights(NamedTuple):
+    """Those of a SchNet, layers stacked; matrices as in nn.Linear, (n_layers, n_out, n_in)."""
+
+    features: Tensor  # (n_elements, n_features), embedding of each element
+    first: Tensor  # (n_elements, n_features), messages of the first layer
+    tables: Tensor  # (n_layers, n_rows, n_features)
+    to_message: Tensor
+    hidden: Tensor
+    hidden_bias: Tensor  # (n_layers, n_features)
+    update: Tensor
+    update_bias: Tensor  # (n_layers, n_features)
+    read: Tensor  # (n_hidden, n_features)
+    read_bias: Tensor  # (n_hidden,)
+    last: Tensor  # (n_hidden,)
+    last_bias: Tensor  # (1,)
+
+
+def weights_of(backbone: SchNet, elements: Tensor) -> Weights:
+    """The weights as a differentiable function of those of the modules."""
+    layers, read, last = _layers(backbone), *cast("list[nn.Linear]", [backbone.readout[0], backbone.readout[2]])
+    assert backbone.table is not None
+    features = backbone.embedding(elements)
+    first, second = (cast("list[nn.Linear]", [layer.update[k] for layer in layers]) for k in (0, 2))
+    return Weights(
+        features=features,
+        first=layers[0].to_message(features),
+        tables=backbone.table.stacked([layer.filter for layer in layers]),
+        to_message=torch.stack([layer.to_message.weight for layer in layers]),
+        hidden=torch.stack([layer.weight for layer in first]),
+        hidden_bias=torch.stack([layer.bias for layer in first]),
+        update=torch.stack([layer.weight for layer in second]),
+        update_bias=torch.stack([layer.bias for layer in second]),
+        read=read.weight,
+        read_bias=read.bias,
+        last=last.weight[0],
+        last_bias=last.bias,
+    )
+
+
+class Grid(NamedTuple):
+    """What does not change with the weights."""
+
+    degree: int
+    n_knots: int
+    cutoff: float  # Å
+    elements: tuple[int, ...]  # atomic numbers, sorted
+
+    @classmethod
+    def of(cls, backbone: SchNet, elements: tuple[int, ...]) -> Grid:
+        """That of a backbone on knots."""
+        table = backbone.table
+        assert table is not None
+        return cls(table.degree, table.n_knots, table.cutoff, elements)
+
+    def element_index(self) -> Array:
+        """(MAX_Z + 1,) of each atomic number among the elements, -1 if it is not one."""
+        index = np.full(MAX_Z + 1, -1)
+        index[list(self.elements)] = np.arange(len(self.elements))
+        return index
+
+
+def offsets(graph: AtomGraph) -> Array:
+    """shift · cell of each edge (n_edges, 3) float64, Å; empty without periodic images."""
+    if not graph.pbc.any():
+        return np.empty((0, 3))
+    out: Array = torch.empty_like(graph.shift).numpy()
+    begin, batch, shift, cell = (t.numpy() for t in (graph.edges.row_ptr, graph.batch, graph.shift, graph.cell))
+    loops("pairs").offsets(begin, batch, shift, cell, out)
+    return out
+
+
 def native_schnet(
-    backbone: nn.Module, elements: Sequence[int], reference: Tensor, scale: Tensor, shift: Tensor, lone: Tensor
+    backbone: nn.Module,
+    elements: tuple[int, ...],
+    reference: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    lone: Tensor,
 ) -> NativeSchNet | None:
     """The native call for a backbone that no longer changes, None if there is none for it.
 
     Args:
-        backbone: there is one for SchNet on knots with SiLU, on CPU.
+        backbone: see `has_native_call`.
         elements: atomic numbers, sorted.
         reference, scale, shift, lone: (n_elements,) eV, as in `potential`.
     """
-    known = scale.device.type == "cpu" and scale.dtype in (torch.float32, torch.float64)
-    if not known or not isinstance(backbone, SchNet) or backbone.table is None:
+    if not has_native_call(backbone, scale):
         return None
-    if not all(isinstance(m[1], SiLU) for m in (backbone.readout, *(layer.update for layer in _layers(backbone)))):
-        return None
-    loops = native_loops()
-    if loops is None:
-        return None
-    last_bias = torch.full_like(scale, float(cast("nn.Linear", backbone.readout[2]).bias))
-    per_element = torch.stack([c.double() for c in (scale, shift, lone, last_bias, reference)], dim=1)
-    return NativeSchNet(_network(loops, backbone, elements, per_element))
+    assert isinstance(backbone, SchNet)
+    with torch.no_grad():
+        weights = Weights(*(w.clone() for w in weights_of(backbone, torch.tensor(elements))))
+        bias = weights.last_bias.expand(len(elements))
+        per_element = torch.stack([c.double() for c in (scale, shift, lone, bias, reference)], dim=1)
+    return NativeSchNet(network(weights, Grid.of(backbone, elements), per_element))
 
 
 class NativeSchNet:
@@ -65,13 +147,12 @@ class NativeSchNet:
         Returns:
             None if an element is unknown.
         """
-        loops, net, edges = native_loops(), self.net, graph.edges
-        assert loops is not None
+        native, pairs, net, edges = loops("native"), loops("pairs"), self.net, graph.edges
         element = np.empty(graph.n_atoms, np.int64)
-        if not loops.elements(graph.numbers.numpy(), net.index, element):
+        if not pairs.elements(graph.numbers.numpy(), net.index, element):
             return None
         block = block_size(graph.n_atoms)
-        structure = loops.Structure(
+        structure = pairs.Structure(
             positions=graph.positions.numpy(),
             element=element,
             row_ptr=edges.row_ptr.numpy(),
@@ -81,11 +162,11 @@ class NativeSchNet:
             block=block,
         )
         n_atoms, n_graphs = graph.n_atoms, graph.n_graphs
-        answer = loops.Answer(np.empty(n_graphs), np.empty((n_atoms, 3)), np.empty((n_graphs, 3, 3)))
-        state = _room(loops, self._free_room(), n_atoms, len(edges), net)
+        answer = native.Answer(np.empty(n_graphs), np.empty((n_atoms, 3)), np.empty((n_graphs, 3, 3)))
+        state = _room(self._free_room(), n_atoms, len(edges), net)
         parts = shares(structure.row_ptr, net.first.shape[1], block)
-        run(loops.stages, parts, len(parts), np.zeros(1, np.int64), structure, net, state, answer)
-        loops.totals(structure, state, answer)
+        run(native.stages, parts, len(parts), np.zeros(1, np.int64), structure, net, state, answer)
+        native.totals(structure, state, answer)
         self._rooms.append(state)
         return torch.from_numpy(answer.energy), torch.from_numpy(answer.forces), torch.from_numpy(answer.virial)
 
@@ -95,13 +176,7 @@ class NativeSchNet:
             last, cell, offset = self._last
             if last.shift is graph.shift and torch.equal(cell, graph.cell):
                 return offset
-        if not graph.pbc.any():
-            offset = np.empty((0, 3))
-        elif graph.n_graphs == 1:
-            offset = (graph.shift @ graph.cell[0]).numpy()
-        else:
-            cells = graph.cell.index_select(0, graph.batch.index_select(0, graph.edges.center))
-            offset = torch.einsum("ea,eab->eb", graph.shift, cells).numpy()
+        offset = offsets(graph)
         self._last = graph, graph.cell.clone(), offset
         return offset
 
@@ -116,91 +191,77 @@ def _layers(backbone: SchNet) -> list[Interaction]:
     return cast("list[Interaction]", list(backbone.interactions))
 
 
-def _network(loops: Any, backbone: SchNet, elements: Sequence[int], per_element: Tensor) -> Any:
-    layers = _layers(backbone)
-    table, readout = backbone.table, backbone.readout
-    assert table is not None
-    with torch.no_grad():
-        tables = table([layer.filter for layer in layers])
-        features = backbone.embedding(torch.tensor(elements))
-        first = layers[0].to_message(features)
-    spline, per_length = SPLINES[table.degree], table.n_knots / table.cutoff
+def network(weights: Weights, grid: Grid, per_element: Tensor) -> Any:
+    """Weights as the loops read them; per_element (n_elements, 5) as `kernels.native.Network`."""
+    spline, per_length = SPLINES[grid.degree], grid.n_knots / grid.cutoff
     value, slope = (np.array(spline.derivative(order, per_length)) for order in (0, 1))
     slope = np.pad(slope, ((0, 0), (0, 1)))  # a power less
-    to_message = _matrices([layer.to_message for layer in layers])
-    hidden, update = (_matrices([layer.update[k] for layer in layers]) for k in (0, 2))
-    read = _matrices([readout[0]])
-    index = np.full(MAX_Z + 1, -1)
-    index[list(elements)] = np.arange(len(elements))
+    to_message, from_message = _packed_both_ways(weights.to_message)
+    hidden, from_hidden = _packed_both_ways(weights.hidden)
+    update, from_update = _packed_both_ways(weights.update)
+    read, unread = _packed_both_ways(weights.read)
     arrays = {
-        "features": _padded(features),
-        "first": _padded(first),
-        "tables": np.stack([_padded(t) for t in tables]),
-        "to_message": to_message[0],
-        "from_message": to_message[1],
-        "hidden": hidden[0],
-        "from_hidden": hidden[1],
-        "update": update[0],
-        "from_update": update[1],
-        "hidden_bias": _biases([layer.update[0] for layer in layers]),
-        "update_bias": _biases([layer.update[2] for layer in layers]),
-        "read": read[0][0],
-        "unread": read[1][0],
-        "read_bias": _biases([readout[0]])[0],
-        "last": _padded(cast("nn.Linear", readout[2]).weight)[0],
-        "polynomials": np.concatenate([value, slope]).T.astype(features.numpy().dtype, order="C"),
-        "per_element": per_element.numpy(),
-        "index": index,
+        "features": _padded(weights.features),
+        "first": _padded(weights.first),
+        "tables": _padded(weights.tables),
+        "to_message": to_message,
+        "from_message": from_message,
+        "hidden": hidden,
+        "from_hidden": from_hidden,
+        "update": update,
+        "from_update": from_update,
+        "hidden_bias": _padded(weights.hidden_bias),
+        "update_bias": _padded(weights.update_bias),
+        "read": read,
+        "unread": unread,
+        "read_bias": _padded(weights.read_bias),
+        "last": _padded(weights.last),
+        "polynomials": torch.from_numpy(np.concatenate([value, slope]).T).to(weights.first.dtype),
+        "per_element": per_element,
     }
-    aligned = {name: _aligned(array) for name, array in arrays.items()}
-    return loops.Network(**aligned, stride=spline.stride, cutoff=backbone.cutoff)
+    aligned = {name: array.contiguous().numpy() for name, array in arrays.items()}
+    return loops("native").Network(**aligned, index=grid.element_index(), stride=spline.stride, cutoff=grid.cutoff)
 
 
-def _padded(t: Tensor, *axes: int) -> Array:
-    """A copy with zeros up to a whole number of panels along the last axis, or along those given."""
-    array = t.detach().numpy()
-    panel = PANEL[array.dtype.itemsize]
-    width = [(0, 0)] * array.ndim
-    for axis in axes or (array.ndim - 1,):
-        width[axis] = 0, -array.shape[axis] % panel
-    return np.pad(array, width)
+def _padded(t: Tensor) -> Tensor:
+    """With zeros up to a whole number of panels along the last axis."""
+    missing = -t.shape[-1] % PANEL[t.element_size()]
+    return functional.pad(t, (0, missing)) if missing else t
 
 
-def _matrices(layers: Sequence[Any]) -> tuple[Array, Array]:
-    """Packed matrices (n_layers, …) of linear layers, to multiply rows from features to outputs and back."""
-    padded = [_padded(layer.weight, 0, 1) for layer in layers]
-    return np.stack([_packed(w.T) for w in padded]), np.stack([_packed(w) for w in padded])
+def _packed_both_ways(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrices (…, n_out, n_in) of linear layers, to multiply rows from features to outputs and back."""
+    padded = _padded(_padded(matrices).mT)
+    return _packed(padded), _packed(padded.mT)
 
 
-def _packed(matrix: Array) -> Array:
-    """(n_in, n_out) -> (n_panels, n_in, panel), contiguous along the way that `simd.dense` reads it."""
-    panel = PANEL[matrix.dtype.itemsize]
-    n_in, n_out = matrix.shape
-    return np.ascontiguousarray(matrix.reshape(n_in, n_out // panel, panel).transpose(1, 0, 2))
+def _packed(matrix: Tensor) -> Tensor:
+    """(…, n_in, n_out) -> (…, n_panels, n_in, panel), contiguous along the way that `simd.dense` reads it."""
+    *rows, n_out = matrix.shape
+    panel = PANEL[matrix.element_size()]
+    return matrix.reshape(*rows, n_out // panel, panel).transpose(-3, -2)
 
 
-def _biases(layers: Sequence[Any]) -> Array:
-    return np.stack([_padded(layer.bias) for layer in layers])
-
-
-def _room(loops: Any, state: Any, n_atoms: int, n_edges: int, net: Any) -> Any:
+def _room(state: Any, n_atoms: int, n_edges: int, net: Any) -> Any:
     """Arrays for so many atoms and edges: those there are, if they are large enough."""
-    if state is not None and len(state.later) >= n_atoms and len(state.d) >= n_edges:
+    if state is not None and len(state.energy) >= n_atoms and len(state.pairs.d) >= n_edges:
         return state
     n_layers, _, n_features = net.tables.shape
     n_atoms, n_edges = n_atoms + n_atoms // 8, n_edges + n_edges // 8
     number, per_layer = torch.from_numpy(net.first).dtype, (n_layers, n_atoms, n_features)
-    return loops.State(
-        earlier=_empty(n_atoms, dtype=torch.int64),
-        later=_empty(n_atoms, dtype=torch.int64),
-        neighbor=_empty(n_edges, dtype=torch.int32),
-        row=_empty(n_edges, dtype=torch.int32),
-        t=_empty(n_edges, dtype=number),
-        coefficients=_empty(net.polynomials.shape[1], n_edges, dtype=number),
-        unit=_empty(n_edges, 3),
-        d=_empty(n_edges),
-        pull=_empty(n_edges, dtype=number),
-        crowd=_empty(n_atoms),
+    return loops("native").State(
+        pairs=loops("pairs").Pairs(
+            earlier=_empty(n_atoms, dtype=torch.int64),
+            later=_empty(n_atoms, dtype=torch.int64),
+            neighbor=_empty(n_edges, dtype=torch.int32),
+            row=_empty(n_edges, dtype=torch.int32),
+            t=_empty(n_edges, dtype=number),
+            coefficients=_empty(net.polynomials.shape[1], n_edges, dtype=number),
+            unit=_empty(n_edges, 3),
+            d=_empty(n_edges),
+            pull=_empty(n_edges, dtype=number),
+            crowd=_empty(n_atoms),
+        ),
         sums=_empty(n_atoms, n_features, dtype=number),
         x=_empty(*per_layer, dtype=number),
         slope=_empty(*per_layer, dtype=number),
@@ -215,7 +276,3 @@ def _room(loops: Any, state: Any, n_atoms: int, n_edges: int, net: Any) -> Any:
 def _empty(*shape: int, dtype: torch.dtype = torch.float64) -> Array:
     """PyTorch begins an array at a cache line, NumPy does not, and vectors across two lines cost twice as much."""
     return torch.zeros(shape, dtype=dtype).numpy()
-
-
-def _aligned(array: Array) -> Array:
-    return torch.from_numpy(np.ascontiguousarray(array)).clone().numpy()

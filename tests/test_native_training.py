@@ -1,0 +1,137 @@
+"""Is the gradient that the native calls give to the weights that of autograd?"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from ase.build import molecule
+from test_native import ELEMENTS, graph_of, structures
+from torch import Tensor
+
+from mlpot.forces import predict
+from mlpot.graph import AtomGraph, Properties, collate
+from mlpot.kernels import threads
+from mlpot.potential import Potential
+
+pytest.importorskip("numba", reason="the native calls are compiled by Numba, an optional extra")
+
+
+def made(dtype: torch.dtype = torch.float64, **arguments: object) -> Potential:
+    torch.manual_seed(0)
+    potential = Potential(
+        "schnet",
+        {"n_knots": 64, "n_features": 32, "n_interactions": 3, **arguments},
+        reference_energies=ELEMENTS,
+        scale={1: 0.5, 6: 0.7, 8: 0.9, 14: 1.1},
+        shift={1: 0.1, 6: -0.2, 8: 0.3, 14: -4.0},
+    )
+    return potential.to(dtype).train()
+
+
+def batch() -> AtomGraph:
+    """Molecules, crystals, a slab, a lone atom and a cell that sees many images of itself."""
+    return collate([graph_of(atoms) for atoms in structures()])
+
+
+def loss_of(out: Properties, parts: tuple[float, float, float] = (1.0, 1.0, 100.0)) -> Tensor:
+    """A sum over all that is predicted, with weights that know no symmetry."""
+    random, total = torch.Generator().manual_seed(1), out.energy.new_zeros(())
+    for part, t in zip(parts, (out.energy, out.forces, out.stress), strict=True):
+        weights = torch.randn(t.shape, generator=random, dtype=torch.float64)
+        total = total + part * torch.where(t.isnan(), 0.0, t * weights).sum()
+    return total
+
+
+def gradients(potential: Potential, graph: AtomGraph, **how: tuple[float, float, float]) -> dict[str, Tensor]:
+    potential.zero_grad()
+    loss_of(predict(potential, graph, training=True), **how).backward()
+    return {n: w.grad.clone() for n, w in potential.named_parameters() if w.grad is not None}
+
+
+def by_autograd(potential: Potential) -> Potential:
+    modules = copy.deepcopy(potential)
+    modules.native = None
+    return modules
+
+
+def deviation(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+    """Greatest difference within a weight, relative to its greatest gradient."""
+    assert found.keys() == wanted.keys()
+    none = "backbone.readout.2.bias"  # the same for a lone atom: nothing is left of it
+    return max(float((found[n] - wanted[n]).abs().max() / wanted[n].abs().max()) for n in found if n != none)
+
+
+@pytest.mark.parametrize("parts", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 100.0), (1.0, 1.0, 100.0)])
+@pytest.mark.parametrize("degree", [3, 5])
+@pytest.mark.parametrize("n_features", [32, 20])
+def test_gradients_are_those_of_autograd(n_features: int, degree: int, parts: tuple[float, float, float]) -> None:
+    potential, graph = made(n_features=n_features, degree=degree), batch()
+    found, wanted = (gradients(p, graph, parts=parts) for p in (potential, by_autograd(potential)))
+    assert deviation(found, wanted) <= 1e-11
+
+
+@pytest.mark.parametrize("n_interactions", [1, 2])
+def test_gradients_of_few_layers_are_those_of_autograd(n_interactions: int) -> None:
+    potential, graph = made(n_interactions=n_interactions), batch()
+    assert deviation(gradients(potential, graph), gradients(by_autograd(potential), graph)) <= 1e-11
+
+
+def test_float32_is_no_worse_than_autograd() -> None:
+    potential, graph = made(torch.float32), batch()
+    exact = gradients(by_autograd(potential.double()), graph)
+    potential = potential.float()
+    found, usual = gradients(potential, graph), gradients(by_autograd(potential), graph)
+    assert deviation(found, exact) <= 2e-6 + deviation(usual, exact)
+
+
+def test_forces_in_training_are_those_in_use_to_the_bit() -> None:
+    potential, graph = made(torch.float32), batch()
+    trained = predict(potential, graph, training=True)
+    used = predict(copy.deepcopy(potential).freeze(), graph)
+    assert torch.equal(trained.forces, used.forces)
+    torch.testing.assert_close(trained.energy, used.energy, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_gradients_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch, n_threads: int) -> None:
+    potential, graph = made(), batch()
+    alone = gradients(potential, graph)
+    monkeypatch.setattr(threads, "ONE_THREAD", 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        shared = gradients(potential, graph)
+    finally:
+        torch.set_num_threads(before)
+    assert deviation(shared, alone) <= 1e-14
+
+
+def test_two_structures_may_wait_for_one_backward_pass() -> None:
+    potential, (first, second) = made(), [graph_of(a) for a in structures()[:2]]
+    losses = [loss_of(predict(potential, graph, training=True)) for graph in (first, second)]
+    potential.zero_grad()
+    sum(losses).backward()
+    together = {n: w.grad.clone() for n, w in potential.named_parameters()}
+    one, two = gradients(potential, first), gradients(potential, second)
+    assert deviation(together, {n: one[n] + two[n] for n in one}) <= 1e-12
+
+
+def test_a_second_backward_pass_is_refused() -> None:
+    potential = made()
+    loss = loss_of(predict(potential, graph_of(molecule("H2O")), training=True))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="taken before"):
+        loss.backward()
+
+
+def test_evaluation_between_steps_changes_nothing() -> None:
+    potential, graph = made(), batch()
+    alone = gradients(potential, graph)
+    loss = loss_of(predict(potential, graph, training=True))
+    predict(potential.eval(), graph_of(molecule("CH3CH2OH")))
+    potential.zero_grad()
+    loss.backward()
+    for name, weight in potential.named_parameters():
+        assert torch.equal(weight.grad, alone[name])
