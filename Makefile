@@ -20,9 +20,12 @@ demo: setup
 	$(BIN)/mlpot train train/demo.yaml training.epochs=$(EPOCHS) --overwrite
 	$(BIN)/mlpot evaluate runs/demo/model.safetensors data/ethanol.h5 --output runs/demo/evaluation
 	$(BIN)/mlpot md md/ethanol.yaml
+	$(BIN)/mlpot report runs/demo
+	$(BIN)/mlpot report runs/demo/md
 	@echo
 	@echo "model     runs/demo/model.safetensors"
 	@echo "metrics   runs/demo/metrics.json  runs/demo/evaluation/evaluation.json  runs/demo/md/md.json"
+	@echo "pages     runs/demo/report.html  runs/demo/md/report.html"
 	@echo "pictures  runs/demo/learning_curve.png  runs/demo/parity.png  runs/demo/md/md.png"
 
 test: setup

@@ -79,7 +79,7 @@ def seal(path: str | Path, certificate: Mapping[str, Any]) -> None:
         FileNotFoundError, ModelFileError: as `read_header`.
     """
     header, path = read_header(path), Path(path)
-    weights = _read_weights(path)
+    weights = read_weights(path)
     header["certificate"] = {"weights_sha256": hash_of(weights), "result": dict(certificate)}
     _write(path, weights, header)
 
@@ -160,7 +160,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors in a potential's file, by name."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
 
@@ -181,7 +182,7 @@ def load_potential(
         FileNotFoundError, ModelFileError: as `read_header`, or weights are missing, wrong or not finite.
     """
     header = read_header(path)
-    weights = _read_weights(path)
+    weights = read_weights(path)
     try:
         with torch.device("meta"):  # takes no memory, whatever the sizes
             _check_weights(_build(header, weights).state_dict(), weights)

@@ -106,16 +106,19 @@ def evaluate(
     model: Model,
     data: Annotated[Path, typer.Argument(help="Labelled structures: H5MD, or any file that ASE reads.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for evaluation.json, frames.csv, parity.png.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for evaluation.json, frames.csv, parity.json and .png."),
     ] = None,
     device: Device = "cpu",
     dtype: Dtype = None,
     batch_atoms: BatchAtoms = 1024,
 ) -> None:
     """Compare a potential with labelled structures."""
+    from mlpot.evaluate import NAMES
     from mlpot.evaluate import evaluate as run
 
-    _print_evaluation(run(model, data, device=device, dtype=dtype, batch_atoms=batch_atoms, output=output))
+    found = run(model, data, device=device, dtype=dtype, batch_atoms=batch_atoms, output=output)
+    _print_evaluation(found, NAMES)
     if output is not None:
         console.print(f"Written to {output}", soft_wrap=True)
 
@@ -269,25 +272,29 @@ def _print_certificate(certificate: Certificate) -> None:
     )
 
 
-NAMES = {
-    "energy": "energy, meV",
-    "energy_per_atom": "energy, meV/atom",
-    "forces": "forces, meV/Å",
-    "stress": "stress, meV/Å³",
-    "isolated_atoms": "lone atoms, meV",
-}
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a training, an evaluation or an MD run.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page; report.html in the folder by default.")
+    ] = None,
+) -> None:
+    """Write a page on a run: one file, to look at without a network, to keep and to pass on."""
+    from mlpot.pages.run import write_report
+
+    console.print(f"Written to {write_report(run, output)}", soft_wrap=True)
 
 
-def _print_evaluation(evaluation: Evaluation) -> None:
+def _print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
     missing = ", ".join(f"{n} {what}" for what, n in evaluation.missing.items() if n) or "none"
     console.print(f"{evaluation.n_frames} structures, {evaluation.n_atoms} atoms; missing labels: {missing}")
-    _print_errors("Errors", {NAMES[name]: error for name, error in evaluation.overall.items()})
+    _print_errors("Errors", {names[name]: error for name, error in evaluation.overall.items()})
     _print_errors("Forces by element, meV/Å", evaluation.forces_by_element)
     _print_errors("Forces, meV/Å, by reference |F| in eV/Å", evaluation.forces_by_magnitude)
     if evaluation.by_group:
-        table = new_table("MAE by group", *NAMES.values())
+        table = new_table("MAE by group", *names.values())
         for group, errors in evaluation.by_group.items():
-            table.add_row(group, *(f"{errors[name].mae:.4g}" if name in errors else "" for name in NAMES))
+            table.add_row(group, *(f"{errors[name].mae:.4g}" if name in errors else "" for name in names))
         console.print(table)
 
 

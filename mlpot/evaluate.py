@@ -7,6 +7,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,26 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from mlpot.checkpoint import DTYPES, load_potential
+from mlpot.checkpoint import DTYPES, hash_of, load_potential
 from mlpot.data.errors import LabelError
 from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
 from mlpot.data.structures import read_structures
 from mlpot.graph import Properties, collate_properties
 from mlpot.potential import Potential
 from mlpot.predict import BATCH_ATOMS, predict_structures
-from mlpot.report.parity import plot_parity
+from mlpot.report.parity import compare, plot_parity, write_compared
+from mlpot.version import __version__
 
 MAGNITUDES = {"0-0.5": 0.0, "0.5-1": 0.5, "1-2": 1.0, "2-4": 2.0, "4-8": 4.0, "above 8": 8.0}
 """Bins of |F| and their lower ends, eV/Å."""
+NAMES = {
+    "energy": "energy, meV",
+    "energy_per_atom": "energy, meV/atom",
+    "forces": "forces, meV/Å",
+    "stress": "stress, meV/Å³",
+    "isolated_atoms": "lone atoms, meV",
+}
+"""Rows of `Evaluation.overall`, in words."""
 MAX_DRAWN = 2000  # frames in a picture
 
 Floats = NDArray[np.float64]
@@ -165,19 +175,24 @@ class _Sample:
 
     def __init__(self) -> None:
         self.stride, self.seen = 1, 0
-        self.pairs: list[tuple[Properties, Properties]] = []
+        self.drawn: list[tuple[Properties, Properties, torch.Tensor]] = []
 
     def offer(self, frame: Frame, out: Properties) -> None:
         if self.seen % self.stride == 0:
-            self.pairs.append((out, _properties(frame)))
+            self.drawn.append((out, _properties(frame), torch.from_numpy(frame.numbers)))
         self.seen += 1
-        if len(self.pairs) > MAX_DRAWN:
-            self.pairs, self.stride = self.pairs[::2], 2 * self.stride
+        if len(self.drawn) > MAX_DRAWN:
+            self.drawn, self.stride = self.drawn[::2], 2 * self.stride
 
-    def draw(self, path: Path, title: str) -> None:
-        predicted, reference = (collate_properties(side) for side in zip(*self.pairs, strict=True))
-        n_atoms = torch.tensor([len(out.forces) for out, _ in self.pairs])
-        plot_parity(predicted, reference, n_atoms, path, title=title)
+    def draw(self, folder: Path) -> None:
+        predicted, reference, numbers = zip(*self.drawn, strict=True)
+        n_atoms = torch.tensor([len(z) for z in numbers])
+        of = f"{len(self.drawn)} of {self.seen} structures"
+        compared = compare(
+            collate_properties(predicted), collate_properties(reference), torch.cat(numbers), n_atoms, of=of
+        )
+        write_compared(compared, folder / "parity.json")
+        plot_parity(compared, folder / "parity.png")
 
 
 def evaluate(
@@ -196,13 +211,17 @@ def evaluate(
         data: structures whose calculators hold labels, or the path of a file of them.
         device, dtype: where and in which type ("float32", "float64") a potential from a file computes.
         batch_atoms: atoms computed at once.
-        output: a folder for evaluation.json, frames.csv and parity.png.
+        output: a folder for evaluation.json, frames.csv, parity.json and parity.png.
 
     Raises:
         LabelError: a label is not finite or misshapen, or there is no label at all.
         ValueError: as `predict_structures`.
     """
+    origin = {"mlpot": __version__, "made": datetime.now(UTC).isoformat(timespec="seconds")}
+    if isinstance(data, str | Path):
+        origin["data"] = str(data)
     if not isinstance(potential, Potential):
+        origin["model"] = str(potential)
         potential = load_potential(potential, device=device, dtype=None if dtype is None else DTYPES[dtype])
     structures = read_structures(data) if isinstance(data, str | Path) else data
     account, sample = _Account(), _Sample()
@@ -217,7 +236,7 @@ def evaluate(
             "names or in other units, convert the file first: mlpot data convert."
         )
     if output is not None:
-        _write(evaluation, sample, Path(output))
+        _write(evaluation, sample, origin | {"weights": hash_of(potential.state_dict())}, Path(output))
     return evaluation
 
 
@@ -236,14 +255,14 @@ def _properties(frame: Frame) -> Properties:
     )
 
 
-def _write(evaluation: Evaluation, sample: _Sample, folder: Path) -> None:
+def _write(evaluation: Evaluation, sample: _Sample, origin: dict[str, str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    summary = asdict(evaluation)
+    summary = asdict(evaluation) | {"provenance": origin}
     del summary["frames"]
     (folder / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     with (folder / "frames.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(field.name for field in fields(FrameError))
         writer.writerows(asdict(frame).values() for frame in evaluation.frames)
-    if sample.pairs:
-        sample.draw(folder / "parity.png", f"{len(sample.pairs)} of {evaluation.n_frames} structures")
+    if sample.drawn:
+        sample.draw(folder)

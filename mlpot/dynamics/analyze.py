@@ -58,6 +58,8 @@ class Diffusion:
 class Analysis:
     """What `mlpot md analyze` finds, of the last stage of a run."""
 
+    formula: str
+    ensemble: str
     n_frames: int
     frame_ps: float
     from_ps: float
@@ -71,13 +73,27 @@ class Analysis:
 
 
 def analyze_md(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0, output: Path | None = None) -> Analysis:
-    """Analyse the last stage of a run, which may still go on, and write analysis.json and analysis.png.
+    """Analyse a run, and write analysis.json and analysis.png.
+
+    Args:
+        run, skip_ps, r_max: as of `analysis_of`.
+        output: another folder for what is written.
+
+    Raises:
+        FileNotFoundError, AnalysisError: as `analysis_of`.
+    """
+    analysis = analysis_of(run, skip_ps=skip_ps, r_max=r_max)
+    _write(analysis, run if output is None else output)
+    return analysis
+
+
+def analysis_of(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0) -> Analysis:
+    """Analyse the last stage of a run, which may still go on.
 
     Args:
         run: folder of the run.
         skip_ps: left out at the beginning of the stage.
         r_max: Å, of the radial distribution.
-        output: another folder for what is written.
 
     Raises:
         FileNotFoundError: there is no run in the folder.
@@ -94,7 +110,9 @@ def analyze_md(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0, output: P
     temperature, error = mean_and_error(log["temperature_K"])
     energy = log["potential_eV"] / len(motion.numbers)
     lags, displacements = mean_squared_displacements(motion)
-    analysis = Analysis(
+    return Analysis(
+        formula=str(motion.frames[0].symbols),
+        ensemble=stage.ensemble,
         n_frames=len(motion.positions),
         frame_ps=motion.step_ps,
         from_ps=began + skip_ps,
@@ -117,8 +135,6 @@ def analyze_md(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0, output: P
             "conserved": {"conserved": (log["time_ps"], log["conserved_eV"] / len(motion.numbers))},
         },
     )
-    _write(analysis, run if output is None else output, title=f"{motion.frames[0].symbols}, {stage.ensemble}")
-    return analysis
 
 
 def radial_distribution(frames: list[Atoms], r_max: float, *, width: float = 0.05) -> dict[str, Curve]:
@@ -258,7 +274,7 @@ def _histogram(values: Floats) -> Curve:
     return (edges[1:] + edges[:-1]) / 2, density
 
 
-def _write(analysis: Analysis, folder: Path, *, title: str) -> None:
+def _write(analysis: Analysis, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     table = asdict(analysis)
     table["curves"] = {
@@ -266,4 +282,4 @@ def _write(analysis: Analysis, folder: Path, *, title: str) -> None:
         for panel, lines in analysis.curves.items()
     }
     write_whole(folder / "analysis.json", (json.dumps(table) + "\n").encode())
-    plot_analysis(analysis.curves, folder / "analysis.png", title=title)
+    plot_analysis(analysis.curves, folder / "analysis.png", title=f"{analysis.formula}, {analysis.ensemble}")

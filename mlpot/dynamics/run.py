@@ -24,7 +24,7 @@ from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.start import starting_atoms
 from mlpot.dynamics.states import identical
-from mlpot.dynamics.stop import MDStoppedError, stop_request
+from mlpot.dynamics.stop import BlowUpError, MDStoppedError, stop_request
 from mlpot.report.md import plot_md
 from mlpot.version import __version__
 
@@ -63,6 +63,7 @@ class MDSummary:
     ns_per_day: float
     warnings: tuple[str, ...]
     stopped: str | None  # why the run ended early
+    blown_up: bool  # a guard stopped it
 
 
 def run_md(recipe: MDRecipe, *, resume: bool = False) -> MDSummary:
@@ -84,6 +85,7 @@ def run_md(recipe: MDRecipe, *, resume: bool = False) -> MDSummary:
     with folder_lock(recipe.output), stop_request() as stop:
         began, stopped = time.perf_counter(), None
         with _prepared(recipe, resume) as drive:
+            (recipe.output / "md.json").unlink(missing_ok=True)  # what is left last says that a run has ended
             try:
                 drive.run(stop)
             except MDStoppedError as error:
@@ -194,4 +196,5 @@ def _summary(drive: Drive, wall_s: float, stopped: MDStoppedError | None) -> MDS
         ns_per_day=speed * recipe.timestep_fs * 86400 / 1e6,
         warnings=tuple(drive.warnings.values()),
         stopped=None if stopped is None else str(stopped),
+        blown_up=isinstance(stopped, BlowUpError),
     )

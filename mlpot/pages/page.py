@@ -64,9 +64,11 @@ def section(title: str, *content: str) -> Html:
     return tag(f'section id="{_anchor(title)}"', tag("h2", title), *content)
 
 
-def contents(*titles: str) -> Html:
-    """Links to sections of the page."""
-    return tag("nav", *(tag(f'a href="#{_anchor(title)}"', title) for title in titles))
+def chapters(parts: Mapping[str, Sequence[str]]) -> list[Html]:
+    """Sections, as far as there is something in them, behind a list of them."""
+    there = {title: content for title, content in parts.items() if content}
+    links = (tag(f'a href="#{_anchor(title)}"', title) for title in there)
+    return [tag("nav", *links), *(section(title, *content) for title, content in there.items())]
 
 
 def _anchor(title: str) -> str:
@@ -78,14 +80,23 @@ def finding(kind: Kind, heading: str, *content: str) -> Html:
     return tag(f'div class="finding {kind}"', tag("b", heading), *content)
 
 
+def more(summary: str, text: str) -> Html:
+    """A text that is shown when it is asked for."""
+    return tag("details", tag("summary", summary), tag("pre", text))
+
+
 def aside(words: str) -> Html:
     """A paragraph in small print."""
     return tag("p", tag("small", words))
 
 
-def tiles(figures: Mapping[str, str]) -> Html:
-    """The few figures that a reader wants first."""
-    return tag('dl class="tiles"', *(tag("div", tag("dt", k), tag("dd", v)) for k, v in figures.items()))
+def tiles(figures: Mapping[str, tuple[str, str]]) -> Html:
+    """The few figures that a reader wants first, each with a remark in small print."""
+    shown = (
+        tag("div", tag("dt", name), tag("dd", figure, tag("small", remark)))
+        for name, (figure, remark) in figures.items()
+    )
+    return tag('dl class="tiles"', *shown)
 
 
 def facts(rows: Mapping[str, str]) -> Html:

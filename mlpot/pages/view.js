@@ -42,7 +42,7 @@ function cellEdges(cell) {
 }
 
 function view(figure) {
-  const { elements, frames, radius, start } = JSON.parse(figure.querySelector("script").textContent);
+  const { elements, frames, radius, start, shown: first } = JSON.parse(figure.querySelector("script").textContent);
   const [canvas, slider, play, words] = ["canvas", "input", "button", "output"].map((name) => figure.querySelector(name));
   const pen = canvas.getContext("2d");
   const pointers = new Map();
@@ -53,7 +53,7 @@ function view(figure) {
     edges: cell ? cellEdges(cell) : [],
   }));
   for (const element of Object.values(elements)) element.image = sphere(element.color);
-  let [turn, zoom, shown, timer, placed] = [start, 1, 0, null, []];
+  let [turn, zoom, shown, timer, placed] = [start, 1, first, null, []];
 
   function pieces() {
     const { numbers, points, bonds, edges } = scene[shown];
@@ -162,7 +162,7 @@ function view(figure) {
   slider.addEventListener("input", () => (playOrPause(false), show(Number(slider.value))));
   play.addEventListener("click", () => playOrPause(timer === null));
   new ResizeObserver(draw).observe(canvas);
-  show(0);
+  show(first);
 }
 
 document.querySelectorAll("figure.view").forEach(view);

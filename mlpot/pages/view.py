@@ -36,8 +36,8 @@ def few(n: int, n_atoms: int) -> list[int]:
     return [int(k) for k in np.unique(np.linspace(0, n - 1, n_shown).round())]
 
 
-def view(frames: Frames) -> Html:
-    """Structures to turn around, each with what there is to say of it."""
+def view(frames: Frames, *, shown: int = 0) -> Html:
+    """Structures to turn around, each with what there is to say of it; `shown` is seen first."""
     n_atoms = max(len(atoms) for _, atoms in frames)
     if n_atoms > MOST_ATOMS:
         return aside(f"{n_atoms} atoms are too many to draw here.")
@@ -47,6 +47,7 @@ def view(frames: Frames) -> Html:
         "elements": {z: _element(z) for z in numbers},
         "radius": max(1.5, 0.5 + max(_reach(frame) for frame in drawn)),
         "start": _start(frames[0][1]),
+        "shown": range(len(frames))[shown],
         "frames": drawn,
     }
     legend = (tag("span", tag(f'i style="background:{_color(z)}"'), chemical_symbols[z]) for z in numbers)
@@ -59,7 +60,7 @@ def view(frames: Frames) -> Html:
             'div class="controls"',
             tag(f'button type="button"{hidden}', "Play"),
             Html(f'<input type="range" aria-label="frame" min="0" max="{len(frames) - 1}" value="0"{hidden}>'),
-            tag("output", frames[0][0]),
+            tag("output", frames[shown][0]),
         ),
         tag('figcaption class="elements"', *legend, tag("small", "Drag to rotate, click and wheel to zoom.")),
         # "<" would end the script if a name held "</script>"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mlpot.data.info import FORCE_BINS, DataInfo
+from mlpot.report.svg import Draw
 
+Panel = Callable[[DataInfo, Axes], None]
 MOST = 8  # groups or pairs drawn by name
 
 
@@ -21,31 +25,48 @@ def plot_data_info(info: DataInfo, path: str | Path) -> None:
         info: what `mlpot.data.info.info` found.
         path: of the picture; the ending says the format.
     """
-    labels = {_energies: info.energy.n, _forces: info.force.n, _stress: info.stress.n}
-    top = [draw for draw, n in labels.items() if n]
-    bottom = [_distances, _neighbors, _elements] if info.n_neighbors.n else [_elements]
-    rows = [row for row in (top, bottom) if row]
+    rows = [row for row in _rows(info) if row]
     figure = Figure(figsize=(12.6, 3.1 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     for strip, row in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
-        for draw, axes in zip(row, strip.subplots(1, len(row), squeeze=False)[0], strict=True):
-            draw(axes, info)
+        for draw, axes in zip(row.values(), strip.subplots(1, len(row), squeeze=False)[0], strict=True):
+            draw(info, axes)
     figure.suptitle(f"{Path(info.path).name}: {info.n_frames} frames, {sum(info.elements.values())} atoms")
     figure.savefig(path, dpi=150)
 
 
-def _energies(axes: Axes, info: DataInfo) -> None:
+def data_panels(info: DataInfo) -> dict[str, Draw]:
+    """The same, one by one, by what each shows."""
+    return {f"{what} of the set": partial(draw, info) for row in _rows(info) for what, draw in row.items()}
+
+
+def _rows(info: DataInfo) -> list[dict[str, Panel]]:
+    top: dict[str, tuple[Panel, int]] = {
+        "Energies": (_energies, info.energy.n),
+        "Forces": (_forces, info.force.n),
+        "Pressures": (_stress, info.stress.n),
+    }
+    bottom: dict[str, tuple[Panel, int]] = {
+        "Distances": (_distances, info.n_neighbors.n),
+        "Numbers of neighbors": (_neighbors, info.n_neighbors.n),
+        "Elements": (_elements, 1),
+    }
+    return [{what: draw for what, (draw, there) in row.items() if there} for row in (top, bottom)]
+
+
+def _energies(info: DataInfo, axes: Axes) -> None:
     groups = sorted(info.energies, key=lambda group: -len(info.energies[group]))
     named = {group: info.energies[group] - info.energy.min for group in groups[:MOST]}
     if groups[MOST:]:
         named["others"] = np.concatenate([info.energies[group] for group in groups[MOST:]]) - info.energy.min
-    axes.hist(list(named.values()), bins=50, stacked=True, label=list(named))
+    labels = [group.replace("$", "\\$") for group in named]  # no formula
+    axes.hist(list(named.values()), bins=50, stacked=True, label=labels)
     axes.set(xlabel=f"energy above {info.energy.min:.3f}, eV/atom", ylabel="frames")
     if any(named):
         axes.legend(fontsize=7, framealpha=0.5)
 
 
-def _forces(axes: Axes, info: DataInfo) -> None:
+def _forces(info: DataInfo, axes: Axes) -> None:
     counts = info.force_counts.reshape(-1, 10).sum(axis=1)
     edges = FORCE_BINS[::10]
     none, counts[0] = int(counts[0]), 0
@@ -61,12 +82,12 @@ def _forces(axes: Axes, info: DataInfo) -> None:
     axes.legend(fontsize=7, loc="upper left")
 
 
-def _stress(axes: Axes, info: DataInfo) -> None:
+def _stress(info: DataInfo, axes: Axes) -> None:
     axes.hist(info.pressures, bins=50)
     axes.set(xlabel="pressure, −trace of the stress / 3, eV/Å³", ylabel="frames")
 
 
-def _distances(axes: Axes, info: DataInfo) -> None:
+def _distances(info: DataInfo, axes: Axes) -> None:
     most = sorted(info.distance_counts, key=lambda pair: -int(info.distance_counts[pair].sum()))[:MOST]
     for pair in most:
         counts = info.distance_counts[pair]
@@ -77,12 +98,12 @@ def _distances(axes: Axes, info: DataInfo) -> None:
     axes.legend(fontsize=7, ncols=1 + len(most) // 5, framealpha=0.5)
 
 
-def _neighbors(axes: Axes, info: DataInfo) -> None:
+def _neighbors(info: DataInfo, axes: Axes) -> None:
     axes.bar(np.arange(len(info.neighbor_counts)), info.neighbor_counts, width=1.0)
     axes.set(xlim=(info.n_neighbors.min - 1.5, info.n_neighbors.max + 1.5))
     axes.set(xlabel=f"neighbors within {info.cutoff:g} Å", ylabel="atoms")
 
 
-def _elements(axes: Axes, info: DataInfo) -> None:
+def _elements(info: DataInfo, axes: Axes) -> None:
     axes.bar(list(info.elements), list(info.elements.values()), width=0.6)
     axes.set(xlim=(-1.0, len(info.elements)), xlabel="element", ylabel="atoms")

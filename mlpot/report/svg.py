@@ -6,6 +6,7 @@ from collections.abc import Callable
 from io import BytesIO
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -13,12 +14,23 @@ Draw = Callable[[Axes], object]
 NOTHING = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
+def plain_logarithmic(axis: Axis) -> None:
+    """A logarithmic axis with numbers as people write them, at powers of ten and, with room, between."""
+
+    def minor(x: float, _: object) -> str:
+        low, high = axis.get_view_interval()
+        return f"{x:g}" if high < 10 * low or f"{x:e}"[0] in "25" else ""
+
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(minor)
+
+
 def svg(draw: Draw, *, width: float = 4.4, height: float = 3.2) -> bytes:
     """An SVG of one pair of axes; width and height in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.subplots()
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     draw(axes)
     content = BytesIO()
     figure.savefig(content, format="svg", dpi=150, metadata=NOTHING)

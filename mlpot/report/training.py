@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-CURVES = {"validation/energy_mae": "energy MAE, meV/atom", "validation/forces_mae": "forces MAE, meV/Å"}
+from mlpot.report.svg import Draw, plain_logarithmic
+
+Columns = dict[str, list[tuple[float, float]]]
+
+LOGS = "logs"  # folder in the directory of a training
+LOSSES = {"train/loss": "train", "validation/loss": "validation"}
+ERRORS = {
+    "validation/energy_mae": "energy MAE, meV/atom",
+    "validation/forces_mae": "forces MAE, meV/Å",
+    "validation/stress_mae": "stress MAE, meV/Å³",
+}
+RATE = {"train/rate": "learning rate"}
 
 
 def plot_learning_curve(logs: Sequence[Path], path: str | Path, *, title: str = "") -> None:
@@ -24,28 +37,46 @@ def plot_learning_curve(logs: Sequence[Path], path: str | Path, *, title: str = 
     figure = Figure(figsize=(9.0, 3.6))
     FigureCanvasAgg(figure)
     figure.subplots_adjust(left=0.09, right=0.98, bottom=0.14, top=0.91, wspace=0.22)
-    left, right = figure.subplots(1, 2)
-    for name in ("train/loss", "validation/loss"):
-        if columns[name]:
-            left.plot(
-                *zip(*columns[name], strict=True), label=name.split("/")[0], marker=".", markersize=2, linewidth=1
-            )
-    for name, label in CURVES.items():
-        if columns[name]:
-            right.plot(*zip(*columns[name], strict=True), label=label, marker=".", markersize=2, linewidth=1)
-    left.set_ylabel("loss")
-    right.set_ylabel("validation error")
-    for axes in (left, right):
-        axes.set_xlabel("epoch")
-        if axes.lines:
-            axes.set_yscale("log")
-            axes.legend(fontsize=8)
+    for axes, lines, label in zip(
+        figure.subplots(1, 2), (LOSSES, ERRORS), ("loss", "validation error"), strict=True
+    ):
+        _draw(columns, lines, label, axes)
     if title:
         figure.suptitle(title)
     figure.savefig(path, dpi=120)
 
 
-def read_logs(logs: Sequence[Path]) -> dict[str, list[tuple[float, float]]]:
+def learning_panels(columns: Columns) -> dict[str, Draw]:
+    """Loss, each validation error, and learning rate by epoch, by what each shows."""
+    panels = {"Loss": (LOSSES, "loss")}
+    panels |= {f"Validation {label}": ({name: label}, label) for name, label in ERRORS.items()}
+    panels["Learning rate"] = (RATE, "learning rate")
+    return {
+        f"{what} by epoch": partial(_draw, columns, lines, label)
+        for what, (lines, label) in panels.items()
+        if any(columns[name] for name in lines)
+    }
+
+
+def _draw(columns: Columns, lines: Mapping[str, str], y_label: str, axes: Axes) -> None:
+    for name, label in lines.items():
+        if columns[name]:
+            axes.plot(*zip(*columns[name], strict=True), label=label, marker=".", markersize=2, linewidth=1)
+    axes.set(xlabel="epoch", ylabel=y_label)
+    if axes.lines:
+        axes.set_yscale("log")
+        plain_logarithmic(axes.yaxis)
+    if len(axes.lines) > 1:
+        axes.legend(fontsize=8)
+
+
+def logs_of(run: Path) -> list[Path]:
+    """The logs of the sessions of a training, in their order."""
+    logs = (run / LOGS).glob("version_*/metrics.csv")
+    return sorted(logs, key=lambda path: int(path.parent.name.split("_")[1]))
+
+
+def read_logs(logs: Sequence[Path]) -> Columns:
     """(epoch, value) pairs of each column, epochs counted from 1; a column that is not there is empty."""
     columns: dict[str, dict[float, float]] = defaultdict(dict)
     for log in logs:

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, Trainer
 
 from mlpot.potential import Potential
 from mlpot.recipes import RecipeError, load_recipe
+from mlpot.report.training import LOGS
 from mlpot.training.flat import flatten
 from mlpot.training.loaders import Alone, Batches, MemoryBatches, StreamedBatches, should_stream
 from mlpot.training.losses import Loss
@@ -26,7 +27,6 @@ from mlpot.training.trainer import (
     BEST,
     FOLDER,
     LAST,
-    LOGS,
     announcements_off,
     make_trainer,
     matmul_precision,
@@ -154,6 +154,7 @@ def prepare_directory(directory: Path, recipe: Recipe, parts: Parts, *, resume: 
         for folder in (FOLDER, LOGS):
             shutil.rmtree(directory / folder, ignore_errors=True)
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / "metrics.json").unlink(missing_ok=True)  # what is left last says that a run has finished
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     (directory / "recipe.yaml").write_text(text, encoding="utf-8")
     (directory / "splits.json").write_text(json.dumps(content) + "\n", encoding="utf-8")

@@ -18,12 +18,11 @@ from mlpot.domain import domain_of
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Properties, collate_properties, edge_vectors
 from mlpot.potential import Potential
-from mlpot.report.parity import plot_parity
-from mlpot.report.training import plot_learning_curve
+from mlpot.report.parity import compare, plot_parity, write_compared
+from mlpot.report.training import logs_of, plot_learning_curve
 from mlpot.training.loaders import Batches
 from mlpot.training.parts import Part, Parts
 from mlpot.training.recipe import Recipe
-from mlpot.training.trainer import LOGS
 
 Batch = tuple[AtomGraph, Properties]
 MOST_EXAMPLES = 4
@@ -45,12 +44,12 @@ def write_outputs(
     """
     metrics = dict(facts)
     for name in [n for n in ("validation", "test") if n in sets]:
-        predicted, reference, n_atoms = predict_all(potential, sets[name])
+        predicted, reference, numbers, n_atoms = predict_all(potential, sets[name])
         metrics[name] = errors(predicted, reference, n_atoms)
-        title = f"{recipe.model.backbone}, {name} set"
-    plot_parity(predicted, reference, n_atoms, directory / "parity.png", title=title)
-    logs = sorted((directory / LOGS).glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1]))
-    plot_learning_curve(logs, directory / "learning_curve.png", title=recipe.model.backbone)
+        compared = compare(predicted, reference, numbers, n_atoms, of=f"{name} set")
+    write_compared(compared, directory / "parity.json")
+    plot_parity(compared, directory / "parity.png", title=f"{recipe.model.backbone}, {compared.of}")
+    plot_learning_curve(logs_of(directory), directory / "learning_curve.png", title=recipe.model.backbone)
     (directory / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     card = {
         "training_set": parts.train.data.path,
@@ -67,15 +66,16 @@ def write_outputs(
     return metrics
 
 
-def predict_all(potential: Potential, batches: Iterable[Batch]) -> tuple[Properties, Properties, Tensor]:
-    """Predictions and labels of all batches, and the number of atoms of each structure, on the CPU."""
-    predicted, reference, n_atoms = [], [], []
+def predict_all(potential: Potential, batches: Iterable[Batch]) -> tuple[Properties, Properties, Tensor, Tensor]:
+    """Predictions and labels of all batches, atomic numbers, and the number of atoms of each, on the CPU."""
+    predicted, reference, numbers, n_atoms = [], [], [], []
     for graph, labels in batches:
         graph = graph.to(potential.scale.device)
         predicted.append(predict(potential, graph).to("cpu"))
         reference.append(labels.to("cpu"))
+        numbers.append(graph.numbers.cpu())
         n_atoms.append(graph.batch.bincount(minlength=graph.n_graphs).cpu())
-    return collate_properties(predicted), collate_properties(reference), torch.cat(n_atoms)
+    return collate_properties(predicted), collate_properties(reference), torch.cat(numbers), torch.cat(n_atoms)
 
 
 def errors(predicted: Properties, reference: Properties, n_atoms: Tensor) -> dict[str, float]:

@@ -23,12 +23,12 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 
+from mlpot.report.training import LOGS
 from mlpot.training.recipe import Recipe, TrainingSection
 
 FOLDER = "checkpoints"
 LAST = f"{FOLDER}/last.ckpt"
 BEST = f"{FOLDER}/best.ckpt"
-LOGS = "logs"
 
 
 def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> Trainer:
