@@ -15,6 +15,9 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mlpot.kernels.ops import has_loops, loops
 
 
 class Activation(Protocol):
@@ -84,6 +87,8 @@ class RadialTable(nn.Module):
     def _build(self, networks: Sequence[nn.Sequential]) -> Tensor:
         """(n_networks, n_rows, n_features), all networks in one product a layer."""
         dtype = self.kept.dtype
+        if self._in_one_pass(networks):
+            return _fused_rows(self.exact_basis.to(dtype), self.exact_envelope[..., 0].to(dtype), networks)
         f = [row.expand(len(networks), -1, -1) for row in self.exact_basis.to(dtype)]
         for same in zip(*networks, strict=True):
             if isinstance(same[0], nn.Linear):
@@ -92,6 +97,14 @@ class RadialTable(nn.Module):
                 f = _activate(f, cast("Activation", same[0]))
         f = _product(list(self.exact_envelope.to(dtype)), f)
         return _b_spline(f[0]) if self.degree == 3 else torch.stack(f, dim=2).flatten(1, 2)
+
+    def _in_one_pass(self, networks: Sequence[nn.Sequential]) -> bool:
+        """Whether the compiled loops of `kernels.jets` know these networks."""
+        if self.degree != 5 or self.kept.device.type != "cpu" or not has_loops() or torch.compiler.is_compiling():
+            return False
+        linear, between = ([layer for net in networks for layer in list(net)[k::2]] for k in (0, 1))
+        has_bias = all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in linear)
+        return len(networks[0]) % 2 == 1 and has_bias and all(isinstance(layer, nn.SiLU) for layer in between)
 
     def _derivatives(self, function: nn.Module, knots: Tensor) -> Tensor:
         """What the table needs of f, h f′, h² f″: (1 or 3, n_knots + 1, …) float64."""
@@ -150,6 +163,58 @@ class _BSpline(torch.autograd.Function):
         for k, factor in enumerate(_BSpline.FILTER):
             f[:, k : k + n].add_(inner, alpha=factor)
         return f
+
+
+def _fused_rows(basis: Tensor, envelope: Tensor, networks: Sequence[nn.Sequential]) -> Tensor:
+    """Rows (n_networks, 3 n_knots, n_features) of quintic tables, by compiled loops around products."""
+    f, bias = basis.expand(len(networks), -1, -1, -1), torch.empty(0)
+    for k, same in enumerate(zip(*networks, strict=True)):
+        if k % 2 == 0:
+            linear = cast("Sequence[nn.Linear]", same)
+            weight, bias = torch.stack([x.weight for x in linear]), torch.stack([x.bias for x in linear])
+            f = torch.bmm(f.flatten(1, 2), weight.mT).view(*f.shape[:3], -1)
+        else:
+            f = _Activated.apply(f, bias)  # type: ignore[no-untyped-call]
+    return cast("Tensor", _Enveloped.apply(f, bias, envelope).flatten(1, 2))  # type: ignore[no-untyped-call]
+
+
+class _Activated(torch.autograd.Function):
+    """`kernels.jets.activate`."""
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(f, bias)
+        out = torch.empty_like(f)
+        loops("jets").activate(*(t.detach().numpy() for t in (f, bias, out)))
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+        f, bias = ctx.saved_tensors
+        by_f, by_bias = torch.empty_like(f), torch.empty_like(bias)
+        arrays = (t.detach().numpy() for t in (f, bias, g.contiguous(), by_f, by_bias))
+        loops("jets").activate_adjoint(*arrays)
+        return by_f, by_bias
+
+
+class _Enveloped(torch.autograd.Function):
+    """`kernels.jets.envelop`."""
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor, bias: Tensor, u: Tensor) -> Tensor:
+        ctx.save_for_backward(f, bias, u)
+        out = f.new_empty(f.shape[0], f.shape[2], 3, f.shape[3])
+        loops("jets").envelop(*(t.detach().numpy() for t in (f, bias, u, out)))
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
+        f, bias, u = ctx.saved_tensors
+        by_f, by_bias = torch.empty_like(f), torch.empty_like(bias)
+        loops("jets").envelop_adjoint(*(t.detach().numpy() for t in (u, g.contiguous(), by_f, by_bias)))
+        return by_f, by_bias, None
 
 
 def _b_spline(f: Tensor) -> Tensor:

@@ -160,3 +160,20 @@ def test_weight_gradients_follow_the_filter_network():
         gradients.append(torch.cat([p.grad.flatten() for p in potential.backbone.interactions.parameters()]))
     assert relative(gradients[1], gradients[0]) <= 1e-4
     assert relative(gradients[2], gradients[0]) <= 1e-6
+
+
+@pytest.mark.parametrize(("dtype", "bar"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])
+def test_compiled_loops_build_the_table_of_pytorch(dtype, bar, monkeypatch):
+    torch.manual_seed(0)
+    networks = [mlp(8, 12, 10, 12, activation="silu").to(dtype) for _ in range(2)]
+    table = RadialTable(
+        BASES["bessel"](8, CUTOFF), ENVELOPES["polynomial"](CUTOFF), cutoff=CUTOFF, n_knots=32, degree=5
+    )
+    weights, table = [w for net in networks for w in net.parameters()], table.to(dtype)
+    found = table.stacked(networks)
+    monkeypatch.setattr("mlpot.knots.has_loops", lambda: False)
+    wanted = table.stacked(networks)
+    along = torch.randn_like(wanted)
+    both = zip(*(torch.autograd.grad(rows, weights, along) for rows in (found, wanted)), strict=True)
+    assert relative(found.detach(), wanted.detach()) <= bar
+    assert max(relative(a, b) for a, b in both) <= bar
