@@ -100,7 +100,9 @@ class RadialTable(nn.Module):
 
     def _in_one_pass(self, networks: Sequence[nn.Sequential]) -> bool:
         """Whether the compiled loops of `kernels.jets` know these networks."""
-        if self.degree != 5 or self.kept.device.type != "cpu" or not has_loops() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return False
+        if self.degree != 5 or self.kept.device.type != "cpu" or not has_loops():
             return False
         linear, between = ([layer for net in networks for layer in list(net)[k::2]] for k in (0, 1))
         has_bias = all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in linear)
