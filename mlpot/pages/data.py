@@ -55,6 +55,7 @@ def _as_it_is(path: Path, model_card: Mapping[str, Any]) -> list[Html]:
     warning = finding("warning", "The training set has changed since", tag("p", f"{path} is another one now."))
     return [
         *([warning] if changed else []),
+        tag("h3", "As its makers put it"),
         _words(path),
         tag("h3", "As it is"),
         facts(_figures(told)),

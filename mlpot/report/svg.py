@@ -19,7 +19,8 @@ def plain_logarithmic(axis: Axis) -> None:
 
     def minor(x: float, _: object) -> str:
         low, high = axis.get_view_interval()
-        return f"{x:g}" if high < 10 * low or f"{x:e}"[0] in "25" else ""
+        shown = "23456789" if high < 10 * low else "25" if high < 300 * low else ""
+        return f"{x:g}" if f"{x:e}"[0] in shown else ""
 
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(minor)
