@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mlpot.graph import Edges
 from mlpot.kernels.reductions import distances, gather, sum_at_centers
 from mlpot.models.layers import ACTIVATIONS, choose, dense, distance_layer, embedding, mlp
+from mlpot.models.native_messages import Radial, native_messages
 from mlpot.radial import BASES, ENVELOPES
 
 TYPICAL_NEIGHBORS = 8.0  # scales sums over neighbours so that features stay of order one
@@ -52,19 +53,36 @@ class EquivariantLayer(nn.Module):
         self.update = mlp(2 * n_features, n_features, n_features, activation=activation)
 
     def forward(
-        self, h: Tensor, displacement: Tensor, radial: Tensor, envelope: Tensor, moved: Tensor, edges: Edges
+        self, h: Tensor, displacement: Tensor, radial: Radial, envelope: Tensor, moved: Tensor, edges: Edges
     ) -> tuple[Tensor, Tensor]:
         """New features (n_atoms, n_features) and displacements (n_atoms, 3) Å."""
-        first = gather(self.from_center(h), edges.center) + gather(self.from_neighbor(h), edges.neighbor)
-        message = self.edge(first + self.from_distance(radial))
-        weight = envelope[:, None] / math.sqrt(TYPICAL_NEIGHBORS)
-        if self.move is not None:
-            step = moved * self.move(message) * weight
+        weight = envelope / math.sqrt(TYPICAL_NEIGHBORS)
+        ends = self.from_center(h), self.from_neighbor(h)
+        summed, along = native_messages(self, edges, *ends, radial, weight) or self.messages(
+            edges, *ends, radial.values, weight
+        )
+        if along is not None:
+            step = moved * (along * weight)[:, None]
             displacement = displacement - sum_at_centers(step, edges)  # x_i − x_j = −r_e
+        return h + self.update(torch.cat([h, summed], dim=-1)), displacement
+
+    def messages(
+        self, edges: Edges, from_center: Tensor, from_neighbor: Tensor, radial: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Weighted sums of messages (n_atoms, n_features), and φ_x (n_edges,) if atoms move.
+
+        Args:
+            edges: who is near whom.
+            from_center, from_neighbor: A h and B h, (n_atoms, n_features).
+            radial: (n_edges, n_radial).
+            weight: (n_edges,).
+        """
+        first = gather(from_center, edges.center) + gather(from_neighbor, edges.neighbor)
+        message = self.edge(first + self.from_distance(radial))
+        along = None if self.move is None else self.move(message).squeeze(-1)
         if self.gate is not None:
             message = message * self.gate(message)
-        summed = sum_at_centers(message * weight, edges)
-        return h + self.update(torch.cat([h, summed], dim=-1)), displacement
+        return sum_at_centers(message * weight[:, None], edges), along
 
 
 class EGNN(nn.Module):
@@ -116,7 +134,7 @@ class EGNN(nn.Module):
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å."""
         d = distances(vectors)
-        envelope, radial = self.envelope(d), self.basis(d)
+        envelope, radial = self.envelope(d), Radial(self.basis, d)
         h, moved = self.embedding(numbers), vectors
         displacement = vectors.new_zeros(edges.n_atoms, 3)
         for k, layer in enumerate(self.layers):
@@ -125,8 +143,8 @@ class EGNN(nn.Module):
             h, displacement = layer(h, displacement, radial, envelope, moved, edges)
         return self.readout(h).squeeze(-1)
 
-    def _after_move(self, vectors: Tensor, displacement: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
+    def _after_move(self, vectors: Tensor, displacement: Tensor, edges: Edges) -> tuple[Tensor, Radial]:
         """Edge vectors between displaced atoms, and the basis of their lengths."""
         moved = vectors + gather(displacement, edges.neighbor) - gather(displacement, edges.center)
         # Displaced atoms may meet: √(r² + ε²) keeps the length smooth there.
-        return moved, self.basis((moved.square().sum(-1) + 1e-6).sqrt())
+        return moved, Radial(self.basis, (moved.square().sum(-1) + 1e-6).sqrt())

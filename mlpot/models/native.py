@@ -201,21 +201,21 @@ def network(weights: Weights, grid: Grid, per_element: Tensor) -> Any:
     update, from_update = _packed_both_ways(weights.update)
     read, unread = _packed_both_ways(weights.read)
     arrays = {
-        "features": _padded(weights.features),
-        "first": _padded(weights.first),
-        "tables": _padded(weights.tables),
+        "features": padded(weights.features),
+        "first": padded(weights.first),
+        "tables": padded(weights.tables),
         "to_message": to_message,
         "from_message": from_message,
         "hidden": hidden,
         "from_hidden": from_hidden,
         "update": update,
         "from_update": from_update,
-        "hidden_bias": _padded(weights.hidden_bias),
-        "update_bias": _padded(weights.update_bias),
+        "hidden_bias": padded(weights.hidden_bias),
+        "update_bias": padded(weights.update_bias),
         "read": read,
         "unread": unread,
-        "read_bias": _padded(weights.read_bias),
-        "last": _padded(weights.last),
+        "read_bias": padded(weights.read_bias),
+        "last": padded(weights.last),
         "polynomials": torch.from_numpy(np.concatenate([value, slope]).T).to(weights.first.dtype),
         "per_element": per_element,
     }
@@ -223,7 +223,7 @@ def network(weights: Weights, grid: Grid, per_element: Tensor) -> Any:
     return loops("native").Network(**aligned, index=grid.element_index(), stride=spline.stride, cutoff=grid.cutoff)
 
 
-def _padded(t: Tensor) -> Tensor:
+def padded(t: Tensor) -> Tensor:
     """With zeros up to a whole number of panels along the last axis."""
     missing = -t.shape[-1] % PANEL[t.element_size()]
     return functional.pad(t, (0, missing)) if missing else t
@@ -231,11 +231,11 @@ def _padded(t: Tensor) -> Tensor:
 
 def _packed_both_ways(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Matrices (…, n_out, n_in) of linear layers, to multiply rows from features to outputs and back."""
-    padded = _padded(_padded(matrices).mT)
-    return _packed(padded), _packed(padded.mT)
+    whole = padded(padded(matrices).mT)
+    return packed(whole), packed(whole.mT)
 
 
-def _packed(matrix: Tensor) -> Tensor:
+def packed(matrix: Tensor) -> Tensor:
     """(…, n_in, n_out) -> (…, n_panels, n_in, panel), contiguous along the way that `simd.dense` reads it."""
     *rows, n_out = matrix.shape
     panel = PANEL[matrix.element_size()]

@@ -36,7 +36,7 @@ def certified(certificate: Mapping[str, Any]) -> list[Html]:
     meter = "The meter is logarithmic and full at the bar; each row tells the figure that came closest to its bar."
     return [
         tag("p", summary),
-        tag('div class="scroll"', tag('table class="checks"', head, *map(_row, checks))),
+        tag('div class="scroll"', tag("table", head, *map(_row, checks))),
         aside(meter),
         *([tag("h3", "Does not apply"), facts(left_out)] if left_out else []),
         aside(f"mlpot {c['mlpot']}, {c['created']}, {c['seconds']:g} s"),

@@ -16,48 +16,29 @@ from mlpot.pages.page import Html, aside, facts, finding, pictures, tag
 from mlpot.pages.view import few
 from mlpot.report.data import data_panels
 
-MOST_BYTES = 2**22  # of a file that is surveyed for its page; a larger one would take minutes
+MOST_BYTES = 2**25  # of a file that is surveyed for its page; a larger one would take minutes
 
 
-def data_card(path: Path, model_card: Mapping[str, Any]) -> list[Html]:
-    """Card, figures and pictures of a training set, and what the file of the model remembers of it.
+def data_card(path: Path, trained_on: str) -> list[Html]:
+    """Card, figures and pictures of a training set.
 
     Args:
-        path: of the set, which may be elsewhere by now.
-        model_card: of the model that learnt from it.
+        trained_on: hash of what it held when it was learnt from.
     """
-    return [tag("h3", "As it was learnt from"), facts(_remembered(model_card)), *_as_it_is(path, model_card)]
-
-
-def _remembered(model_card: Mapping[str, Any]) -> dict[str, str]:
-    ranges = model_card["ranges"]
-    energies = ranges["energy_per_atom_eV"]
-    return {
-        "labels": ", ".join(f"{n} {what}" for what, n in model_card["labels"].items()),
-        "atoms of a structure": " to ".join(map(str, ranges["n_atoms"])),
-        "energy": "none" if energies is None else " to ".join(f"{e:.3f}" for e in energies) + " eV/atom",
-        "greatest force component": number(ranges["largest_force_component_eV_per_A"], unit="eV/Å"),
-        "nearest atoms": ", ".join(f"{pair} {d:.2f} Å" for pair, d in ranges["nearest_distance_A"].items()),
-        "SHA-256": model_card["training_set_hash"],
-    }
-
-
-def _as_it_is(path: Path, model_card: Mapping[str, Any]) -> list[Html]:
     if not path.is_file():
-        return [aside(f"{path} is not here, seen from this folder: no pictures of the set.")]
+        return [aside(f"{path} is not here, seen from this folder: no figures and pictures of the set.")]
     try:
         if path.stat().st_size > MOST_BYTES:
             return [_words(path), aside(f"The set is large: see mlpot data info {path} --picture info.png")]
         told = info(path)
-        changed = content_hash(path) != model_card["training_set_hash"]
+        changed = content_hash(path) != trained_on
     except DataError as error:
         return [finding("warning", "The training set cannot be read", tag("p", str(error)))]
     warning = finding("warning", "The training set has changed since", tag("p", f"{path} is another one now."))
     return [
         *([warning] if changed else []),
-        tag("h3", "As its makers put it"),
         _words(path),
-        tag("h3", "As it is"),
+        tag("h3", "By its numbers"),
         facts(_figures(told)),
         pictures(data_panels(told)),
     ]

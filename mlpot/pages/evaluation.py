@@ -57,7 +57,9 @@ def errors(found: Mapping[str, Any]) -> list[Html]:
         table(HEAD, _rows({NAMES[name]: error for name, error in found["overall"].items()})),
         *([aside(f"Labels that are missing: {missing}.")] if missing else []),
         *_titled("Forces by element, meV/Å", HEAD, _rows(found["forces_by_element"])),
-        *_titled("Forces, meV/Å, by reference force in eV/Å", HEAD, _rows(found["forces_by_magnitude"])),
+        *_titled(
+            "Forces by size of the reference force in eV/Å, meV/Å", HEAD, _rows(found["forces_by_magnitude"])
+        ),
         *_titled("Mean absolute error by group", ("", *NAMES.values()), by_group),
     ]
 

@@ -30,8 +30,7 @@ def number(value: float | None, digits: int = 3, unit: str = "") -> str:
     """For a reader; a dash where there is none."""
     if value is None or value != value:
         return "–"
-    figure = f"{value:.0f}" if 10**digits <= abs(value) < 1e6 else f"{value:.{digits}g}"
-    return f"{figure}{unit and ' '}{unit}"
+    return f"{value:.{digits}g}{unit and ' '}{unit}"
 
 
 def duration(seconds: float) -> str:

@@ -62,7 +62,7 @@ def _headline(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> Html:
         shown["Pressure"] = (_with_error(summary["pressure_GPa"], summary["pressure_error"]), "GPa")
     if drift is not None:
         shown["Drift"] = (_with_error(drift["slope"], drift["slope_error"]), "meV/atom/ns")
-    shown["Speed"] = (number(summary["steps_per_s"]), f"steps/s, {number(summary['ns_per_day'])} ns/day")
+    shown["Speed"] = (number(summary["steps_per_s"], unit="steps/s"), f"{number(summary['ns_per_day'])} ns/day")
     shown["Time"] = (duration(summary["wall_s"]), f"on {recipe['device']}")
     return tiles(shown)
 
@@ -86,7 +86,7 @@ def _distributions(folder: Path) -> list[Html]:
     except (AnalysisError, DataError) as error:
         return [aside(str(error))]
     rows = {
-        "frames": f"{found.n_frames}, {number(found.frame_ps)} ps apart, from {found.from_ps:g} ps on",
+        "frames": f"{found.n_frames}, {found.frame_ps:g} ps apart, from {found.from_ps:g} ps on",
         "temperature": f"standard deviation {number(found.temperature_std_K)} K"
         + (f", canonical {number(found.expected_std_K)} K" if found.expected_std_K else ""),
     }

@@ -101,8 +101,9 @@ def tiles(figures: Mapping[str, tuple[str, str]]) -> Html:
 
 def facts(rows: Mapping[str, str]) -> Html:
     """A table of names and what there is to say of each."""
-    lines = (tag("tr", tag("td", name), tag("td", fact)) for name, fact in rows.items())
-    return tag('div class="scroll"', tag('table class="facts"', *lines))
+    return tag(
+        'div class="scroll"', tag("table", *(tag("tr", tag("td", k), tag("td", v)) for k, v in rows.items()))
+    )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from mlpot.data.durable import write_whole
@@ -31,23 +30,13 @@ def write_report(run: Path, output: Path | None = None) -> Path:
         raise FileNotFoundError(f"There is no folder {run}. Give that of a training, an evaluation or an MD run.")
     for name, make in PAGES.items():
         if (run / name).is_file():
-            text = _made(make, run, name)
+            text = make(run)
             break
     else:
         raise RunError(_why_not(run))
     path = output or run / "report.html"
     write_whole(path, text.encode())
     return path
-
-
-def _made(make: Callable[[Path], str], run: Path, name: str) -> str:
-    try:
-        return make(run)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise RunError(
-            f"{run / name}, or a file beside it, is of another version of mlpot or damaged ({error!r}). "
-            "Do the run again."
-        ) from error
 
 
 def _why_not(run: Path) -> str:

@@ -31,18 +31,17 @@ def training_page(folder: Path) -> str:
     recipe = header["card"]["recipe"]
     set_path = Path(recipe["data"]["train"])
     frames = frames_of_set(set_path) or example_frames(header["card"])
-    summary = _headline(metrics, header)
     parts: dict[str, list[Html]] = {
         "Errors": _errors(metrics),
         "Learning": [pictures(learning_panels(read_logs(logs_of(folder))))],
         "Parity": compared(folder),
         **_evaluations(folder),
         "Structures": [view(frames)] if frames else [],
-        "Data": data_card(set_path, header["card"]),
-        "Certificate": certificate_of(folder / "model.safetensors", header),
+        "Data": data_card(set_path, header["card"]["training_set_hash"]),
+        "Certificate": _certificate(folder / "model.safetensors", header),
         "Provenance": [facts(_provenance(metrics, header)), more("Recipe", _text(folder / "recipe.yaml"))],
     }
-    return page(f"Training {folder.name}", summary, *chapters(parts), script=SCRIPT)
+    return page(f"Training {folder.name}", _headline(metrics, header), *chapters(parts), script=SCRIPT)
 
 
 def _headline(metrics: Mapping[str, Any], header: Mapping[str, Any]) -> Html:
@@ -94,8 +93,7 @@ def _evaluations(folder: Path) -> dict[str, list[Html]]:
     return parts
 
 
-def certificate_of(path: Path, header: Mapping[str, Any]) -> list[Html]:
-    """What is sealed in a model's file, and whether it is of its weights."""
+def _certificate(path: Path, header: Mapping[str, Any]) -> list[Html]:
     if "certificate" not in header:
         return [aside(f"The model has none. mlpot verify {path} --seal makes one.")]
     stored = header["certificate"]
@@ -107,10 +105,13 @@ def certificate_of(path: Path, header: Mapping[str, Any]) -> list[Html]:
 
 
 def _provenance(metrics: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, str]:
+    labels = ", ".join(f"{n} {what}" for what, n in metrics["labels"].items())
     return {
         "made": header["created"],
         "with": ", ".join(f"{name} {version}" for name, version in header["versions"].items()),
         "seed": str(metrics["seed"]),
+        "learnt from": labels,
+        "training set, SHA-256": header["card"]["training_set_hash"],
         "cutoff": f"{header['cutoff']} Å",
         "computes in": header["dtype"],
         "on": f"{metrics['processes']} processes, {metrics['device']}",

@@ -53,13 +53,6 @@ def md_panels(columns: Mapping[str, Floats], n_atoms: int) -> dict[str, Draw]:
     }
 
 
-LATER = {"neighbors": "neighbors of an atom", "strangeness": "strangeness of the strangest atom"}
-"""Columns that logs of old runs lack."""
-
-
-OFTEN_CONSTANT = ("volume, Å³", LATER["neighbors"])  # and then not worth a picture
-
-
 class Lines(NamedTuple):
     """Of one picture against time."""
 
@@ -77,21 +70,18 @@ def _lines(columns: Mapping[str, Floats], n_atoms: int) -> list[Lines]:
         Lines("volume, Å³", {"volume": columns["volume_A3"]}),
         Lines("greatest force, eV/Å", {"force": columns["max_force_eV_A"]}),
         Lines("nearest distance, Å", {"distance": columns["nearest_A"]}),
-        *(Lines(label, {name: columns[name]}) for name, label in LATER.items() if name in columns),
     ]
 
 
 def _is_there(lines: Lines) -> bool:
     values = next(iter(lines.values.values()))
-    known = values[np.isfinite(values)]
-    return len(known) > 0 and (lines.label not in OFTEN_CONSTANT or bool(np.ptp(known) > 0))
+    return bool(np.isfinite(values).any() and (lines.label != "volume, Å³" or np.ptp(values) > 0))
 
 
 def _draw_lines(time: Floats, lines: Lines, axes: Axes) -> None:
     there = {name: y for name, y in lines.values.items() if np.isfinite(y).any()}
     for name, y in there.items():
-        known = np.isfinite(y)  # some are looked at now and then
-        axes.plot(time[known], y[known], linewidth=0.8, label=name, rasterized=known.sum() > MOST_POINTS)
+        axes.plot(time, y, linewidth=0.8, label=name, rasterized=len(time) > MOST_POINTS)
     if len(there) > 1:
         axes.legend(fontsize=7, ncols=len(there), framealpha=0.5)
 

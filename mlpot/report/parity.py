@@ -22,7 +22,6 @@ from mlpot.report.svg import Draw, plain_logarithmic
 Floats = NDArray[np.float64]
 
 MOST_KEPT = 1500  # frames, and atoms of each element, in a file
-LEAST_FORCE = 1e-3  # eV/Å
 ENERGY = ("energy, eV/atom", "meV/atom")
 FORCES = ("force component, eV/Å", "meV/Å")
 STRESS = ("stress component, eV/Å³", "meV/Å³")
@@ -145,14 +144,8 @@ def _draw(names: tuple[str, str], pairs: Floats, axes: Axes) -> None:
 
 def draw_force_errors(compared: Compared, axes: Axes) -> None:
     """Error of the force on each atom against the force, and the median error of forces of about one size."""
-    pairs_of = {  # without atoms that symmetry keeps from any force
-        element: pairs[np.linalg.norm(pairs[:, 0], axis=1) > LEAST_FORCE]
-        for element, pairs in compared.forces.items()
-    }
-    sizes = {element: np.linalg.norm(pairs[:, 0], axis=1) for element, pairs in pairs_of.items()}
-    errors = {
-        element: 1e3 * np.linalg.norm(np.diff(pairs, axis=1)[:, 0], axis=1) for element, pairs in pairs_of.items()
-    }
+    sizes = {e: np.linalg.norm(pairs[:, 0], axis=1) for e, pairs in compared.forces.items()}
+    errors = {e: 1e3 * np.linalg.norm(pairs[:, 1] - pairs[:, 0], axis=1) for e, pairs in compared.forces.items()}
     for element in compared.forces:
         axes.plot(sizes[element], errors[element], ".", markersize=2, alpha=0.4, rasterized=True, label=element)
     size, error = (np.concatenate(list(parts.values())) for parts in (sizes, errors))

@@ -19,8 +19,7 @@ def plain_logarithmic(axis: Axis) -> None:
 
     def minor(x: float, _: object) -> str:
         low, high = axis.get_view_interval()
-        shown = "23456789" if high < 10 * low else "25" if high < 300 * low else ""
-        return f"{x:g}" if f"{x:e}"[0] in shown else ""
+        return f"{x:g}" if high < 10 * low or f"{x:e}"[0] in "25" else ""
 
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(minor)
