@@ -213,7 +213,7 @@ def verify(
         Path | None, typer.Option(help="Yours, in any file that ASE reads; otherwise some of the training.")
     ] = None,
     level: Annotated[Literal["quick", "full"], typer.Option(help="A minute, or all there is.")] = "quick",
-    long_ps: Annotated[float, typer.Option(min=1.0, help="Length of the long run of level full.")] = 100.0,
+    long_ps: Annotated[float, typer.Option(min=1.0, help="Length of the long runs of level full, ps.")] = 100.0,
     calculator: Annotated[
         str | None, typer.Option(metavar="MODULE:NAME", help="Judge any ASE calculator instead; its code is run.")
     ] = None,

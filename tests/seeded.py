@@ -16,7 +16,7 @@ CUTOFF, R0, DEPTH, STIFFNESS = 4.5, 2.3, 0.4, 1.4  # Å, eV, 1/Å
 
 
 class Toy(Calculator):
-    """A Morse potential of pairs with an honest C2 end; the defects below inherit from it."""
+    """A Morse potential of pairs, as deep as √(Z Z'), with an honest C2 end; the defects below inherit from it."""
 
     implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012
     add = staticmethod(np.sum)
@@ -39,7 +39,8 @@ class Toy(Calculator):
             raise ValueError("two atoms are in one place")
         u, du = self.envelope(d)
         t = np.exp(-STIFFNESS * (d - R0))
-        morse, dmorse = DEPTH * (t**2 - 2 * t), -2 * DEPTH * STIFFNESS * (t**2 - t)
+        depth = DEPTH / 29 * np.sqrt(a.numbers[i] * a.numbers[j])
+        morse, dmorse = depth * (t**2 - 2 * t), -2 * depth * STIFFNESS * (t**2 - t)
         slope = (dmorse * u + morse * du) / 2
         along = vectors * (slope / np.where(d > 0, d, 1))[:, None]
         forces = np.zeros((len(a), 3))

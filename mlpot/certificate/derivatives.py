@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from ase import Atoms
+from ase.data import covalent_radii
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
 from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge, periodic, worst
-from mlpot.certificate.subject import Subject
+from mlpot.certificate.structures import element_pairs, pair_name
+from mlpot.certificate.subject import ALONG, Subject, pair
 
 Floats = NDArray[np.float64]
 
@@ -40,7 +42,23 @@ def force(subject: Subject, structures: Structures) -> Check:
         if double.single:  # energies are good to some units in the last place only
             bar = 2e-3 + 1e-5 * worst(out.forces) + 2e-7 * abs(out.energy) / SINGLE_STEPS[0]
         figures.append(Figure("forces, eV/Å", name, _departure(energies, -expected, double.single), bar))
+    for a, b in element_pairs(subject.elements, structures):
+        figures += _of_close_pair(double, a, b)
     return judge("P5", "forces are −dE/dr", figures, _of_double(subject))
+
+
+def _of_close_pair(subject: Subject, a: int, b: int) -> Iterator[Figure]:
+    """Forces of two atoms that are too close, where some codes clip them: to a thousandth of what they are."""
+    contact = covalent_radii[a] + covalent_radii[b]
+    for part in (0.5, 0.7, 0.9):
+
+        def energies(step: float, r: float = part * contact) -> Floats:
+            return np.array([subject.energy(pair(a, b, r + step))])
+
+        expected = subject(pair(a, b, part * contact)).forces[1] @ ALONG
+        bar = 1e-4 * abs(expected) + (1e-2 if subject.single else 1e-6)
+        found = _departure(energies, -np.array([expected]), subject.single)
+        yield Figure("forces of close pairs, eV/Å", f"{pair_name(a, b)} at {part * contact:.2f} Å", found, bar)
 
 
 def stress(subject: Subject, structures: Structures) -> Check:
@@ -48,7 +66,7 @@ def stress(subject: Subject, structures: Structures) -> Check:
     if not subject.has_stress:
         raise NothingToCheckError("the calculator gives no stress")
     figures, double = [], subject.double
-    for name, atoms in periodic(structures).items():
+    for name, atoms in _also_sheared(periodic(structures)).items():
         out, volume = double(atoms), atoms.get_volume()
 
         def energies(step: float, atoms: Atoms = atoms, volume: float = volume) -> Floats:
@@ -61,6 +79,17 @@ def stress(subject: Subject, structures: Structures) -> Check:
         figures.append(Figure("stress, eV/Å³", name, _departure(energies, expected, double.single), bar))
         figures.append(Figure("asymmetry of stress, eV/Å³", name, worst(out.stress, out.stress.T), 1e-12))
     return judge("P6", "stress is dE/dε / V", figures, _of_double(subject))
+
+
+def _also_sheared(structures: Structures) -> Structures:
+    """With the smallest in a cell without a right angle too."""
+    if not structures:
+        return structures
+    name, atoms = min(structures.items(), key=lambda item: len(item[1]))
+    sheared = atoms.copy()
+    shear = np.eye(3) + np.array([[0.0, 0.04, -0.03], [0.0, 0.02, 0.05], [0.0, 0.0, -0.02]])
+    sheared.set_cell(atoms.cell.array @ shear, scale_atoms=True)
+    return {**structures, f"{name}, sheared": sheared}
 
 
 def precision(subject: Subject, structures: Structures) -> Check:

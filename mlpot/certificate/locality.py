@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import combinations_with_replacement, pairwise
+from itertools import pairwise
 
 import numpy as np
 from ase import Atoms
@@ -12,15 +12,14 @@ from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 
 from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge, periodic, worst
-from mlpot.certificate.structures import elements_of
-from mlpot.certificate.subject import FAR, Subject, pair
+from mlpot.certificate.structures import element_pairs, pair_name
+from mlpot.certificate.subject import ALONG, FAR, Subject, pair
 
 Floats = NDArray[np.float64]
 Point = tuple[float, float, float]  # along a path: Å, eV, eV/Å
 Interval = tuple[Point, Point]
 Scan = Callable[[float], tuple[float, float]]  # distance, Å -> energy, eV, and force along it, eV/Å
 
-MOST_PAIRS = 10  # of elements
 NEAR = 2e-4  # Å from the cutoff; and a tenth of it
 
 
@@ -38,13 +37,13 @@ def smoothness(subject: Subject, structures: Structures) -> Check:
 
 
 def crowd(subject: Subject, structures: Structures) -> Check:
-    """P10: at four times the density no neighbour is dropped and energy follows force, or it is refused."""
+    """P10: of 260 neighbours none is dropped and energy follows force, or the crowd is refused."""
     figures, double = [], subject.double
     for name, atoms in periodic(structures).items():
         if len(atoms) > 32:
             continue
         dense = atoms.copy()
-        dense.set_cell(atoms.cell.array / 4 ** (1 / 3), scale_atoms=True)
+        dense.set_cell(atoms.cell.array / _crowding(subject, atoms) ** (1 / 3), scale_atoms=True)
         dense = dense if len(dense) > 1 else dense * (2, 1, 1)
         dense.positions += np.random.default_rng(0).normal(scale=0.02, size=dense.positions.shape)
         try:
@@ -87,16 +86,16 @@ def lone_atoms(subject: Subject, structures: Structures) -> Check:
                 1e-10,
             )
         )
-    for a, b in _pairs(subject, structures):
+    for a, b in element_pairs(subject.elements, structures):
         cutoff = subject.cutoff(a, b)
         out = subject(pair(a, b, FAR if cutoff is None else cutoff + 1e-6))
         rounding = 1e-6 * abs(out.energy) if subject.single and not subject.references else 0.0
         if cutoff is not None:
-            figures.append(Figure("force beyond the cutoff, eV/Å", _name(a, b), worst(out.forces), 0.0))
+            figures.append(Figure("force beyond the cutoff, eV/Å", pair_name(a, b), worst(out.forces), 0.0))
         figures.append(
             Figure(
                 "energy beyond the cutoff, eV",
-                _name(a, b),
+                pair_name(a, b),
                 worst(out.energy, alone[a] + alone[b]),
                 1e-10 + rounding,
             )
@@ -107,15 +106,14 @@ def lone_atoms(subject: Subject, structures: Structures) -> Check:
 def short_range(subject: Subject, structures: Structures) -> Check:
     """P15: atoms that are too close push away, the more the closer, and coincident ones are an error or finite."""
     figures = []
-    for a, b in _pairs(subject, structures):
-        name, contact = _name(a, b), 0.8 * (covalent_radii[a] + covalent_radii[b])
+    for a, b in element_pairs(subject.elements, structures):
+        name, contact = pair_name(a, b), 0.8 * (covalent_radii[a] + covalent_radii[b])
         distances = np.linspace(0.05, contact, 40)
         energies = np.array([subject.energy(pair(a, b, r)) for r in distances])
         rising = float((~(np.diff(energies) < 0)).sum())  # NaN counts
         figures.append(Figure("of 39 steps inwards, downhill", name, rising, 0.0))
-        along = np.array([2.0, -1.0, 2.0]) / 3
         wide = np.linspace(0.4 * contact, min(subject.cutoff(a, b) or 6.0, 6.0), 120)
-        pull = np.array([subject(pair(a, b, r)).forces[1] @ along for r in wide])
+        pull = np.array([subject(pair(a, b, r)).forces[1] @ ALONG for r in wide])
         signs = np.sign(pull[np.abs(pull) > 1e-2])
         flips = float((np.diff(signs) != 0).sum()) if np.isfinite(pull).all() else np.nan
         figures.append(Figure("changes of sign of the force", name, flips, 1.0))
@@ -127,9 +125,8 @@ def short_range(subject: Subject, structures: Structures) -> Check:
 
 def _scans(subject: Subject, structures: Structures) -> Iterator[tuple[str, float, Scan]]:
     """Pairs across the cutoff, in vacuum and in crystals."""
-    along = np.array([2.0, -1.0, 2.0]) / 3
     found = False
-    for a, b in _pairs(subject, structures):
+    for a, b in element_pairs(subject.elements, structures):
         cutoff = subject.cutoff(a, b)
         if cutoff is None:
             continue
@@ -137,9 +134,9 @@ def _scans(subject: Subject, structures: Structures) -> Iterator[tuple[str, floa
 
         def dimer(r: float, a: int = a, b: int = b) -> tuple[float, float]:
             out = subject(pair(a, b, r))
-            return out.energy, float(out.forces[1] @ along)
+            return out.energy, float(out.forces[1] @ ALONG)
 
-        yield _name(a, b), cutoff, dimer
+        yield pair_name(a, b), cutoff, dimer
         for name, atoms in periodic(structures).items():
             if len(atoms) > 1 and {a, b} <= set(atoms.numbers):
                 yield from _crystal_scan(subject, name, atoms, a, b, cutoff)
@@ -164,7 +161,7 @@ def _crystal_scan(
         out = subject(moved)
         return out.energy, float(out.forces[j[e]] @ direction)
 
-    yield f"{_name(a, b)} in {name}", cutoff, scan
+    yield f"{pair_name(a, b)} in {name}", cutoff, scan
 
 
 def _jump_of_stiffness(scan: Scan, cutoff: float) -> float:
@@ -180,6 +177,13 @@ def _jump_of_stiffness(scan: Scan, cutoff: float) -> float:
     largest = max(abs(stiffness(r, NEAR)) for r in np.linspace(cutoff - 0.6, cutoff - 2 * NEAR, 7))
     # A force of 1e-14 eV/Å, divided by the step, is noise.
     return abs(left) / max(largest, 1e-4)
+
+
+def _crowding(subject: Subject, atoms: Atoms) -> float:
+    """Four times the density, or more for 260 neighbours: some codes stop at 256."""
+    number = int(atoms.numbers.max())
+    reach = subject.cutoff(number, number) or 5.0
+    return max(4.0, 260 / (len(atoms) / atoms.get_volume() * 4 / 3 * np.pi * reach**3))
 
 
 def _along_a_path(subject: Subject, atoms: Atoms, n: int = 100) -> tuple[float, float]:
@@ -216,14 +220,3 @@ def _nonsense(subject: Subject, atoms: Atoms) -> float:
     except Exception:  # of any kind: the packages have no common one
         return 0.0
     return float(not (np.isfinite(out.energy) and np.isfinite(out.forces).all()))
-
-
-def _pairs(subject: Subject, structures: Structures) -> list[tuple[int, int]]:
-    """Pairs of elements, those in the structures first."""
-    here = [z for z in elements_of(structures.values()) if z in subject.elements]
-    order = here + [z for z in subject.elements if z not in here]
-    return list(combinations_with_replacement(order, 2))[:MOST_PAIRS]
-
-
-def _name(a: int, b: int) -> str:
-    return f"{chemical_symbols[a]}-{chemical_symbols[b]}"

@@ -114,7 +114,7 @@ def reversal(subject: Subject, structures: Structures, n_steps: int = 2000) -> C
 def momenta(subject: Subject, structures: Structures, picoseconds: float = 100.0) -> Check:
     """P21: momentum is conserved, and in vacuum angular momentum too."""
     figures = []
-    for name, atoms in movable(structures).items():
+    for name, atoms in typical(structures).items():
         dt = 2 * step(atoms)
         first = start(subject, atoms)
         flight = fly(subject, first, dt, round(1000 * picoseconds / dt), every=10)

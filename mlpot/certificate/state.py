@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
+import signal
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -41,6 +45,7 @@ def side_effects(subject: Subject, structures: Structures) -> Check:
     figures = []
     for name, atoms in structures.items():
         before, asked = _surroundings(), atoms.copy()
+        asked.positions[0] -= asked.cell.array[0]  # out of the cell, where some codes bring it back
         asked.info["mine"] = 1
         asked.set_array("mine", np.arange(len(atoms)))
         kept = asked.copy()
@@ -92,7 +97,7 @@ def _changes(subject: Subject, atoms: Atoms) -> Iterator[Change]:
     others = [z for z in subject.elements if z != atoms.numbers[0]]
     yield "as it was", lambda a: None
     yield "one position", lambda a: a.positions.__setitem__((0, 1), a.positions[0, 1] + 0.05)
-    yield "one position a little", lambda a: a.positions.__setitem__((0, 1), a.positions[0, 1] + 1e-7)
+    yield "one position a little", lambda a: a.positions.__setitem__((0, 1), a.positions[0, 1] + 1e-8)
     if others:
         yield "numbers", lambda a: a.numbers.__setitem__(0, others[0])
     if atoms.pbc.all():
@@ -140,6 +145,11 @@ def _surroundings() -> dict[str, object]:
         "TF32": (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "gradient mode": torch.is_grad_enabled(),
+        "warnings' filters": list(warnings.filters),
+        "matrix precision": torch.get_float32_matmul_precision(),
+        "import path": list(sys.path),
+        "signal handlers": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)],
+        "logging": (logging.root.level, list(logging.root.handlers), logging.root.manager.disable),
         "environment": dict(os.environ),
         "folder": os.getcwd(),
         "random state": random.getstate(),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import combinations_with_replacement
 
 import numpy as np
 from ase import Atoms
@@ -10,6 +11,7 @@ from ase.build import bulk, molecule
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii, reference_states
 
 MOLECULES = ("CH3CH2OH", "C2H6", "CH3OH", "NH3", "H2O", "CH4", "CO2", "Si2H6", "N2", "O2", "H2")
+MOST_PAIRS = 10  # of elements
 CRYSTALS = {"fcc": "fcc", "bcc": "bcc", "diamond": "diamond"}
 
 
@@ -49,6 +51,19 @@ def _molecule(known: list[int]) -> Atoms:
 def elements_of(structures: Iterable[Atoms]) -> tuple[int, ...]:
     """Atomic numbers in the structures, sorted."""
     return tuple(sorted({int(z) for atoms in structures for z in atoms.numbers}))
+
+
+def element_pairs(elements: Iterable[int], structures: Mapping[str, Atoms]) -> list[tuple[int, int]]:
+    """Pairs of elements, those in the structures first, as many as are looked at."""
+    known = list(elements)
+    here = [z for z in elements_of(structures.values()) if z in known]
+    order = here + [z for z in known if z not in here]
+    return list(combinations_with_replacement(order, 2))[:MOST_PAIRS]
+
+
+def pair_name(a: int, b: int) -> str:
+    """Such as C-H."""
+    return f"{chemical_symbols[a]}-{chemical_symbols[b]}"
 
 
 def numbers_of(symbols: str) -> tuple[int, ...]:

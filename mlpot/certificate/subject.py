@@ -20,6 +20,7 @@ from mlpot.checkpoint import load_potential
 from mlpot.potential import Potential
 
 FAR = 60.0  # Å, where two atoms do not see each other
+ALONG = np.array([2.0, -1.0, 2.0]) / 3  # no axis: the direction of pairs
 LONGEST_CUTOFF = 20.0  # Å, that is looked for
 
 
@@ -43,6 +44,7 @@ class Subject:
     known_cutoff: float | None = None  # Å
     references: Mapping[int, float] = field(default_factory=dict)  # eV of each free atom
     potential: Potential | None = None
+    walks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)  # gone, for several checks
 
     @cached_property
     def calculator(self) -> Any:
@@ -109,7 +111,7 @@ def answer(atoms: Atoms) -> Answer:
 
 def pair(a: int, b: int, distance: float) -> Atoms:
     """Two atoms in vacuum, along no axis."""
-    return Atoms([a, b], [(0, 0, 0), distance * np.array([2.0, -1.0, 2.0]) / 3])
+    return Atoms([a, b], [(0, 0, 0), distance * ALONG])
 
 
 def of_model(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Subject:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mlpot.certificate import cells, derivatives, locality, motion, state, symmetry
+from mlpot.certificate import cells, derivatives, locality, motion, pressure, state, symmetry, thermal
 from mlpot.certificate.check import Check, NothingToCheckError, Structures
 from mlpot.certificate.subject import Subject
 from mlpot.version import __version__
@@ -53,6 +53,12 @@ FULL = ALWAYS | {
     "P19": partial(motion.scaling, n_halvings=2),
     "P20": motion.reversal,
     "P21": motion.momenta,
+    "P22": thermal.kinetic_energy,
+    "P23": thermal.configurational,
+    "P24": thermal.ensembles,
+    "P25": thermal.conserved,
+    "P26": pressure.ideal_gas,
+    "P27": pressure.two_pressures,
     "P28": state.determinism,
 }
 LEVELS: dict[Level, dict[str, Run]] = {"quick": QUICK, "full": FULL}
@@ -104,7 +110,7 @@ def verify(
         subject: of `subject.of_model` or `subject.of_calculator`.
         structures: by name; molecules, crystals or slabs of elements that the subject knows.
         level: `quick` is a minute for a small molecule and a small crystal.
-        long_ps: length of the long run of level `full`, ps.
+        long_ps: length of the long runs of level `full`, ps: P18 and P21.
         tell: is given lines on how far `full` has come.
     """
     started = perf_counter()
@@ -112,6 +118,7 @@ def verify(
     runs = dict(LEVELS[level])
     if "P18" in runs:
         runs["P18"] = partial(motion.long_drift, picoseconds=long_ps, tell=tell)
+        runs["P21"] = partial(motion.momenta, picoseconds=long_ps)
     for id, run in sorted(runs.items(), key=lambda item: int(item[0][1:])):
         tell(f"{id} begins after {perf_counter() - started:.0f} s")
         try:

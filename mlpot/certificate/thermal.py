@@ -1,0 +1,153 @@
+"""Thermostats: atoms at a temperature have the energies of that temperature, all of them alike.
+
+Judged are our integrators with the potential, on a molecule and a crystal, with three seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import numpy as np
+from ase import Atoms, units
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from mlpot.certificate.bath import N_SAMPLES, SEEDS, Bath, Walk, walk
+from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge
+from mlpot.certificate.motion import TEMPERATURE, drift_figure, length, typical
+from mlpot.certificate.statistics import (
+    bar_of,
+    distance_from_gamma,
+    independent,
+    mean_and_error,
+    n_independent,
+    slope_of_log_ratio,
+)
+from mlpot.certificate.subject import Subject
+from mlpot.dynamics.recipe import EnsembleName
+
+Floats = NDArray[np.float64]
+THERMOSTATS: tuple[EnsembleName, ...] = ("langevin", "bussi")
+DRIFT = 5.0  # meV/atom/ns
+LITTLE = 1e-3  # Å, a step of differences of forces
+
+
+def kinetic_energy(subject: Subject, structures: Structures) -> Check:
+    """P22: kinetic energies are distributed as they should, and every element and direction has its share.
+
+    Shares are judged with Langevin's thermostat only: the other keeps what vibrations in a harmonic crystal have.
+    """
+    figures, at = [], typical(structures)
+    n_walks, kT = max(1, len(at) * len(THERMOSTATS) * len(SEEDS)), units.kB * TEMPERATURE
+    for name, atoms in at.items():
+        for ensemble in THERMOSTATS:
+            walks = [walk(subject, name, atoms, Bath(ensemble, seed)) for seed in SEEDS]
+            where = f"{name}, {ensemble}"
+            for w in walks:
+                energies = independent(w.seen["kinetic_eV"])
+                distance = distance_from_gamma(energies, w.n_degrees / 2, kT, 0.01 / n_walks)
+                figures.append(Figure("distance of kinetic energies from theirs", where, *distance))
+        groups = list(_groups(atoms.numbers))
+        walks = [walk(subject, name, atoms, Bath("langevin", seed)) for seed in SEEDS]
+        for group, here in groups:
+            shares = [2 * w.kinetic[:, here].mean(axis=1) for w in walks]
+            off = abs(np.mean(shares) - kT) / (kT * np.sqrt(2 / here.sum() / sum(map(n_independent, shares))))
+            figures.append(Figure(f"share of {group}, σ", name, off, bar_of(2.5, len(groups) * len(at))))
+    return judge("P22", "kinetic energies", figures, _told())
+
+
+def _groups(numbers: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    for z in np.unique(numbers):
+        for axis in range(3):
+            here = np.zeros((len(numbers), 3), dtype=bool)
+            here[numbers == z, axis] = True
+            yield f"{chemical_symbols[z]} along {'xyz'[axis]}", here
+
+
+def configurational(subject: Subject, structures: Structures, n_frames: int = 40) -> Check:
+    """P23: the temperature of positions, ⟨F²⟩ / ⟨−∇·F⟩, is that of velocities.
+
+    H. H. Rugh, Phys. Rev. Lett. 78, 772 (1997).
+    """
+    figures = []
+    for name, atoms in typical(structures).items():
+        walks = [walk(subject, name, atoms, Bath("langevin", seed)) for seed in SEEDS]
+        square = _over_seeds([_squares(subject.double, w) for w in walks])
+        divergence = _over_seeds([_divergences(subject.double, w, n_frames) for w in walks])
+        kinetic = _over_seeds([w.warmth for w in walks])
+        error = float(np.linalg.norm([error / mean for mean, error in (square, divergence, kinetic)]))
+        off = abs(square[0] / divergence[0] / kinetic[0] - 1)
+        figures.append(Figure("|T(positions) / T(velocities) − 1|", name, off, max(0.01, 3 * error)))
+    return judge(
+        "P23", "temperature of positions", figures, f"{_told()}; the bar is 0.01, or three standard errors"
+    )
+
+
+def _over_seeds(series: Sequence[Floats]) -> tuple[float, float]:
+    """Mean of several walks, and its standard error."""
+    means, errors = zip(*(mean_and_error(values) for values in series), strict=True)
+    return float(np.mean(means)), float(np.linalg.norm(errors)) / len(series)
+
+
+def _squares(subject: Subject, w: Walk) -> Floats:
+    """F², (eV/Å)², all along a walk."""
+    return np.array([(subject(_at(w, positions)).forces ** 2).sum() for positions in w.positions])
+
+
+def _divergences(subject: Subject, w: Walk, n_frames: int) -> Floats:
+    """−∇·F by differences, eV/Å², of frames spread over a walk."""
+    found = []
+    for positions in w.positions[:: max(1, len(w.positions) // n_frames)]:
+        total = []
+        for (i, axis), sign in product(np.ndindex(len(w.atoms), 3), (-1, 1)):
+            moved = _at(w, positions)
+            moved.positions[i, axis] += sign * LITTLE
+            total.append(-sign * subject(moved).forces[i, axis] / (2 * LITTLE))
+        found.append(np.sum(total))
+    return np.array(found)
+
+
+def _at(w: Walk, positions: Floats) -> Atoms:
+    atoms = w.atoms.copy()
+    atoms.positions = positions
+    return atoms
+
+
+def ensembles(subject: Subject, structures: Structures) -> Check:
+    """P24: between two temperatures, potential energies are as much more likely as Boltzmann says."""
+    figures, at = [], typical(structures)
+    bar = bar_of(3.0, max(1, len(at) * len(THERMOSTATS) * len(SEEDS)))
+    for name, atoms in at.items():
+        hot = TEMPERATURE * (1 + (2 / (3 * len(atoms))) ** 0.5)  # energies one standard deviation apart
+        expected = 1 / (units.kB * TEMPERATURE) - 1 / (units.kB * hot)
+        for ensemble in THERMOSTATS:
+            for seed in SEEDS:
+                baths = [Bath(ensemble, seed, t) for t in (TEMPERATURE, hot)]
+                walks = [walk(subject, name, atoms, bath) for bath in baths]
+                slope, error = slope_of_log_ratio(*(independent(w.seen["potential_eV"]) for w in walks))
+                off = abs(slope - expected) / error
+                figures.append(Figure("slope of ln p₂/p₁, σ", f"{name}, {ensemble}, seed {seed}", off, bar))
+    return judge("P24", "energies at two temperatures", figures, _told())
+
+
+def conserved(subject: Subject, structures: Structures) -> Check:
+    """P25: what thermostats and barostats conserve, their own energy included, does not drift."""
+    figures, errors = [], []
+    for name, atoms in typical(structures).items():
+        names: list[EnsembleName] = ["bussi", "nose-hoover"]
+        if atoms.pbc.all() and subject.has_stress:
+            names += ["npt-isotropic", "npt"]
+        for ensemble in names:
+            w = walk(subject, name, atoms, Bath(ensemble, SEEDS[0]))
+            energy, where = w.seen["conserved_eV"], f"{name}, {ensemble}"
+            figure, error = drift_figure(w.time, energy, len(atoms), where, DRIFT)
+            figures.append(figure)
+            errors.append(error)
+    if not figures:
+        raise NothingToCheckError("no structure that it applies to; give one with --structures")
+    return judge("P25", "conserved quantities", figures, length(float(w.time[-1]), errors))
+
+
+def _told() -> str:
+    return f"{len(SEEDS)} seeds, {N_SAMPLES} samples each"
