@@ -22,7 +22,7 @@ from mlpot.kernels.reductions import distances, sum_at_centers
 from mlpot.knots import RadialTable
 from mlpot.models import build_backbone
 from mlpot.models.layers import MAX_Z
-from mlpot.models.native import native_schnet
+from mlpot.models.native import Elements, native_schnet
 from mlpot.models.native_training import NativeTraining
 from mlpot.models.zbl import ZBL
 from mlpot.radial import PolynomialEnvelope
@@ -142,11 +142,10 @@ class Potential(nn.Module):
             if isinstance(module, RadialTable):
                 module.freeze()
         self.lone = self._lone_energies()
-        self.native = None
-        if self.repulsion is None:
-            self.native = native_schnet(
-                self.backbone, self.elements, self.reference, self.scale, self.shift, self.lone
-            )
+        self.native = native_schnet(self.backbone, self._elements(), self.lone)
+
+    def _elements(self) -> Elements:
+        return Elements(self.elements, self.reference, self.scale, self.shift, self.repulsion)
 
     def _above_lone(self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """b_i − b(Z_i alone); in training one lone atom of each element rides along in the same pass."""
@@ -169,9 +168,7 @@ class Potential(nn.Module):
 
     def _for_training(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor] | None:
         """A native call for weights that may change."""
-        if self.repulsion is not None:
-            return None
-        return self._training(self.backbone, self.elements, (self.reference, self.scale, self.shift), graph)
+        return self._training(self.backbone, self._elements(), graph)
 
     def _lone_energies(self) -> Tensor:
         numbers = torch.tensor(self.elements, device=self.scale.device)

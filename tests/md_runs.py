@@ -39,9 +39,9 @@ def prepare(folder: Path) -> None:
     from potentials import new_potential
     from structures import copper, ethanol
 
-    for repulsion, name in ((True, "model"), (False, "native")):  # the native call knows no repulsion
-        potential = new_potential("schnet", n_features=8, n_radial=8, n_interactions=1, repulsion=repulsion)
-        save_potential(potential, folder / f"{name}.safetensors")
+    for n_knots, name in ((None, "model"), (32, "native")):  # by the modules, and by the native call
+        sizes = {"n_features": 8, "n_radial": 8, "n_interactions": 1, "n_knots": n_knots}
+        save_potential(new_potential("schnet", repulsion=True, **sizes), folder / f"{name}.safetensors")
     for make in (copper, ethanol):
         atoms = make()
         atoms.info = {}

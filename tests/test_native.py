@@ -22,7 +22,7 @@ pytest.importorskip("numba", reason="the native call is compiled by Numba, an op
 ELEMENTS = {1: -13.6, 6: -1029.0, 8: -2042.0, 14: -7870.0}  # eV
 
 
-def made(dtype: torch.dtype = torch.float64, **arguments: object) -> Potential:
+def made(dtype: torch.dtype = torch.float64, *, repulsion: bool = False, **arguments: object) -> Potential:
     torch.manual_seed(0)
     potential = Potential(
         "schnet",
@@ -30,6 +30,7 @@ def made(dtype: torch.dtype = torch.float64, **arguments: object) -> Potential:
         reference_energies=ELEMENTS,
         scale={1: 0.5, 6: 0.7, 8: 0.9, 14: 1.1},
         shift={1: 0.1, 6: -0.2, 8: 0.3, 14: -4.0},
+        repulsion=repulsion,
     )
     return potential.to(dtype).freeze()
 
@@ -76,6 +77,18 @@ def test_energy_forces_and_stress_are_those_of_autograd(n_features: int, degree:
         # The native call takes distances in float64, autograd in float32: it must not be the worse of the two.
         bar = 1e-11 if dtype == torch.float64 else 1e-6 + deviations(by_autograd(potential, graph), truth)
         assert deviations(native, truth) <= bar
+
+
+@pytest.mark.parametrize("degree", [3, 5])
+def test_nuclei_repel_as_in_the_modules(degree: int) -> None:
+    potential = made(repulsion=True, degree=degree)
+    assert potential.native is not None
+    for atoms in structures():
+        squeezed = atoms.copy()
+        squeezed.positions *= 0.6
+        squeezed.cell *= 0.6
+        for graph in map(graph_of, (atoms, squeezed)):
+            assert deviations(predict(potential, graph), by_autograd(potential, graph)) <= 1e-11
 
 
 def test_a_lone_atom_has_exactly_its_reference_energy() -> None:

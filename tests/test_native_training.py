@@ -18,7 +18,7 @@ from mlpot.potential import Potential
 pytest.importorskip("numba", reason="the native calls are compiled by Numba, an optional extra")
 
 
-def made(dtype: torch.dtype = torch.float64, **arguments: object) -> Potential:
+def made(dtype: torch.dtype = torch.float64, *, repulsion: bool = False, **arguments: object) -> Potential:
     torch.manual_seed(0)
     potential = Potential(
         "schnet",
@@ -26,6 +26,7 @@ def made(dtype: torch.dtype = torch.float64, **arguments: object) -> Potential:
         reference_energies=ELEMENTS,
         scale={1: 0.5, 6: 0.7, 8: 0.9, 14: 1.1},
         shift={1: 0.1, 6: -0.2, 8: 0.3, 14: -4.0},
+        repulsion=repulsion,
     )
     return potential.to(dtype).train()
 
@@ -70,6 +71,14 @@ def test_gradients_are_those_of_autograd(n_features: int, degree: int, parts: tu
     potential, graph = made(n_features=n_features, degree=degree), batch()
     found, wanted = (gradients(p, graph, parts=parts) for p in (potential, by_autograd(potential)))
     assert deviation(found, wanted) <= 1e-11
+
+
+def test_a_potential_with_repulsion_trains_alike() -> None:
+    potential, graph = made(repulsion=True), batch()
+    found, wanted = (predict(p, graph, training=True) for p in (potential, by_autograd(potential)))
+    assert torch.allclose(found.energy, wanted.energy, rtol=0, atol=1e-9)
+    assert torch.allclose(found.forces, wanted.forces, rtol=1e-11, atol=1e-11)
+    assert deviation(gradients(potential, graph), gradients(by_autograd(potential), graph)) <= 1e-11
 
 
 @pytest.mark.parametrize("n_interactions", [1, 2])

@@ -55,7 +55,7 @@ class Tape(NamedTuple):
     r_slope: Array  # (n_atoms, n_hidden)
     turn: Array  # (n_edges,), δd
     b: Array  # (n_atoms,) float64, what the readout gives
-    shifted: Array  # (n_atoms,) float64, eV, energy of the shift
+    shifted: Array  # (n_atoms,) float64, eV, energy of the shift and of nuclei
     shifting: Array  # (n_atoms,) float64, its derivative by the crowd
     forces: Array  # (n_atoms, 3) float64
     virial: Array  # (n_atoms, 3, 3) float64, that of a pair with the atom that took it
@@ -186,7 +186,7 @@ def _down(layer, begin, end, structure, net, tape):  # type: ignore[no-untyped-d
     row_ptr, table, q = structure.row_ptr, net.tables[layer], tape.m_bar[layer, 1]
     pull(begin, end, row_ptr, tape.pairs, table, tape.x[layer, 0], q)
     if layer == 0:
-        forces(begin, end, structure, net.cutoff, tape.pairs, tape.shifting, tape.forces, tape.virial)
+        forces(begin, end, structure, net, tape.pairs, tape.shifting, tape.shifted, tape.forces, tape.virial)
         return
     x_bar, before, g = tape.x_bar[layer, 1], tape.h_bar[layer, 1], tape.h_bar[layer - 1, 1]
     conv(begin, end, row_ptr, tape.pairs, table, q, x_bar)

@@ -48,6 +48,8 @@ class Network(NamedTuple):
     per_element: Array  # (n_elements, 5) float64, eV: scale, shift, lone energy, last bias, reference energy
     index: Array  # (MAX_Z + 1,) int64, of each atomic number among the elements, -1 if it is not one
     cutoff: float  # Å
+    nuclei: Array  # (n_elements, 3) float64 for ZBL: Z, Z^0.23, radius in Å; empty without it
+    screenings: Array  # (4, 2) float64, share and decay of its terms
 
 
 class State(NamedTuple):
@@ -185,7 +187,7 @@ def _backward(layer, begin, end, structure, net, state, answer):  # type: ignore
     table, x, q = net.tables[layer], state.x[layer], state.q[layer]
     pull(begin, end, structure.row_ptr, state.pairs, table, x, q)
     if layer == 0:
-        forces(begin, end, structure, net.cutoff, state.pairs, state.shifting, answer.forces, state.virial)
+        forces(begin, end, structure, net, state.pairs, state.shifting, state.energy, answer.forces, state.virial)
         return
     conv(begin, end, structure.row_ptr, state.pairs, table, q, state.sums)
     b = np.empty((TILE, x.shape[1]), x.dtype)

@@ -14,6 +14,7 @@ import numpy as np
 from mlpot.kernels.edges import plain_conv
 from mlpot.kernels.edges import pull as edge_pull
 from mlpot.kernels.simd import compiled
+from mlpot.units import BOHR, HARTREE
 
 Array = Any  # NDArray of the weights' type unless said
 
@@ -162,12 +163,32 @@ def switch_on(crowd, shift):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def forces(begin, end, structure, cutoff, pairs, shifting, forces, virial):  # type: ignore[no-untyped-def]
-    """Forces and virials of a block from D of its edges and from the shift that neighbours switch on.
+def _repulsion(d, one, other, screenings, cutoff):  # type: ignore[no-untyped-def]
+    """The energy of two nuclei in eV and its derivative by d, see `models.zbl`."""
+    end = min(one[2] + other[2], cutoff)
+    if d >= end:
+        return 0.0, 0.0
+    per_length = (one[1] + other[1]) / (0.8854 * BOHR)
+    screening, slope = 0.0, 0.0
+    for k in range(len(screenings)):
+        decay = screenings[k, 1] * per_length
+        term = screenings[k, 0] * np.exp(-decay * d)
+        screening += term
+        slope -= decay * term
+    u, bare = _envelope(d / end), HARTREE * BOHR * one[0] * other[0] / d
+    energy = bare * screening * u
+    return energy, bare * (slope * u + screening * _envelope_slope(d / end) / end) - energy / d
 
-    A virial (n_atoms, 3, 3) is that of a pair with the atom that took it.
+
+@compiled
+def forces(begin, end, structure, net, pairs, shifting, energy, forces, virial):  # type: ignore[no-untyped-def]
+    """Forces and virials of a block from D of its edges, the shift that neighbours switch on, and nuclei.
+
+    A virial (n_atoms, 3, 3) is that of a pair with the atom that took it. The energy of nuclei is added to
+    `energy`.
     """
     row_ptr, neighbor, distance, unit = structure.row_ptr, pairs.neighbor, pairs.d, pairs.unit
+    element, nuclei, cutoff = structure.element, net.nuclei, net.cutoff
     forces[begin:end] = 0
     virial[begin:end] = 0
     for i in range(begin, end):
@@ -175,6 +196,12 @@ def forces(begin, end, structure, cutoff, pairs, shifting, forces, virial):  # t
             j, d = neighbor[e], distance[e]
             pulled = pairs.pull[e] + (shifting[i] + shifting[j]) * _envelope_slope(d / cutoff) / cutoff
             both = i < j < end
+            if len(nuclei):
+                repelled, slope = _repulsion(d, nuclei[element[i]], nuclei[element[j]], net.screenings, cutoff)
+                pulled += slope
+                energy[i] += repelled / 2
+                if both:
+                    energy[j] += repelled / 2
             for a in range(3):
                 along = pulled * unit[e, a]
                 forces[i, a] += along

@@ -14,8 +14,10 @@ from mlpot.graph import AtomGraph
 from mlpot.kernels.ops import has_loops, loops
 from mlpot.kernels.splines import SPLINES
 from mlpot.kernels.threads import block_size, run, shares
+from mlpot.knots import RadialTable
 from mlpot.models.layers import MAX_Z, SiLU
 from mlpot.models.schnet import Interaction, SchNet
+from mlpot.models.zbl import SCREENING, ZBL
 
 Array = NDArray[Any]
 
@@ -70,25 +72,19 @@ def weights_of(backbone: SchNet, elements: Tensor) -> Weights:
     )
 
 
-class Grid(NamedTuple):
-    """What does not change with the weights."""
+class Elements(NamedTuple):
+    """What a potential knows of its elements beside the weights of its backbone."""
 
-    degree: int
-    n_knots: int
-    cutoff: float  # Å
-    elements: tuple[int, ...]  # atomic numbers, sorted
+    numbers: tuple[int, ...]  # sorted
+    reference: Tensor  # (n_elements,) eV, as all, see `potential`
+    scale: Tensor
+    shift: Tensor
+    repulsion: ZBL | None
 
-    @classmethod
-    def of(cls, backbone: SchNet, elements: tuple[int, ...]) -> Grid:
-        """That of a backbone on knots."""
-        table = backbone.table
-        assert table is not None
-        return cls(table.degree, table.n_knots, table.cutoff, elements)
-
-    def element_index(self) -> Array:
+    def places(self) -> Array:
         """(MAX_Z + 1,) of each atomic number among the elements, -1 if it is not one."""
         index = np.full(MAX_Z + 1, -1)
-        index[list(self.elements)] = np.arange(len(self.elements))
+        index[list(self.numbers)] = np.arange(len(self.numbers))
         return index
 
 
@@ -102,29 +98,20 @@ def offsets(graph: AtomGraph) -> Array:
     return out
 
 
-def native_schnet(
-    backbone: nn.Module,
-    elements: tuple[int, ...],
-    reference: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    lone: Tensor,
-) -> NativeSchNet | None:
+def native_schnet(backbone: nn.Module, elements: Elements, lone: Tensor) -> NativeSchNet | None:
     """The native call for a backbone that no longer changes, None if there is none for it.
 
     Args:
         backbone: see `has_native_call`.
-        elements: atomic numbers, sorted.
-        reference, scale, shift, lone: (n_elements,) eV, as in `potential`.
+        elements: those of the potential.
+        lone: (n_elements,) what the backbone gives for a lone atom.
     """
-    if not has_native_call(backbone, scale):
+    if not has_native_call(backbone, elements.scale):
         return None
     assert isinstance(backbone, SchNet)
     with torch.no_grad():
-        weights = Weights(*(w.clone() for w in weights_of(backbone, torch.tensor(elements))))
-        bias = weights.last_bias.expand(len(elements))
-        per_element = torch.stack([c.double() for c in (scale, shift, lone, bias, reference)], dim=1)
-    return NativeSchNet(network(weights, Grid.of(backbone, elements), per_element))
+        weights = Weights(*(w.clone() for w in weights_of(backbone, torch.tensor(elements.numbers))))
+    return NativeSchNet(network(weights, backbone.table, elements, lone))
 
 
 class NativeSchNet:
@@ -191,11 +178,14 @@ def _layers(backbone: SchNet) -> list[Interaction]:
     return cast("list[Interaction]", list(backbone.interactions))
 
 
-def network(weights: Weights, grid: Grid, per_element: Tensor) -> Any:
-    """Weights as the loops read them; per_element (n_elements, 5) as `kernels.native.Network`."""
-    spline, per_length = SPLINES[grid.degree], grid.n_knots / grid.cutoff
+def network(weights: Weights, table: RadialTable | None, elements: Elements, lone: Tensor) -> Any:
+    """Everything as the loops read it, `kernels.native.Network`; lone as for `native_schnet`."""
+    assert table is not None
+    spline, per_length = SPLINES[table.degree], table.n_knots / table.cutoff
     value, slope = (np.array(spline.derivative(order, per_length)) for order in (0, 1))
     slope = np.pad(slope, ((0, 0), (0, 1)))  # a power less
+    columns = elements.scale, elements.shift, lone, weights.last_bias.expand_as(lone), elements.reference
+    repulsion = elements.repulsion
     to_message, from_message = _packed_both_ways(weights.to_message)
     hidden, from_hidden = _packed_both_ways(weights.hidden)
     update, from_update = _packed_both_ways(weights.update)
@@ -217,10 +207,12 @@ def network(weights: Weights, grid: Grid, per_element: Tensor) -> Any:
         "read_bias": padded(weights.read_bias),
         "last": padded(weights.last),
         "polynomials": torch.from_numpy(np.concatenate([value, slope]).T).to(weights.first.dtype),
-        "per_element": per_element,
+        "per_element": torch.stack([column.double() for column in columns], dim=1),
+        "nuclei": torch.empty(0, 3).double() if repulsion is None else repulsion.nuclei(elements.numbers),
+        "screenings": torch.tensor(SCREENING, dtype=torch.float64),
     }
     aligned = {name: array.contiguous().numpy() for name, array in arrays.items()}
-    return loops("native").Network(**aligned, index=grid.element_index(), stride=spline.stride, cutoff=grid.cutoff)
+    return loops("native").Network(**aligned, index=elements.places(), stride=spline.stride, cutoff=table.cutoff)
 
 
 def padded(t: Tensor) -> Tensor:

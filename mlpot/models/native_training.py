@@ -14,7 +14,8 @@ from torch.nn import functional
 from mlpot.graph import AtomGraph
 from mlpot.kernels.ops import loops
 from mlpot.kernels.threads import block_size, run, shares
-from mlpot.models.native import Grid, Weights, has_native_call, network, offsets, weights_of
+from mlpot.knots import RadialTable
+from mlpot.models.native import Elements, Weights, has_native_call, network, offsets, weights_of
 from mlpot.models.schnet import SchNet
 
 Array = NDArray[Any]
@@ -33,44 +34,34 @@ class NativeTraining:
         self._free: list[Array] = []
 
     def __call__(
-        self,
-        backbone: nn.Module,
-        elements: tuple[int, ...],
-        per_element: tuple[Tensor, Tensor, Tensor],
-        graph: AtomGraph,
+        self, backbone: nn.Module, elements: Elements, graph: AtomGraph
     ) -> tuple[Tensor, Tensor, Tensor] | None:
         """Energies (n_graphs,) eV, forces (n_atoms, 3) eV/Å and virials (n_graphs, 3, 3) eV, float64.
 
         Args:
             backbone: see `has_native_call`.
-            elements: atomic numbers, sorted.
-            per_element: reference, scale and shift (n_elements,) eV, as in `potential`.
+            elements: those of the potential.
             graph: its edges may go beyond the cutoff.
 
         Returns:
             None if there is no native call for the backbone, or an element is unknown.
         """
-        reference, scale, shift = per_element
-        if not has_native_call(backbone, scale) or torch.is_autocast_enabled("cpu"):
+        if not has_native_call(backbone, elements.scale) or torch.is_autocast_enabled("cpu"):
             return None
         assert isinstance(backbone, SchNet)
-        grid, kinds = Grid.of(backbone, elements), torch.tensor(elements)
+        kinds = torch.tensor(elements.numbers)
         numbers = torch.cat([graph.numbers, kinds])  # a lone atom of each element rides along
         element = torch.empty_like(numbers)
-        if not loops("pairs").elements(numbers.numpy(), grid.element_index(), element.numpy()):
+        if not loops("pairs").elements(numbers.numpy(), elements.places(), element.numpy()):
             return None
-        weights = weights_of(backbone, kinds)
-        constants = (scale, shift, torch.zeros_like(scale), weights.last_bias.detach().expand_as(scale), reference)
         b, forces, virial, shifted, crowd = _Readout.apply(  # type: ignore[no-untyped-call]
-            self._free,
-            _structure(graph, element),
-            grid,
-            torch.stack([c.double() for c in constants], dim=1),
-            *weights,
+            self._free, _structure(graph, element), backbone.table, elements, *weights_of(backbone, kinds)
         )
         n, kind = graph.n_atoms, element[: graph.n_atoms]
-        learned = scale.double().index_select(0, kind) * (b[:n] - b[n:].index_select(0, kind))
-        energy = reference.index_select(0, kind) + torch.where(crowd[:n] != 0, learned + shifted[:n], 0.0)
+        scale = elements.scale.double().index_select(0, kind)
+        learned = scale * (b[:n] - b[n:].index_select(0, kind))
+        energy = torch.where(crowd[:n] != 0, learned + shifted[:n], 0.0)
+        energy = energy + elements.reference.index_select(0, kind)
         energies = energy.new_zeros(graph.n_graphs).index_add(0, graph.batch, energy)
         return energies, forces[:n], torch.zeros_like(graph.cell).index_add(0, graph.batch, virial[:n])
 
@@ -86,13 +77,14 @@ class _Readout(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, free: list[Array], structure: Any, grid: Grid, per_element: Tensor, *weights: Tensor
+        ctx: Any, free: list[Array], structure: Any, table: RadialTable, elements: Elements, *weights: Tensor
     ) -> tuple[Tensor, ...]:
-        net = network(Weights(*(w.detach() for w in weights)), grid, per_element)
+        nothing = torch.zeros_like(elements.scale)  # lone atoms are taken off by `NativeTraining`
+        net = network(Weights(*(w.detach() for w in weights)), table, elements, nothing)
         memory, tape = _tape(free, net, structure)
         parts = shares(structure.row_ptr, WORK * net.first.shape[1], structure.block)
         run(loops("adjoint").energies, parts, len(parts), np.zeros(1, np.int64), structure, net, tape)
-        ctx.kept, ctx.shapes = (free, memory, grid, structure, net, tape), [w.shape for w in weights]
+        ctx.kept, ctx.shapes = (free, memory, table, structure, net, tape), [w.shape for w in weights]
         if not any(ctx.needs_input_grad):
             free.append(memory)
         out = tape.b, tape.forces, tape.virial, tape.shifted, tape.pairs.crowd
@@ -105,13 +97,13 @@ class _Readout(torch.autograd.Function):
     def backward(ctx: Any, b: Tensor, forces: Tensor, virial: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.kept is None:
             raise RuntimeError("The gradient of this loss was taken before. Compute energies and forces again.")
-        free, memory, grid, structure, net, tape = ctx.kept
+        free, memory, table, structure, net, tape = ctx.kept
         ctx.kept = None
         adjoint = loops("adjoint")
         pulls = adjoint.Pulls(*(t.contiguous().numpy() for t in (b, forces, virial)))
         parts = shares(structure.row_ptr, WORK * net.first.shape[1], structure.block)
         run(adjoint.gradients, parts, len(parts), np.zeros(1, np.int64), structure, net, tape, pulls)
-        gradients = _gradients(structure, net, tape, b, _tables(grid, structure, net, tape))
+        gradients = _gradients(structure, net, tape, b, _tables(table, structure, net, tape))
         free.append(memory)
         # Without the zeros that filled up rows to whole vectors.
         cropped = (g[tuple(map(slice, shape))] for g, shape in zip(gradients, ctx.shapes, strict=True))
@@ -188,14 +180,14 @@ def _carve(free: list[Array], shapes: dict[str, Any]) -> tuple[Array, dict[str, 
     return memory, {name: np.ndarray(shape, kind, memory, places[name]) for name, (shape, kind) in shapes.items()}
 
 
-def _tables(grid: Grid, structure: Any, net: Any, tape: Any) -> Tensor:
+def _tables(table: RadialTable, structure: Any, net: Any, tape: Any) -> Tensor:
     """Gradient of the loss by the tables (n_layers, n_rows, n_features)."""
     adjoint, n_edges = loops("adjoint"), len(structure.neighbor)
-    pair, center, begin = (np.empty(n, np.int64) for n in (n_edges, n_edges, grid.n_knots + 1))
+    pair, center, begin = (np.empty(n, np.int64) for n in (n_edges, n_edges, table.n_knots + 1))
     adjoint.sort_pairs(structure, tape.pairs, net.stride, pair, center, begin)
     n_layers, _, n_features = net.tables.shape
     out = np.empty_like(net.tables)
-    part = torch.empty(grid.n_knots, grid.degree + 1, n_features, dtype=torch.from_numpy(out).dtype).numpy()
+    part = torch.empty(table.n_knots, table.degree + 1, n_features, dtype=torch.from_numpy(out).dtype).numpy()
     parts = shares(begin, 2 * n_features)
     for layer in range(n_layers):
         run(adjoint.tables, parts, begin, pair, center, layer, tape, part)

@@ -33,6 +33,11 @@ class ZBL(nn.Module):
         self.envelope = PolynomialEnvelope(1.0)
         self.register_buffer("radii", torch.as_tensor(covalent_radii, dtype=torch.get_default_dtype()))
 
+    def nuclei(self, elements: tuple[int, ...]) -> Tensor:
+        """Z, Z^0.23 and radius in Å of elements, (n_elements, 3) float64."""
+        charge = torch.tensor(elements, dtype=torch.float64)
+        return torch.stack([charge, charge**0.23, self.radii[list(elements)].double()], dim=1)
+
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         d = distances(vectors)
         charge, radius = numbers.to(d.dtype), gather(self.radii, numbers)
