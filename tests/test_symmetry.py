@@ -13,8 +13,8 @@ from mlpot.potential import Potential
 # Energy (eV/atom), forces (eV/Å), and forces relative to the largest: what arithmetic leaves of a symmetry.
 # Float64 never relaxes. Float32 bars of 1e-6 eV and 2e-5 eV/Å were first set on a pair potential. The readout of a
 # network adds terms that cancel: of 56 eV in all, one unit in the last place is 4e-6 eV, and 7e-6 eV were measured
-# in a cell of one atom, where no average helps. Of forces, 2.7e-5 eV/Å, near a bond that pulls with 40 eV/Å; 2.04e-5
-# in another order of atoms, near one that pulls with 101.
+# in a cell of one atom, where no average helps. Of forces, 2.7e-5 eV/Å, near a bond that pulls with 40 eV/Å;
+# 2.04e-5 in another order of atoms, near one that pulls with 101.
 BARS = {
     "translation": {torch.float64: (1e-11, 1e-10, 0.0), torch.float32: (1e-5, 1e-5, 0.0)},
     "rotation": {torch.float64: (1e-11, 1e-10, 0.0), torch.float32: (1e-5, 2e-5, 1e-6)},
