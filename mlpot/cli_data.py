@@ -133,6 +133,22 @@ def split(
 
 
 @data_app.command()
+def salvage(
+    file: Annotated[Path, typer.Argument(help="Damaged H5MD file that mlpot wrote; it is left as it is.")],
+    destination: Annotated[Path, typer.Argument(help="H5MD file to write.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Take every whole frame out of a damaged file; exit status 0: nothing is lost, 3: something is."""
+    from mlpot.data.salvage import salvage as run
+
+    told = run(file, destination, overwrite=overwrite)
+    for note in told.notes:
+        console.print(note, markup=False, soft_wrap=True)
+    console.print(f"{told.n_frames} frames written to {destination}, {told.n_lost} lost", soft_wrap=True)
+    raise typer.Exit(3 if told.n_lost or told.notes else 0)
+
+
+@data_app.command()
 def label(
     source: Annotated[Path, typer.Argument(help="Structures: H5MD, or any file that ASE reads.")],
     destination: Annotated[Path, typer.Argument(help="H5MD file to write.")],

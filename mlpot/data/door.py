@@ -17,7 +17,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import h5py
-from h5py import h5a, h5d, h5l, h5o, h5t, h5z
+from h5py import h5a, h5d, h5g, h5l, h5o, h5t, h5z
 
 from mlpot.data.errors import DataError, FormatError
 
@@ -94,8 +94,12 @@ def _open(path: str | Path) -> h5py.File:
             return h5py.File(path, "r", swmr=True)
 
 
-def walk(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
+def walk(file: h5py.File, lost: list[str] | None = None) -> Iterator[tuple[str, h5py.Dataset]]:
     """Every dataset of a file by its path, each found harmless; each group is entered once.
+
+    Args:
+        file: open.
+        lost: takes the paths of what is too damaged to be looked at; without it, that is an error.
 
     Raises:
         FormatError: as `open_checked`.
@@ -110,25 +114,39 @@ def walk(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
         for key in group:
             n_objects += 1
             name = f"{path}/{key.decode(errors='replace')}"
-            where = f"{file.filename}:{name}"
-            if group.links.get_info(key).type != h5l.TYPE_HARD:
-                raise FormatError(f"{where} is a link. Copy what it points to into the file.")
             if n_objects > MAX_OBJECTS or name.count("/") > MAX_DEPTH:
                 limits = f"{MAX_OBJECTS} objects, or {MAX_DEPTH} groups in one another"
-                raise FormatError(f"{where}: the file has more than {limits}. Split it.")
-            info = h5o.get_info(group, key)
-            new = info.addr not in seen
-            seen.add(info.addr)
-            if info.type == h5o.TYPE_DATASET:
-                dataset = h5d.open(group, key)
-                if new:
-                    _check_attributes(where, dataset)
-                    _check_dataset(where, dataset, size)
-                yield name, h5py.Dataset(dataset)
-            elif info.type == h5o.TYPE_GROUP and new:
-                member = h5py.h5g.open(group, key)
-                _check_attributes(where, member)
+                raise FormatError(f"{file.filename}:{name}: the file has more than {limits}. Split it.")
+            try:
+                member = _member(f"{file.filename}:{name}", group, key, seen, size)
+            except (OSError, RuntimeError, LookupError):
+                if lost is None:
+                    raise
+                lost.append(name)
+                continue
+            if isinstance(member, h5d.DatasetID):
+                yield name, h5py.Dataset(member)
+            elif member is not None:
                 pending.append((name, member))
+
+
+def _member(where: str, group: Any, key: bytes, seen: set[int], file_size: int) -> Any:
+    """A dataset or a new group, found harmless."""
+    if group.links.get_info(key).type != h5l.TYPE_HARD:
+        raise FormatError(f"{where} is a link. Copy what it points to into the file.")
+    info = h5o.get_info(group, key)
+    new = info.addr not in seen
+    seen.add(info.addr)
+    member = None
+    if info.type == h5o.TYPE_DATASET:
+        member = h5d.open(group, key)
+        if new:
+            _check_dataset(where, member, file_size)
+    elif info.type == h5o.TYPE_GROUP and new:
+        member = h5g.open(group, key)
+    if new and member is not None:
+        _check_attributes(where, member)
+    return member
 
 
 def _check_attributes(where: str, owner: Any) -> None:

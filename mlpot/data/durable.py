@@ -66,7 +66,7 @@ def storing(path: Path, n_bytes: int) -> Iterator[None]:
             free = shutil.disk_usage(path.parent).free
             raise StorageError(
                 f"{path} cannot grow by {n_bytes} bytes: {error.strerror}, {free} bytes are free. What was saved "
-                "before is whole. Make room, then go on with --continue."
+                "before is whole. Make room, then go on: a simulation with --continue, else by the same command."
             ) from error
         raise StorageError(
             f"{path} cannot be written: {error.strerror or error}. Choose a folder that can be written."

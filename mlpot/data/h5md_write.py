@@ -16,6 +16,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from mlpot.data.door import open_checked
+from mlpot.data.durable import storing, sync_folder
 from mlpot.data.errors import FormatError, LabelError
 from mlpot.data.frame import Columns, columns_of, family
 from mlpot.data.layout import (
@@ -87,14 +88,18 @@ def append(path: str | Path, frames: Iterable[Atoms]) -> None:
 def _replacing(path: str | Path) -> Iterator[Path]:
     """A new file in the same folder that takes the place of `path` at the end, if nothing failed."""
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
+    with storing(path, 0):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        with storing(path, temporary.stat().st_size):
+            temporary.chmod(0o666 & ~_umask())
+            os.fsync(handle)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     finally:
+        os.close(handle)
         temporary.unlink(missing_ok=True)
 
 
