@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +12,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from sets import crystals, small_recipe, write
+from training_runs import diary
 
+from mlpot.checkpoint import load_potential
 from mlpot.recipes import RecipeError
 from mlpot.training.fit import RunDirectoryError, TrainingResult, train
 from mlpot.training.trainer import BEST, LAST
@@ -80,6 +85,9 @@ CUTS = [
     pytest.param(StopAt(validation=1), (), id="within validation"),
     pytest.param(StopAt(step=11), ("training.checkpoint_steps=2",), id="between checkpoints within an epoch"),
     pytest.param(StopAt(step=9), ("training.checkpoint_steps=3",), id="right after such a checkpoint"),
+    pytest.param(
+        StopAt(validation=1), ("training.checkpoint_steps=1",), id="right after the last step of an epoch"
+    ),
     pytest.param(StopAt(step=6), ("optimizer.schedule=plateau", "optimizer.plateau_patience=0"), id="plateau"),
     pytest.param(StopAt(step=6), ("optimizer.ema_decay=0",), id="no average"),
     pytest.param(StopAt(step=6), ("training.patience=2",), id="early stop"),
@@ -128,7 +136,7 @@ def test_a_finished_run_can_be_resumed_to_the_same_end(data: Path, tmp_path: Pat
 
 def test_only_the_run_itself_is_resumed(data: Path, tmp_path: Path) -> None:
     recipe = small_recipe(data, tmp_path / "run")
-    with pytest.raises(RunDirectoryError, match="resume from"):
+    with pytest.raises(RunDirectoryError, match="no run to resume"):
         train(recipe, resume=True)
     train(recipe)
     with pytest.raises(RunDirectoryError, match="holds a run already"):
@@ -147,3 +155,49 @@ def test_checkpoints_hold_no_code(data: Path, tmp_path: Path) -> None:
     train(small_recipe(data, tmp_path / "run"))
     for name in (LAST, BEST):
         assert checkpoint(tmp_path / "run" / name)["global_step"]
+
+
+# --- kill -9 ---
+
+
+def kill_often(data: Path, folder: Path, n_kills: int, seed: int, *overrides: str) -> int:
+    """How often a training was killed that in the end equals the one that was not."""
+    script = Path(__file__).with_name("training_runs.py")
+    often = ("training.checkpoint_minutes=0", f"training.epochs={n_kills}", *overrides)
+    done = subprocess.run(
+        [sys.executable, script, data, folder, str(n_kills), str(seed), *often],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    whole, parts = folder / "whole", folder / "parts"
+    assert diary(parts) == diary(whole)  # each step was given the same, however often it was done
+    assert sorted(diary(whole)) == list(range(4 * n_kills))
+    for name in (LAST, BEST):
+        before, after = checkpoint(whole / name), checkpoint(parts / name)
+        for key in (
+            "state_dict",
+            "current_model_state",
+            "optimizer_states",
+            "lr_schedulers",
+            "global_step",
+            "epoch",
+        ):
+            assert_same(before[key], after[key], f"{name} {key}")
+    a, b = (load_potential(run / "model.safetensors").state_dict() for run in (whole, parts))
+    assert_same(dict(a), dict(b))
+    return int(done.stdout)
+
+
+def test_a_training_that_is_killed_at_any_moment_goes_on(data: Path, tmp_path: Path) -> None:
+    assert kill_often(data, tmp_path, 3, 0, "data.stream=true", "data.workers=2") >= 1
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_100_times_goes_on(data: Path, tmp_path: Path) -> None:
+    kills = {"data.stream=false": 0, "data.stream=true": 0}
+    for seed in itertools.count():
+        for stream in kills:
+            kills[stream] += kill_often(data, tmp_path / f"{seed}_{stream}", 20, seed, stream, "data.workers=4")
+        if min(kills.values()) >= 30 and sum(kills.values()) >= 100:
+            break
+    print(kills)

@@ -80,9 +80,9 @@ def read_logs(logs: Sequence[Path]) -> Columns:
     """(epoch, value) pairs of each column, epochs counted from 1; a column that is not there is empty."""
     columns: dict[str, dict[float, float]] = defaultdict(dict)
     for log in logs:
-        with log.open(newline="") as file:
-            for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if value and name != "epoch":
-                        columns[name][float(row["epoch"]) + 1] = float(value)
+        whole, _, _ = log.read_text(encoding="utf-8").rpartition("\n")  # without what a kill cut off
+        for row in csv.DictReader(whole.splitlines()):
+            for name, value in row.items():
+                if value and name != "epoch":
+                    columns[name][float(row["epoch"]) + 1] = float(value)
     return defaultdict(list, {name: sorted(values.items()) for name, values in columns.items()})

@@ -13,6 +13,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 
+from mlpot.data.durable import write_whole
 from mlpot.potential import Potential
 from mlpot.recipes import RecipeError, load_recipe
 from mlpot.report.training import LOGS
@@ -32,7 +33,9 @@ from mlpot.training.trainer import (
     matmul_precision,
 )
 
-MAY_CHANGE = {"training": {"epochs", "max_minutes", "patience", "checkpoint_steps", "progress"}}
+MAY_CHANGE = {
+    "training": {"epochs", "max_minutes", "patience", "checkpoint_minutes", "checkpoint_steps", "progress"}
+}
 EVALUATION = 4  # evaluation batches are larger than training batches
 
 
@@ -84,7 +87,7 @@ def train(
         to_device(sets, trainer)
         n_steps = recipe.training.epochs * len(sets["train"])
         module = TrainingModule(potential, Loss(**recipe.loss.model_dump()), recipe.optimizer, n_steps=n_steps)
-        last = str(directory / LAST) if resume else None
+        last = str(directory / LAST) if resume and (directory / LAST).exists() else None
         trainer.fit(module, sets["train"], sets["validation"], ckpt_path=last, weights_only=True)
     if not trainer.is_global_zero:
         return TrainingResult(directory, potential, {})
@@ -156,14 +159,14 @@ def prepare_directory(directory: Path, recipe: Recipe, parts: Parts, *, resume: 
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "metrics.json").unlink(missing_ok=True)  # what is left last says that a run has finished
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    (directory / "recipe.yaml").write_text(text, encoding="utf-8")
-    (directory / "splits.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+    write_whole(directory / "splits.json", f"{json.dumps(content)}\n".encode())
+    write_whole(directory / "recipe.yaml", text.encode())
 
 
 def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any]) -> None:
-    """Raise unless the directory holds a run of the same recipe on the same data."""
-    if not (directory / LAST).is_file():
-        raise RunDirectoryError(f"{directory} has no {LAST} to resume from. Start the run without resuming.")
+    """Raise unless the directory holds a run of the same recipe on the same data, if only its beginning."""
+    if not (directory / "recipe.yaml").is_file():
+        raise RunDirectoryError(f"{directory} holds no run to resume. Start it without resuming.")
     read_checkpoint(directory / LAST)  # before anything else is done with it
     before = load_recipe(Recipe, directory / "recipe.yaml").model_dump(exclude=MAY_CHANGE)
     now = recipe.model_dump(exclude=MAY_CHANGE)

@@ -53,8 +53,7 @@ class TrainingModule(LightningModule):
         loss.backward(inputs=[weight for weight in self.potential.parameters() if weight.requires_grad])  # type: ignore[no-untyped-call]
 
     def on_train_epoch_end(self) -> None:
-        now = time.monotonic()
-        self.seconds, self._since = self.seconds + now - self._since, now
+        self._count_seconds()
         if not self._loss:
             return
         loss = torch.stack(self._loss).mean()
@@ -64,6 +63,10 @@ class TrainingModule(LightningModule):
         self.log_dict(
             {"train/loss": loss.float(), "train/rate": rate, "train/seconds": self.seconds}, sync_dist=True
         )
+
+    def _count_seconds(self) -> None:
+        now = time.monotonic()
+        self.seconds, self._since = self.seconds + now - self._since, now
 
     def on_train_start(self) -> None:
         self._since = time.monotonic()
@@ -119,11 +122,14 @@ class TrainingModule(LightningModule):
         return self.plateau.scale
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["mlpot"] = {"seconds": self.seconds, "plateau": self.plateau.state()}
+        self._count_seconds()
+        losses = torch.stack(self._loss).cpu() if self._loss else torch.zeros(0)
+        checkpoint["mlpot"] = {"seconds": self.seconds, "plateau": self.plateau.state(), "losses": losses}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seconds = checkpoint["mlpot"]["seconds"]
         self.plateau.restore(checkpoint["mlpot"]["plateau"])
+        self._loss = list(checkpoint["mlpot"].get("losses", torch.zeros(0)).to(self.device))
 
 
 class Plateau:

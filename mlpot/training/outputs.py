@@ -13,6 +13,7 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from mlpot.checkpoint import save_potential
+from mlpot.data.durable import write_whole
 from mlpot.data.h5md import Frame
 from mlpot.domain import domain_of
 from mlpot.forces import predict
@@ -50,7 +51,7 @@ def write_outputs(
     write_compared(compared, directory / "parity.json")
     plot_parity(compared, directory / "parity.png", title=f"{recipe.model.backbone}, {compared.of}")
     plot_learning_curve(logs_of(directory), directory / "learning_curve.png", title=recipe.model.backbone)
-    (directory / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_whole(directory / "metrics.json", f"{json.dumps(metrics, indent=2)}\n".encode())
     card = {
         "training_set": parts.train.data.path,
         "training_set_hash": parts.train_hash,

@@ -156,6 +156,9 @@ class TrainingSection(Section):
         default="float32",
         description="of the weights; tf32 and bf16 are faster and coarser, on devices that have them",
     )
+    checkpoint_minutes: float | None = Field(
+        default=10.0, ge=0, description="save within an epoch, so often, what a kill would cost"
+    )
     checkpoint_steps: int | None = Field(
         default=None, ge=1, description="also save within an epoch, every so many steps"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import warnings
@@ -10,8 +11,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     EarlyStopping,
@@ -23,6 +26,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 
+from mlpot.data.durable import write_whole
 from mlpot.report.training import LOGS
 from mlpot.training.recipe import Recipe, TrainingSection
 
@@ -58,6 +62,7 @@ def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> 
         max_epochs=t.epochs,
         gradient_clip_val=t.clip,
         callbacks=[*callbacks, *extra],
+        plugins=[DurableIO()],
         logger=loggers,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
@@ -70,7 +75,7 @@ def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> 
 
 
 def checkpoints(folder: Path, t: TrainingSection) -> list[Callback]:
-    """The best epoch, the last epoch, and if asked for the last step of so many."""
+    """The best epoch, the last epoch, and within an epoch the last step of so many and after so many minutes."""
     best = ModelCheckpoint(
         folder,
         "best",
@@ -80,16 +85,37 @@ def checkpoints(folder: Path, t: TrainingSection) -> list[Callback]:
         enable_version_counter=False,
     )
     last = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    if t.checkpoint_steps is None:
-        return [best, last]
-    step = ModelCheckpoint(
-        folder,
-        "last",
-        every_n_train_steps=t.checkpoint_steps,
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
-    )
-    return [best, last, step]
+    within: list[dict[str, Any]] = []
+    if t.checkpoint_steps is not None:
+        within.append({"every_n_train_steps": t.checkpoint_steps})
+    if t.checkpoint_minutes is not None:
+        within.append({"train_time_interval": timedelta(minutes=t.checkpoint_minutes)})
+    often = [
+        WithinEpoch(folder, "last", save_on_train_epoch_end=False, enable_version_counter=False, **when)
+        for when in within
+    ]
+    return [best, last, *often]
+
+
+class WithinEpoch(ModelCheckpoint):
+    """Saves after any step but the last of an epoch: from there, Lightning would go on with an epoch too many."""
+
+    def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *arguments)
+
+
+class DurableIO(TorchCheckpointIO):
+    """Checkpoints that hold, at every moment and after every crash, all of the old or all of the new state.
+
+    Lightning's own come by way of the folder for temporary files, which may be on another disk.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(Path(path), content.getvalue())
 
 
 class Average(WeightAveraging):

@@ -1,0 +1,109 @@
+"""Trainings for the tests that are killed again and again.
+
+As a script, `training_runs.py DATA FOLDER KILLS SEED OVERRIDE...` trains once without a stop, and once killed
+about so often, at random moments and inside the writing of checkpoints, and resumed each time until its end; it
+prints how often. Each run writes down what every step was given.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from md_runs import Fault
+from sets import small_recipe
+
+from mlpot.training import fit, outputs
+from mlpot.training.recipe import Recipe
+from mlpot.training.trainer import LAST
+
+
+class Diary(Callback):
+    """Appends the number of each step and its labels to a file, whole lines at a time."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        """What the step is about to be given."""
+        _, labels = batch
+        line = f"{trainer.global_step} {labels.energy.tolist()} {labels.forces.sum().item()!r}\n"
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, line.encode())
+        os.close(file)
+
+
+def diary(folder: Path) -> dict[int, set[str]]:
+    """What each step of a run was given, by turns if it was done several times."""
+    steps: dict[int, set[str]] = {}
+    for line in folder.with_suffix(".diary").read_text().splitlines():
+        step, _, given = line.partition(" ")
+        steps.setdefault(int(step), set()).add(given)
+    return steps
+
+
+def attempt(recipe: Recipe, killed: Fault | None, wait: float | None) -> bool:
+    """Train or go on in a process of its own, which is killed; whether it reached the end."""
+    directory = Path(recipe.training.directory)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            patch = pytest.MonkeyPatch()
+            for name in ("plot_parity", "plot_learning_curve"):
+                patch.setattr(outputs, name, lambda *arguments, **settings: None)
+            if killed is not None:
+                killed.install(patch)
+            resume = (directory / "recipe.yaml").exists()
+            fit.train(recipe, resume=resume, callbacks=[Diary(directory.with_suffix(".diary"))])
+            status = 0
+        finally:
+            os._exit(status)
+    if wait is not None:
+        time.sleep(wait)
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the training failed by itself"
+    return not os.WIFSIGNALED(status)
+
+
+def steps_saved(directory: Path) -> int:
+    """The step of the newest checkpoint."""
+    path = directory / LAST
+    return int(torch.load(path, weights_only=True)["global_step"]) if path.exists() else 0
+
+
+def main(data: Path, folder: Path, n_kills: int, seed: int, *overrides: str) -> None:
+    """Train once undisturbed, and once killed until it is through."""
+    torch.set_num_threads(1)
+    rng = random.Random(seed)
+    whole, parts = (small_recipe(data, folder / name, *overrides) for name in ("whole", "parts"))
+    began = time.monotonic()
+    assert attempt(whole, None, None)
+    needed = time.monotonic() - began
+    kills = saved = 0
+    for attempts in itertools.count():
+        inside = rng.random() < 0.5
+        killed = Fault(rng.randrange(1, 40), rng.random()) if inside else None
+        # More and more time, so that the run comes through on a busy machine too.
+        wait = rng.uniform(0.1, 0.7) * needed * (1 + attempts / n_kills)
+        ended = attempt(parts, killed, None if inside else wait)
+        kills += not ended
+        assert steps_saved(folder / "parts") >= saved
+        saved = steps_saved(folder / "parts")
+        if ended:
+            break
+    print(kills)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])
