@@ -14,9 +14,11 @@ import pytest
 from md_runs import Fault, assert_same_run, at_call, attempt, frames_of, md_recipe, prepared
 
 from mlpot.dynamics.checkpoints import NAMES, Checkpoint, CheckpointError, Checkpoints
-from mlpot.dynamics.log import read_log
+from mlpot.dynamics.log import read_log, resident_memory
+from mlpot.dynamics.recipe import Guards
 from mlpot.dynamics.run import run_md
 
+GUARDS = [name for name in Guards.model_fields if name != "disk"]
 ENSEMBLES = ("nve", "langevin", "bussi", "nose-hoover", "npt-isotropic", "npt")
 
 
@@ -166,13 +168,28 @@ def test_a_run_that_is_killed_200_times_goes_on(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_long_run_takes_no_more_memory_and_no_more_handles(folder: Path) -> None:
+@pytest.mark.parametrize("model", ["model", "native"])
+def test_a_long_run_takes_no_more_memory_handles_and_threads(
+    model: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Megabytes of growth in 10 000 steps, by the log's own column, after warming up."""
-    recipe = md_recipe(folder, output=folder / "long", steps=40_000, log_every=50, write_every=100)
-    handles = len(os.listdir("/proc/self/fd"))
+    seen: set[tuple[int, int]] = set()
+
+    def memory() -> float:
+        handles, threads = (len(os.listdir(f"/proc/self/{kind}")) for kind in ("fd", "task"))
+        seen.add((handles, threads))
+        return resident_memory()
+
+    monkeypatch.setattr("mlpot.dynamics.drive.resident_memory", memory)
+    path = folder / f"{model}.safetensors"
+    recipe = md_recipe(
+        folder, model=path, structure=folder / "ethanol.xyz", output=folder / f"long_{model}", steps=200_000,
+        timestep_fs=0.1, log_every=50, write_every=100, guards=dict.fromkeys(GUARDS),
+    )  # fmt: skip
     run_md(recipe)
-    assert len(os.listdir("/proc/self/fd")) == handles
     log = read_log(recipe.output / "log.csv")
-    late = log["step"] >= 10_000
+    late = log["step"] >= 20_000
     growth = np.polyfit(log["step"][late] / 1e4, log["memory_MB"][late], 1)[0]
+    print(f"{model}: {growth:.4f} MB in 10 000 steps; handles and threads {sorted(seen)}")
     assert growth < 1, growth
+    assert len(seen) == 1, seen
