@@ -134,6 +134,14 @@ def test_a_finished_run_can_be_resumed_to_the_same_end(data: Path, tmp_path: Pat
     assert_same(dict(first.potential.state_dict()), dict(again.potential.state_dict()))
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(data: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(data, tmp_path / "run")
+    first = train(recipe)
+    (tmp_path / "run" / LAST).unlink()
+    again = train(recipe, resume=True)
+    assert_same(dict(first.potential.state_dict()), dict(again.potential.state_dict()))
+
+
 def test_only_the_run_itself_is_resumed(data: Path, tmp_path: Path) -> None:
     recipe = small_recipe(data, tmp_path / "run")
     with pytest.raises(RunDirectoryError, match="no run to resume"):

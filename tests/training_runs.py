@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ def attempt(recipe: Recipe, killed: Fault | None, wait: float | None) -> bool:
             resume = (directory / "recipe.yaml").exists()
             fit.train(recipe, resume=resume, callbacks=[Diary(directory.with_suffix(".diary"))])
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     if wait is not None:
@@ -93,9 +96,9 @@ def main(data: Path, folder: Path, n_kills: int, seed: int, *overrides: str) -> 
     kills = saved = 0
     for attempts in itertools.count():
         inside = rng.random() < 0.5
-        killed = Fault(rng.randrange(1, 40), rng.random()) if inside else None
+        killed = Fault(rng.randrange(1, 30), rng.random()) if inside else None
         # More and more time, so that the run comes through on a busy machine too.
-        wait = rng.uniform(0.1, 0.7) * needed * (1 + attempts / n_kills)
+        wait = rng.uniform(0.2, 0.5) * needed * (1 + attempts / n_kills)
         ended = attempt(parts, killed, None if inside else wait)
         kills += not ended
         assert steps_saved(folder / "parts") >= saved

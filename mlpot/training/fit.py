@@ -167,7 +167,8 @@ def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any]) -> 
     """Raise unless the directory holds a run of the same recipe on the same data, if only its beginning."""
     if not (directory / "recipe.yaml").is_file():
         raise RunDirectoryError(f"{directory} holds no run to resume. Start it without resuming.")
-    read_checkpoint(directory / LAST)  # before anything else is done with it
+    if (directory / LAST).exists():  # else the run was killed before its first checkpoint, and begins again
+        read_checkpoint(directory / LAST)  # before anything else is done with it
     before = load_recipe(Recipe, directory / "recipe.yaml").model_dump(exclude=MAY_CHANGE)
     now = recipe.model_dump(exclude=MAY_CHANGE)
     changed = [f"{s}.{k}" for s, fields in now.items() for k, v in fields.items() if v != before[s][k]]
