@@ -144,7 +144,8 @@ def salvage(
     told = run(file, destination, overwrite=overwrite)
     for note in told.notes:
         console.print(note, markup=False, soft_wrap=True)
-    console.print(f"{told.n_frames} frames written to {destination}, {told.n_lost} lost", soft_wrap=True)
+    least = "at least " if told.notes else ""  # what is in notes may have had frames that nobody counted
+    console.print(f"{told.n_frames} frames written to {destination}, {least}{told.n_lost} lost", soft_wrap=True)
     raise typer.Exit(3 if told.n_lost or told.notes else 0)
 
 
