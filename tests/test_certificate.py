@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ import seeded_too
 import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
 from ase.calculators.morse import MorsePotential
 from potentials import new_potential, small_potential
 from seeded import CUTOFF, Blended, NotANumber, Toy
@@ -22,6 +25,7 @@ from structures import copper, copper_atom, ethanol, shaken
 
 from mlpot.certificate import cells, derivatives, locality, motion, state, symmetry
 from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge
+from mlpot.certificate.structures import bundled
 from mlpot.certificate.subject import Subject, of_calculator, of_potential
 from mlpot.certificate.verify import QUICK, verify
 
@@ -201,3 +205,14 @@ def test_every_row_is_told_or_said_not_to_apply() -> None:
     ids = [c.id for c in certificate.checks] + list(certificate.not_applicable)
     assert sorted(ids) == sorted(QUICK)
     json.dumps(certificate.as_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["EMT", "LJ"])
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_calculators_of_ase_miss_what_they_are_known_to_miss(name: str) -> None:
+    """A cutoff that is not C2, stress without volume, NaN of coincident atoms; and nothing else."""
+    smooth = partial(LennardJones, sigma=2.3, epsilon=0.4, rc=6.0, ro=4.0, smooth=True)
+    certificate = verify(Subject(name, EMT if name == "EMT" else smooth, (29,)), bundled((29,)))
+    assert [c.id for c in certificate.checks if not c.passed] == ["P9", "P13", "P15"]
+    assert list(certificate.not_applicable) == ["P4", "P30"]
