@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -22,7 +24,8 @@ pytest.importorskip("numba", reason="the native call is compiled by Numba, an op
 ELEMENTS = {1: -13.6, 6: -1029.0, 8: -2042.0, 14: -7870.0}  # eV
 
 
-def made(dtype: torch.dtype = torch.float64, *, repulsion: bool = False, **arguments: object) -> Potential:
+def fresh(dtype: torch.dtype = torch.float64, *, repulsion: bool = False, **arguments: object) -> Potential:
+    """A potential to be trained."""
     torch.manual_seed(0)
     potential = Potential(
         "schnet",
@@ -32,7 +35,25 @@ def made(dtype: torch.dtype = torch.float64, *, repulsion: bool = False, **argum
         shift={1: 0.1, 6: -0.2, 8: 0.3, 14: -4.0},
         repulsion=repulsion,
     )
-    return potential.to(dtype).freeze()
+    return potential.to(dtype)
+
+
+def made(dtype: torch.dtype = torch.float64, *, repulsion: bool = False, **arguments: object) -> Potential:
+    """The same, frozen."""
+    return fresh(dtype, repulsion=repulsion, **arguments).freeze()
+
+
+@contextmanager
+def n_threads_for_anything(n: int) -> Iterator[None]:
+    """Share even the smallest work among n threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threads, "ONE_THREAD", 0)
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def structures() -> list[Atoms]:
@@ -98,18 +119,13 @@ def test_a_lone_atom_has_exactly_its_reference_energy() -> None:
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
-def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch, n_threads: int) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(n_threads: int) -> None:
     atoms = bulk("Si", cubic=True) * (5, 5, 4)
     atoms.rattle(0.1, seed=0)
     potential, graph = made(torch.float32), graph_of(atoms)
     alone = predict(potential, graph)
-    monkeypatch.setattr(threads, "ONE_THREAD", 0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    try:
+    with n_threads_for_anything(n_threads):
         shared = predict(potential, graph)
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(shared.energy, alone.energy)
     assert torch.equal(shared.forces, alone.forces)
     assert torch.equal(shared.stress, alone.stress)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_native import ELEMENTS, graph_of, structures
+from test_native import ELEMENTS, graph_of, n_threads_for_anything, structures
 
 from mlpot.forces import hessian_vector_product, predict
 from mlpot.graph import AtomGraph, Properties, collate
-from mlpot.kernels import threads
 from mlpot.potential import Potential
 
 pytest.importorskip("numba", reason="the native calls are compiled by Numba, an optional extra")
@@ -69,16 +68,11 @@ def test_curvature_is_that_of_the_modules(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
-def test_results_do_not_depend_on_the_number_of_threads(n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(n_threads: int) -> None:
     potential, graph = made(torch.float32), batch()
     alone = predict(potential, graph)
-    monkeypatch.setattr(threads, "ONE_THREAD", 0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    try:
+    with n_threads_for_anything(n_threads):
         shared = predict(potential, graph)
-    finally:
-        torch.set_num_threads(before)
     assert torch.allclose(shared.forces, alone.forces, rtol=0, atol=1e-6)
 
 

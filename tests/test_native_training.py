@@ -7,28 +7,14 @@ import copy
 import pytest
 import torch
 from ase.build import molecule
-from test_native import ELEMENTS, graph_of, structures
+from test_native import fresh, graph_of, n_threads_for_anything, structures
 from torch import Tensor
 
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Properties, collate
-from mlpot.kernels import threads
 from mlpot.potential import Potential
 
 pytest.importorskip("numba", reason="the native calls are compiled by Numba, an optional extra")
-
-
-def made(dtype: torch.dtype = torch.float64, *, repulsion: bool = False, **arguments: object) -> Potential:
-    torch.manual_seed(0)
-    potential = Potential(
-        "schnet",
-        {"n_knots": 64, "n_features": 32, "n_interactions": 3, **arguments},
-        reference_energies=ELEMENTS,
-        scale={1: 0.5, 6: 0.7, 8: 0.9, 14: 1.1},
-        shift={1: 0.1, 6: -0.2, 8: 0.3, 14: -4.0},
-        repulsion=repulsion,
-    )
-    return potential.to(dtype).train()
 
 
 def batch() -> AtomGraph:
@@ -68,13 +54,13 @@ def deviation(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("degree", [3, 5])
 @pytest.mark.parametrize("n_features", [32, 20])
 def test_gradients_are_those_of_autograd(n_features: int, degree: int, parts: tuple[float, float, float]) -> None:
-    potential, graph = made(n_features=n_features, degree=degree), batch()
+    potential, graph = fresh(n_features=n_features, degree=degree, n_interactions=3), batch()
     found, wanted = (gradients(p, graph, parts=parts) for p in (potential, by_autograd(potential)))
     assert deviation(found, wanted) <= 1e-11
 
 
 def test_a_potential_with_repulsion_trains_alike() -> None:
-    potential, graph = made(repulsion=True), batch()
+    potential, graph = fresh(repulsion=True), batch()
     found, wanted = (predict(p, graph, training=True) for p in (potential, by_autograd(potential)))
     assert torch.allclose(found.energy, wanted.energy, rtol=0, atol=1e-9)
     assert torch.allclose(found.forces, wanted.forces, rtol=1e-11, atol=1e-11)
@@ -83,12 +69,12 @@ def test_a_potential_with_repulsion_trains_alike() -> None:
 
 @pytest.mark.parametrize("n_interactions", [1, 2])
 def test_gradients_of_few_layers_are_those_of_autograd(n_interactions: int) -> None:
-    potential, graph = made(n_interactions=n_interactions), batch()
+    potential, graph = fresh(n_interactions=n_interactions), batch()
     assert deviation(gradients(potential, graph), gradients(by_autograd(potential), graph)) <= 1e-11
 
 
 def test_float32_is_no_worse_than_autograd() -> None:
-    potential, graph = made(torch.float32), batch()
+    potential, graph = fresh(torch.float32), batch()
     exact = gradients(by_autograd(potential.double()), graph)
     potential = potential.float()
     found, usual = gradients(potential, graph), gradients(by_autograd(potential), graph)
@@ -96,7 +82,7 @@ def test_float32_is_no_worse_than_autograd() -> None:
 
 
 def test_forces_in_training_are_those_in_use_to_the_bit() -> None:
-    potential, graph = made(torch.float32), batch()
+    potential, graph = fresh(torch.float32), batch()
     trained = predict(potential, graph, training=True)
     used = predict(copy.deepcopy(potential).freeze(), graph)
     assert torch.equal(trained.forces, used.forces)
@@ -105,20 +91,15 @@ def test_forces_in_training_are_those_in_use_to_the_bit() -> None:
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 def test_gradients_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch, n_threads: int) -> None:
-    potential, graph = made(), batch()
+    potential, graph = fresh(), batch()
     alone = gradients(potential, graph)
-    monkeypatch.setattr(threads, "ONE_THREAD", 0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    try:
+    with n_threads_for_anything(n_threads):
         shared = gradients(potential, graph)
-    finally:
-        torch.set_num_threads(before)
     assert deviation(shared, alone) <= 1e-14
 
 
 def test_two_structures_may_wait_for_one_backward_pass() -> None:
-    potential, (first, second) = made(), [graph_of(a) for a in structures()[:2]]
+    potential, (first, second) = fresh(), [graph_of(a) for a in structures()[:2]]
     losses = [loss_of(predict(potential, graph, training=True)) for graph in (first, second)]
     potential.zero_grad()
     sum(losses).backward()
@@ -128,7 +109,7 @@ def test_two_structures_may_wait_for_one_backward_pass() -> None:
 
 
 def test_a_second_backward_pass_is_refused() -> None:
-    potential = made()
+    potential = fresh()
     loss = loss_of(predict(potential, graph_of(molecule("H2O")), training=True))
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="taken before"):
@@ -136,7 +117,7 @@ def test_a_second_backward_pass_is_refused() -> None:
 
 
 def test_evaluation_between_steps_changes_nothing() -> None:
-    potential, graph = made(), batch()
+    potential, graph = fresh(), batch()
     alone = gradients(potential, graph)
     loss = loss_of(predict(potential, graph, training=True))
     predict(potential.eval(), graph_of(molecule("CH3CH2OH")))
