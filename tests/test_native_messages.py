@@ -82,3 +82,18 @@ def test_weights_that_may_change_go_by_the_modules(monkeypatch: pytest.MonkeyPat
     found = predict(potential, graph, training=True).forces.square().sum()
     by_modules(monkeypatch)
     assert torch.equal(found, predict(potential, graph, training=True).forces.square().sum())
+
+
+def test_a_second_layer_after_the_sum_is_one_an_atom(monkeypatch: pytest.MonkeyPatch) -> None:
+    potential, graph = made(second_linear="sum", move_coordinates=False), batch()
+    layer, edges = potential.backbone.layers[0], graph.edges
+    a, b = torch.randn(2, edges.n_atoms, 32, dtype=torch.float64)
+    radial, weight = torch.randn(len(edges), 32, dtype=torch.float64), torch.rand(len(edges), dtype=torch.float64)
+    summed, along = layer.messages(edges, a, b, radial, weight)
+    z = a[edges.center] + b[edges.neighbor] + layer.from_distance(radial)
+    each = torch.nn.functional.silu(z) @ layer.after_sum.weight.T * weight[:, None]
+    assert along is None
+    assert torch.allclose(summed, torch.zeros_like(a).index_add(0, edges.center, each), rtol=0, atol=1e-11)
+    forces = predict(potential, graph).forces
+    by_modules(monkeypatch)
+    assert torch.equal(predict(potential, graph).forces, forces)

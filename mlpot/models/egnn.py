@@ -23,6 +23,7 @@ from mlpot.models.layers import ACTIVATIONS, choose, dense, distance_layer, embe
 from mlpot.models.native_messages import Radial, native_messages
 from mlpot.radial import BASES, ENVELOPES
 
+SECOND_LINEAR = {"edge": True, "sum": False}  # whether each edge passes it
 TYPICAL_NEIGHBORS = 8.0  # scales sums over neighbours so that features stay of order one
 
 
@@ -37,6 +38,7 @@ class EquivariantLayer(nn.Module):
         activation: str,
         move_coordinates: bool,
         attention: bool,
+        second_linear: str,
     ):
         super().__init__()
         # φ_e's first layer is split, W [h_i, h_j, e] = A h_i + B h_j + C e: the first two are computed per atom.
@@ -44,7 +46,11 @@ class EquivariantLayer(nn.Module):
         self.from_neighbor = dense(n_features, n_features, bias=False)
         self.from_distance = from_distance
         act = choose(ACTIVATIONS, activation, "activation")
-        self.edge = nn.Sequential(act(), dense(n_features, n_features), act())
+        on_edges = choose(SECOND_LINEAR, second_linear, "place of the second linear layer")
+        self.edge = (
+            nn.Sequential(act(), dense(n_features, n_features), act()) if on_edges else nn.Sequential(act())
+        )
+        self.after_sum = None if on_edges else dense(n_features, n_features, bias=False)
         self.gate = nn.Sequential(dense(n_features, 1), nn.Sigmoid()) if attention else None
         self.move = None
         if move_coordinates:
@@ -82,7 +88,8 @@ class EquivariantLayer(nn.Module):
         along = None if self.move is None else self.move(message).squeeze(-1)
         if self.gate is not None:
             message = message * self.gate(message)
-        return sum_at_centers(message * weight[:, None], edges), along
+        summed = sum_at_centers(message * weight[:, None], edges)
+        return summed if self.after_sum is None else self.after_sum(summed), along
 
 
 class EGNN(nn.Module):
@@ -98,6 +105,8 @@ class EGNN(nn.Module):
         activation: "silu" or "ssp".
         move_coordinates: eq. 4: later layers see distances between displaced atoms, and so angles.
         attention: eq. 8: a learned gate on each message.
+        second_linear: "edge": φ_e has two layers, as in the paper; "sum": a variant whose second one, without an
+            activation, is applied to the sum over neighbours, once an atom instead of once an edge.
     """
 
     def __init__(
@@ -112,6 +121,7 @@ class EGNN(nn.Module):
         activation: str = "silu",
         move_coordinates: bool = True,
         attention: bool = False,
+        second_linear: str = "edge",
     ):
         super().__init__()
         self.cutoff, self.move_coordinates = cutoff, move_coordinates
@@ -126,6 +136,7 @@ class EGNN(nn.Module):
                 # Nothing sees where the last layer would move the atoms.
                 move_coordinates=move_coordinates and layer < n_layers - 1,
                 attention=attention,
+                second_linear=second_linear,
             )
             for layer in range(n_layers)
         )

@@ -62,6 +62,8 @@ def _is_known(layer: Layer, features: Tensor) -> bool:
     if features.shape[1] % PANEL[features.element_size()] or torch.is_autocast_enabled("cpu"):
         return False
     active = isinstance(layer.edge[0], SiLU)  # as the others of a backbone
+    if len(layer.edge) == 1:  # the second linear layer is after the sum, and the rest is quick
+        return False
     return active and not any(weight.requires_grad for weight in layer.edge.parameters())
 
 
