@@ -34,6 +34,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 # --- signals and the clock ---
 
 
+@pytest.fixture
+def _from_a_terminal() -> Iterator[None]:
+    """Signals end a process, whatever started the tests: nohup and shells in the background have some ignored."""
+    before = {s: signal.signal(s, signal.SIG_DFL) for s in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_from_a_terminal")
 def test_a_run_that_is_signalled_ten_times_is_the_run_that_was_not(folder: Path) -> None:
     whole = md_recipe(folder, output=folder / "signals_whole", steps=44, ensemble="langevin")
     run_md(whole)
@@ -52,6 +63,7 @@ def test_a_run_that_is_signalled_ten_times_is_the_run_that_was_not(folder: Path)
     assert_same_run(whole.output, parts.output)
 
 
+@pytest.mark.usefixtures("_from_a_terminal")
 def test_a_second_interrupt_ends_the_process_at_once() -> None:
     child = os.fork()
     if child == 0:
