@@ -7,14 +7,15 @@ and inside its writes, and starts it again each time until it has reached its en
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,16 +161,18 @@ class FullDisk(Fault):
 WRITE_ALL = durable.write_all
 
 
-def attempt(recipe: MDRecipe, killed: Fault | None, wait: float | None) -> bool:
-    """Run or go on in a process of its own, which is killed; whether it reached the end."""
+def in_a_child(do: Callable[[], Any], killed: Fault | None, wait: float | None) -> bool:
+    """Do something in a process of its own, which is killed; whether it reached the end."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
             if killed is not None:
                 killed.install(pytest.MonkeyPatch())
-            run.run_md(recipe, resume=True)
+            do()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     if wait is not None:
@@ -178,6 +181,44 @@ def attempt(recipe: MDRecipe, killed: Fault | None, wait: float | None) -> bool:
     status = os.waitpid(child, 0)[1]
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the run failed by itself"
     return not os.WIFSIGNALED(status)
+
+
+def attempt(recipe: MDRecipe, killed: Fault | None, wait: float | None) -> bool:
+    """Run or go on; see `in_a_child`."""
+    return in_a_child(lambda: run.run_md(recipe, resume=True), killed, wait)
+
+
+def kill_until_through(
+    go_on: Callable[[Fault | None, float | None], bool],
+    saved: Callable[[], int],
+    rng: random.Random,
+    n_kills: int,
+    *,
+    writes: int,
+    seconds: tuple[float, float],
+    first_write: int = 1,
+) -> int:
+    """Kill a run at random moments, half of them inside its writes, until it has reached its end; how often.
+
+    Args:
+        go_on: takes it on, killed inside a write or after some seconds; whether it reached the end.
+        saved: how far what is on disk vouches for it, which never falls.
+        rng: of the moments.
+        n_kills: about how often.
+        writes, first_write: a kill is inside one of these.
+        seconds: that a kill waits, at first: more and more, so that the run comes through on a busy machine too.
+    """
+    kills = before = 0
+    while True:
+        inside = rng.random() < 0.5
+        killed = Fault(rng.randrange(first_write, writes), rng.random()) if inside else None
+        wait = rng.uniform(*seconds) * (1 + kills / n_kills)
+        ended = go_on(killed, None if inside else wait)
+        assert saved() >= before
+        before = saved()
+        if ended:
+            return kills
+        kills += 1
 
 
 def acknowledged(folder: Path) -> int:
@@ -197,19 +238,12 @@ def main(folder: Path, output: Path, n_kills: int, seed: int) -> None:
     run.plot_md = without_picture
     rng = random.Random(seed)
     recipe = md_recipe(folder, output=output, steps=12 * n_kills, checkpoint_s=0.02, ensemble="bussi")
-    kills = vouched = 0
-    for attempts in itertools.count():
-        inside = rng.random() < 0.5
-        killed = Fault(rng.randrange(8, 120), rng.random()) if inside else None
-        # More and more time, so that the run comes through on a busy machine too.
-        wait = rng.uniform(0.02, 0.6) * (1 + attempts / n_kills)
-        ended = attempt(recipe, killed, None if inside else wait)
-        kills += not ended
-        assert acknowledged(output) >= vouched
-        vouched = acknowledged(output)
-        if ended:
-            break
-    print(kills)
+    print(
+        kill_until_through(
+            partial(attempt, recipe), lambda: acknowledged(output), rng, n_kills,
+            first_write=8, writes=120, seconds=(0.02, 0.6),
+        )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -7,20 +7,18 @@ prints how often. Each run writes down what every step was given.
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
-import signal
 import sys
 import time
-import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback
-from md_runs import Fault
+from md_runs import Fault, in_a_child, kill_until_through
 from sets import small_recipe
 
 from mlpot.training import fit, outputs
@@ -53,30 +51,16 @@ def diary(folder: Path) -> dict[int, set[str]]:
 
 
 def attempt(recipe: Recipe, killed: Fault | None, wait: float | None) -> bool:
-    """Train or go on in a process of its own, which is killed; whether it reached the end."""
+    """Train or go on; see `md_runs.in_a_child`."""
     directory = Path(recipe.training.directory)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            patch = pytest.MonkeyPatch()
-            for name in ("plot_parity", "plot_learning_curve"):
-                patch.setattr(outputs, name, lambda *arguments, **settings: None)
-            if killed is not None:
-                killed.install(patch)
-            resume = (directory / "recipe.yaml").exists()
-            fit.train(recipe, resume=resume, callbacks=[Diary(directory.with_suffix(".diary"))])
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    if wait is not None:
-        time.sleep(wait)
-        os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the training failed by itself"
-    return not os.WIFSIGNALED(status)
+
+    def train() -> None:
+        for name in ("plot_parity", "plot_learning_curve"):
+            pytest.MonkeyPatch().setattr(outputs, name, lambda *arguments, **settings: None)
+        resume = (directory / "recipe.yaml").exists()
+        fit.train(recipe, resume=resume, callbacks=[Diary(directory.with_suffix(".diary"))])
+
+    return in_a_child(train, killed, wait)
 
 
 def steps_saved(directory: Path) -> int:
@@ -93,19 +77,12 @@ def main(data: Path, folder: Path, n_kills: int, seed: int, *overrides: str) -> 
     began = time.monotonic()
     assert attempt(whole, None, None)
     needed = time.monotonic() - began
-    kills = saved = 0
-    for attempts in itertools.count():
-        inside = rng.random() < 0.5
-        killed = Fault(rng.randrange(1, 30), rng.random()) if inside else None
-        # More and more time, so that the run comes through on a busy machine too.
-        wait = rng.uniform(0.2, 0.5) * needed * (1 + attempts / n_kills)
-        ended = attempt(parts, killed, None if inside else wait)
-        kills += not ended
-        assert steps_saved(folder / "parts") >= saved
-        saved = steps_saved(folder / "parts")
-        if ended:
-            break
-    print(kills)
+    print(
+        kill_until_through(
+            partial(attempt, parts), lambda: steps_saved(folder / "parts"), rng, n_kills,
+            writes=30, seconds=(0.2 * needed, 0.5 * needed),
+        )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
