@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True)
 class Movable:
     """A frozen record of tensors (and records of tensors) that moves between devices as one."""
 
@@ -134,13 +135,13 @@ def _starts(sizes: list[int]) -> list[int]:
 
 def _device(record: Movable) -> torch.device:
     """Where the first tensor of a record is, and so all of them."""
-    first = getattr(record, fields(record)[0].name)  # type: ignore[arg-type]
+    first = getattr(record, fields(record)[0].name)
     return _device(first) if isinstance(first, Movable) else first.device
 
 
-def _map(record: Record, move) -> Record:  # type: ignore[no-untyped-def]
+def _map(record: Record, move: Callable[[Tensor], Tensor]) -> Record:
     moved = {}
-    for field in fields(record):  # type: ignore[arg-type]
+    for field in fields(record):
         value = getattr(record, field.name)
         moved[field.name] = _map(value, move) if isinstance(value, Movable) else move(value)
-    return replace(record, **moved)  # type: ignore[type-var]
+    return replace(record, **moved)

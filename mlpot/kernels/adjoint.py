@@ -151,6 +151,13 @@ def _product(a, packed, out, start, stop):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _product_onto(before, a, packed, out, start, stop):  # type: ignore[no-untyped-def]
+    """out = before + a @ matrix for some rows."""
+    out[start:stop] = before[start:stop]
+    dense(a[start:stop], packed, out[start:stop], stop - start)
+
+
+@compiled
 def _read_out(start, stop, structure, net, tape):  # type: ignore[no-untyped-def]
     """b of some atoms, and ∂E/∂h."""
     n_layers, n = net.tables.shape[0], stop - start
@@ -192,8 +199,7 @@ def _down(layer, begin, end, structure, net, tape):  # type: ignore[no-untyped-d
     conv(begin, end, row_ptr, tape.pairs, table, q, x_bar)
     for start in range(begin, end, TILE):
         stop = min(start + TILE, end)
-        g[start:stop] = before[start:stop]
-        dense(x_bar[start:stop], net.from_message[layer], g[start:stop], stop - start)
+        _product_onto(before, x_bar, net.from_message[layer], g, start, stop)
         _through_update(layer - 1, start, stop, net, tape)
 
 
@@ -236,8 +242,8 @@ def _dots(layer, begin, end, structure, net, tape, pulls):  # type: ignore[no-un
         _product(m, net.hidden[layer], u_dot, start, stop)
         for i in range(start, stop):
             for f in range(s.shape[1]):
-                s[i, f], after[i, f] = slope[i, f] * u_dot[i, f], before[i, f]
-        dense(s[start:stop], net.update[layer], after[start:stop], stop - start)
+                s[i, f] = slope[i, f] * u_dot[i, f]
+        _product_onto(before, s, net.update[layer], after, start, stop)
         if layer + 1 < len(tape.u):
             _product(after, net.to_message[layer + 1], tape.x[layer + 1, 1], start, stop)
         else:
@@ -291,8 +297,7 @@ def _adjoints(layer, begin, end, structure, net, tape):  # type: ignore[no-untyp
     after, before = tape.h_bar[layer, 0], tape.h_bar[layer - 1, 0]
     for start in range(begin, end, TILE):
         stop = min(start + TILE, end)
-        before[start:stop] = after[start:stop]
-        dense(x_bar[start:stop], net.from_message[layer], before[start:stop], stop - start)
+        _product_onto(after, x_bar, net.from_message[layer], before, start, stop)
         _back_through_update(layer - 1, start, stop, net, tape)
 
 

@@ -119,7 +119,7 @@ def _home(x: Tensor) -> ModuleType:
 def _module(device: str) -> ModuleType:
     """Imported when it is first needed, so that `import mlpot.models` stays light."""
     home, needs = {"cpu": ("cpu", "numba"), "cuda": ("gpu", "triton")}.get(device, ("reference", "torch"))
-    return importlib.import_module(f"mlpot.kernels.{home if importlib.util.find_spec(needs) else 'reference'}")
+    return loops(home if importlib.util.find_spec(needs) else "reference")
 
 
 @cache
@@ -130,7 +130,7 @@ def has_loops() -> bool:
 
 @cache
 def loops(name: str) -> ModuleType:
-    """A module of compiled loops; imported like the homes."""
+    """A module of compiled loops, or another that is imported when it is first needed."""
     return importlib.import_module(f"mlpot.kernels.{name}")
 
 

@@ -20,6 +20,8 @@ from numba.extending import intrinsic, overload
 
 BYTES = 32  # of a vector; a panel of a matrix is two of them wide
 
+# Compiled functions have no annotations: Numba finds the types of each call, in either precision and with tuples
+# that mypy cannot follow. So they are marked `no-untyped-def`, here and wherever this decorator is used.
 compiled = numba.njit(
     fastmath={"contract", "reassoc", "nsz", "arcp"},  # NaN and infinity keep their meaning
     cache=True,

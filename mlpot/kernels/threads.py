@@ -15,11 +15,13 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 ONE_THREAD = 500_000  # edges × channels below which waking threads costs more than it saves
 MOST_THREADS = os.cpu_count() or 1
@@ -49,6 +51,14 @@ def shares(begin: NDArray[np.int64], n_features: int, block: int = 1) -> list[tu
     ends = (ends + block // 2) // block * block
     ends[0], ends[-1] = 0, len(begin) - 1
     return list(pairwise(ends.tolist()))
+
+
+def take(free: list[T]) -> T | None:
+    """One of those that nobody uses, in one step, so that no two threads take the same."""
+    try:
+        return free.pop()
+    except IndexError:
+        return None
 
 
 def run(loop: Callable[..., None], parts: list[tuple[int, int]], *arguments: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.nn import functional
 from mlpot.graph import AtomGraph
 from mlpot.kernels.ops import has_loops, loops
 from mlpot.kernels.splines import SPLINES
-from mlpot.kernels.threads import block_size, run, shares
+from mlpot.kernels.threads import block_size, run, shares, take
 from mlpot.knots import RadialTable
 from mlpot.models.layers import MAX_Z, SiLU
 from mlpot.models.schnet import Interaction, SchNet
@@ -83,9 +84,14 @@ class Elements(NamedTuple):
 
     def places(self) -> Array:
         """(MAX_Z + 1,) of each atomic number among the elements, -1 if it is not one."""
-        index = np.full(MAX_Z + 1, -1)
-        index[list(self.numbers)] = np.arange(len(self.numbers))
-        return index
+        return _places(self.numbers)
+
+
+@cache
+def _places(numbers: tuple[int, ...]) -> Array:
+    index = np.full(MAX_Z + 1, -1)
+    index[list(numbers)] = np.arange(len(numbers))
+    return index
 
 
 def offsets(graph: AtomGraph) -> Array:
@@ -150,7 +156,7 @@ class NativeSchNet:
         )
         n_atoms, n_graphs = graph.n_atoms, graph.n_graphs
         answer = native.Answer(np.empty(n_graphs), np.empty((n_atoms, 3)), np.empty((n_graphs, 3, 3)))
-        state = _room(self._free_room(), n_atoms, len(edges), net)
+        state = _room(take(self._rooms), n_atoms, len(edges), net)
         parts = shares(structure.row_ptr, net.first.shape[1], block)
         run(native.stages, parts, len(parts), np.zeros(1, np.int64), structure, net, state, answer)
         native.totals(structure, state, answer)
@@ -167,12 +173,6 @@ class NativeSchNet:
         self._last = graph, graph.cell.clone(), offset
         return offset
 
-    def _free_room(self) -> Any:
-        try:
-            return self._rooms.pop()  # one step, so that no two threads take the same
-        except IndexError:
-            return None
-
 
 def _layers(backbone: SchNet) -> list[Interaction]:
     return cast("list[Interaction]", list(backbone.interactions))
@@ -181,9 +181,6 @@ def _layers(backbone: SchNet) -> list[Interaction]:
 def network(weights: Weights, table: RadialTable | None, elements: Elements, lone: Tensor) -> Any:
     """Everything as the loops read it, `kernels.native.Network`; lone as for `native_schnet`."""
     assert table is not None
-    spline, per_length = SPLINES[table.degree], table.n_knots / table.cutoff
-    value, slope = (np.array(spline.derivative(order, per_length)) for order in (0, 1))
-    slope = np.pad(slope, ((0, 0), (0, 1)))  # a power less
     columns = elements.scale, elements.shift, lone, weights.last_bias.expand_as(lone), elements.reference
     repulsion = elements.repulsion
     to_message, from_message = _packed_both_ways(weights.to_message)
@@ -206,13 +203,23 @@ def network(weights: Weights, table: RadialTable | None, elements: Elements, lon
         "unread": unread,
         "read_bias": padded(weights.read_bias),
         "last": padded(weights.last),
-        "polynomials": torch.from_numpy(np.concatenate([value, slope]).T).to(weights.first.dtype),
+        "polynomials": _polynomials(table.degree, table.n_knots / table.cutoff).to(weights.first.dtype),
         "per_element": torch.stack([column.double() for column in columns], dim=1),
         "nuclei": torch.empty(0, 3).double() if repulsion is None else repulsion.nuclei(elements.numbers),
         "screenings": torch.tensor(SCREENING, dtype=torch.float64),
     }
     aligned = {name: array.contiguous().numpy() for name, array in arrays.items()}
-    return loops("native").Network(**aligned, index=elements.places(), stride=spline.stride, cutoff=table.cutoff)
+    return loops("native").Network(
+        **aligned, index=elements.places(), stride=SPLINES[table.degree].stride, cutoff=table.cutoff
+    )
+
+
+@cache
+def _polynomials(degree: int, per_length: float) -> Tensor:
+    """`Network.polynomials`, float64, for knots 1/per_length Å apart; a training asks in every step."""
+    value, slope = (np.array(SPLINES[degree].derivative(order, per_length)) for order in (0, 1))
+    slope = np.pad(slope, ((0, 0), (0, 1)))  # a power less
+    return torch.from_numpy(np.concatenate([value, slope]).T)
 
 
 def padded(t: Tensor) -> Tensor:

@@ -74,12 +74,12 @@ class _Messages(torch.autograd.Function):
     def forward(
         ctx: Any, layer: Layer, basis: GaussianBasis | None, edges: Edges, *read: Tensor
     ) -> tuple[Tensor, Tensor]:
-        ctx.layer, ctx.basis, ctx.edges = layer, basis, edges
+        ctx.layer, ctx.basis, ctx.edges, ctx.weights = layer, basis, edges, _weights(layer, basis)
         ctx.save_for_backward(*read)
         summed, along = torch.empty_like(read[0]), read[3].new_zeros(len(edges))
-        row_ptr, inputs, weights = edges.row_ptr.numpy(), _inputs(edges, read), _weights(layer, basis)
+        row_ptr, inputs = edges.row_ptr.numpy(), _inputs(edges, read)
         parts = shares(row_ptr, WORK * summed.shape[1])
-        run(loops("messages").send, parts, row_ptr, inputs, weights, summed.numpy(), along.numpy())
+        run(loops("messages").send, parts, row_ptr, inputs, ctx.weights, summed.numpy(), along.numpy())
         return summed, along
 
     @staticmethod
@@ -94,12 +94,12 @@ class _Messages(torch.autograd.Function):
             asked = [t for t in read if t.requires_grad]
             found = iter(torch.autograd.grad(out, asked, bars, create_graph=True, materialize_grads=True))
             return None, None, None, *(next(found) if t.requires_grad else None for t in read)
-        row_ptr, inputs, weights = edges.row_ptr.numpy(), _inputs(edges, read), _weights(layer, basis)
+        row_ptr, inputs = edges.row_ptr.numpy(), _inputs(edges, read)
         center, neighbor, radial, weight = (torch.empty_like(t) for t in read)
         z = g.new_empty(len(edges), g.shape[1])
         parts = shares(row_ptr, WORK * g.shape[1])
         arrays = (t.contiguous().numpy() for t in (g, along, z, radial, weight, center))
-        run(loops("messages").pull_back, parts, row_ptr, inputs, weights, *arrays)
+        run(loops("messages").pull_back, parts, row_ptr, inputs, ctx.weights, *arrays)
         run(loops("messages").to_neighbors, parts, row_ptr, edges.reverse.numpy(), z.numpy(), neighbor.numpy())
         return None, None, None, center, neighbor, radial, weight
 

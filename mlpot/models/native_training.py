@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from mlpot.graph import AtomGraph
 from mlpot.kernels.ops import loops
-from mlpot.kernels.threads import block_size, run, shares
+from mlpot.kernels.threads import block_size, run, shares, take
 from mlpot.knots import RadialTable
 from mlpot.models.native import Elements, Weights, has_native_call, network, offsets, weights_of
 from mlpot.models.schnet import SchNet
@@ -171,11 +171,8 @@ def _carve(free: list[Array], shapes: dict[str, Any]) -> tuple[Array, dict[str, 
     for name, (shape, kind) in shapes.items():
         places[name] = end
         end += -(-int(np.prod(shape)) * np.dtype(kind).itemsize // LINE) * LINE
-    try:
-        memory = free.pop()  # one step, so that no two threads take the same
-    except IndexError:
-        memory = np.empty(0, np.uint8)
-    if len(memory) < end:
+    memory = take(free)
+    if memory is None or len(memory) < end:
         memory = torch.empty(end + end // 8, dtype=torch.uint8).numpy()  # at a line of the cache, unlike NumPy's
     return memory, {name: np.ndarray(shape, kind, memory, places[name]) for name, (shape, kind) in shapes.items()}
 
