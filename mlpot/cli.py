@@ -15,6 +15,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from mlpot.cli_data import Overwrite, console, data_app, new_table
+from mlpot.stop import StoppedError
 
 if TYPE_CHECKING:
     from mlpot.certificate.verify import Certificate
@@ -152,17 +153,11 @@ def md_run(
     """Run molecular dynamics by a recipe; `mlpot md RECIPE` is the same."""
     from mlpot.dynamics.recipe import MDRecipe
     from mlpot.dynamics.run import run_md
-    from mlpot.dynamics.stop import MDStoppedError
     from mlpot.recipes import load_recipe
 
     length = [] if steps is None else [f"steps={steps}"]
     checked = load_recipe(MDRecipe, recipe, [*(overrides or ()), *length])
-    try:
-        summary = run_md(checked, resume=resume)
-    except MDStoppedError as stopped:
-        print(f"mlpot: {stopped}", file=sys.stderr)
-        raise typer.Exit(stopped.exit_code) from None
-    _print_md(checked.output, summary)
+    _print_md(checked.output, run_md(checked, resume=resume))
 
 
 @md_app.command("analyze")
@@ -314,6 +309,9 @@ def main() -> None:
     """Run the command; errors that a user can mend are one line, all others keep their traceback."""
     try:
         app()
+    except StoppedError as stopped:
+        print(f"mlpot: {stopped}", file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError) as error:
         if "--traceback" in sys.argv:
             raise

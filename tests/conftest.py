@@ -1,7 +1,8 @@
-"""One thread, one seed, and the small potentials that several tests share."""
+"""One thread, one seed, and what several tests share."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -21,6 +22,16 @@ def _seeded() -> Iterator[None]:
     np.random.seed(0)  # noqa: NPY002  (what other packages draw from)
     yield
     assert torch.get_default_dtype() == torch.float32, "a test changed the default dtype"
+
+
+@pytest.fixture
+def _from_a_terminal() -> Iterator[None]:
+    """Signals end a process, whatever started the tests: nohup and shells in the background have some ignored."""
+    before = {s: signal.signal(s, signal.SIG_DFL) for s in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

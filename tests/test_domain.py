@@ -23,9 +23,9 @@ from mlpot.dynamics.guards import NO_DOMAIN, WINDOW, Watch
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.recipe import Guards
 from mlpot.dynamics.run import run_md
-from mlpot.dynamics.stop import BlowUpError
 from mlpot.graph import edge_vectors
 from mlpot.potential import Potential
+from mlpot.stop import BlowUpError
 from mlpot.training.fit import train
 
 

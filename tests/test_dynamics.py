@@ -26,9 +26,9 @@ from mlpot.dynamics.log import drift, mean_and_error
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.run import run_md
 from mlpot.dynamics.start import StartError, degrees_of_freedom, draw_velocities, starting_atoms
-from mlpot.dynamics.stop import BlowUpError
 from mlpot.potential import UnknownElementError
 from mlpot.recipes import RecipeError, load_recipe, parse_recipe, template
+from mlpot.stop import BlowUpError
 
 ENSEMBLES = ("nve", "langevin", "bussi", "nose-hoover", "npt-isotropic", "npt")
 

@@ -20,7 +20,7 @@ WORKBENCHES = [
 ]
 
 FLOOR = {
-    "units": 0, "version": 0,
+    "units": 0, "version": 0, "stop": 0,
     "graph": 1,
     "forces": 2, "neighbors": 2, "radial": 2, "domain": 2, "kernels": 2,
     "knots": 2.5,  # tables are built by kernels

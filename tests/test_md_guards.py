@@ -26,7 +26,7 @@ from mlpot.dynamics.guards import NO_DOMAIN, Distances, Watch, least_distances
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.recipe import Guards
 from mlpot.dynamics.run import run_md
-from mlpot.dynamics.stop import BlowUpError
+from mlpot.stop import BlowUpError
 
 
 @pytest.fixture(scope="module")

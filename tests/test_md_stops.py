@@ -20,8 +20,8 @@ from mlpot.dynamics.checkpoints import CheckpointError, Checkpoints
 from mlpot.dynamics.lock import LockedError, folder_lock
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.run import run_md
-from mlpot.dynamics.stop import MDStoppedError, SignalledError, StopRequest, stop_request
 from mlpot.recipes import RecipeError, parse_recipe
+from mlpot.stop import SignalledError, StoppedError, StopRequest, stop_request
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +32,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 # --- signals and the clock ---
-
-
-@pytest.fixture
-def _from_a_terminal() -> Iterator[None]:
-    """Signals end a process, whatever started the tests: nohup and shells in the background have some ignored."""
-    before = {s: signal.signal(s, signal.SIG_DFL) for s in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("_from_a_terminal")
@@ -89,7 +79,7 @@ def test_signals_are_handed_back_and_an_ignored_one_stays_so() -> None:
 
 def test_the_wall_time_ends_a_run_that_can_be_continued(folder: Path) -> None:
     recipe = md_recipe(folder, output=folder / "clock", steps=10**6, wall_time_s=0.3)
-    with pytest.raises(MDStoppedError, match="wall time") as stopped:
+    with pytest.raises(StoppedError, match="wall time") as stopped:
         run_md(recipe)
     assert stopped.value.exit_code == 75
     newest = Checkpoints(recipe.output).newest
@@ -144,7 +134,7 @@ def test_a_file_that_may_not_grow_ends_the_run_with_the_checkpoint_whole(folder:
 def test_the_disk_guard_stops_while_there_is_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = md_recipe(folder, output=folder / "guarded", steps=20, checkpoint_s=0)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    with pytest.raises(MDStoppedError, match="1000 bytes free"):
+    with pytest.raises(StoppedError, match="1000 bytes free"):
         run_md(recipe)
     monkeypatch.undo()
     assert run_md(recipe, resume=True).steps == 20

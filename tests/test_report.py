@@ -24,13 +24,13 @@ from mlpot.checkpoint import read_header
 from mlpot.cli import main
 from mlpot.data.structures import read_structure
 from mlpot.dynamics.run import run_md
-from mlpot.dynamics.stop import BlowUpError
 from mlpot.evaluate import evaluate
 from mlpot.pages.data import data_card, example_frames
 from mlpot.pages.files import RunError
 from mlpot.pages.page import Html, page, tag
 from mlpot.pages.run import write_report
 from mlpot.pages.view import MOST_ATOMS, SCRIPT, few, view
+from mlpot.stop import BlowUpError
 from mlpot.training.fit import train
 
 HOSTILE = "</script><script>alert(1)</script>"

@@ -9,12 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from lightning.pytorch import Callback
 from sets import crystals, small_recipe, write
-from training_runs import diary
+from training_runs import assert_same, assert_same_training, checkpoint, diary
 
-from mlpot.checkpoint import load_potential
 from mlpot.recipes import RecipeError
 from mlpot.training.fit import RunDirectoryError, TrainingResult, train
 from mlpot.training.trainer import BEST, LAST
@@ -57,27 +55,7 @@ def unstopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     return run
 
 
-def checkpoint(path: Path) -> dict[str, object]:
-    loaded: dict[str, object] = torch.load(path, weights_only=True)
-    return loaded
-
-
-def assert_same(a: object, b: object, where: str = "") -> None:
-    """Equality to the bit of nested dictionaries of tensors."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        assert len(a) == len(b), where
-        for k, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}/{k}")
-    elif isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
-
-
+IDLE = ("optimizer.learning_rate=1e-12", "optimizer.ema_decay=0")
 EPOCHS = ("training.epochs=4",)
 CUTS = [
     pytest.param(StopAt(step=6), (), id="within an epoch"),
@@ -91,6 +69,7 @@ CUTS = [
     pytest.param(StopAt(step=6), ("optimizer.schedule=plateau", "optimizer.plateau_patience=0"), id="plateau"),
     pytest.param(StopAt(step=6), ("optimizer.ema_decay=0",), id="no average"),
     pytest.param(StopAt(step=6), ("training.patience=2",), id="early stop"),
+    pytest.param(StopAt(step=6), ("training.patience=1", *IDLE), id="early stop that comes"),
     pytest.param(StopAt(step=6), ("data.stream=true",), id="streaming"),
 ]
 
@@ -108,13 +87,9 @@ def test_a_resumed_run_is_an_unstopped_run(
     with pytest.raises(PowerCutError):
         train(recipe, callbacks=[cut])
     resumed = train(recipe, resume=True)
-    assert_same(dict(resumed.potential.state_dict()), dict(whole.potential.state_dict()))
     assert resumed.metrics["validation"] == whole.metrics["validation"]
     assert resumed.metrics["best_epoch"] == whole.metrics["best_epoch"]
-    last = [checkpoint(run.directory / LAST) for run in (whole, resumed)]
-    for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
-        if key in last[0]:
-            assert_same(last[0][key], last[1][key], key)
+    assert_same_training(whole.directory, resumed.directory)
 
 
 def test_a_run_goes_on_for_more_epochs(
@@ -128,10 +103,20 @@ def test_a_run_goes_on_for_more_epochs(
     assert resumed.metrics["epochs"] == 4
 
 
-def test_a_finished_run_can_be_resumed_to_the_same_end(data: Path, tmp_path: Path) -> None:
-    recipe = small_recipe(data, tmp_path / "run")
+@pytest.mark.parametrize("overrides", [(), (*IDLE, *EPOCHS, "training.patience=1")], ids=["", "early stop"])
+def test_a_finished_run_can_be_resumed_to_the_same_end(
+    overrides: tuple[str, ...], data: Path, tmp_path: Path
+) -> None:
+    recipe = small_recipe(data, tmp_path / "run", *overrides)
     first, again = train(recipe), train(recipe, resume=True)
     assert_same(dict(first.potential.state_dict()), dict(again.potential.state_dict()))
+    assert first.metrics["epochs"] == again.metrics["epochs"]
+
+
+def test_an_early_stop_is_put_off_by_more_patience(data: Path, tmp_path: Path) -> None:
+    recipes = [small_recipe(data, tmp_path / "run", *IDLE, *EPOCHS, f"training.patience={n}") for n in (1, 2)]
+    assert train(recipes[0]).metrics["epochs"] == 2
+    assert train(recipes[1], resume=True).metrics["epochs"] == 3
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(data: Path, tmp_path: Path) -> None:
@@ -180,19 +165,7 @@ def kill_often(data: Path, folder: Path, n_kills: int, seed: int, *overrides: st
     whole, parts = folder / "whole", folder / "parts"
     assert diary(parts) == diary(whole)  # each step was given the same, however often it was done
     assert sorted(diary(whole)) == list(range(4 * n_kills))
-    for name in (LAST, BEST):
-        before, after = checkpoint(whole / name), checkpoint(parts / name)
-        for key in (
-            "state_dict",
-            "current_model_state",
-            "optimizer_states",
-            "lr_schedulers",
-            "global_step",
-            "epoch",
-        ):
-            assert_same(before[key], after[key], f"{name} {key}")
-    a, b = (load_potential(run / "model.safetensors").state_dict() for run in (whole, parts))
-    assert_same(dict(a), dict(b))
+    assert_same_training(whole, parts)
     return int(done.stdout)
 
 

@@ -1,8 +1,11 @@
-"""Trainings for the tests that are killed again and again.
+"""Trainings for the tests that are killed or told to stop, and compared to the bit.
 
 As a script, `training_runs.py DATA FOLDER KILLS SEED OVERRIDE...` trains once without a stop, and once killed
 about so often, at random moments and inside the writing of checkpoints, and resumed each time until its end; it
 prints how often. Each run writes down what every step was given.
+
+`training_runs.py --together DATA DIRECTORY OVERRIDE...` trains, or goes on, in processes that each write down who
+they are and how far they have come.
 """
 
 from __future__ import annotations
@@ -21,9 +24,46 @@ from lightning.pytorch import Callback
 from md_runs import Fault, in_a_child, kill_until_through
 from sets import small_recipe
 
+from mlpot.checkpoint import load_potential
+from mlpot.stop import StoppedError
 from mlpot.training import fit, outputs
 from mlpot.training.recipe import Recipe
-from mlpot.training.trainer import LAST
+from mlpot.training.trainer import BEST, LAST
+
+STATE = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "global_step", "epoch")
+"""What a checkpoint holds of a training, and not of its clock."""
+
+
+def checkpoint(path: Path) -> dict[str, object]:
+    """What is in one."""
+    loaded: dict[str, object] = torch.load(path, weights_only=True)
+    return loaded
+
+
+def assert_same(a: object, b: object, where: str = "") -> None:
+    """Equality to the bit of nested dictionaries of tensors."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        assert len(a) == len(b), where
+        for k, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{k}")
+    elif isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def assert_same_training(one: Path, other: Path, names: tuple[str, ...] = (LAST, BEST)) -> None:
+    """The state at the end, the best weights and the potential are equal to the last bit."""
+    for name in names:
+        before, after = checkpoint(one / name), checkpoint(other / name)
+        for key in STATE:
+            assert_same(before.get(key), after.get(key), f"{name} {key}")
+    a, b = (load_potential(run / "model.safetensors").state_dict() for run in (one, other))
+    assert_same(dict(a), dict(b))
 
 
 class Diary(Callback):
@@ -69,6 +109,28 @@ def steps_saved(directory: Path) -> int:
     return int(torch.load(path, weights_only=True)["global_step"]) if path.exists() else 0
 
 
+class Whereabouts(Callback):
+    """Keeps a file with the number of each process and of the step that it is about to do."""
+
+    def __init__(self, run: Path):
+        self.run = run
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        """Write it."""
+        self.run.with_suffix(f".{trainer.global_rank}").write_text(f"{os.getpid()} {trainer.global_step}")
+
+
+def together(data: Path, directory: Path, *overrides: str) -> None:
+    """Train, or go on, in as many processes as the overrides say."""
+    torch.set_num_threads(1)
+    recipe = small_recipe(data, directory, *overrides)
+    try:
+        fit.train(recipe, resume=(directory / LAST).exists(), callbacks=[Whereabouts(directory)])
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)
+
+
 def main(data: Path, folder: Path, n_kills: int, seed: int, *overrides: str) -> None:
     """Train once undisturbed, and once killed until it is through."""
     torch.set_num_threads(1)
@@ -86,4 +148,7 @@ def main(data: Path, folder: Path, n_kills: int, seed: int, *overrides: str) -> 
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--together":
+        together(Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])
+        sys.exit()
     main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])

@@ -22,7 +22,7 @@ from mlpot.dynamics.guards import UNSEEN, WINDOW, Watch
 from mlpot.dynamics.log import Log, Observation, Pace, Slope, observe, resident_memory
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.states import State, identity
-from mlpot.dynamics.stop import BlowUpError, MDStoppedError, SignalledError, StopRequest
+from mlpot.stop import BlowUpError, SignalledError, StoppedError, StopRequest
 
 HOUR = 3600.0  # seconds
 
@@ -133,7 +133,7 @@ class Drive:
         """Go to the end of the plan.
 
         Raises:
-            MDStoppedError: a guard, a signal or the clock ended the run; it is saved.
+            StoppedError: a guard, a signal or the clock ended the run; it is saved.
             StorageError: the run cannot be stored; the last checkpoint is whole.
         """
         self._began = self._saved = time.monotonic()
@@ -244,10 +244,12 @@ class Drive:
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
         if stop.signal is not None:
-            raise SignalledError(f"Step {self.step}: stopped by {stop.signal.name}.", stop.signal)
+            raise SignalledError(
+                f"Step {self.step}: stopped by {stop.signal.name} and saved. Go on with --continue.", stop.signal
+            )
         limit = self.recipe.wall_time_s
         if limit is not None and time.monotonic() - self._began > limit:
-            raise MDStoppedError(f"Step {self.step}: the wall time of {limit:g} s is over.")
+            raise StoppedError(f"Step {self.step}: the wall time of {limit:g} s is over. Go on with --continue.")
 
     def _check_room(self) -> None:
         """Stop while there is still room for two checkpoints and what the next hour writes."""
@@ -261,7 +263,7 @@ class Drive:
         needed = 2 * self._checkpoints.n_bytes + grown / max(1, self.step) * done / elapsed * ahead
         free = shutil.disk_usage(folder).free
         if free < needed:
-            raise MDStoppedError(
+            raise StoppedError(
                 f"Step {self.step}: {folder} has {free} bytes free, and the next {ahead:.0f} s need {needed:.0f} "
                 "(guards.disk). Make room, then go on with --continue."
             )

@@ -24,8 +24,8 @@ from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.start import starting_atoms
 from mlpot.dynamics.states import identical
-from mlpot.dynamics.stop import BlowUpError, MDStoppedError, stop_request
 from mlpot.report.md import plot_md
+from mlpot.stop import BlowUpError, StoppedError, stop_request
 from mlpot.version import __version__
 
 PHYSICS = (
@@ -79,7 +79,7 @@ def run_md(recipe: MDRecipe, *, resume: bool = False) -> MDSummary:
         LockedError: another process writes into the folder.
         CheckpointError: the run in the folder is another one, or cannot be continued.
         StorageError: the folder cannot be written, or is full.
-        MDStoppedError: a guard (BlowUpError), a signal or the clock ended the run; it is saved.
+        StoppedError: a guard (BlowUpError), a signal or the clock ended the run; it is saved.
         ValueError, FileNotFoundError: as the functions that read the model and the structure.
     """
     with folder_lock(recipe.output), stop_request() as stop:
@@ -88,7 +88,7 @@ def run_md(recipe: MDRecipe, *, resume: bool = False) -> MDSummary:
             (recipe.output / "md.json").unlink(missing_ok=True)  # what is left last says that a run has ended
             try:
                 drive.run(stop)
-            except MDStoppedError as error:
+            except StoppedError as error:
                 stopped = error
         summary = _summary(drive, time.perf_counter() - began, stopped)
         _write_report(recipe, drive, summary)
@@ -172,7 +172,7 @@ def _write_report(recipe: MDRecipe, drive: Drive, summary: MDSummary) -> None:
     plot_md(columns, len(drive.atoms), recipe.output / "md.png", title=f"{summary.formula}, {summary.ensemble}")
 
 
-def _summary(drive: Drive, wall_s: float, stopped: MDStoppedError | None) -> MDSummary:
+def _summary(drive: Drive, wall_s: float, stopped: StoppedError | None) -> MDSummary:
     columns = of_stage(read_log(drive.recipe.output / "log.csv"), drive.stage_began_ps)
     atoms, mark = drive.atoms, drive.mark
     temperature, temperature_error = mean_and_error(columns["temperature_K"])

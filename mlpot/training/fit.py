@@ -17,7 +17,9 @@ from mlpot.data.durable import write_whole
 from mlpot.potential import Potential
 from mlpot.recipes import RecipeError, load_recipe
 from mlpot.report.training import LOGS
+from mlpot.stop import SignalledAtOnce, SignalledError, stop_request
 from mlpot.training.flat import flatten
+from mlpot.training.interruption import StopOnSignal, end_with_parent
 from mlpot.training.loaders import Alone, Batches, MemoryBatches, StreamedBatches, should_stream
 from mlpot.training.losses import Loss
 from mlpot.training.module import TrainingModule
@@ -73,13 +75,29 @@ def train(
         RecipeError: the recipe of the run to resume was another.
         ValueError: as `parts.make_parts`; DataError: as `data.h5md.Reader`.
         TrainingDivergedError: the loss is no longer finite.
+        SignalledError: asked to stop by a signal; the run is saved, and can be resumed.
     """
+    with stop_request(at_once=True) as stop:
+        try:
+            return _train(recipe, [*callbacks, StopOnSignal(stop)], resume=resume, overwrite=overwrite)
+        except SignalledAtOnce:
+            assert stop.signal is not None
+            raise SignalledError(
+                f"Stopped by {stop.signal.name} outside of the steps: nothing is lost. Go on by the same command, "
+                f"with --resume if {recipe.training.directory} holds checkpoints of this run.",
+                stop.signal,
+            ) from None
+
+
+def _train(recipe: Recipe, callbacks: Sequence[Callback], *, resume: bool, overwrite: bool) -> TrainingResult:
     directory = Path(recipe.training.directory)
     parts = make_parts(recipe.data, recipe.loss)
     potential = initial_potential(recipe, make_baseline(parts.train, recipe.data.reference_energies))
     sets = make_sets(recipe, parts, potential.cutoff)
     with announcements_off(), matmul_precision(recipe.training.precision):
         trainer = make_trainer(recipe, directory, callbacks)
+        if trainer.local_rank > 0:
+            end_with_parent()  # Lightning looks after the other way round
         if trainer.is_global_zero:
             prepare_directory(directory, recipe, parts, resume=resume, overwrite=overwrite)
         for batches in sets.values():
@@ -214,7 +232,7 @@ def finish(
     facts = {
         "backbone": recipe.model.backbone,
         "n_weights": sum(p.numel() for p in potential.parameters()),
-        "epochs": trainer.current_epoch,
+        "epochs": last["epoch"] + 1,
         "best_epoch": best["epoch"] + 1,
         "seconds": last["mlpot"]["seconds"],
         "seed": recipe.training.seed,

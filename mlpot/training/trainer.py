@@ -46,8 +46,7 @@ def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> 
         callbacks.append(Average(recipe.optimizer.ema_decay))
     if t.patience is not None:
         # On validation and not on the epoch's end, so that its count is in the checkpoint of the epoch.
-        stop = EarlyStopping("validation/loss", patience=t.patience, check_on_train_epoch_end=False)
-        callbacks.append(stop)
+        callbacks.append(EarlyStop("validation/loss", patience=t.patience, check_on_train_epoch_end=False))
     if t.max_minutes is not None:
         callbacks.append(Timer(timedelta(minutes=t.max_minutes), interval="epoch", verbose=False))
     bar = t.progress and sys.stdout.isatty()
@@ -103,6 +102,16 @@ class WithinEpoch(ModelCheckpoint):
     def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
         if not trainer.is_last_batch:
             super().on_train_batch_end(trainer, *arguments)
+
+
+class EarlyStop(EarlyStopping):
+    """Lightning's would forget, in a resumed run, that it had ended it, and take that run's patience."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict | {"patience": self.patience})
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = self.wait_count >= self.patience
 
 
 class DurableIO(TorchCheckpointIO):

@@ -1,0 +1,86 @@
+"""A training that is told to stop, or whose first process has died."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from mlpot.stop import SignalledError, StopRequest
+from mlpot.training.trainer import LAST, Average
+
+
+class StopOnSignal(Checkpoint):
+    """Saves and stops after the step, or after the batch of a validation, in which a signal came.
+
+    Several processes agree on it after each step; a validation they end first, as their shares may differ.
+
+    Args:
+        request: made to raise at once before the first step and after the last.
+    """
+
+    def __init__(self, request: StopRequest):
+        self.request = request
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.request.listen()  # Lightning's own handlers would talk to other processes in the middle of a step
+        self.request.at_once = False
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        number = int(self.request.signal or 0)
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce(torch.tensor(number, device=pl_module.device), reduce_op="max")
+            number = int(asked)
+        if number and not trainer.is_last_batch:  # else `WithinEpoch` tells why it waits for the validation
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST, weights_only=False)
+            _leave(trainer, number)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self.request.signal is None or trainer.world_size > 1:
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # which another class of Lightning's sets
+            if isinstance(callback, Average):  # hands back the weights that are trained
+                callback.on_validation_epoch_end(trainer, pl_module)
+        # Lightning begins a validation again if it was saved within the first batch.
+        progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+        progress.reset()
+        progress.increment_ready()
+        progress.increment_started()
+        progress.current.reset()
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST, weights_only=False)
+        _leave(trainer, self.request.signal)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.request.at_once = True
+        if self.request.signal is not None:  # all is saved
+            _leave(trainer, self.request.signal)
+
+
+def _leave(trainer: Trainer, number: int) -> None:
+    """Raise what ends each process; the first one tells."""
+    if not trainer.is_global_zero:
+        raise SystemExit(128 + number)
+    raise SignalledError(
+        f"Step {trainer.global_step}: stopped by {signal.Signals(number).name} and saved. Go on with "
+        f"mlpot train {Path(trainer.default_root_dir) / 'recipe.yaml'} --resume",
+        number,
+    )
+
+
+def end_with_parent(period: float = 5.0) -> None:
+    """Kill this process, whatever it waits for, some seconds after the one that started it has died."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(period)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()

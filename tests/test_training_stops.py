@@ -1,0 +1,215 @@
+"""Does a training end well when it is told to, or when one of its processes dies?"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from sets import crystals, small_recipe, write
+from training_runs import assert_same_training
+
+from mlpot.cli import main
+from mlpot.stop import SIGNALS, SignalledError
+from mlpot.training.fit import train
+from mlpot.training.interruption import end_with_parent
+from mlpot.training.module import TrainingModule
+from mlpot.training.trainer import LAST
+
+pytestmark = pytest.mark.usefixtures("_from_a_terminal")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("data") / "set.h5", crystals())  # 12 train: 4 steps an epoch
+
+
+# --- signals ---
+
+
+class Signal(Callback):
+    """Sends this process a signal within a step, or within a batch of the validation of an epoch."""
+
+    def __init__(self, number: int, *, step: int | None = None, validation: int | None = None):
+        self.number, self.step, self.validation = number, step, validation
+
+    def on_before_optimizer_step(self, trainer, *_: object) -> None:  # type: ignore[no-untyped-def]
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+    def on_validation_batch_start(self, trainer, *_: object) -> None:  # type: ignore[no-untyped-def]
+        if trainer.current_epoch == self.validation:
+            os.kill(os.getpid(), self.number)
+
+
+MOMENTS = [{"step": 1}, {"step": 3}, {"validation": 1}, {"step": 9}, {"step": 11}, {"validation": 3}]
+STREAMED = ("data.stream=true", "data.workers=1", "optimizer.ema_decay=0")
+
+
+@pytest.mark.parametrize(("moments", "overrides"), [(MOMENTS, ()), (MOMENTS[2:4], STREAMED)])
+def test_a_training_that_is_signalled_is_the_training_that_was_not(
+    moments: list[dict[str, int]], overrides: tuple[str, ...], data: Path, tmp_path: Path
+) -> None:
+    whole, parts = (small_recipe(data, tmp_path / n, "training.epochs=4", *overrides) for n in ("whole", "parts"))
+    train(whole)
+    for k, moment in enumerate(moments):
+        number = SIGNALS[k % len(SIGNALS)]
+        with pytest.raises(
+            SignalledError, match=f"{number.name} and saved.*parts/recipe.yaml --resume"
+        ) as stopped:
+            train(parts, resume=k > 0, callbacks=[Signal(number, **moment)])
+        assert stopped.value.exit_code == 128 + number
+        saved = torch.load(tmp_path / "parts" / LAST, weights_only=True)["global_step"]
+        assert saved == moment["step"] + 1 if "step" in moment else 4 * (moment["validation"] + 1)
+    train(parts, resume=True)
+    assert_same_training(tmp_path / "whole", tmp_path / "parts")
+
+
+class Later(Callback):
+    """Sends this process a signal some seconds after a training has begun."""
+
+    def __init__(self, number: int, seconds: float):
+        self.number, self.seconds, self.sent = number, seconds, math.nan
+
+    def on_fit_start(self, *_: object) -> None:
+        threading.Timer(self.seconds, self.send).start()
+
+    def send(self) -> None:
+        self.sent = time.monotonic()
+        os.kill(os.getpid(), self.number)
+
+
+def test_a_training_that_is_signalled_ten_times_at_any_moment_goes_on(data: Path, tmp_path: Path) -> None:
+    whole, parts = (small_recipe(data, tmp_path / name, "training.epochs=40") for name in ("whole", "parts"))
+    began = time.monotonic()
+    train(whole)
+    needed, rng = time.monotonic() - began, random.Random(0)
+    for k in range(10):
+        later = Later(SIGNALS[k % len(SIGNALS)], rng.uniform(0, 0.1 * needed))
+        with pytest.raises(SignalledError):
+            train(parts, resume=k > 0, callbacks=[later])
+        assert time.monotonic() - later.sent < 5
+    train(parts, resume=True)
+    assert_same_training(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_second_interrupt_ends_a_training_at_once(data: Path, tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        twice = [Signal(signal.SIGINT, step=2), Signal(signal.SIGINT, step=2)]
+        train(small_recipe(data, tmp_path / "run"), callbacks=twice)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGINT
+
+
+def test_the_command_says_how_to_go_on_and_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def mlpot(*arguments: str) -> int | str | None:
+        monkeypatch.setattr("sys.argv", ["mlpot", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return exit_.value.code
+
+    def signalled(*arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text(
+        f"data: {{train: {data}, validation: 4, workers: 0}}\n"
+        "model: {backbone: deepsets, arguments: {cutoff: 4.0, n_features: 8, n_radial: 6}}\n"
+        "training: {directory: run, epochs: 2, progress: false}\n"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "on_before_optimizer_step", signalled)
+        assert mlpot("train", "my.yaml") == 128 + signal.SIGTERM
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told == "mlpot: Step 1: stopped by SIGTERM and saved. Go on with mlpot train run/recipe.yaml --resume"
+    with monkeypatch.context() as patch:
+        patch.setattr("mlpot.training.fit.finish", signalled)
+        assert mlpot("train", "run/recipe.yaml", "--resume") == 128 + signal.SIGTERM
+    assert "nothing is lost" in capsys.readouterr().err
+    assert not mlpot("train", "run/recipe.yaml", "--resume")
+    assert Path("run/model.safetensors").exists()
+
+
+# --- one of several processes ---
+
+
+def test_a_process_whose_parent_is_killed_ends(tmp_path: Path) -> None:
+    ready, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        if os.fork() == 0:
+            os.close(ready)
+            end_with_parent(period=0.01)
+            os.write(tell, b"x")
+            time.sleep(60)
+        time.sleep(60)
+        os._exit(0)
+    os.close(tell)
+    assert os.read(ready, 1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    began = time.monotonic()
+    assert os.read(ready, 1) == b""  # the last one that could write has gone
+    assert time.monotonic() - began < 10
+
+
+def pids(run: Path, step: int) -> list[int]:
+    """Of the two processes of a training, once both have done so many steps."""
+    while True:
+        told = [run.with_suffix(f".{rank}") for rank in range(2)]
+        lines = [path.read_text().split() if path.exists() else [] for path in told]
+        if all(len(line) == 2 and int(line[1]) >= step for line in lines):
+            return [int(line[0]) for line in lines]
+        time.sleep(0.05)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, if only to be waited for."""
+    path = Path(f"/proc/{pid}/stat")
+    try:
+        return path.read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
+def test_when_one_of_two_processes_is_ended_so_is_the_other(
+    rank: int, number: signal.Signals, data: Path, tmp_path: Path
+) -> None:
+    run, script = tmp_path / "run", Path(__file__).with_name("training_runs.py")
+    two = ["training.devices=2", "training.strategy=ddp", "training.accelerator=cpu"]
+    command = [sys.executable, script, "--together", data, run, *two, "training.checkpoint_minutes=0"]
+    first = subprocess.Popen([*command, "training.epochs=1000"], stderr=subprocess.PIPE, text=True)
+    both = pids(run, 10)
+    os.kill(both[rank], number)
+    began = time.monotonic()
+    told = first.communicate(timeout=60)[1]
+    assert first.returncode != 0
+    while not all(is_gone(pid) for pid in both):
+        assert time.monotonic() - began < 60
+        time.sleep(0.1)
+    if number == signal.SIGTERM:
+        assert "stopped by SIGTERM and saved" in told
+        assert first.returncode in (128 + number, -signal.SIGKILL)  # Lightning may end what the other has left
+    saved = torch.load(run / LAST, weights_only=True)["global_step"]
+    assert saved >= 9
+    epochs = f"training.epochs={saved // 2 + 2}"
+    done = subprocess.run([*command, epochs], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (run / "model.safetensors").exists()
