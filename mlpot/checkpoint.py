@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from mlpot.domain import Domain
+from mlpot.models.wall import Wall
 from mlpot.potential import Potential
 from mlpot.units import HOUSE_UNITS
 from mlpot.version import __version__
@@ -214,6 +215,8 @@ def _build(header: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Po
     )
     if "domain.mean" in weights:
         potential.domain = Domain(*weights["domain.mean"].shape)
+    if "wall.limits" in weights:
+        potential.wall = Wall(len(potential.elements))
     return potential.to(DTYPES[header["dtype"]])
 
 

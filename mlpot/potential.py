@@ -3,7 +3,8 @@
     E_i = E0(Z_i) + s(Z_i) [b_i − b(Z_i alone)] + t(Z_i) (1 − exp(−n_i²)) + E_i^ZBL,    n_i = Σ_j u(d_ij)
 
 b_i is the backbone's output, s and t the scale and shift of an element. The backbone's value for the atom alone
-is taken off and the shift is switched on by neighbours, so a lone atom has exactly its reference energy E0.
+is taken off and the shift is switched on by neighbours, so a lone atom has exactly its reference energy E0. After
+training all this ends at a wall where two atoms come closer than any did in training, see `models.wall`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mlpot.models import build_backbone
 from mlpot.models.layers import MAX_Z
 from mlpot.models.native import Elements, native_schnet
 from mlpot.models.native_training import NativeTraining
+from mlpot.models.wall import Wall
 from mlpot.models.zbl import ZBL
 from mlpot.radial import PolynomialEnvelope
 
@@ -79,6 +81,7 @@ class Potential(nn.Module):
         self.register_buffer("shift", _by_element(shift or {}, self.elements, missing=0.0))
         self.register_buffer("lone", torch.empty(0), persistent=False)  # filled by freeze()
         self.domain: Domain | None = None  # of its training, once that is over
+        self.wall: Wall | None = None  # likewise
         self._training = NativeTraining()
         self.native: Native | None = self._for_training  # until freeze()
         self.register_load_state_dict_post_hook(_renew_constants)  # type: ignore[no-untyped-call]
@@ -90,13 +93,17 @@ class Potential(nn.Module):
 
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) eV above the references, from edge vectors (n_edges, 3) Å."""
-        kind = self.element_index.index_select(0, numbers)
+        kind, pushed = self.element_index.index_select(0, numbers), None
+        if self.wall is not None:
+            vectors, pushed = self.wall(numbers, kind, edges, vectors)
         backbone = self._above_lone(numbers, kind, edges, vectors)
         crowd = sum_at_centers(self.envelope(distances(vectors)), edges)
         energy: Tensor = self.scale.index_select(0, kind) * backbone
         energy = energy + self.shift.index_select(0, kind) * (1 - torch.exp(-crowd.square()))
         if self.repulsion is not None:
             energy = energy + self.repulsion(numbers, edges, vectors)
+        if pushed is not None:
+            energy = energy + pushed
         # b_i and b(Z_i alone) differ in the last bit when they come from products of different sizes.
         return torch.where(edges.row_ptr.diff() > 0, energy, 0.0)
 
@@ -131,6 +138,15 @@ class Potential(nn.Module):
             f"{', '.join(chemical_symbols[z] for z in self.elements)}. Use a potential trained on these elements."
         )
 
+    def keep_apart(self, nearest: Mapping[tuple[int, int], float]) -> None:
+        """Where atoms are closer than in training, nuclei repel and the backbone is not asked, see `models.wall`.
+
+        Args:
+            nearest: Å, the shortest distance of two elements in training, the smaller atomic number first.
+        """
+        self.wall = Wall.of(self.elements, nearest, self.cutoff).to(self.scale.device)
+        _renew_constants(self)
+
     def freeze(self) -> Potential:
         """For use, not training: evaluation mode, no gradients of weights, constants computed once."""
         self.eval().requires_grad_(False)
@@ -145,7 +161,7 @@ class Potential(nn.Module):
         self.native = native_schnet(self.backbone, self._elements(), self.lone)
 
     def _elements(self) -> Elements:
-        return Elements(self.elements, self.reference, self.scale, self.shift, self.repulsion)
+        return Elements(self.elements, self.reference, self.scale, self.shift, self.repulsion, self.wall)
 
     def _above_lone(self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """b_i − b(Z_i alone); in training one lone atom of each element rides along in the same pass."""
@@ -167,8 +183,8 @@ class Potential(nn.Module):
         return self
 
     def _for_training(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor] | None:
-        """A native call for weights that may change."""
-        return self._training(self.backbone, self._elements(), graph)
+        """A native call for weights that may change; behind a wall there is none."""
+        return None if self.wall is not None else self._training(self.backbone, self._elements(), graph)
 
     def _lone_energies(self) -> Tensor:
         numbers = torch.tensor(self.elements, device=self.scale.device)
@@ -187,8 +203,8 @@ class Potential(nn.Module):
         return self
 
 
-def _renew_constants(potential: Potential, _: object) -> None:
-    """After new weights are loaded, what `freeze` computed from the old ones is computed again."""
+def _renew_constants(potential: Potential, _: object = None) -> None:
+    """With new weights, or a wall, what `freeze` computed from the old ones is computed again."""
     if len(potential.lone):
         potential._compute_constants()
 

@@ -57,6 +57,12 @@ def test_a_compiled_potential_gives_the_same_energies_and_forces():
     check(schnet().freeze(), "aot_eager")
 
 
+def test_a_compiled_potential_has_its_wall():
+    potential = schnet().freeze()
+    potential.keep_apart({(1, 6): 1.2, (29, 29): 2.6})  # closer than that in both structures
+    check(potential, "aot_eager")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's, of itself

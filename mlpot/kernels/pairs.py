@@ -78,6 +78,7 @@ def lay(begin, end, structure, net, pairs):  # type: ignore[no-untyped-def]
     row_ptr, theirs, offset, r = structure.row_ptr, structure.neighbor, structure.offset, structure.positions
     earlier, later, neighbor, row, t = pairs.earlier, pairs.later, pairs.neighbor, pairs.row, pairs.t
     unit, distance, crowd = pairs.unit, pairs.d, pairs.crowd
+    element, limits = structure.element, net.limits
     crowd[begin:end] = 0
     for i in range(begin, end):
         near = row_ptr[i]
@@ -93,11 +94,12 @@ def lay(begin, end, structure, net, pairs):  # type: ignore[no-untyped-def]
             if squared >= cutoff * cutoff:  # NaN goes on, into the energy
                 continue
             d = np.sqrt(squared)
-            place, per_d = d * per_length, 1 / d
+            seen, _ = _seen(d, limits[element[i], element[j]])
+            place, per_d = seen * per_length, 1 / d
             knot = min(max(int(place), 0), n_knots - 1)
             neighbor[near], row[near], t[near], distance[near] = j, knot * stride, place - knot, d
             unit[near, 0], unit[near, 1], unit[near, 2] = x * per_d, y * per_d, z * per_d
-            u = _envelope(d / cutoff)
+            u = _envelope(seen / cutoff)
             crowd[i] += u
             if i < j < end:
                 crowd[j] += u
@@ -134,6 +136,17 @@ def _envelope_slope(x):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _seen(d, limits):  # type: ignore[no-untyped-def]
+    """The distance that the learned part is given, and its derivative by d, see `models.wall`."""
+    low, high = limits[0], limits[1]
+    if not d < high:
+        return d, 1.0
+    x = max((d - low) / (high - low), 0.0)
+    path = x**5 * (7 - x * (14 - x * (10 - x * 2.5)))
+    return (low + high) / 2 + (high - low) * path, x**4 * (35 - x * (84 - x * (70 - x * 20)))
+
+
+@compiled
 def conv(begin, end, row_ptr, pairs, table, x, out):  # type: ignore[no-untyped-def]
     """out_i = Σ_j w(d_ij) ∘ x_j for a block, in the order of j."""
     c, row, neighbor = pairs.coefficients, pairs.row, pairs.neighbor
@@ -163,11 +176,8 @@ def switch_on(crowd, shift):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _repulsion(d, one, other, screenings, cutoff):  # type: ignore[no-untyped-def]
+def _screened(d, one, other, screenings):  # type: ignore[no-untyped-def]
     """The energy of two nuclei in eV and its derivative by d, see `models.zbl`."""
-    end = min(one[2] + other[2], cutoff)
-    if d >= end:
-        return 0.0, 0.0
     per_length = (one[1] + other[1]) / (0.8854 * BOHR)
     screening, slope = 0.0, 0.0
     for k in range(len(screenings)):
@@ -175,9 +185,23 @@ def _repulsion(d, one, other, screenings, cutoff):  # type: ignore[no-untyped-de
         term = screenings[k, 0] * np.exp(-decay * d)
         screening += term
         slope -= decay * term
-    u, bare = _envelope(d / end), HARTREE * BOHR * one[0] * other[0] / d
-    energy = bare * screening * u
-    return energy, bare * (slope * u + screening * _envelope_slope(d / end) / end) - energy / d
+    bare = HARTREE * BOHR * one[0] * other[0] / d
+    return bare * screening, bare * (slope - screening / d)
+
+
+@compiled
+def _nuclei(d, one, other, limits, screenings):  # type: ignore[no-untyped-def]
+    """What the learned part sees of d, its derivative, and the energy of nuclei in eV with its derivative by d."""
+    (seen, seen_slope), end, energy, slope = _seen(d, limits), limits[2], 0.0, 0.0
+    if seen < end:
+        bare, bare_slope = _screened(seen, one, other, screenings)
+        u = _envelope(seen / end)
+        energy, slope = bare * u, seen_slope * (bare_slope * u + bare * _envelope_slope(seen / end) / end)
+    if d < limits[1]:
+        inner, inner_slope = _screened(d, one, other, screenings)
+        outer, outer_slope = _screened(seen, one, other, screenings)
+        energy, slope = energy + inner - outer, slope + inner_slope - seen_slope * outer_slope
+    return seen, seen_slope, energy, slope
 
 
 @compiled
@@ -188,20 +212,22 @@ def forces(begin, end, structure, net, pairs, shifting, energy, forces, virial):
     `energy`.
     """
     row_ptr, neighbor, distance, unit = structure.row_ptr, pairs.neighbor, pairs.d, pairs.unit
-    element, nuclei, cutoff = structure.element, net.nuclei, net.cutoff
+    element, nuclei, limits, cutoff = structure.element, net.nuclei, net.limits, net.cutoff
     forces[begin:end] = 0
     virial[begin:end] = 0
     for i in range(begin, end):
+        one = element[i]
         for e in range(row_ptr[i], pairs.later[i]):
             j, d = neighbor[e], distance[e]
-            pulled = pairs.pull[e] + (shifting[i] + shifting[j]) * _envelope_slope(d / cutoff) / cutoff
-            both = i < j < end
-            if len(nuclei):
-                repelled, slope = _repulsion(d, nuclei[element[i]], nuclei[element[j]], net.screenings, cutoff)
-                pulled += slope
-                energy[i] += repelled / 2
-                if both:
-                    energy[j] += repelled / 2
+            other, both = element[j], i < j < end
+            seen, seen_slope, repelled, slope = _nuclei(
+                d, nuclei[one], nuclei[other], limits[one, other], net.screenings
+            )
+            pulled = pairs.pull[e] + (shifting[i] + shifting[j]) * _envelope_slope(seen / cutoff) / cutoff
+            pulled = seen_slope * pulled + slope
+            energy[i] += repelled / 2
+            if both:
+                energy[j] += repelled / 2
             for a in range(3):
                 along = pulled * unit[e, a]
                 forces[i, a] += along

@@ -18,6 +18,7 @@ from mlpot.kernels.threads import block_size, run, shares, take
 from mlpot.knots import RadialTable
 from mlpot.models.layers import MAX_Z, SiLU
 from mlpot.models.schnet import Interaction, SchNet
+from mlpot.models.wall import Wall
 from mlpot.models.zbl import SCREENING, ZBL
 
 Array = NDArray[Any]
@@ -81,6 +82,14 @@ class Elements(NamedTuple):
     scale: Tensor
     shift: Tensor
     repulsion: ZBL | None
+    wall: Wall | None
+
+    def limits(self) -> Tensor:
+        """Low and high of the wall, and the end of the repulsion, (n_elements, n_elements, 3) float64, Å, or 0."""
+        n = len(self.numbers)
+        wall = torch.zeros(n, n, 2) if self.wall is None else self.wall.limits
+        ends = torch.zeros(n, n) if self.repulsion is None else self.repulsion.ends(self.numbers)
+        return torch.cat([wall.double(), ends[..., None].double()], dim=-1)
 
     def places(self) -> Array:
         """(MAX_Z + 1,) of each atomic number among the elements, -1 if it is not one."""
@@ -182,7 +191,7 @@ def network(weights: Weights, table: RadialTable | None, elements: Elements, lon
     """Everything as the loops read it, `kernels.native.Network`; lone as for `native_schnet`."""
     assert table is not None
     columns = elements.scale, elements.shift, lone, weights.last_bias.expand_as(lone), elements.reference
-    repulsion = elements.repulsion
+    charge = torch.tensor(elements.numbers, dtype=torch.float64)
     to_message, from_message = _packed_both_ways(weights.to_message)
     hidden, from_hidden = _packed_both_ways(weights.hidden)
     update, from_update = _packed_both_ways(weights.update)
@@ -205,7 +214,8 @@ def network(weights: Weights, table: RadialTable | None, elements: Elements, lon
         "last": padded(weights.last),
         "polynomials": _polynomials(table.degree, table.n_knots / table.cutoff).to(weights.first.dtype),
         "per_element": torch.stack([column.double() for column in columns], dim=1),
-        "nuclei": torch.empty(0, 3).double() if repulsion is None else repulsion.nuclei(elements.numbers),
+        "nuclei": torch.stack([charge, charge**0.23], dim=1),
+        "limits": elements.limits(),
         "screenings": torch.tensor(SCREENING, dtype=torch.float64),
     }
     aligned = {name: array.contiguous().numpy() for name, array in arrays.items()}

@@ -22,6 +22,13 @@ from mlpot.units import BOHR, HARTREE
 SCREENING = ((0.18175, 3.19980), (0.50986, 0.94229), (0.28022, 0.40290), (0.02817, 0.20162))
 
 
+def screened_repulsion(d: Tensor, z_i: Tensor, z_j: Tensor) -> Tensor:
+    """The energy of two nuclei without an end, (n_edges,) eV, from their distance in Å and atomic numbers."""
+    x = d * (z_i**0.23 + z_j**0.23) / (0.8854 * BOHR)
+    screening = sum(c * torch.exp(-b * x) for c, b in SCREENING)
+    return HARTREE * BOHR * z_i * z_j / d * screening
+
+
 class ZBL(nn.Module):
     """Atomic energies (n_atoms,) eV of the screened Coulomb repulsion of nuclei."""
 
@@ -33,17 +40,15 @@ class ZBL(nn.Module):
         self.envelope = PolynomialEnvelope(1.0)
         self.register_buffer("radii", torch.as_tensor(covalent_radii, dtype=torch.get_default_dtype()))
 
-    def nuclei(self, elements: tuple[int, ...]) -> Tensor:
-        """Z, Z^0.23 and radius in Å of elements, (n_elements, 3) float64."""
-        charge = torch.tensor(elements, dtype=torch.float64)
-        return torch.stack([charge, charge**0.23, self.radii[list(elements)].double()], dim=1)
+    def ends(self, elements: tuple[int, ...]) -> Tensor:
+        """Where the repulsion of two elements ends, (n_elements, n_elements) float64, Å."""
+        radius = self.radii[list(elements)].double()
+        return (radius[:, None] + radius).clamp(max=self.cutoff)
 
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         d = distances(vectors)
         charge, radius = numbers.to(d.dtype), gather(self.radii, numbers)
         z_i, z_j = gather(charge, edges.center), gather(charge, edges.neighbor)
         end = (gather(radius, edges.center) + gather(radius, edges.neighbor)).clamp(max=self.cutoff)
-        x = d * (z_i**0.23 + z_j**0.23) / (0.8854 * BOHR)
-        screening = sum(c * torch.exp(-b * x) for c, b in SCREENING)
-        pair = HARTREE * BOHR * z_i * z_j / d * screening * self.envelope(d / end)
+        pair = screened_repulsion(d, z_i, z_j) * self.envelope(d / end)
         return sum_at_centers(pair / 2, edges)

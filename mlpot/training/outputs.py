@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,9 @@ def write_outputs(
         sets: "train", "validation" and, if there is one, "test".
         facts: what else belongs into the metrics.
     """
+    nearest = nearest_distances(sets["train"])
+    if recipe.model.wall:
+        potential.keep_apart(nearest)  # before it is judged
     metrics = dict(facts)
     for name in [n for n in ("validation", "test") if n in sets]:
         predicted, reference, numbers, n_atoms = predict_all(potential, sets[name])
@@ -56,7 +59,7 @@ def write_outputs(
         "training_set": parts.train.data.path,
         "training_set_hash": parts.train_hash,
         "labels": parts.train.n_labels(),
-        "ranges": ranges(parts.train, sets["train"]),
+        "ranges": ranges(parts.train, nearest),
         "examples": examples(parts.train),
         "metrics": metrics,
         "recipe": recipe.model_dump(mode="json"),
@@ -96,7 +99,7 @@ def errors(predicted: Properties, reference: Properties, n_atoms: Tensor) -> dic
     return table
 
 
-def ranges(train: Part, batches: Iterable[Batch]) -> dict[str, Any]:
+def ranges(train: Part, nearest: Mapping[tuple[int, int], float]) -> dict[str, Any]:
     """What the training structures span; outside of it a potential guesses."""
     data, frames = train.data, train.indices
     per_atom = (data.energy / data.n_atoms)[frames]
@@ -106,7 +109,9 @@ def ranges(train: Part, batches: Iterable[Batch]) -> dict[str, Any]:
         "energy_per_atom_eV": [float(per_atom.min()), float(per_atom.max())] if len(per_atom) else None,
         "largest_force_component_eV_per_A": float(data.largest_force[frames].max()),
         "n_atoms": [int(sizes.min()), int(sizes.max())],
-        "nearest_distance_A": nearest_distances(batches),
+        "nearest_distance_A": {
+            "-".join(chemical_symbols[z] for z in pair): round(d, 4) for pair, d in nearest.items()
+        },
     }
 
 
@@ -133,8 +138,8 @@ def examples(train: Part) -> list[dict[str, Any]]:
     ]
 
 
-def nearest_distances(batches: Iterable[Batch]) -> dict[str, float]:
-    """Shortest distance of each pair of elements, Å, such as {"C-H": 1.02}."""
+def nearest_distances(batches: Iterable[Batch]) -> dict[tuple[int, int], float]:
+    """Shortest distance of each pair of elements, Å, such as {(1, 6): 1.02}."""
     n = len(chemical_symbols)
     nearest = torch.full((n * n,), torch.inf, dtype=torch.float64)
     for graph, _ in batches:
@@ -142,7 +147,5 @@ def nearest_distances(batches: Iterable[Batch]) -> dict[str, float]:
         z_i, z_j = (graph.numbers[k] for k in (graph.edges.center, graph.edges.neighbor))
         pair = torch.minimum(z_i, z_j) * n + torch.maximum(z_i, z_j)
         nearest.scatter_reduce_(0, pair, edge_vectors(graph).norm(dim=-1), "amin")
-    return {
-        f"{chemical_symbols[pair // n]}-{chemical_symbols[pair % n]}": round(nearest[pair].item(), 4)
-        for pair in nearest.isfinite().nonzero().flatten().tolist()
-    }
+    found = nearest.isfinite().nonzero().flatten().tolist()
+    return {(pair // n, pair % n): nearest[pair].item() for pair in found}
