@@ -260,6 +260,9 @@ def _print_certificate(certificate: Certificate) -> None:
     console.print(table)
     for id, why in certificate.not_applicable.items():
         console.print(f"{id} does not apply: {why}", markup=False, soft_wrap=True)
+    for why in dict.fromkeys(certificate.not_run.values()):
+        what = ", ".join(id for id, reason in certificate.not_run.items() if reason == why)
+        console.print(f"Not run here: {what}: {why}", markup=False, soft_wrap=True)
     n = sum(c.passed for c in certificate.checks)
     verdict = "passed" if certificate.passed else "NOT passed"
     console.print(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,12 +24,15 @@ from ase.calculators.morse import MorsePotential
 from potentials import new_potential, small_potential
 from seeded import CUTOFF, Blended, NotANumber, Toy
 from structures import copper, copper_atom, ethanol, shaken
+from torch import Tensor
 
-from mlpot.certificate import cells, derivatives, locality, motion, state, symmetry
+from mlpot.certificate import cells, derivatives, locality, motion, parity, state, symmetry
 from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge
 from mlpot.certificate.structures import bundled
 from mlpot.certificate.subject import Subject, of_calculator, of_potential
-from mlpot.certificate.verify import QUICK, verify
+from mlpot.certificate.verify import QUICK, _not_run, verify
+from mlpot.graph import AtomGraph
+from mlpot.pages.certificate import write_page
 
 CUBE = shaken(bulk("Cu", cubic=True, a=3.61), by=0.05)
 COPPER: Structures = {"crystal": CUBE, "primitive cell": copper_atom()}
@@ -115,6 +120,10 @@ def _as_it_was() -> Iterator[None]:
     torch.set_default_dtype(dtype)
     os.environ.clear()
     os.environ.update(environment)
+
+
+def of_backbone(name: str) -> Subject:
+    return of_potential(small_potential(name, trained=True).freeze())
 
 
 def run(check, kind: type[Toy]) -> Check:  # type: ignore[no-untyped-def]
@@ -205,6 +214,44 @@ def test_every_row_is_told_or_said_not_to_apply() -> None:
     ids = [c.id for c in certificate.checks] + list(certificate.not_applicable)
     assert sorted(ids) == sorted(QUICK)
     json.dumps(certificate.as_dict(), allow_nan=False)
+
+
+def test_what_is_not_run_is_said_with_its_reason(tmp_path: Path) -> None:
+    certificate = verify(of_backbone("schnet"), {"ethanol": ethanol()}, level="quick")
+    told = certificate.as_dict()["not_run"]
+    assert told["P7"] == told["P30 under torch.compile"] == "only at level full"
+    assert ("P28 on a GPU" in told) != torch.cuda.is_available()
+    assert "P30 as TorchScript" in told
+    write_page(certificate.as_dict(), tmp_path / "verify.html")
+    page = (tmp_path / "verify.html").read_text()
+    assert "Not run here" in page
+    assert told["P30 across versions of PyTorch"] in page
+    assert "P7" not in dict(_not_run(of_backbone("schnet"), "full", 1000.0))
+
+
+@pytest.mark.parametrize("name", ["schnet", "egnn", "deepsets"])
+@pytest.mark.slow
+def test_the_compiler_gives_the_same(name: str) -> None:
+    check = parity.parity(of_backbone(name), {"ethanol": ethanol()}, compiled=True)
+    assert check.passed, check
+    assert "torch.compile" in check.note
+
+
+@pytest.mark.parametrize("off", [1e-8, math.nan])
+def test_a_native_call_that_is_off_is_found(off: float) -> None:
+    subject = of_backbone("schnet")
+    calculator = subject.make()
+    sound = calculator.potential.native
+
+    def native(graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor]:
+        energy, forces, virial = sound(graph)
+        return energy, forces * (1 + off), virial
+
+    assert parity.parity(subject, {"ethanol": ethanol()}).passed
+    calculator.potential.native = native
+    check = parity.parity(replace(subject, make=lambda: calculator), {"ethanol": ethanol()})
+    assert not check.passed
+    assert check.where == "ethanol, modules"
 
 
 @pytest.mark.parametrize("name", ["EMT", "LJ"])

@@ -36,6 +36,7 @@ CRYSTAL: Structures = {"crystal": bulk("Cu", cubic=True, a=3.4)}
 @pytest.fixture(autouse=True)
 def _few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thermal, "Bath", SHORT)
+    monkeypatch.setattr(bath, "LONGER", 1)
 
 
 def toy(kind: type[Toy] = Toy) -> Subject:
@@ -82,6 +83,14 @@ def test_many_tests_have_a_higher_bar() -> None:
 
 
 # --- checks ---
+
+
+def test_walks_are_as_long_as_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bath, "LONGER", 3)
+    atoms, short = CLUSTER["cluster"], Bath("langevin", 0, n_samples=4, every=2)
+    assert len(bath.long_walk(toy(), "cluster", atoms, short).time) == 12
+    monkeypatch.setattr(bath, "LONG", 0.0)
+    assert len(bath.long_walk(toy(), "cluster", atoms, short).time) == 4
 
 
 CHECKS: list[tuple[Callable[..., Check], Structures]] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from mlpot.units import GPA
 Floats = NDArray[np.float64]
 SEEDS = (0, 1, 2)
 N_SAMPLES, EVERY = 200, 40  # of a walk; steps between them
+LONG, LONGER = 40.0, 8  # seconds that a longer walk may take, how many times as long it is at most
 
 
 class Bath(NamedTuple):
@@ -60,6 +62,19 @@ def walk(subject: Subject, name: str, atoms: Atoms, bath: Bath) -> Walk:
         subject.walks[name, bath] = go(at_rest(subject, atoms, bath.ensemble in NPT), bath, step(atoms))
     found: Walk = subject.walks[name, bath]
     return found
+
+
+def long_walk(subject: Subject, name: str, atoms: Atoms, bath: Bath) -> Walk:
+    """As `walk`, with as many samples as are quick to have, for means that need many."""
+    if name not in subject.walks:
+        began = perf_counter()
+        for k in range(10):
+            moved = atoms.copy()
+            moved.positions[0] += 1e-3 * k
+            subject(moved)
+        subject.walks[name] = (perf_counter() - began) / 10  # seconds of a step
+    times = LONG / (subject.walks[name] * bath.n_samples * bath.every)
+    return walk(subject, name, atoms, bath._replace(n_samples=int(bath.n_samples * np.clip(times, 1, LONGER))))
 
 
 def at_rest(subject: Subject, atoms: Atoms, with_cell: bool) -> Atoms:

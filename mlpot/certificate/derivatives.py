@@ -92,21 +92,6 @@ def _also_sheared(structures: Structures) -> Structures:
     return {**structures, f"{name}, sheared": sheared}
 
 
-def precision(subject: Subject, structures: Structures) -> Check:
-    """P30: float32 gives what the same weights give in float64."""
-    if subject.exact is None:
-        raise NothingToCheckError("not a float32 potential of this package")
-    figures = []
-    for name, atoms in structures.items():
-        out, exact = subject(atoms), subject.exact(atoms)
-        bar = 5e-5 + 1e-5 * worst(exact.forces)
-        figures.append(Figure("energy, eV", name, worst(out.energy, exact.energy), 2e-5 * len(atoms)))
-        figures.append(Figure("forces, eV/Å", name, worst(out.forces, exact.forces), bar))
-        if atoms.pbc.all() and subject.has_stress:
-            figures.append(Figure("stress, eV/Å³", name, worst(out.stress, exact.stress), 1e-5))
-    return judge("P30", "float32 equals float64", figures)
-
-
 def curl(subject: Subject, structures: Structures) -> Check:
     """P7: the Jacobian of the forces is symmetric, λ = ‖J − Jᵀ‖ / 2‖J‖ (F. Bigi et al., arXiv 2412.11569)."""
     figures, double = [], subject.double

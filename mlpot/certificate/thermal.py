@@ -13,7 +13,7 @@ from ase import Atoms, units
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from mlpot.certificate.bath import N_SAMPLES, SEEDS, Bath, Walk, walk
+from mlpot.certificate.bath import N_SAMPLES, SEEDS, Bath, Walk, long_walk, walk
 from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge
 from mlpot.certificate.motion import TEMPERATURE, drift_figure, length, typical
 from mlpot.certificate.statistics import (
@@ -38,23 +38,24 @@ def kinetic_energy(subject: Subject, structures: Structures) -> Check:
 
     Shares are judged with Langevin's thermostat only: the other keeps what vibrations in a harmonic crystal have.
     """
-    figures, at = [], typical(structures)
+    figures, lengths, at = [], [], typical(structures)
     n_walks, kT = max(1, len(at) * len(THERMOSTATS) * len(SEEDS)), units.kB * TEMPERATURE
     for name, atoms in at.items():
         for ensemble in THERMOSTATS:
-            walks = [walk(subject, name, atoms, Bath(ensemble, seed)) for seed in SEEDS]
+            walks = [long_walk(subject, name, atoms, Bath(ensemble, seed)) for seed in SEEDS]
             where = f"{name}, {ensemble}"
             for w in walks:
                 energies = independent(w.seen["kinetic_eV"])
                 distance = distance_from_gamma(energies, w.n_degrees / 2, kT, 0.01 / n_walks)
                 figures.append(Figure("distance of kinetic energies from theirs", where, *distance))
         groups = list(_groups(atoms.numbers))
-        walks = [walk(subject, name, atoms, Bath("langevin", seed)) for seed in SEEDS]
+        walks = [long_walk(subject, name, atoms, Bath("langevin", seed)) for seed in SEEDS]
+        lengths.append(len(walks[0].time))
         for group, here in groups:
             shares = [2 * w.kinetic[:, here].mean(axis=1) for w in walks]
             off = abs(np.mean(shares) - kT) / (kT * np.sqrt(2 / here.sum() / sum(map(n_independent, shares))))
             figures.append(Figure(f"share of {group}, σ", name, off, bar_of(2.5, len(groups) * len(at))))
-    return judge("P22", "kinetic energies", figures, _told())
+    return judge("P22", "kinetic energies", figures, _told(lengths))
 
 
 def _groups(numbers: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
@@ -70,18 +71,18 @@ def configurational(subject: Subject, structures: Structures, n_frames: int = 40
 
     H. H. Rugh, Phys. Rev. Lett. 78, 772 (1997).
     """
-    figures = []
+    figures, lengths = [], []
     for name, atoms in typical(structures).items():
-        walks = [walk(subject, name, atoms, Bath("langevin", seed)) for seed in SEEDS]
+        walks = [long_walk(subject, name, atoms, Bath("langevin", seed)) for seed in SEEDS]
+        lengths.append(len(walks[0].time))
         square = _over_seeds([_squares(subject.double, w) for w in walks])
         divergence = _over_seeds([_divergences(subject.double, w, n_frames) for w in walks])
         kinetic = _over_seeds([w.warmth for w in walks])
         error = float(np.linalg.norm([error / mean for mean, error in (square, divergence, kinetic)]))
         off = abs(square[0] / divergence[0] / kinetic[0] - 1)
         figures.append(Figure("|T(positions) / T(velocities) − 1|", name, off, max(0.01, 3 * error)))
-    return judge(
-        "P23", "temperature of positions", figures, f"{_told()}; the bar is 0.01, or three standard errors"
-    )
+    told = f"{_told(lengths)}; the bar is 0.01, or three standard errors"
+    return judge("P23", "temperature of positions", figures, told)
 
 
 def _over_seeds(series: Sequence[Floats]) -> tuple[float, float]:
@@ -128,7 +129,7 @@ def ensembles(subject: Subject, structures: Structures) -> Check:
                 slope, error = slope_of_log_ratio(*(independent(w.seen["potential_eV"]) for w in walks))
                 off = abs(slope - expected) / error
                 figures.append(Figure("slope of ln p₂/p₁, σ", f"{name}, {ensemble}, seed {seed}", off, bar))
-    return judge("P24", "energies at two temperatures", figures, _told())
+    return judge("P24", "energies at two temperatures", figures, _told([N_SAMPLES]))
 
 
 def conserved(subject: Subject, structures: Structures) -> Check:
@@ -139,7 +140,7 @@ def conserved(subject: Subject, structures: Structures) -> Check:
         if atoms.pbc.all() and subject.has_stress:
             names += ["npt-isotropic", "npt"]
         for ensemble in names:
-            w = walk(subject, name, atoms, Bath(ensemble, SEEDS[0]))
+            w = long_walk(subject, name, atoms, Bath(ensemble, SEEDS[0]))
             energy, where = w.seen["conserved_eV"], f"{name}, {ensemble}"
             figure, error = drift_figure(w.time, energy, len(atoms), where, DRIFT)
             figures.append(figure)
@@ -149,5 +150,5 @@ def conserved(subject: Subject, structures: Structures) -> Check:
     return judge("P25", "conserved quantities", figures, length(float(w.time[-1]), errors))
 
 
-def _told() -> str:
-    return f"{len(SEEDS)} seeds, {N_SAMPLES} samples each"
+def _told(lengths: Sequence[int]) -> str:
+    return f"{len(SEEDS)} seeds, {min(lengths, default=0)} samples each"

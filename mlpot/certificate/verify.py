@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -12,8 +12,9 @@ from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
-from mlpot.certificate import cells, derivatives, locality, motion, pressure, state, symmetry, thermal
+from mlpot.certificate import cells, derivatives, locality, motion, parity, pressure, state, symmetry, thermal
 from mlpot.certificate.check import Check, NothingToCheckError, Structures
 from mlpot.certificate.subject import Subject
 from mlpot.version import __version__
@@ -37,7 +38,7 @@ ALWAYS: dict[str, Run] = {
     "P15": locality.short_range,
     "P16": symmetry.momentum,
     "P29": state.side_effects,
-    "P30": derivatives.precision,
+    "P30": parity.parity,
     "P31": state.memory,
 }
 QUICK = ALWAYS | {
@@ -60,6 +61,7 @@ FULL = ALWAYS | {
     "P26": pressure.ideal_gas,
     "P27": pressure.two_pressures,
     "P28": state.determinism,
+    "P30": partial(parity.parity, compiled=True),
 }
 LEVELS: dict[Level, dict[str, Run]] = {"quick": QUICK, "full": FULL}
 
@@ -74,6 +76,7 @@ class Certificate:
     precision: str
     checks: list[Check]
     not_applicable: dict[str, str]  # id of a check -> why
+    not_run: dict[str, str]  # what could be checked elsewhere, or otherwise -> why not here
     created: str
     mlpot: str
     seconds: float
@@ -135,7 +138,26 @@ def verify(
         precision="float32" if subject.single else "float64",
         checks=checks,
         not_applicable=not_applicable,
+        not_run=dict(_not_run(subject, level, long_ps)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         mlpot=__version__,
         seconds=round(perf_counter() - started, 1),
     )
+
+
+def _not_run(subject: Subject, level: Level, long_ps: float) -> Iterator[tuple[str, str]]:
+    """What is left out, and why."""
+    yield from ((id, "only at level full") for id in FULL if id not in LEVELS[level])
+    if level == "full" and long_ps < 1000:
+        yield "P18 over 1 ns", f"{long_ps:g} ps were asked for; --long-ps 1000"
+    if subject.potential is None:
+        return
+    if level == "quick":
+        yield "P30 under torch.compile", "only at level full"
+    if not torch.cuda.is_available():
+        yield from ((f"{id} on a GPU", "no CUDA device here") for id in ("P28", "P30"))
+    elif not parity.on_gpu(subject.potential):
+        yield "P28 on a GPU", "the CPU was asked for; --device cuda"
+    yield "P30 on a GPU of Apple's", "it has no float64, in which energies are summed"
+    yield "P30 as TorchScript", "potentials are not exported to it"
+    yield "P30 across versions of PyTorch", f"{torch.__version__} is the one that is installed"

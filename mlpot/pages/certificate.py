@@ -29,7 +29,7 @@ def certified(certificate: Mapping[str, Any]) -> list[Html]:
     n = sum(check["passed"] for check in checks)
     structures = ", ".join(f"{name} ({formula})" for name, formula in c["structures"].items())
     head = tag("tr", *(tag(k, v) for k, v in zip(KINDS, HEAD, strict=True)))
-    left_out = c["not_applicable"]
+    left_out = {"Does not apply": c["not_applicable"], "Not run here": c.get("not_run", {})}  # older files lack it
     summary = (
         f"{n} of {len(checks)} checks passed, level {c['level']}, computed in {c['precision']}, on {structures}."
     )
@@ -38,7 +38,7 @@ def certified(certificate: Mapping[str, Any]) -> list[Html]:
         tag("p", summary),
         tag('div class="scroll"', tag("table", head, *map(_row, checks))),
         aside(meter),
-        *([tag("h3", "Does not apply"), facts(left_out)] if left_out else []),
+        *(part for title, why in left_out.items() if why for part in (tag("h3", title), facts(why))),
         aside(f"mlpot {c['mlpot']}, {c['created']}, {c['seconds']:g} s"),
     ]
 

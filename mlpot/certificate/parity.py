@@ -1,0 +1,104 @@
+"""Whatever computes a potential, in whichever type, its answers are the same."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import Tensor
+
+from mlpot.calculator import MLPotCalculator
+from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge, worst
+from mlpot.certificate.subject import Answer, Subject
+from mlpot.forces import AtomicEnergies, Native, predict
+from mlpot.graph import Edges
+from mlpot.neighbors import build_graph
+from mlpot.potential import Potential
+
+Home = Callable[[Atoms], Answer]
+# Energy (eV/atom), forces (eV/Å) and stress (eV/Å³), and forces relative to the largest.
+HOMES = {False: (1e-11, 1e-11, 1e-12), True: (2e-5, 2e-5, 1e-6)}
+TYPES = (2e-5, 5e-5, 1e-5)
+
+
+class Compiled:
+    """A potential whose energies are compiled, without the step that needs a C++ compiler."""
+
+    native: Native | None = None
+
+    def __init__(self, potential: Potential):
+        self.potential, self.compiled = potential, torch.compile(potential, backend="aot_eager")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.potential.dtype
+
+    def __call__(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
+        """Atomic energies (n_atoms,) eV."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's, of itself
+            energies: Tensor = self.compiled(numbers, edges, vectors)
+        return energies
+
+    def reference_energies(self, numbers: Tensor) -> Tensor:
+        """(n_atoms,) eV."""
+        return self.potential.reference_energies(numbers)
+
+
+def parity(subject: Subject, structures: Structures, compiled: bool = False) -> Check:
+    """P30: both types, native calls and modules, other devices and the compiler give the same.
+
+    The compiler takes its time, so it is given the smallest structure alone.
+    """
+    if subject.potential is None:
+        raise NothingToCheckError("not a potential of this package")
+    homes, figures = dict(_homes(subject.potential)), list[Figure]()
+    for name, atoms in structures.items():
+        out = subject(atoms)
+        if subject.exact is not None:
+            figures += _departures(out, subject.exact(atoms), f"{name}, float64", TYPES)
+        for home, answer in homes.items():
+            figures += _departures(out, answer(atoms), f"{name}, {home}", HOMES[subject.single])
+    beside = [*(["float64"] if subject.exact is not None else []), *homes]
+    if compiled and structures:
+        name, atoms = min(structures.items(), key=lambda item: (len(item[1]) == 1, len(item[1])))
+        torch.compiler.reset()
+        other = _predicted(Compiled(subject.potential), subject.potential, atoms)
+        figures += _departures(subject(atoms), other, f"{name}, torch.compile", HOMES[subject.single])
+        beside.append("torch.compile")
+    return judge("P30", "equal however computed", figures, f"beside {', '.join(beside)}")
+
+
+def _homes(potential: Potential) -> Iterator[tuple[str, Home]]:
+    plain = deepcopy(potential).train()  # as it is differentiated by its weights
+    plain.native = None
+    yield "modules", lambda atoms: _predicted(plain, potential, atoms)
+    if torch.cuda.is_available():
+        other = "cpu" if on_gpu(potential) else "cuda"
+        elsewhere = Subject(other, lambda: MLPotCalculator(potential, device=other), potential.elements)
+        yield other, elsewhere
+
+
+def on_gpu(potential: Potential | None) -> bool:
+    """Whether a potential computes on a CUDA device."""
+    return potential is not None and next(potential.parameters()).is_cuda
+
+
+def _predicted(potential: AtomicEnergies, of: Potential, atoms: Atoms) -> Answer:
+    graph = build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, of.cutoff)
+    out = predict(potential, graph.to(next(of.parameters()).device)).to("cpu")
+    return Answer(out.energy.item(), out.forces.numpy(), out.stress[0].numpy())
+
+
+def _departures(out: Answer, other: Answer, where: str, bars: tuple[float, float, float]) -> Iterator[Figure]:
+    energy, absolute, relative = bars
+    bar = absolute + relative * worst(other.forces)
+    yield Figure("energy, eV", where, worst(out.energy, other.energy), energy * len(out.forces))
+    yield Figure("forces, eV/Å", where, worst(out.forces, other.forces), bar)
+    if not np.isnan(out.stress).all():
+        yield Figure("stress, eV/Å³", where, worst(out.stress, other.stress), min(bar, 1e-5))
