@@ -24,6 +24,7 @@ from mlpot.knots import RadialTable
 from mlpot.models import build_backbone
 from mlpot.models.layers import MAX_Z
 from mlpot.models.native import Elements, native_schnet
+from mlpot.models.native_egnn import native_egnn
 from mlpot.models.native_training import NativeTraining
 from mlpot.models.wall import Wall
 from mlpot.models.zbl import ZBL
@@ -158,7 +159,8 @@ class Potential(nn.Module):
             if isinstance(module, RadialTable):
                 module.freeze()
         self.lone = self._lone_energies()
-        self.native = native_schnet(self.backbone, self._elements(), self.lone)
+        known = self.backbone, self._elements(), self.lone
+        self.native = native_schnet(*known) or native_egnn(*known)
 
     def _elements(self) -> Elements:
         return Elements(self.elements, self.reference, self.scale, self.shift, self.repulsion, self.wall)

@@ -139,7 +139,7 @@ def test_no_import_hides_in_a_function(path: Path) -> None:
 def test_only_forces_differentiates(path: Path) -> None:
     calls = [node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
     # ops and native_* tell autograd of derivatives, knots takes those of its fixed basis once.
-    if path.name not in {"forces.py", "ops.py", "native_training.py", "native_messages.py", "knots.py"}:
+    if path.name not in {"forces.py", "ops.py", "native_training.py", "knots.py"}:
         assert not {"autograd", "jacobian", "func"} & set(calls)
         assert not [
             name for name in imports(path) if through(name, "torch.autograd") or through(name, "torch.func")

@@ -96,16 +96,15 @@ def stages(begin, end, n_threads, counter, structure, net, state, answer):  # ty
 
 
 @compiled
-def totals(structure, state, answer):  # type: ignore[no-untyped-def]
-    """Energies and virials of the graphs."""
-    batch, energy, virial = structure.batch, answer.energy, answer.virial
-    energy[:] = 0
-    virial[:] = 0
+def totals(batch, energy, virial, answer):  # type: ignore[no-untyped-def]
+    """Energies and virials of the graphs from those of their atoms."""
+    answer.energy[:] = 0
+    answer.virial[:] = 0
     for i in range(len(batch)):
-        energy[batch[i]] += state.energy[i]
+        answer.energy[batch[i]] += energy[i]
         for a in range(3):
             for b in range(3):
-                virial[batch[i], a, b] += state.virial[i, a, b]
+                answer.virial[batch[i], a, b] += virial[i, a, b]
 
 
 @compiled
@@ -141,20 +140,20 @@ def _forward(layer, begin, end, structure, net, state):  # type: ignore[no-untyp
             dense(h[start : start + n], net.to_message[layer + 1], x, n)
         else:
             g = h[start : start + n]
-            _read_out(start, n, g, structure, net, state)
+            read_out(start, n, g, structure, state.pairs.crowd, net, state)
             _through_update(n, g, b, net.from_update[layer], state.slope[layer, start : start + n],
                             net.from_hidden[layer], state.q[layer, start : start + n])  # fmt: skip
 
 
 @compiled
-def _read_out(start, n, h, structure, net, state):  # type: ignore[no-untyped-def]
+def read_out(start, n, h, structure, crowd, net, state):  # type: ignore[no-untyped-def]
     """Energies of n atoms from their features h, (n, n_features), and the gradient in the same place."""
     n_hidden = len(net.last)
     a, slope = np.empty((n, n_hidden), h.dtype), np.empty((n, n_hidden), h.dtype)
     copy_rows(net.read_bias, a, n)
     dense(h, net.read, a, n)
     silu(a, slope, n)
-    element, per_element, last, crowd = structure.element, net.per_element, net.last, state.pairs.crowd
+    element, per_element, last = structure.element, net.per_element, net.last
     shifting, energy = state.shifting, state.energy
     for i in range(n):
         scale, shift, lone, bias, reference = per_element[element[start + i]]

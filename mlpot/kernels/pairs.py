@@ -26,6 +26,7 @@ class Structure(NamedTuple):
     element: Array  # (n_atoms,) int64, index among the elements of the potential
     row_ptr: Array  # (n_atoms + 1,) int64
     neighbor: Array  # (n_edges,) int64
+    reverse: Array  # (n_edges,) int64, the edge that points back
     offset: Array  # (n_edges, 3), shift · cell; empty if nothing is periodic
     batch: Array  # (n_atoms,) int64
     block: int  # atoms of a block
@@ -94,12 +95,12 @@ def lay(begin, end, structure, net, pairs):  # type: ignore[no-untyped-def]
             if squared >= cutoff * cutoff:  # NaN goes on, into the energy
                 continue
             d = np.sqrt(squared)
-            seen, _ = _seen(d, limits[element[i], element[j]])
+            seen, _ = seen_of(d, limits[element[i], element[j]])
             place, per_d = seen * per_length, 1 / d
             knot = min(max(int(place), 0), n_knots - 1)
             neighbor[near], row[near], t[near], distance[near] = j, knot * stride, place - knot, d
             unit[near, 0], unit[near, 1], unit[near, 2] = x * per_d, y * per_d, z * per_d
-            u = _envelope(seen / cutoff)
+            u = envelope(seen / cutoff)
             crowd[i] += u
             if i < j < end:
                 crowd[j] += u
@@ -125,18 +126,19 @@ def _polynomials(begin, end, t, polynomials, c):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _envelope(x):  # type: ignore[no-untyped-def]
+def envelope(x):  # type: ignore[no-untyped-def]
     """`radial.PolynomialEnvelope` of exponent 6, x < 1."""
     return 1 - x**6 * (28 - x * (48 - x * 21))
 
 
 @compiled
-def _envelope_slope(x):  # type: ignore[no-untyped-def]
+def envelope_slope(x):  # type: ignore[no-untyped-def]
+    """Its derivative by x."""
     return -168 * x**5 * (1 - x) * (1 - x)
 
 
 @compiled
-def _seen(d, limits):  # type: ignore[no-untyped-def]
+def seen_of(d, limits):  # type: ignore[no-untyped-def]
     """The distance that the learned part is given, and its derivative by d, see `models.wall`."""
     low, high = limits[0], limits[1]
     if not d < high:
@@ -190,13 +192,13 @@ def _screened(d, one, other, screenings):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _nuclei(d, one, other, limits, screenings):  # type: ignore[no-untyped-def]
+def with_nuclei(d, one, other, limits, screenings):  # type: ignore[no-untyped-def]
     """What the learned part sees of d, its derivative, and the energy of nuclei in eV with its derivative by d."""
-    (seen, seen_slope), end, energy, slope = _seen(d, limits), limits[2], 0.0, 0.0
+    (seen, seen_slope), end, energy, slope = seen_of(d, limits), limits[2], 0.0, 0.0
     if seen < end:
         bare, bare_slope = _screened(seen, one, other, screenings)
-        u = _envelope(seen / end)
-        energy, slope = bare * u, seen_slope * (bare_slope * u + bare * _envelope_slope(seen / end) / end)
+        u = envelope(seen / end)
+        energy, slope = bare * u, seen_slope * (bare_slope * u + bare * envelope_slope(seen / end) / end)
     if d < limits[1]:
         inner, inner_slope = _screened(d, one, other, screenings)
         outer, outer_slope = _screened(seen, one, other, screenings)
@@ -220,10 +222,10 @@ def forces(begin, end, structure, net, pairs, shifting, energy, forces, virial):
         for e in range(row_ptr[i], pairs.later[i]):
             j, d = neighbor[e], distance[e]
             other, both = element[j], i < j < end
-            seen, seen_slope, repelled, slope = _nuclei(
+            seen, seen_slope, repelled, slope = with_nuclei(
                 d, nuclei[one], nuclei[other], limits[one, other], net.screenings
             )
-            pulled = pairs.pull[e] + (shifting[i] + shifting[j]) * _envelope_slope(seen / cutoff) / cutoff
+            pulled = pairs.pull[e] + (shifting[i] + shifting[j]) * envelope_slope(seen / cutoff) / cutoff
             pulled = seen_slope * pulled + slope
             energy[i] += repelled / 2
             if both:

@@ -21,13 +21,16 @@ from numba.extending import intrinsic, overload
 BYTES = 32  # of a vector; a panel of a matrix is two of them wide
 
 # Compiled functions have no annotations: Numba finds the types of each call, in either precision and with tuples
-# that mypy cannot follow. So they are marked `no-untyped-def`, here and wherever this decorator is used.
-compiled = numba.njit(
-    fastmath={"contract", "reassoc", "nsz", "arcp"},  # NaN and infinity keep their meaning
-    cache=True,
-    nogil=True,
-    error_model="numpy",
-)
+# that mypy cannot follow. So they are marked `no-untyped-def`, here and wherever these decorators are used.
+OPTIONS: dict[str, Any] = {
+    "fastmath": {"contract", "reassoc", "nsz", "arcp"},  # NaN and infinity keep their meaning
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+}
+compiled = numba.njit(**OPTIONS)
+# For what only compiled functions call: unpacking Python's objects is most of the code, and time to compile, else.
+inner = numba.njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 class Writer:
@@ -149,7 +152,7 @@ def _tile(n_rows: int) -> Callable[..., None]:
 _one, _two, _three, _four, _five, _six = (_tile(n) for n in range(1, 7))
 
 
-@compiled
+@inner
 def dense(a, packed, out, n_rows):  # type: ignore[no-untyped-def]
     """out[:n_rows] += a[:n_rows] @ matrix, the matrix packed as (n_panels, n_in, columns of a panel)."""
     for panel in range(packed.shape[0]):
@@ -182,7 +185,7 @@ def _arrive(typing, counter, number):  # type: ignore[no-untyped-def]
     return types.int64(counter, types.int64), generate
 
 
-@compiled
+@inner
 def wait_for_all(counter, n_threads):  # type: ignore[no-untyped-def]
     """Every one of n_threads gets here before any goes on; a stage takes too little to put a thread to sleep."""
     number = _arrive(counter, 1)
@@ -212,7 +215,7 @@ def _exponential(whole: Any, limit: float, n_terms: int) -> Any:
     half, most, least = kind(0.5), kind(limit), kind(-limit)
     factors = tuple(kind(1 / float(np.prod(np.arange(1.0, k + 1)))) for k in range(n_terms, -1, -1))
 
-    @compiled
+    @inner
     def exponential(x):  # type: ignore[no-untyped-def]
         x = most if x > most else (least if x < least else x)  # NaN stays
         n = np.floor(x * per_ln2 + half)
@@ -240,7 +243,7 @@ def _compiled_exp(x):  # type: ignore[no-untyped-def]
     return lambda x: _exp64(x)
 
 
-@compiled
+@inner
 def copy_rows(row, out, n):  # type: ignore[no-untyped-def]
     """The same row n times."""
     for i in range(n):
@@ -248,7 +251,7 @@ def copy_rows(row, out, n):  # type: ignore[no-untyped-def]
             out[i, f] = row[f]
 
 
-@compiled
+@inner
 def silu(a, slope, n_rows):  # type: ignore[no-untyped-def]
     """a ← a σ(a), slope ← σ(a) (1 + a (1 − σ(a))) in the first n_rows."""
     one = a.dtype.type(1)
@@ -260,7 +263,7 @@ def silu(a, slope, n_rows):  # type: ignore[no-untyped-def]
             a[i, f] = x * s
 
 
-@compiled
+@inner
 def silu_curvature(a, out, n_rows):  # type: ignore[no-untyped-def]
     """out ← σ(a) (1 − σ(a)) (2 + a (1 − 2 σ(a))), the second derivative of a σ(a), in the first n_rows."""
     one, two = a.dtype.type(1), a.dtype.type(2)

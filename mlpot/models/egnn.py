@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from mlpot.graph import Edges
 from mlpot.kernels.reductions import distances, gather, sum_at_centers
 from mlpot.models.layers import ACTIVATIONS, choose, dense, distance_layer, embedding, mlp
-from mlpot.models.native_messages import Radial, native_messages
 from mlpot.radial import BASES, ENVELOPES
 
 SECOND_LINEAR = {"edge": True, "sum": False}  # whether each edge passes it
 TYPICAL_NEIGHBORS = 8.0  # scales sums over neighbours so that features stay of order one
+SOFTENING = 1e-6  # Å²; displaced atoms may meet: √(r² + ε²) keeps the length smooth there
 
 
 class EquivariantLayer(nn.Module):
@@ -59,14 +59,11 @@ class EquivariantLayer(nn.Module):
         self.update = mlp(2 * n_features, n_features, n_features, activation=activation)
 
     def forward(
-        self, h: Tensor, displacement: Tensor, radial: Radial, envelope: Tensor, moved: Tensor, edges: Edges
+        self, h: Tensor, displacement: Tensor, radial: Tensor, envelope: Tensor, moved: Tensor, edges: Edges
     ) -> tuple[Tensor, Tensor]:
         """New features (n_atoms, n_features) and displacements (n_atoms, 3) Å."""
         weight = envelope / math.sqrt(TYPICAL_NEIGHBORS)
-        ends = self.from_center(h), self.from_neighbor(h)
-        summed, along = native_messages(self, edges, *ends, radial, weight) or self.messages(
-            edges, *ends, radial.values, weight
-        )
+        summed, along = self.messages(edges, self.from_center(h), self.from_neighbor(h), radial, weight)
         if along is not None:
             step = moved * (along * weight)[:, None]
             displacement = displacement - sum_at_centers(step, edges)  # x_i − x_j = −r_e
@@ -145,7 +142,7 @@ class EGNN(nn.Module):
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å."""
         d = distances(vectors)
-        envelope, radial = self.envelope(d), Radial(self.basis, d)
+        envelope, radial = self.envelope(d), self.basis(d)
         h, moved = self.embedding(numbers), vectors
         displacement = vectors.new_zeros(edges.n_atoms, 3)
         for k, layer in enumerate(self.layers):
@@ -154,8 +151,7 @@ class EGNN(nn.Module):
             h, displacement = layer(h, displacement, radial, envelope, moved, edges)
         return self.readout(h).squeeze(-1)
 
-    def _after_move(self, vectors: Tensor, displacement: Tensor, edges: Edges) -> tuple[Tensor, Radial]:
+    def _after_move(self, vectors: Tensor, displacement: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """Edge vectors between displaced atoms, and the basis of their lengths."""
         moved = vectors + gather(displacement, edges.neighbor) - gather(displacement, edges.center)
-        # Displaced atoms may meet: √(r² + ε²) keeps the length smooth there.
-        return moved, Radial(self.basis, (moved.square().sum(-1) + 1e-6).sqrt())
+        return moved, self.basis((moved.square().sum(-1) + SOFTENING).sqrt())

@@ -1,7 +1,8 @@
-"""SchNet on knots in native calls: weights out of the modules, atoms in, energies and forces out."""
+"""Native calls, and SchNet on knots in one: weights out of the modules, atoms in, energies and forces out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, cast
 
@@ -113,7 +114,7 @@ def offsets(graph: AtomGraph) -> Array:
     return out
 
 
-def native_schnet(backbone: nn.Module, elements: Elements, lone: Tensor) -> NativeSchNet | None:
+def native_schnet(backbone: nn.Module, elements: Elements, lone: Tensor) -> NativeCall | None:
     """The native call for a backbone that no longer changes, None if there is none for it.
 
     Args:
@@ -126,17 +127,34 @@ def native_schnet(backbone: nn.Module, elements: Elements, lone: Tensor) -> Nati
     assert isinstance(backbone, SchNet)
     with torch.no_grad():
         weights = Weights(*(w.clone() for w in weights_of(backbone, torch.tensor(elements.numbers))))
-    return NativeSchNet(network(weights, backbone.table, elements, lone))
+    net = network(weights, backbone.table, elements, lone)
+    return NativeCall("native", net, _room, work=net.first.shape[1], block_size=block_size)
 
 
-class NativeSchNet:
-    """Energies, forces and virials of a SchNet, see `kernels.native`.
+class NativeCall:
+    """Energies, forces and virials of a backbone whose weights no longer change.
 
     The arrays between the stages are kept and used again; calls from several threads take different ones.
+
+    Args:
+        kernel: the file of `kernels` with the stages.
+        network: the weights as they read them.
+        room: arrays for so many atoms and edges, from those there are if they are large enough.
+        work: of an edge, see `threads.shares`.
+        block_size: atoms of a block, from the number of atoms.
     """
 
-    def __init__(self, network: Any):
-        self.net = network
+    def __init__(
+        self,
+        kernel: str,
+        network: Any,
+        room: Callable[[Any, int, int, Any], Any],
+        *,
+        work: int,
+        block_size: Callable[[int], int],
+    ):
+        self.net, self._stages = network, loops(kernel).stages
+        self._room, self._work, self._block_size = room, work, block_size
         self._rooms: list[Any] = []
         self._last: tuple[AtomGraph, Tensor, Array] | None = None
 
@@ -153,22 +171,23 @@ class NativeSchNet:
         element = np.empty(graph.n_atoms, np.int64)
         if not pairs.elements(graph.numbers.numpy(), net.index, element):
             return None
-        block = block_size(graph.n_atoms)
+        block = self._block_size(graph.n_atoms)
         structure = pairs.Structure(
             positions=graph.positions.numpy(),
             element=element,
             row_ptr=edges.row_ptr.numpy(),
             neighbor=edges.neighbor.numpy(),
+            reverse=edges.reverse.numpy(),
             offset=self._offset(graph),
             batch=graph.batch.numpy(),
             block=block,
         )
         n_atoms, n_graphs = graph.n_atoms, graph.n_graphs
         answer = native.Answer(np.empty(n_graphs), np.empty((n_atoms, 3)), np.empty((n_graphs, 3, 3)))
-        state = _room(take(self._rooms), n_atoms, len(edges), net)
-        parts = shares(structure.row_ptr, net.first.shape[1], block)
-        run(native.stages, parts, len(parts), np.zeros(1, np.int64), structure, net, state, answer)
-        native.totals(structure, state, answer)
+        state = self._room(take(self._rooms), n_atoms, len(edges), net)
+        parts = shares(structure.row_ptr, self._work, block)
+        run(self._stages, parts, len(parts), np.zeros(1, np.int64), structure, net, state, answer)
+        native.totals(structure.batch, state.energy, state.virial, answer)
         self._rooms.append(state)
         return torch.from_numpy(answer.energy), torch.from_numpy(answer.forces), torch.from_numpy(answer.virial)
 
@@ -190,12 +209,10 @@ def _layers(backbone: SchNet) -> list[Interaction]:
 def network(weights: Weights, table: RadialTable | None, elements: Elements, lone: Tensor) -> Any:
     """Everything as the loops read it, `kernels.native.Network`; lone as for `native_schnet`."""
     assert table is not None
-    columns = elements.scale, elements.shift, lone, weights.last_bias.expand_as(lone), elements.reference
-    charge = torch.tensor(elements.numbers, dtype=torch.float64)
-    to_message, from_message = _packed_both_ways(weights.to_message)
-    hidden, from_hidden = _packed_both_ways(weights.hidden)
-    update, from_update = _packed_both_ways(weights.update)
-    read, unread = _packed_both_ways(weights.read)
+    to_message, from_message = both_ways(weights.to_message)
+    hidden, from_hidden = both_ways(weights.hidden)
+    update, from_update = both_ways(weights.update)
+    read, unread = both_ways(weights.read)
     arrays = {
         "features": padded(weights.features),
         "first": padded(weights.first),
@@ -213,15 +230,24 @@ def network(weights: Weights, table: RadialTable | None, elements: Elements, lon
         "read_bias": padded(weights.read_bias),
         "last": padded(weights.last),
         "polynomials": _polynomials(table.degree, table.n_knots / table.cutoff).to(weights.first.dtype),
-        "per_element": torch.stack([column.double() for column in columns], dim=1),
-        "nuclei": torch.stack([charge, charge**0.23], dim=1),
-        "limits": elements.limits(),
-        "screenings": torch.tensor(SCREENING, dtype=torch.float64),
+        **of_elements(elements, lone, weights.last_bias),
     }
     aligned = {name: array.contiguous().numpy() for name, array in arrays.items()}
     return loops("native").Network(
         **aligned, index=elements.places(), stride=SPLINES[table.degree].stride, cutoff=table.cutoff
     )
+
+
+def of_elements(elements: Elements, lone: Tensor, last_bias: Tensor) -> dict[str, Tensor]:
+    """What every network has of its elements; lone as for `native_schnet`, and the bias of what is read out."""
+    columns = elements.scale, elements.shift, lone, last_bias.expand_as(lone), elements.reference
+    charge = torch.tensor(elements.numbers, dtype=torch.float64)
+    return {
+        "per_element": torch.stack([column.double() for column in columns], dim=1),
+        "nuclei": torch.stack([charge, charge**0.23], dim=1),
+        "limits": elements.limits(),
+        "screenings": torch.tensor(SCREENING, dtype=torch.float64),
+    }
 
 
 @cache
@@ -238,7 +264,7 @@ def padded(t: Tensor) -> Tensor:
     return functional.pad(t, (0, missing)) if missing else t
 
 
-def _packed_both_ways(matrices: Tensor) -> tuple[Tensor, Tensor]:
+def both_ways(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Matrices (…, n_out, n_in) of linear layers, to multiply rows from features to outputs and back."""
     whole = padded(padded(matrices).mT)
     return packed(whole), packed(whole.mT)
@@ -260,28 +286,28 @@ def _room(state: Any, n_atoms: int, n_edges: int, net: Any) -> Any:
     number, per_layer = torch.from_numpy(net.first).dtype, (n_layers, n_atoms, n_features)
     return loops("native").State(
         pairs=loops("pairs").Pairs(
-            earlier=_empty(n_atoms, dtype=torch.int64),
-            later=_empty(n_atoms, dtype=torch.int64),
-            neighbor=_empty(n_edges, dtype=torch.int32),
-            row=_empty(n_edges, dtype=torch.int32),
-            t=_empty(n_edges, dtype=number),
-            coefficients=_empty(net.polynomials.shape[1], n_edges, dtype=number),
-            unit=_empty(n_edges, 3),
-            d=_empty(n_edges),
-            pull=_empty(n_edges, dtype=number),
-            crowd=_empty(n_atoms),
+            earlier=empty(n_atoms, dtype=torch.int64),
+            later=empty(n_atoms, dtype=torch.int64),
+            neighbor=empty(n_edges, dtype=torch.int32),
+            row=empty(n_edges, dtype=torch.int32),
+            t=empty(n_edges, dtype=number),
+            coefficients=empty(net.polynomials.shape[1], n_edges, dtype=number),
+            unit=empty(n_edges, 3),
+            d=empty(n_edges),
+            pull=empty(n_edges, dtype=number),
+            crowd=empty(n_atoms),
         ),
-        sums=_empty(n_atoms, n_features, dtype=number),
-        x=_empty(*per_layer, dtype=number),
-        slope=_empty(*per_layer, dtype=number),
-        q=_empty(*per_layer, dtype=number),
-        h=_empty(n_atoms, n_features, dtype=number),
-        shifting=_empty(n_atoms),
-        energy=_empty(n_atoms),
-        virial=_empty(n_atoms, 3, 3),
+        sums=empty(n_atoms, n_features, dtype=number),
+        x=empty(*per_layer, dtype=number),
+        slope=empty(*per_layer, dtype=number),
+        q=empty(*per_layer, dtype=number),
+        h=empty(n_atoms, n_features, dtype=number),
+        shifting=empty(n_atoms),
+        energy=empty(n_atoms),
+        virial=empty(n_atoms, 3, 3),
     )
 
 
-def _empty(*shape: int, dtype: torch.dtype = torch.float64) -> Array:
+def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Array:
     """PyTorch begins an array at a cache line, NumPy does not, and vectors across two lines cost twice as much."""
     return torch.zeros(shape, dtype=dtype).numpy()

@@ -118,6 +118,7 @@ def _structure(graph: AtomGraph, element: Tensor) -> Any:
         element=element.numpy(),
         row_ptr=torch.cat([edges.row_ptr, edges.row_ptr[-1:].expand(n_lone)]).numpy(),
         neighbor=edges.neighbor.numpy(),
+        reverse=edges.reverse.numpy(),
         offset=offsets(graph),
         batch=graph.batch.numpy(),
         block=block_size(graph.n_atoms),  # as in use, for the same sums
