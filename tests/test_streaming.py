@@ -15,9 +15,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from sets import crystals, small_recipe, write
 
 from mlpot.data import h5md
+from mlpot.graph import AtomGraph
 from mlpot.training.fit import train
 from mlpot.training.flat import flatten
-from mlpot.training.loaders import BLOCK, Alone, StreamedBatches, free_memory, should_stream
+from mlpot.training.loaders import BLOCK, Alone, StreamedBatches, free_memory, sample_of, should_stream
 from mlpot.training.parts import Part
 from mlpot.training.survey import survey
 
@@ -50,6 +51,22 @@ def test_every_frame_is_streamed_once_an_epoch(workers: int, tmp_path: Path) -> 
     assert not torch.equal(torch.cat([labels.energy for _, labels in batches]), torch.cat(seen))
 
 
+def test_streamed_batches_can_be_of_as_many_edges(tmp_path: Path) -> None:
+    mixed = [a * (2, 2, 2) if k % 3 == 0 else a for k, a in enumerate(crystals(12))]
+    batches = StreamedBatches(part_of(write(tmp_path / "set.h5", mixed), 12), 3.0, 3, seed=1, even=True)
+    batches.batches_per_window = 4
+    seen = [graph for graph, _ in batches]
+    assert len(seen) == len(batches) == 4
+    assert sum(graph.n_graphs for graph in seen) == 11
+    sizes = [len(graph.edges) for graph in seen]
+    assert max(sizes) <= sum(sizes) / 4 + max(sizes_of(seen))
+
+
+def sizes_of(graphs: list[AtomGraph]) -> list[int]:
+    """Edges of each structure."""
+    return [n for g in graphs for n in g.batch[g.edges.center].bincount(minlength=g.n_graphs).tolist()]
+
+
 def test_streamed_frames_are_read_in_blocks() -> None:
     n = 20 * BLOCK
     order = np.arange(n)
@@ -75,9 +92,9 @@ def test_streaming_and_memory_learn_the_same_things(tmp_path: Path) -> None:
 def test_a_set_that_fits_is_not_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = part_of(write(tmp_path / "set.h5", crystals()), 16)
     assert free_memory() > 1e6
-    assert not should_stream(part, 4.0)
+    assert not should_stream(part, sample_of(part, 4.0))
     monkeypatch.setattr("mlpot.training.loaders.free_memory", lambda: 1.9 * flatten(part.frames(), 4.0).n_bytes)
-    assert should_stream(part, 4.0)
+    assert should_stream(part, sample_of(part, 4.0))
 
 
 LIMITED = """

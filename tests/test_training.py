@@ -25,7 +25,6 @@ from mlpot.graph import Edges, Properties, collate, collate_properties
 from mlpot.neighbors import build_graph
 from mlpot.training.fit import train
 from mlpot.training.flat import flatten
-from mlpot.training.loaders import Batches, MemoryBatches
 from mlpot.training.losses import KINDS, Loss
 from mlpot.training.module import TrainingDivergedError
 from mlpot.training.parts import (
@@ -303,42 +302,6 @@ def test_free_atoms_become_references_and_nothing_else(tmp_path: Path) -> None:
     copper, gold = (atom.get_potential_energy() for atom in free_atoms())
     assert start.reference_energies == {29: copper, 79: gold}
     assert make_baseline(parts.train, {"Cu": -1.0}).reference_energies[29] == -1.0
-
-
-def test_the_order_of_frames_is_new_in_each_epoch_and_complete() -> None:
-    flat = flatten([frame_of(a) for a in crystals(10)], cutoff=3.0)
-    batches = MemoryBatches(flat, 3, seed=4)
-    seen = []
-    for step in (0, 4, 8):
-        batches.run = AtStep(step)
-        seen.append(torch.cat([labels.energy for _, labels in batches]))
-        assert torch.equal(seen[-1].sort().values, flat.energy.sort().values)
-    assert not torch.equal(seen[0], seen[1])
-    batches.run = AtStep(6)
-    rest = torch.cat([labels.energy for _, labels in batches])
-    assert torch.equal(rest, seen[1][6:])  # a run that goes on at step 6 sees the second half of epoch 1
-
-
-@pytest.mark.parametrize("seed", [3, None])
-def test_several_processes_share_the_frames(seed: int | None) -> None:
-    flat = flatten([frame_of(a) for a in crystals(10)], cutoff=3.0)
-    lengths, energies = set(), []
-    for rank in range(3):
-        batches: Batches = MemoryBatches(flat, 2, seed)
-        batches.run = AtStep(0, rank, 3)
-        lengths.add(len(batches))
-        energies.append(torch.cat([labels.energy for _, labels in batches]))
-    together = torch.cat(energies)
-    assert lengths == {2}
-    assert set(together.tolist()) == set(flat.energy.tolist())
-    assert len(together) == (12 if seed else 10)  # training fills up, validation counts each frame once
-
-
-class AtStep:
-    """A run that stands at a step."""
-
-    def __init__(self, step: int, rank: int = 0, n_ranks: int = 1):
-        self.global_step, self.global_rank, self.world_size = step, rank, n_ranks
 
 
 DDP = """

@@ -20,7 +20,7 @@ from mlpot.report.training import LOGS
 from mlpot.stop import SignalledAtOnce, SignalledError, stop_request
 from mlpot.training.flat import flatten
 from mlpot.training.interruption import StopOnSignal, end_with_parent
-from mlpot.training.loaders import Alone, Batches, MemoryBatches, StreamedBatches, should_stream
+from mlpot.training.loaders import Alone, Batches, MemoryBatches, StreamedBatches, sample_of, should_stream
 from mlpot.training.losses import Loss
 from mlpot.training.module import TrainingModule
 from mlpot.training.outputs import write_outputs
@@ -129,22 +129,25 @@ def initial_potential(recipe: Recipe, start: Baseline) -> Potential:
 
 def make_sets(recipe: Recipe, parts: Parts, cutoff: float) -> dict[str, Batches]:
     """The batches of each part, in memory or streamed."""
-    size, seed = recipe.training.batch_size, recipe.training.seed
     sets = {
-        "train": batches_of(parts.train, recipe, cutoff, size, seed),
-        "validation": batches_of(parts.validation, recipe, cutoff, EVALUATION * size),
+        "train": batches_of(parts.train, recipe, cutoff, seed=recipe.training.seed),
+        "validation": batches_of(parts.validation, recipe, cutoff, EVALUATION),
     }
     if parts.test is not None:
-        sets["test"] = batches_of(parts.test, recipe, cutoff, EVALUATION * size)
+        sets["test"] = batches_of(parts.test, recipe, cutoff, EVALUATION)
     return sets
 
 
-def batches_of(part: Part, recipe: Recipe, cutoff: float, size: int, seed: int | None = None) -> Batches:
-    """The batches of one part; shuffled if there is a seed."""
-    stream = recipe.data.stream
-    if should_stream(part, cutoff) if stream == "auto" else stream:
-        return StreamedBatches(part, cutoff, size, seed, workers=recipe.data.workers)
-    return MemoryBatches(flatten(part.frames(), cutoff, part.indices), size, seed)
+def batches_of(part: Part, recipe: Recipe, cutoff: float, times: int = 1, seed: int | None = None) -> Batches:
+    """The batches of one part, so many times as large as in training; shuffled if there is a seed."""
+    sample, stream, edges = sample_of(part, cutoff), recipe.data.stream, recipe.training.batch_edges
+    size = times * recipe.training.batch_size
+    if edges is not None:
+        size = max(1, round(times * edges / max(1.0, sample.table[3].double().mean().item())))
+    if should_stream(part, sample) if stream == "auto" else stream:
+        workers = recipe.data.workers
+        return StreamedBatches(part, cutoff, size, seed, even=edges is not None, workers=workers)
+    return MemoryBatches(flatten(part.frames(), cutoff, part.indices), size, seed, even=edges is not None)
 
 
 def to_device(sets: dict[str, Batches], trainer: Trainer) -> None:

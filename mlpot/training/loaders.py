@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mlpot.data.h5md import Reader
@@ -54,10 +55,11 @@ class Batches:
         n_frames: size of the part.
         batch_size: structures in a batch.
         seed: shuffles, anew in each epoch, and gives all processes equally many frames; None keeps the order.
+        even: batches of about as many edges each, and of batch_size structures in the mean.
     """
 
-    def __init__(self, n_frames: int, batch_size: int, seed: int | None):
-        self.n_frames, self.batch_size, self.seed = n_frames, batch_size, seed
+    def __init__(self, n_frames: int, batch_size: int, seed: int | None, *, even: bool = False):
+        self.n_frames, self.batch_size, self.seed, self.even = n_frames, batch_size, seed, even
         self.run: Run = Alone()
 
     def __len__(self) -> int:
@@ -80,6 +82,13 @@ class Batches:
         """Batches of the frames in this order, from batch `first` on."""
         raise NotImplementedError
 
+    def cut(self, frames: FlatSet, order: Tensor) -> Sequence[Tensor]:
+        """The order in batches."""
+        if not self.even:
+            return torch.split(order, self.batch_size)
+        n_batches = -(-len(order) // self.batch_size)
+        return torch.tensor_split(order, even_ends(frames.table[3].index_select(0, order), n_batches))
+
     def _share(self, order: Ints) -> Ints:
         """Every n-th frame, for one of n processes."""
         n = self.run.world_size
@@ -98,12 +107,12 @@ class Batches:
 class MemoryBatches(Batches):
     """Batches of a set in memory."""
 
-    def __init__(self, frames: FlatSet, batch_size: int, seed: int | None = None):
-        super().__init__(len(frames), batch_size, seed)
+    def __init__(self, frames: FlatSet, batch_size: int, seed: int | None = None, *, even: bool = False):
+        super().__init__(len(frames), batch_size, seed, even=even)
         self.frames = frames
 
     def batches(self, order: Ints, first: int) -> Iterator[Batch]:
-        for chosen in torch.split(torch.from_numpy(order), self.batch_size)[first:]:
+        for chosen in self.cut(self.frames, torch.from_numpy(order))[first:]:
             yield self.frames.batch(chosen)
 
 
@@ -116,8 +125,17 @@ class StreamedBatches(Batches):
         workers: processes that read and build neighbour lists; 0: this one does.
     """
 
-    def __init__(self, part: Part, cutoff: float, batch_size: int, seed: int | None = None, *, workers: int = 0):
-        super().__init__(len(part), batch_size, seed)
+    def __init__(
+        self,
+        part: Part,
+        cutoff: float,
+        batch_size: int,
+        seed: int | None = None,
+        *,
+        even: bool = False,
+        workers: int = 0,
+    ):
+        super().__init__(len(part), batch_size, seed, even=even)
         self.part, self.cutoff, self.workers = part, cutoff, workers
         n_atoms = part.data.n_atoms[part.indices].mean()
         self.batches_per_window = max(1, round(min(WINDOW / n_atoms, 1024) / batch_size))
@@ -143,7 +161,7 @@ class StreamedBatches(Batches):
             generator=torch.Generator(),  # its base seed would be drawn from the global one
         )
         for frames in reader:
-            for chosen in torch.split(torch.arange(len(frames)), self.batch_size)[skipped:]:
+            for chosen in self.cut(frames, torch.arange(len(frames)))[skipped:]:
                 yield frames.batch(chosen)
             skipped = 0
 
@@ -161,10 +179,28 @@ class Windows(Dataset[FlatSet]):
         return flatten(self.reader.columns(frames), self.cutoff, frames)
 
 
-def should_stream(part: Part, cutoff: float) -> bool:
+def even_ends(n_edges: Tensor, n_batches: int) -> Tensor:
+    """Where each batch but the last ends, so that all have about as many edges, and none is empty.
+
+    Args:
+        n_edges: (n_frames,) of each frame in its order.
+        n_batches: at most n_frames.
+    """
+    work = (n_edges + 1).cumsum(0)  # lone atoms are some work too
+    k = torch.arange(1, n_batches)
+    ends = torch.searchsorted(work, work[-1] * k / n_batches) + 1
+    ends = torch.cummax(ends - k, dim=0).values.clamp(min=0) + k if len(ends) else ends
+    return torch.minimum(ends, len(n_edges) - n_batches + k)
+
+
+def sample_of(part: Part, cutoff: float) -> FlatSet:
+    """Some fifty frames of a part."""
+    some = Part(part.data, part.indices[:: -(-len(part) // 50)])
+    return flatten(some.frames(), cutoff, some.indices)
+
+
+def should_stream(part: Part, flat: FlatSet) -> bool:
     """Whether a part would take more than half of the free memory, judged by a sample of its frames."""
-    sample = Part(part.data, part.indices[:: -(-len(part) // 50)])
-    flat = flatten(sample.frames(), cutoff, sample.indices)
     n_bytes = flat.n_bytes * int(part.data.n_atoms[part.indices].sum()) / len(flat.numbers)
     return n_bytes > free_memory() / 2
 

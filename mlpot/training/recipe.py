@@ -150,6 +150,12 @@ class TrainingSection(Section):
     epochs: int = Field(default=100, ge=1)
     max_minutes: float | None = Field(default=None, gt=0, description="stop after this time, whatever the epoch")
     batch_size: int = Field(default=5, ge=1, description="structures a step, on each device")
+    batch_edges: int | None = Field(
+        default=None,
+        ge=1,
+        description="instead of batch_size: about so many neighbours of all atoms a step, so that steps take the "
+        "same time and memory in sets of small and large structures",
+    )
     clip: float | None = Field(default=10.0, gt=0, description="largest norm of the gradient")
     patience: int | None = Field(
         default=None, ge=1, description="stop after so many epochs without a better validation loss"
