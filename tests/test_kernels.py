@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,3 +176,19 @@ def test_a_loss_on_forces_computes_no_curvature(monkeypatch):
 def test_importing_models_does_not_import_numba():
     code = "import sys, mlpot.models, mlpot.potential; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_kernel_is_compiled_anew_when_one_that_it_calls_has_changed(tmp_path):
+    package = shutil.copytree(
+        Path(cpu.__file__).parents[1], tmp_path / "mlpot", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    caller = "from mlpot.kernels.called import one\nfrom mlpot.kernels.simd import compiled\n"
+    (package / "kernels/caller.py").write_text(f"{caller}\n@compiled\ndef twice(): return 2 * one()\n")
+    for value in (1.0, 1.0, 3.0):
+        called = f"from mlpot.kernels.simd import inner\n\n@inner\ndef one(): return {value}\n"
+        (package / "kernels/called.py").write_text(called)
+        command = [sys.executable, "-c", "from mlpot.kernels.caller import twice; print(twice())"]
+        run = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, check=False
+        )
+        assert run.stdout.split() == [str(2 * value).encode()], run.stderr.decode()

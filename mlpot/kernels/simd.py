@@ -8,7 +8,9 @@ Trans. Math. Softw. 34, 12 (2008)).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -20,17 +22,37 @@ from numba.extending import intrinsic, overload
 
 BYTES = 32  # of a vector; a panel of a matrix is two of them wide
 
-# Compiled functions have no annotations: Numba finds the types of each call, in either precision and with tuples
-# that mypy cannot follow. So they are marked `no-untyped-def`, here and wherever these decorators are used.
 OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "reassoc", "nsz", "arcp"},  # NaN and infinity keep their meaning
     "cache": True,
     "nogil": True,
     "error_model": "numpy",
 }
-compiled = numba.njit(**OPTIONS)
+SOURCES = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+).digest()
+
+
+def _compiler(**options: bool) -> Callable[[Callable[..., Any]], Any]:
+    """Numba's compiler, whose cache holds until any kernel changes.
+
+    Numba compiles anew when the file of a function changes, but not when that of a function it calls does: after
+    an upgrade half of a kernel would be the old one.
+    """
+
+    def compiler(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(**OPTIONS, **options)(function)
+        dispatcher._cache._cache_file._source_stamp = SOURCES
+        return dispatcher
+
+    return compiler
+
+
+# Compiled functions have no annotations: Numba finds the types of each call, in either precision and with tuples
+# that mypy cannot follow. So they are marked `no-untyped-def`, here and wherever these decorators are used.
+compiled = _compiler()
 # For what only compiled functions call: unpacking Python's objects is most of the code, and time to compile, else.
-inner = numba.njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inner = _compiler(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 class Writer:
