@@ -7,6 +7,7 @@ hard links alone, and so opens no other file.
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 import zlib
@@ -22,6 +23,7 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5t, h5z
 from mlpot.data.errors import DataError, FormatError
 
 PATIENCE = 5.0  # seconds for which opening waits for a writer
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without locks say
 MAX_OBJECTS = 10**6
 MAX_DEPTH = 32
 MAX_ATTRIBUTES = 256  # of one object
@@ -88,6 +90,8 @@ def _open(path: str | Path) -> h5py.File:
                 raise
             time.sleep(0.01)
         except OSError as error:
+            if error.errno in NO_LOCKS:
+                return h5py.File(path, "r", locking=False)
             if "open for" not in str(error):
                 raise
             # Held open by another program, or left so when it was killed: whole up to its last flush.

@@ -54,7 +54,7 @@ def write(path: str | Path, frames: Iterable[Atoms], *, card: Mapping[str, str],
     if Path(path).exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Choose another name, append to it, or ask to overwrite it.")
     with _replacing(path) as temporary:
-        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+        with h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file:
             found(file, card)
             n_frames = extend(file, frames)
         if n_frames == 0:
@@ -80,13 +80,13 @@ def append(path: str | Path, frames: Iterable[Atoms]) -> None:
             )
     with _replacing(path) as temporary:
         shutil.copyfile(path, temporary)
-        with h5py.File(temporary, "r+", libver=("v110", "v110")) as file:
+        with h5py.File(temporary, "r+", libver=("v110", "v110"), locking=False) as file:
             extend(file, frames)
 
 
 @contextmanager
 def _replacing(path: str | Path) -> Iterator[Path]:
-    """A new file in the same folder that takes the place of `path` at the end, if nothing failed."""
+    """A new file in the same folder, of which nobody knows, that takes the place of `path` if nothing failed."""
     path = Path(path)
     with storing(path, 0):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)

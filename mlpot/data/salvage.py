@@ -64,7 +64,7 @@ def salvage(path: str | Path, destination: str | Path, *, overwrite: bool = Fals
             shutil.copyfile(journal, copy.with_name(journal.name))
             JournaledFile(copy).release()
         told = Salvage(notes=mend(copy))
-        with naming_damage(str(path)), h5py.File(copy, "r") as file:
+        with naming_damage(str(path)), h5py.File(copy, "r", locking=False) as file:
             wreck = _Wreck(file, told)
             frames = wreck.frames()
             if (first := next(frames, None)) is None:

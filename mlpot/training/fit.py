@@ -13,7 +13,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 
-from mlpot.data.durable import write_whole
+from mlpot.data.durable import storing, write_whole
 from mlpot.potential import Potential
 from mlpot.recipes import RecipeError, load_recipe
 from mlpot.report.training import LOGS
@@ -73,6 +73,7 @@ def train(
     Raises:
         RunDirectoryError: there is a run already, or none to resume.
         RecipeError: the recipe of the run to resume was another.
+        StorageError: the directory cannot be written, or is full.
         ValueError: as `parts.make_parts`; DataError: as `data.h5md.Reader`.
         TrainingDivergedError: the loss is no longer finite.
         SignalledError: asked to stop by a signal; the run is saved, and can be resumed.
@@ -177,8 +178,9 @@ def prepare_directory(directory: Path, recipe: Recipe, parts: Parts, *, resume: 
             )
         for folder in (FOLDER, LOGS):
             shutil.rmtree(directory / folder, ignore_errors=True)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "metrics.json").unlink(missing_ok=True)  # what is left last says that a run has finished
+    with storing(directory, 0):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "metrics.json").unlink(missing_ok=True)  # what is left last says that a run has finished
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_whole(directory / "splits.json", f"{json.dumps(content)}\n".encode())
     write_whole(directory / "recipe.yaml", text.encode())

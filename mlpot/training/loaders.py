@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,6 +124,9 @@ class StreamedBatches(Batches):
         part: the set.
         cutoff: Å.
         workers: processes that read and build neighbour lists; 0: this one does.
+
+    Raises:
+        ValueError: there is no folder for temporary files, in which processes meet.
     """
 
     def __init__(
@@ -137,6 +141,8 @@ class StreamedBatches(Batches):
     ):
         super().__init__(len(part), batch_size, seed, even=even)
         self.part, self.cutoff, self.workers = part, cutoff, workers
+        if workers:
+            check_temporary_folder()
         n_atoms = part.data.n_atoms[part.indices].mean()
         self.batches_per_window = max(1, round(min(WINDOW / n_atoms, 1024) / batch_size))
 
@@ -203,6 +209,17 @@ def should_stream(part: Part, flat: FlatSet) -> bool:
     """Whether a part would take more than half of the free memory, judged by a sample of its frames."""
     n_bytes = flat.n_bytes * int(part.data.n_atoms[part.indices].sum()) / len(flat.numbers)
     return n_bytes > free_memory() / 2
+
+
+def check_temporary_folder() -> None:
+    """Raise ValueError if there is none: workers could not hand over what they read, and would be waited for."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{error.strerror}, in which the processes that read would meet. Set TMPDIR to a folder that can be "
+            "written, or data.workers=0."
+        ) from None
 
 
 def free_memory() -> float:
