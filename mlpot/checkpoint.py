@@ -215,7 +215,7 @@ def _build(header: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Po
     )
     if "domain.mean" in weights:
         potential.domain = Domain(*weights["domain.mean"].shape)
-    if "wall.limits" in weights:
+    if "wall.distances" in weights:
         potential.wall = Wall(len(potential.elements))
     return potential.to(DTYPES[header["dtype"]])
 

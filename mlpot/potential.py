@@ -4,7 +4,7 @@
 
 b_i is the backbone's output, s and t the scale and shift of an element. The backbone's value for the atom alone
 is taken off and the shift is switched on by neighbours, so a lone atom has exactly its reference energy E0. After
-training all this ends at a wall where two atoms come closer than any did in training, see `models.wall`.
+training all this ends at a wall where atoms are closer, or lonelier, than any were in training: `models.wall`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mlpot.models.layers import MAX_Z
 from mlpot.models.native import Elements, native_schnet
 from mlpot.models.native_egnn import native_egnn
 from mlpot.models.native_training import NativeTraining
-from mlpot.models.wall import Wall
+from mlpot.models.wall import Seen, Wall
 from mlpot.models.zbl import ZBL
 from mlpot.radial import PolynomialEnvelope
 
@@ -100,6 +100,8 @@ class Potential(nn.Module):
         backbone = self._above_lone(numbers, kind, edges, vectors)
         crowd = sum_at_centers(self.envelope(distances(vectors)), edges)
         energy: Tensor = self.scale.index_select(0, kind) * backbone
+        if self.wall is not None:
+            energy = energy * self.wall.share(kind, crowd)
         energy = energy + self.shift.index_select(0, kind) * (1 - torch.exp(-crowd.square()))
         if self.repulsion is not None:
             energy = energy + self.repulsion(numbers, edges, vectors)
@@ -139,13 +141,9 @@ class Potential(nn.Module):
             f"{', '.join(chemical_symbols[z] for z in self.elements)}. Use a potential trained on these elements."
         )
 
-    def keep_apart(self, nearest: Mapping[tuple[int, int], float]) -> None:
-        """Where atoms are closer than in training, nuclei repel and the backbone is not asked, see `models.wall`.
-
-        Args:
-            nearest: Å, the shortest distance of two elements in training, the smaller atomic number first.
-        """
-        self.wall = Wall.of(self.elements, nearest, self.cutoff).to(self.scale.device)
+    def build_wall(self, seen: Seen) -> None:
+        """Ask the backbone no more of atoms that are closer or lonelier than in training, see `models.wall`."""
+        self.wall = Wall.of(self.elements, seen, self.cutoff).to(self.scale.device)
         _renew_constants(self)
 
     def freeze(self) -> Potential:

@@ -187,7 +187,7 @@ def test_our_potentials_pass_all_but_short_range(variant: str, dtype: torch.dtyp
     potential = small_potential(variant, trained=True, dtype=dtype).freeze()
     structures = {"molecule": ethanol(), "crystal": copper(), "primitive cell": copper_atom()}
     certificate = verify(of_potential(potential), structures)
-    failed = [c for c in certificate.checks if not c.passed and c.id != "P15"]  # trained without repulsion
+    failed = [c for c in certificate.checks if not c.passed and c.id != "P15"]  # there is no wall around them
     assert not failed
 
 

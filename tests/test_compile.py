@@ -13,6 +13,7 @@ from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Edges, edge_vectors
 from mlpot.kernels import ops
 from mlpot.kernels.splines import SPLINES, KnotEdges
+from mlpot.models.wall import Seen
 from mlpot.potential import Potential
 
 N_KNOTS, N_FEATURES = 12, 5
@@ -59,7 +60,7 @@ def test_a_compiled_potential_gives_the_same_energies_and_forces():
 
 def test_a_compiled_potential_has_its_wall():
     potential = schnet().freeze()
-    potential.keep_apart({(1, 6): 1.2, (29, 29): 2.6})  # closer than that in both structures
+    potential.build_wall(Seen({(1, 6): 1.2, (29, 29): 2.6}, {}))  # closer than that in both structures
     check(potential, "aot_eager")
 
 

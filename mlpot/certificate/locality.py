@@ -20,7 +20,7 @@ Point = tuple[float, float, float]  # along a path: Å, eV, eV/Å
 Interval = tuple[Point, Point]
 Scan = Callable[[float], tuple[float, float]]  # distance, Å -> energy, eV, and force along it, eV/Å
 
-HELP = "wall: true in the recipe keeps close atoms apart; of lone pairs only some in the training set tell"
+HELP = "model.wall: true in the recipe mends it, unless training shows atoms this close"
 NEAR = 2e-4  # Å from the cutoff; and a tenth of it
 
 

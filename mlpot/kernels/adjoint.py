@@ -167,7 +167,7 @@ def _read_out(start, stop, structure, net, tape):  # type: ignore[no-untyped-def
     z[start:stop] = r[start:stop]
     silu(z[start:stop], slope[start:stop], n)
     for i in range(start, stop):
-        scale, shift, _, value, _ = net.per_element[structure.element[i]]
+        scale, shift, _, value, _, _, _ = net.per_element[structure.element[i]]
         for f in range(len(last)):
             value += z[i, f] * last[f]
             r_bar[i, f] = slope[i, f] * (last[f] * last.dtype.type(scale))

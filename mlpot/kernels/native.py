@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlpot.kernels.pairs import Pairs, conv, forces, lay, pull, switch_on
+from mlpot.kernels.pairs import Pairs, conv, forces, lay, pull, smooth_step, switch_on
 from mlpot.kernels.simd import compiled, copy_rows, dense, silu, wait_for_all
 
 Array = Any  # NDArray of the weights' type unless said
@@ -45,7 +45,8 @@ class Network(NamedTuple):
     last: Array  # (n_hidden,)
     polynomials: Array  # (n_powers, 2 n_coefficients): those of a spline, then of its derivative, see `splines`
     stride: int  # rows of a table from one interval to the next
-    per_element: Array  # (n_elements, 5) float64, eV: scale, shift, lone energy, last bias, reference energy
+    # (n_elements, 7) float64: scale, shift, lone energy, last bias, reference energy in eV; low and high of crowds
+    per_element: Array
     index: Array  # (MAX_Z + 1,) int64, of each atomic number among the elements, -1 if it is not one
     cutoff: float  # Å
     nuclei: Array  # (n_elements, 2) float64: Z, Z^0.23
@@ -156,13 +157,15 @@ def read_out(start, n, h, structure, crowd, net, state):  # type: ignore[no-unty
     element, per_element, last = structure.element, net.per_element, net.last
     shifting, energy = state.shifting, state.energy
     for i in range(n):
-        scale, shift, lone, bias, reference = per_element[element[start + i]]
+        scale, shift, lone, bias, reference, low, high = per_element[element[start + i]]
+        share, share_slope = smooth_step(crowd[start + i], low, high)
         value = bias - lone
         for f in range(n_hidden):
             value += a[i, f] * last[f]
-            slope[i, f] *= last[f] * h.dtype.type(scale)
-        shifted, shifting[start + i] = switch_on(crowd[start + i], shift)
-        energy[start + i] = reference + (scale * value + shifted if crowd[start + i] != 0 else 0)
+            slope[i, f] *= last[f] * h.dtype.type(share * scale)
+        shifted, shift_slope = switch_on(crowd[start + i], shift)
+        shifting[start + i] = shift_slope + share_slope * scale * value
+        energy[start + i] = reference + (share * scale * value + shifted if crowd[start + i] != 0 else 0)
     h[:] = 0
     dense(slope, net.unread, h, n)
 

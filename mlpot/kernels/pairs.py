@@ -138,14 +138,24 @@ def envelope_slope(x):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def smooth_step(x, low, high):  # type: ignore[no-untyped-def]
+    """S((x − low) / (high − low)) of `models.wall`, and its derivative by x."""
+    if not x < high:
+        return 1.0, 0.0
+    width = high - low
+    x = max((x - low) / width, 0.0)
+    return x**4 * (35 - x * (84 - x * (70 - x * 20))), 140 * (x * (1 - x)) ** 3 / width
+
+
+@compiled
 def seen_of(d, limits):  # type: ignore[no-untyped-def]
-    """The distance that the learned part is given, and its derivative by d, see `models.wall`."""
+    """φ(d) of `models.wall`, the distance that the learned part is given, and its derivative."""
     low, high = limits[0], limits[1]
     if not d < high:
         return d, 1.0
     x = max((d - low) / (high - low), 0.0)
     path = x**5 * (7 - x * (14 - x * (10 - x * 2.5)))
-    return (low + high) / 2 + (high - low) * path, x**4 * (35 - x * (84 - x * (70 - x * 20)))
+    return (low + high) / 2 + (high - low) * path, smooth_step(d, low, high)[0]
 
 
 @compiled

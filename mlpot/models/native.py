@@ -88,7 +88,7 @@ class Elements(NamedTuple):
     def limits(self) -> Tensor:
         """Low and high of the wall, and the end of the repulsion, (n_elements, n_elements, 3) float64, Å, or 0."""
         n = len(self.numbers)
-        wall = torch.zeros(n, n, 2) if self.wall is None else self.wall.limits
+        wall = torch.zeros(n, n, 2) if self.wall is None else self.wall.distances
         ends = torch.zeros(n, n) if self.repulsion is None else self.repulsion.ends(self.numbers)
         return torch.cat([wall.double(), ends[..., None].double()], dim=-1)
 
@@ -241,9 +241,10 @@ def network(weights: Weights, table: RadialTable | None, elements: Elements, lon
 def of_elements(elements: Elements, lone: Tensor, last_bias: Tensor) -> dict[str, Tensor]:
     """What every network has of its elements; lone as for `native_schnet`, and the bias of what is read out."""
     columns = elements.scale, elements.shift, lone, last_bias.expand_as(lone), elements.reference
+    crowds = torch.zeros(len(lone), 2) if elements.wall is None else elements.wall.crowds
     charge = torch.tensor(elements.numbers, dtype=torch.float64)
     return {
-        "per_element": torch.stack([column.double() for column in columns], dim=1),
+        "per_element": torch.cat([torch.stack([c.double() for c in columns], dim=1), crowds], dim=1),
         "nuclei": torch.stack([charge, charge**0.23], dim=1),
         "limits": elements.limits(),
         "screenings": torch.tensor(SCREENING, dtype=torch.float64),

@@ -1,4 +1,4 @@
-"""A wall for atoms that come closer than any of the training: the learned part stops, and nuclei take over.
+"""A wall around what was learned, for atoms that are closer, or lonelier, than any of the training.
 
     E = E_learned({φ(d_ij)}) + ½ Σ_ij [V(d_ij) − V(φ(d_ij))],    φ′(d) = S((d − low) / (high − low))
 
@@ -7,11 +7,18 @@
 φ(d) to d, costs what the screened repulsion V of nuclei says (`zbl`). V falls, ever more slowly, and 0 ≤ φ′ ≤ 1,
 so what is added rises strictly inwards, from nothing at `high`. S(x) = x⁴ (35 − 84x + 70x² − 20x³) rises from 0 to
 1, and four derivatives of the energy are continuous.
+
+Likewise the backbone's part of the energy of an atom with the crowd n = Σ_j u(φ(d_ij)) is multiplied by
+S((n − low) / (high − low)), with `high` below every crowd of the training and never above that of two close
+neighbours, `low` never above that of one. So a pair alone, which hardly a training set shows, is bound by what its
+elements are bound by on average (the shift in `potential`), and where it is too close parted by nuclei.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from ase.data import covalent_radii
@@ -21,35 +28,44 @@ from mlpot.graph import Edges
 from mlpot.kernels.reductions import distances, gather, sum_at_centers
 from mlpot.models.zbl import screened_repulsion
 
-LOW, HIGH = 0.9, 0.99  # of the shortest distance in training
+# Of the shortest distance in training. What was learned is good for some way further in, and a steep wall that hot
+# atoms touch needs short steps: it begins as late as it can and still be steep where covalent radii overlap.
+EARLY, LATE, WIDTH = 0.99, 0.93, 0.13
+OVERLAP = 1.1 * 0.8  # of the sum of covalent radii
+FEW = 1.9  # two close neighbours; one is at most 1
+
+
+class Seen(NamedTuple):
+    """How close, and how lonely, atoms were in training."""
+
+    nearest: Mapping[tuple[int, int], float]  # Å, by two atomic numbers, the smaller first; ΣR if they never met
+    fewest: Mapping[int, float]  # Σ_j u(d_ij) by atomic number, of atoms that have neighbours at all
 
 
 class Wall(nn.Module):
     """The edge vectors that a trained potential is shown, and what it costs to be closer."""
 
-    limits: Tensor
+    distances: Tensor
+    crowds: Tensor
 
     def __init__(self, n_elements: int):
         super().__init__()
-        # Low and high, Å; float64 whatever the type of the weights.
-        self.register_buffer("limits", torch.empty(n_elements, n_elements, 2, dtype=torch.float64))
+        # Low and high; float64 whatever the type of the weights.
+        self.register_buffer("distances", torch.empty(n_elements, n_elements, 2, dtype=torch.float64))  # Å
+        self.register_buffer("crowds", torch.empty(n_elements, 2, dtype=torch.float64))
 
     @classmethod
-    def of(cls, elements: tuple[int, ...], nearest: Mapping[tuple[int, int], float], cutoff: float) -> Wall:
-        """The wall of a trained potential.
-
-        Args:
-            elements: sorted atomic numbers.
-            nearest: Å, shortest distance of two elements, the smaller number first; those that never met are held
-                apart at the sum of their covalent radii.
-            cutoff: Å.
-        """
+    def of(cls, elements: tuple[int, ...], seen: Seen, cutoff: float) -> Wall:
+        """The wall of a potential for some elements, sorted, that was trained on what is given."""
         wall = cls(len(elements))
         for i, a in enumerate(elements):
             for j, b in enumerate(elements):
-                unseen = min(float(covalent_radii[a] + covalent_radii[b]), cutoff)
-                shortest = nearest.get((min(a, b), max(a, b)), unseen)
-                wall.limits[i, j, 0], wall.limits[i, j, 1] = LOW * shortest, HIGH * shortest
+                radii = float(covalent_radii[a] + covalent_radii[b])
+                shortest = seen.nearest.get((min(a, b), max(a, b)), min(radii, cutoff))
+                high = min(max(OVERLAP * radii, LATE * shortest), EARLY * shortest)
+                wall.distances[i, j, 0], wall.distances[i, j, 1] = high - WIDTH * shortest, high
+            wall.crowds[i, 1] = min(FEW, EARLY * seen.fewest.get(a, math.inf))
+            wall.crowds[i, 0] = wall.crowds[i, 1] / FEW
         return wall
 
     def forward(self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,8 +77,8 @@ class Wall(nn.Module):
             edges: the pairs.
             vectors: (n_edges, 3) Å.
         """
-        pair = gather(kind, edges.center) * len(self.limits) + gather(kind, edges.neighbor)
-        low, high = (gather(limit.flatten().to(vectors.dtype), pair) for limit in self.limits.unbind(-1))
+        pair = gather(kind, edges.center) * len(self.crowds) + gather(kind, edges.neighbor)
+        low, high = (gather(limit.flatten().to(vectors.dtype), pair) for limit in self.distances.unbind(-1))
         close = distances(vectors.detach()) < high
         if not torch.compiler.is_compiling() and not bool(close.any()):  # nearly always
             return vectors, vectors.new_zeros(len(numbers))
@@ -75,8 +91,14 @@ class Wall(nn.Module):
         cost = screened_repulsion(d, z_i, z_j) - screened_repulsion(seen, z_i, z_j)
         return vectors * torch.where(close, seen / d, 1.0)[:, None], sum_at_centers(cost / 2, edges)
 
+    def share(self, kind: Tensor, crowd: Tensor) -> Tensor:
+        """How much of the backbone's part counts, (n_atoms,), from 0 to 1, of elements with so many neighbours."""
+        low, high = gather(self.crowds.to(crowd.dtype), kind).unbind(-1)
+        x = ((crowd - low) / (high - low)).clamp(0, 1)
+        return x**4 * (35 - x * (84 - x * (70 - x * 20)))
+
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
-        limits = self.limits
+        exact = self.distances, self.crowds
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.limits = limits.to(self.limits.device)
+        self.distances, self.crowds = (limits.to(self.crowds.device) for limits in exact)
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from mlpot.data.h5md import Frame
 from mlpot.domain import domain_of
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Properties, collate_properties, edge_vectors
+from mlpot.kernels.reductions import sum_at_centers
+from mlpot.models.wall import Seen
 from mlpot.potential import Potential
+from mlpot.radial import PolynomialEnvelope
 from mlpot.report.parity import compare, plot_parity, write_compared
 from mlpot.report.training import logs_of, plot_learning_curve
 from mlpot.training.loaders import Batches
@@ -43,9 +46,9 @@ def write_outputs(
         sets: "train", "validation" and, if there is one, "test".
         facts: what else belongs into the metrics.
     """
-    nearest = nearest_distances(sets["train"])
+    seen = seen_in(sets["train"], potential.cutoff)
     if recipe.model.wall:
-        potential.keep_apart(nearest)  # before it is judged
+        potential.build_wall(seen)  # before it is judged
     metrics = dict(facts)
     for name in [n for n in ("validation", "test") if n in sets]:
         predicted, reference, numbers, n_atoms = predict_all(potential, sets[name])
@@ -59,7 +62,7 @@ def write_outputs(
         "training_set": parts.train.data.path,
         "training_set_hash": parts.train_hash,
         "labels": parts.train.n_labels(),
-        "ranges": ranges(parts.train, nearest),
+        "ranges": ranges(parts.train, seen),
         "examples": examples(parts.train),
         "metrics": metrics,
         "recipe": recipe.model_dump(mode="json"),
@@ -99,7 +102,7 @@ def errors(predicted: Properties, reference: Properties, n_atoms: Tensor) -> dic
     return table
 
 
-def ranges(train: Part, nearest: Mapping[tuple[int, int], float]) -> dict[str, Any]:
+def ranges(train: Part, seen: Seen) -> dict[str, Any]:
     """What the training structures span; outside of it a potential guesses."""
     data, frames = train.data, train.indices
     per_atom = (data.energy / data.n_atoms)[frames]
@@ -110,8 +113,9 @@ def ranges(train: Part, nearest: Mapping[tuple[int, int], float]) -> dict[str, A
         "largest_force_component_eV_per_A": float(data.largest_force[frames].max()),
         "n_atoms": [int(sizes.min()), int(sizes.max())],
         "nearest_distance_A": {
-            "-".join(chemical_symbols[z] for z in pair): round(d, 4) for pair, d in nearest.items()
+            "-".join(chemical_symbols[z] for z in pair): round(d, 4) for pair, d in seen.nearest.items()
         },
+        "fewest_neighbors": {chemical_symbols[z]: round(n, 4) for z, n in seen.fewest.items()},
     }
 
 
@@ -138,14 +142,21 @@ def examples(train: Part) -> list[dict[str, Any]]:
     ]
 
 
-def nearest_distances(batches: Iterable[Batch]) -> dict[tuple[int, int], float]:
-    """Shortest distance of each pair of elements, Å, such as {(1, 6): 1.02}."""
+def seen_in(batches: Iterable[Batch], cutoff: float) -> Seen:
+    """How close atoms come, and how lonely they are, with neighbours up to a cutoff in Å."""
     n = len(chemical_symbols)
     nearest = torch.full((n * n,), torch.inf, dtype=torch.float64)
+    fewest, envelope = nearest[:n].clone(), PolynomialEnvelope(cutoff)
     for graph, _ in batches:
         graph = graph.to("cpu")
         z_i, z_j = (graph.numbers[k] for k in (graph.edges.center, graph.edges.neighbor))
         pair = torch.minimum(z_i, z_j) * n + torch.maximum(z_i, z_j)
-        nearest.scatter_reduce_(0, pair, edge_vectors(graph).norm(dim=-1), "amin")
-    found = nearest.isfinite().nonzero().flatten().tolist()
-    return {(pair // n, pair % n): nearest[pair].item() for pair in found}
+        d = edge_vectors(graph).norm(dim=-1)
+        nearest.scatter_reduce_(0, pair, d, "amin")
+        crowd, company = sum_at_centers(envelope(d), graph.edges), graph.edges.row_ptr.diff() > 0
+        fewest.scatter_reduce_(0, graph.numbers[company], crowd[company], "amin")
+    pairs, elements = (x.isfinite().nonzero().flatten().tolist() for x in (nearest, fewest))
+    return Seen(
+        nearest={(pair // n, pair % n): nearest[pair].item() for pair in pairs},
+        fewest={z: fewest[z].item() for z in elements},
+    )

@@ -94,7 +94,8 @@ class ModelSection(Section):
     backbone: str = Field(default="schnet", description=f"one of {', '.join(BACKBONES)}")
     repulsion: bool = Field(default=False, description="add the ZBL repulsion of nuclei at short range")
     wall: bool = Field(
-        default=True, description="from training on: atoms closer than any of the training repel as nuclei do"
+        default=True,
+        description="end what was learned where atoms are closer, or lonelier, than any of the training",
     )
     arguments: dict[str, Any] = Field(default={}, description="of the backbone")
 
