@@ -85,7 +85,9 @@ def _network(backbone: EGNN, elements: Elements, lone: Tensor) -> Any:
 def _messages(layers: list[EquivariantLayer], basis: GaussianBasis) -> Any:
     """`kernels.messages.Layers`; what a layer does not have is zero."""
     second = cast("list[nn.Linear]", [layer.edge[1] for layer in layers])
-    zero = nn.Linear(second[0].in_features, second[0].out_features).requires_grad_(False)
+    # Without initial values: they would be drawn from the caller's random numbers.
+    zero = nn.utils.skip_init(nn.Linear, second[0].in_features, second[0].out_features)  # type: ignore[no-untyped-call]
+    zero.requires_grad_(False)
     zero.weight.zero_()
     zero.bias.zero_()
     moves = [
