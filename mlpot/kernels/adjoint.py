@@ -26,7 +26,7 @@ import numpy as np
 
 from mlpot.kernels.edges import turned_conv, turned_grad
 from mlpot.kernels.pairs import Pairs, conv, forces, lay, pull, switch_on
-from mlpot.kernels.simd import compiled, copy_rows, dense, silu, silu_curvature, wait_for_all
+from mlpot.kernels.simd import compiled, copy_rows, dense, inner, silu, silu_curvature, wait_for_all
 
 Array = Any  # NDArray of the weights' type unless said
 
@@ -103,7 +103,7 @@ def gradients(begin, end, n_threads, counter, structure, net, tape, pulls):  # t
                 _adjoints(2 * n_layers - 1 - stage, block, stop, structure, net, tape)
 
 
-@compiled
+@inner
 def _begin(begin, end, structure, net, tape):  # type: ignore[no-untyped-def]
     """The edges of a block, and the features and first messages of its elements, which no edge turns."""
     lay(begin, end, structure, net, tape.pairs)
@@ -115,7 +115,7 @@ def _begin(begin, end, structure, net, tape):  # type: ignore[no-untyped-def]
             h[0, i, f], x[0, i, f] = net.features[element[i], f], net.first[element[i], f]
 
 
-@compiled
+@inner
 def _up(layer, begin, end, structure, net, tape):  # type: ignore[no-untyped-def]
     """A convolution, the update, and the messages of the next layer or the energies and the first gradient."""
     m, u, s, before, after = (
@@ -143,21 +143,21 @@ def _up(layer, begin, end, structure, net, tape):  # type: ignore[no-untyped-def
             _through_update(layer, start, stop, net, tape)
 
 
-@compiled
+@inner
 def _product(a, packed, out, start, stop):  # type: ignore[no-untyped-def]
     """out = a @ matrix for some rows."""
     out[start:stop] = 0
     dense(a[start:stop], packed, out[start:stop], stop - start)
 
 
-@compiled
+@inner
 def _product_onto(before, a, packed, out, start, stop):  # type: ignore[no-untyped-def]
     """out = before + a @ matrix for some rows."""
     out[start:stop] = before[start:stop]
     dense(a[start:stop], packed, out[start:stop], stop - start)
 
 
-@compiled
+@inner
 def _read_out(start, stop, structure, net, tape):  # type: ignore[no-untyped-def]
     """b of some atoms, and ∂E/∂h."""
     n_layers, n = net.tables.shape[0], stop - start
@@ -176,7 +176,7 @@ def _read_out(start, stop, structure, net, tape):  # type: ignore[no-untyped-def
     _product(r_bar, net.unread, tape.h_bar[n_layers - 1, 1], start, stop)
 
 
-@compiled
+@inner
 def _through_update(layer, start, stop, net, tape):  # type: ignore[no-untyped-def]
     """∂E/∂m of some atoms from ∂E/∂h after an update."""
     v, u_bar, slope = tape.v[layer], tape.u_bar[layer, 1], tape.slope[layer]
@@ -187,7 +187,7 @@ def _through_update(layer, start, stop, net, tape):  # type: ignore[no-untyped-d
     _product(u_bar, net.from_hidden[layer], tape.m_bar[layer, 1], start, stop)
 
 
-@compiled
+@inner
 def _down(layer, begin, end, structure, net, tape):  # type: ignore[no-untyped-def]
     """D of a layer, and ∂E/∂m of the one before it; forces once the first layer is done."""
     row_ptr, table, q = structure.row_ptr, net.tables[layer], tape.m_bar[layer, 1]
@@ -203,7 +203,7 @@ def _down(layer, begin, end, structure, net, tape):  # type: ignore[no-untyped-d
         _through_update(layer - 1, start, stop, net, tape)
 
 
-@compiled
+@inner
 def _turn(begin, end, structure, tape, pulls):  # type: ignore[no-untyped-def]
     """δd of the edges that a block takes."""
     pairs, turn = tape.pairs, tape.turn
@@ -217,7 +217,7 @@ def _turn(begin, end, structure, tape, pulls):  # type: ignore[no-untyped-def]
             turn[e] = rate
 
 
-@compiled
+@inner
 def _turned_conv(begin, end, row_ptr, pairs, turn, table, x, y, out):  # type: ignore[no-untyped-def]
     """out_i = Σ_j w ∘ x_j + δd w′ ∘ y_j for a block, in the order of `pairs.conv`."""
     c, row, neighbor = pairs.coefficients, pairs.row, pairs.neighbor
@@ -231,7 +231,7 @@ def _turned_conv(begin, end, row_ptr, pairs, turn, table, x, y, out):  # type: i
             turned_conv(c, turn, table, x, y, out, e, row[e], i, j, i < j < end)
 
 
-@compiled
+@inner
 def _dots(layer, begin, end, structure, net, tape, pulls):  # type: ignore[no-untyped-def]
     """How a layer turns with the edges."""
     x, m, u_dot, s = tape.x[layer], tape.m[layer, 1], tape.u_dot[layer], tape.s[layer, 1]
@@ -251,7 +251,7 @@ def _dots(layer, begin, end, structure, net, tape, pulls):  # type: ignore[no-un
             _back_through_update(layer, start, stop, net, tape)
 
 
-@compiled
+@inner
 def _back_from_readout(start, stop, structure, net, tape, pulls):  # type: ignore[no-untyped-def]
     """The dot of the readout, and the adjoint of h before it."""
     n_layers, last = net.tables.shape[0], net.last
@@ -266,7 +266,7 @@ def _back_from_readout(start, stop, structure, net, tape, pulls):  # type: ignor
     _product(r_bar, net.unread, tape.h_bar[n_layers - 1, 0], start, stop)
 
 
-@compiled
+@inner
 def _back_through_update(layer, start, stop, net, tape):  # type: ignore[no-untyped-def]
     """The adjoint of m of some atoms from that of h after an update."""
     n, u_bar, slope, u_dot, v = (
@@ -285,7 +285,7 @@ def _back_through_update(layer, start, stop, net, tape):  # type: ignore[no-unty
     _product(u_bar, net.from_hidden[layer], tape.m_bar[layer, 0], start, stop)
 
 
-@compiled
+@inner
 def _adjoints(layer, begin, end, structure, net, tape):  # type: ignore[no-untyped-def]
     """The adjoint of the messages of a layer, and of m of the one before it."""
     m_bar, x_bar = tape.m_bar[layer], tape.x_bar[layer, 0]

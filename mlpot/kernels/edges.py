@@ -12,7 +12,7 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
-from mlpot.kernels.simd import Writer, compiled
+from mlpot.kernels.simd import Writer, inner
 
 
 def _radial(w: Writer, factors: list[Any], table: Any, r: Any) -> Callable[[Any], Any]:
@@ -197,7 +197,7 @@ _turned_grad_4, _turned_grad_6 = _turned_grad(4), _turned_grad(6)
 _dot_4, _dot_6, _pull_4, _pull_6, _grad_4, _grad_6 = (make(n) for make in (_dot, _pull, _grad) for n in (4, 6))
 
 
-@compiled
+@inner
 def conv(c, table, x, out, e, r, i, j, v, v_back, both):  # type: ignore[no-untyped-def]
     """out_i += v w ∘ x_j and, for both, out_j += v_back w ∘ x_i; coefficients c[e]."""
     if c.shape[1] == 4 and both:
@@ -210,7 +210,7 @@ def conv(c, table, x, out, e, r, i, j, v, v_back, both):  # type: ignore[no-unty
         _conv_6(c, table, x, out, e, r, i, j, v, v_back)
 
 
-@compiled
+@inner
 def plain_conv(c, table, x, out, e, r, i, j, both):  # type: ignore[no-untyped-def]
     """out_i += w ∘ x_j and, for both, out_j += w ∘ x_i; coefficients c[:, e], their derivatives behind them."""
     one = x.dtype.type(1)
@@ -224,7 +224,7 @@ def plain_conv(c, table, x, out, e, r, i, j, both):  # type: ignore[no-untyped-d
         _plain_6(c, table, x, out, e, r, i, j, one, one)
 
 
-@compiled
+@inner
 def dot(c, table, x, g, e, r, i, j):  # type: ignore[no-untyped-def]
     """Σ_f (w g_i x_j)_f and Σ_f (w g_j x_i)_f."""
     if c.shape[1] == 4:
@@ -232,7 +232,7 @@ def dot(c, table, x, g, e, r, i, j):  # type: ignore[no-untyped-def]
     return _dot_6(c, table, x, g, e, r, i, j)
 
 
-@compiled
+@inner
 def pull(c, table, x, q, e, r, i, j):  # type: ignore[no-untyped-def]
     """Σ_f w_f (q_i x_j + q_j x_i)_f, w from the derivatives, the second half of c[:, e]."""
     if len(c) == 8:
@@ -240,7 +240,7 @@ def pull(c, table, x, q, e, r, i, j):  # type: ignore[no-untyped-def]
     return _pull_6(c, table, x, q, e, r, i, j)
 
 
-@compiled
+@inner
 def grad(c, rows, x, g, e, i, j, v, v_back):  # type: ignore[no-untyped-def]
     """rows[k] += c[e, k] (v g_i x_j + v_back g_j x_i)."""
     if c.shape[1] == 4:
@@ -249,7 +249,7 @@ def grad(c, rows, x, g, e, i, j, v, v_back):  # type: ignore[no-untyped-def]
         _grad_6(c, rows, x, g, e, i, j, v, v_back)
 
 
-@compiled
+@inner
 def turned_conv(c, turn, table, x, y, out, e, r, i, j, both):  # type: ignore[no-untyped-def]
     """out_i += w ∘ x_j + turn w′ ∘ y_j and, for both, the same for j; coefficients as for `plain_conv`."""
     if len(c) == 8 and both:
@@ -262,7 +262,7 @@ def turned_conv(c, turn, table, x, y, out, e, r, i, j, both):  # type: ignore[no
         _turned_6(c, turn, table, x, y, out, e, r, i, j)
 
 
-@compiled
+@inner
 def turned_grad(c, turn, rows, x, y, p, q, e, i, j, share):  # type: ignore[no-untyped-def]
     """rows[k] += share (c[k, e] (p_i x_j + p_j x_i + q_i y_j + q_j y_i) + turn c′[k, e] (q_i x_j + q_j x_i))."""
     if len(c) == 8:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlpot.kernels.pairs import Pairs, conv, forces, lay, pull, smooth_step, switch_on
-from mlpot.kernels.simd import compiled, copy_rows, dense, silu, wait_for_all
+from mlpot.kernels.simd import compiled, copy_rows, dense, inner, silu, wait_for_all
 
 Array = Any  # NDArray of the weights' type unless said
 
@@ -108,7 +108,7 @@ def totals(batch, energy, virial, answer):  # type: ignore[no-untyped-def]
                 answer.virial[batch[i], a, b] += virial[i, a, b]
 
 
-@compiled
+@inner
 def _begin(begin, end, structure, net, state):  # type: ignore[no-untyped-def]
     """The edges of a block, and the features and first messages of its elements."""
     lay(begin, end, structure, net, state.pairs)
@@ -118,7 +118,7 @@ def _begin(begin, end, structure, net, state):  # type: ignore[no-untyped-def]
             x[i, f], h[i, f] = first[element[i], f], features[element[i], f]
 
 
-@compiled
+@inner
 def _forward(layer, begin, end, structure, net, state):  # type: ignore[no-untyped-def]
     """A convolution, the update, and the messages of the next layer or the energies and the first gradient."""
     n_layers, n_features = net.tables.shape[0], net.tables.shape[2]
@@ -146,7 +146,7 @@ def _forward(layer, begin, end, structure, net, state):  # type: ignore[no-untyp
                             net.from_hidden[layer], state.q[layer, start : start + n])  # fmt: skip
 
 
-@compiled
+@inner
 def read_out(start, n, h, structure, crowd, net, state):  # type: ignore[no-untyped-def]
     """Energies of n atoms from their features h, (n, n_features), and the gradient in the same place."""
     n_hidden = len(net.last)
@@ -170,7 +170,7 @@ def read_out(start, n, h, structure, crowd, net, state):  # type: ignore[no-unty
     dense(slope, net.unread, h, n)
 
 
-@compiled
+@inner
 def _through_update(n, g, b, from_update, slope, from_hidden, q):  # type: ignore[no-untyped-def]
     """q of n atoms from g, (n, n_features) as all; b is room for as many."""
     for i in range(n):
@@ -184,7 +184,7 @@ def _through_update(n, g, b, from_update, slope, from_hidden, q):  # type: ignor
     dense(b, from_hidden, q, n)
 
 
-@compiled
+@inner
 def _backward(layer, begin, end, structure, net, state, answer):  # type: ignore[no-untyped-def]
     """D of a layer, and q of the one before it; forces once the first layer is done."""
     table, x, q = net.tables[layer], state.x[layer], state.q[layer]

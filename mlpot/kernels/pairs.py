@@ -13,7 +13,7 @@ import numpy as np
 
 from mlpot.kernels.edges import plain_conv
 from mlpot.kernels.edges import pull as edge_pull
-from mlpot.kernels.simd import compiled
+from mlpot.kernels.simd import compiled, inner
 from mlpot.units import BOHR, HARTREE
 
 Array = Any  # NDArray of the weights' type unless said
@@ -71,7 +71,7 @@ def offsets(row_ptr, batch, shift, cell, out):  # type: ignore[no-untyped-def]
                 out[e, k] = shift[e, 0] * a[k] + shift[e, 1] * b[k] + shift[e, 2] * c[k]
 
 
-@compiled
+@inner
 def lay(begin, end, structure, net, pairs):  # type: ignore[no-untyped-def]
     """Distances, directions and spline coefficients of the edges within the cutoff that a block takes."""
     n_knots = (net.tables.shape[1] - net.polynomials.shape[1] // 2) // net.stride + 1
@@ -112,7 +112,7 @@ def lay(begin, end, structure, net, pairs):  # type: ignore[no-untyped-def]
     _polynomials(row_ptr[begin], row_ptr[end], t, net.polynomials, pairs.coefficients)
 
 
-@compiled
+@inner
 def _polynomials(begin, end, t, polynomials, c):  # type: ignore[no-untyped-def]
     """All polynomials at t of the edges begin ≤ e < end, and of what is left in the gaps between them."""
     last = len(polynomials) - 1
@@ -125,19 +125,19 @@ def _polynomials(begin, end, t, polynomials, c):  # type: ignore[no-untyped-def]
                 row[e] = row[e] * t[e] + polynomials[power, r]
 
 
-@compiled
+@inner
 def envelope(x):  # type: ignore[no-untyped-def]
     """`radial.PolynomialEnvelope` of exponent 6, x < 1."""
     return 1 - x**6 * (28 - x * (48 - x * 21))
 
 
-@compiled
+@inner
 def envelope_slope(x):  # type: ignore[no-untyped-def]
     """Its derivative by x."""
     return -168 * x**5 * (1 - x) * (1 - x)
 
 
-@compiled
+@inner
 def smooth_step(x, low, high):  # type: ignore[no-untyped-def]
     """S((x − low) / (high − low)) of `models.wall`, and its derivative by x."""
     if not x < high:
@@ -147,7 +147,7 @@ def smooth_step(x, low, high):  # type: ignore[no-untyped-def]
     return x**4 * (35 - x * (84 - x * (70 - x * 20))), 140 * (x * (1 - x)) ** 3 / width
 
 
-@compiled
+@inner
 def seen_of(d, limits):  # type: ignore[no-untyped-def]
     """φ(d) of `models.wall`, the distance that the learned part is given, and its derivative."""
     low, high = limits[0], limits[1]
@@ -158,7 +158,7 @@ def seen_of(d, limits):  # type: ignore[no-untyped-def]
     return (low + high) / 2 + (high - low) * path, smooth_step(d, low, high)[0]
 
 
-@compiled
+@inner
 def conv(begin, end, row_ptr, pairs, table, x, out):  # type: ignore[no-untyped-def]
     """out_i = Σ_j w(d_ij) ∘ x_j for a block, in the order of j."""
     c, row, neighbor = pairs.coefficients, pairs.row, pairs.neighbor
@@ -172,7 +172,7 @@ def conv(begin, end, row_ptr, pairs, table, x, out):  # type: ignore[no-untyped-
             plain_conv(c, table, x, out, e, row[e], i, j, i < j < end)
 
 
-@compiled
+@inner
 def pull(begin, end, row_ptr, pairs, table, x, q):  # type: ignore[no-untyped-def]
     """D_ij += Σ_f w′(d_ij) (q_i x_j + q_j x_i), of one layer, for all edges that a block takes."""
     for i in range(begin, end):
@@ -180,14 +180,14 @@ def pull(begin, end, row_ptr, pairs, table, x, q):  # type: ignore[no-untyped-de
             pairs.pull[e] += edge_pull(pairs.coefficients, table, x, q, e, pairs.row[e], i, pairs.neighbor[e])
 
 
-@compiled
+@inner
 def switch_on(crowd, shift):  # type: ignore[no-untyped-def]
     """The energy of the shift that neighbours switch on, and its derivative by the crowd of them."""
     switch = np.exp(-crowd * crowd)
     return shift * (1 - switch), 2 * shift * crowd * switch
 
 
-@compiled
+@inner
 def _screened(d, one, other, screenings):  # type: ignore[no-untyped-def]
     """The energy of two nuclei in eV and its derivative by d, see `models.zbl`."""
     per_length = (one[1] + other[1]) / (0.8854 * BOHR)
@@ -201,7 +201,7 @@ def _screened(d, one, other, screenings):  # type: ignore[no-untyped-def]
     return bare * screening, bare * (slope - screening / d)
 
 
-@compiled
+@inner
 def with_nuclei(d, one, other, limits, screenings):  # type: ignore[no-untyped-def]
     """What the learned part sees of d, its derivative, and the energy of nuclei in eV with its derivative by d."""
     (seen, seen_slope), end, energy, slope = seen_of(d, limits), limits[2], 0.0, 0.0
@@ -216,7 +216,7 @@ def with_nuclei(d, one, other, limits, screenings):  # type: ignore[no-untyped-d
     return seen, seen_slope, energy, slope
 
 
-@compiled
+@inner
 def forces(begin, end, structure, net, pairs, shifting, energy, forces, virial):  # type: ignore[no-untyped-def]
     """Forces and virials of a block from D of its edges, the shift that neighbours switch on, and nuclei.
 

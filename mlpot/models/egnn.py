@@ -9,9 +9,9 @@ The envelope u, of the true distance, ends every message at the cutoff, so the e
 coordinates are carried as a displacement of each atom, so the network still sees edge vectors alone: the
 energy is invariant under translation, and periodic images need no special care.
 
-The distance term C e(d) of φ_e is not on knots, unlike SchNet's filters: atoms may be displaced to any distance, so
-a table has no end, and its Gaussians are some 8 % of the native call (`kernels.native_egnn`), most of which a table
-would take as well.
+The distance term C e(d) of φ_e is not on knots, unlike SchNet's filters: atoms may be displaced to any distance,
+so a table has no end, and its Gaussians are some 8 % of the native call (`kernels.native_egnn`), of which a table
+would save half.
 """
 
 from __future__ import annotations
