@@ -118,6 +118,17 @@ def test_a_lone_atom_has_exactly_its_reference_energy() -> None:
     assert not out.forces.any()
 
 
+@pytest.mark.parametrize("backbone", ["schnet", "egnn"])
+def test_two_atoms_that_hardly_see_each_other_hardly_pull(backbone: str) -> None:
+    potential = Potential(backbone, {"n_features": 32}, reference_energies=ELEMENTS).to(torch.float64).freeze()
+    assert potential.native is not None
+    for inside in (3e-6, 1e-5, 2e-5, 1e-4):  # envelopes of 1e-16, of either sign
+        for r in potential.cutoff - inside * np.linspace(0.5, 1.5, 21):
+            out = predict(potential, graph_of(Atoms("H2", [(0, 0, 0), (2 / 3 * r, r / 3, 2 / 3 * r)])))
+            assert out.energy.item() == pytest.approx(2 * ELEMENTS[1], abs=1e-9)
+            assert out.forces.abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 def test_results_do_not_depend_on_the_number_of_threads(n_threads: int) -> None:
     atoms = bulk("Si", cubic=True) * (5, 5, 4)

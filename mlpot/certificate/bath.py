@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -77,10 +77,28 @@ def long_walk(subject: Subject, name: str, atoms: Atoms, bath: Bath) -> Walk:
     return walk(subject, name, atoms, bath._replace(n_samples=int(bath.n_samples * np.clip(times, 1, LONGER))))
 
 
+class NoEntropy:
+    """A calculator that does not tell a free energy: without entropy of electrons it is the energy.
+
+    ASE's chains of thermostats ask for it.
+    """
+
+    def __init__(self, calculator: Any):
+        self._calculator = calculator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._calculator, name)
+
+    def get_potential_energy(self, atoms: Atoms, force_consistent: bool = False) -> float:
+        """As ASE's, eV."""
+        return float(self._calculator.get_potential_energy(atoms))
+
+
 def at_rest(subject: Subject, atoms: Atoms, with_cell: bool) -> Atoms:
     """A copy of the structure near rest, with the calculator; its cell too if asked."""
     out = start(subject, atoms)
-    out.calc = subject.calculator
+    tells = "free_energy" in subject.calculator.implemented_properties
+    out.calc = subject.calculator if tells else NoEntropy(subject.calculator)
     if with_cell:
         FIRE(FrechetCellFilter(out), logfile=None).run(fmax=0.05, steps=200)
     return out

@@ -139,8 +139,8 @@ def envelope_slope(x):  # type: ignore[no-untyped-def]
 
 @inner
 def smooth_step(x, low, high):  # type: ignore[no-untyped-def]
-    """S((x − low) / (high − low)) of `models.wall`, and its derivative by x."""
-    if not x < high:
+    """S((x − low) / (high − low)) of `models.wall`, and its derivative by x; one without a wall, high = 0."""
+    if high <= 0 or not x < high:  # a crowd at the cutoff may be −1e-16
         return 1.0, 0.0
     width = high - low
     x = max((x - low) / width, 0.0)
