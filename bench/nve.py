@@ -1,7 +1,7 @@
 """How well a potential conserves energy: drift over 20 ps, and the error's fall when the time step is halved.
 
-    python bench/nve.py runs/rmd17_ethanol_schnet/model.safetensors data/ethanol.h5          # some minutes
-    python bench/nve.py runs/rmd17_ethanol_schnet/model.safetensors data/ethanol.h5 1000     # drift over so many ps
+    python bench/nve.py runs/rmd17_ethanol_schnet/model.safetensors data/ethanol.h5        # some minutes
+    python bench/nve.py runs/rmd17_ethanol_schnet/model.safetensors data/ethanol.h5 1000   # drift over so many ps
 
 The error is the standard deviation of the total energy, which velocity Verlet makes of second order in the step,
 so that halving it divides the error by 4. The runs that are compared start from the same states and are short:
