@@ -93,7 +93,7 @@ def main(path: Path, n: int) -> None:
     parts = [rng.permutation(order[k : k + WINDOW]) for k in range(0, len(order), WINDOW)]
     timed("in random windows", lambda: [opened[0].columns(part) for part in parts], len(order))
     print(f"memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB at most")
-    command = [sys.executable, "-c", "from mlpot.cli import main; main()", "data", "check", str(path)]
+    command = [sys.executable, "-c", "from mlpot.cli.main import main; main()", "data", "check", str(path)]
     timed("mlpot data check", lambda: subprocess.run(command, check=True))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"of its own {used.ru_utime + used.ru_stime:.0f} s, {used.ru_maxrss / 1024:.0f} MB at most")

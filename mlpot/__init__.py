@@ -9,10 +9,10 @@ from mlpot.version import __version__
 
 if TYPE_CHECKING:
     from mlpot.calculator import MLPotCalculator
-    from mlpot.checkpoint import load_potential as load
-    from mlpot.checkpoint import save_potential as save
     from mlpot.forces import predict
     from mlpot.graph import AtomGraph, Properties
+    from mlpot.model_file import load_potential as load
+    from mlpot.model_file import save_potential as save
     from mlpot.neighbors import build_graph
     from mlpot.potential import Potential
 
@@ -22,9 +22,9 @@ _HOME = {
     "Potential": ("mlpot.potential", "Potential"),
     "Properties": ("mlpot.graph", "Properties"),
     "build_graph": ("mlpot.neighbors", "build_graph"),
-    "load": ("mlpot.checkpoint", "load_potential"),
+    "load": ("mlpot.model_file", "load_potential"),
     "predict": ("mlpot.forces", "predict"),
-    "save": ("mlpot.checkpoint", "save_potential"),
+    "save": ("mlpot.model_file", "save_potential"),
 }
 
 __all__ = [

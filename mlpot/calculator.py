@@ -11,9 +11,9 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from mlpot.checkpoint import load_potential
 from mlpot.forces import predict, predict_atoms
 from mlpot.graph import AtomGraph
+from mlpot.model_file import load_potential
 from mlpot.neighbors import SkinList
 from mlpot.potential import Potential
 

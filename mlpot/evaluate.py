@@ -16,14 +16,14 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from mlpot.checkpoint import DTYPES, hash_of, load_potential
 from mlpot.data.errors import LabelError
 from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
-from mlpot.data.structures import read_structures
+from mlpot.data.sources.read import read_structures
+from mlpot.figures.parity import compare, plot_parity, write_compared
 from mlpot.graph import Properties, collate_properties
+from mlpot.model_file import DTYPES, hash_of, load_potential
 from mlpot.potential import Potential
 from mlpot.predict import BATCH_ATOMS, predict_structures
-from mlpot.report.parity import compare, plot_parity, write_compared
 from mlpot.version import __version__
 
 MAGNITUDES = {"0-0.5": 0.0, "0.5-1": 0.5, "1-2": 1.0, "2-4": 2.0, "4-8": 4.0, "above 8": 8.0}

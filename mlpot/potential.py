@@ -16,7 +16,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 
-from mlpot.domain import Domain, atom_features
+from mlpot.extrapolation import Domain, atom_features
 from mlpot.forces import Native
 from mlpot.graph import AtomGraph, Edges
 from mlpot.kernels.reductions import distances, sum_at_centers
@@ -26,9 +26,9 @@ from mlpot.models.layers import MAX_Z
 from mlpot.models.native import Elements, native_schnet
 from mlpot.models.native_egnn import native_egnn
 from mlpot.models.native_training import NativeTraining
-from mlpot.models.wall import Seen, Wall
-from mlpot.models.zbl import ZBL
-from mlpot.radial import PolynomialEnvelope
+from mlpot.stages.radial import PolynomialEnvelope
+from mlpot.terms.core_repulsion import Seen, Wall
+from mlpot.terms.zbl import ZBL
 
 
 class UnknownElementError(ValueError):

@@ -11,10 +11,10 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from mlpot.checkpoint import DTYPES, load_potential
-from mlpot.data.structures import read_structures, write_structures
+from mlpot.data.sources.read import read_structures, write_structures
 from mlpot.forces import predict
 from mlpot.graph import Properties, collate
+from mlpot.model_file import DTYPES, load_potential
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
 

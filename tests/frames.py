@@ -9,8 +9,8 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mlpot.data.convert import convert
 from mlpot.data.h5md import Reader
+from mlpot.data.sources.convert import convert
 
 
 def labelled(atoms: Atoms, seed: int, **info) -> Atoms:

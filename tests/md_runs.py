@@ -23,14 +23,14 @@ import numpy as np
 import pytest
 import torch
 
+from mlpot import atomic_files as durable
 from mlpot.calculator import MLPotCalculator
-from mlpot.checkpoint import save_potential
-from mlpot.data import durable, journal
-from mlpot.data.h5md import Reader
+from mlpot.data.h5md import Reader, journal
 from mlpot.dynamics import log, run
 from mlpot.dynamics.checkpoints import Checkpoints
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.recipe import MDRecipe
+from mlpot.model_file import save_potential
 
 CLOCKED = ("steps_per_s", "ns_per_day", "memory_MB")  # columns of the log that no two runs share
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Edges
 from mlpot.potential import Potential
-from mlpot.radial import PolynomialEnvelope
+from mlpot.stages.radial import PolynomialEnvelope
 
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "schnet": ("schnet", {"n_interactions": 2}),

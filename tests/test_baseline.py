@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlpot.baseline import force_scales, reference_energies, robust_least_squares, shifts
+from mlpot.training.reference_energies import force_scales, reference_energies, robust_least_squares, shifts
 
 ELEMENTS = [1, 6, 8]
 TRUTH = np.array([-13.6, -1029.5, -2042.3])

@@ -7,7 +7,7 @@ import torch
 from sets import crystals
 
 from mlpot.data.h5md import frame_of
-from mlpot.training.flat import flatten
+from mlpot.training.in_memory import flatten
 from mlpot.training.loaders import Batches, MemoryBatches, even_ends
 
 

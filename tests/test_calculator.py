@@ -16,7 +16,7 @@ from potentials import new_potential
 from structures import STRUCTURES, copper, ethanol, evaluate, lone, quartz, slab
 
 from mlpot.calculator import MLPotCalculator
-from mlpot.checkpoint import save_potential
+from mlpot.model_file import save_potential
 from mlpot.potential import Potential, UnknownElementError
 
 PROPERTIES = ("energy", "forces", "stress")

@@ -32,7 +32,7 @@ from mlpot.certificate.structures import bundled
 from mlpot.certificate.subject import Subject, of_calculator, of_potential
 from mlpot.certificate.verify import QUICK, _not_run, verify
 from mlpot.graph import AtomGraph
-from mlpot.pages.certificate import write_page
+from mlpot.html.certificate import write_page
 
 CUBE = shaken(bulk("Cu", cubic=True, a=3.61), by=0.05)
 COPPER: Structures = {"crystal": CUBE, "primitive cell": copper_atom()}

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from structures import ELEMENTS, STRUCTURES, batch_of, evaluate, lone
 
 from mlpot.calculator import MLPotCalculator
-from mlpot.checkpoint import FORMAT_VERSION, ModelFileError, load_potential, read_header, save_potential
 from mlpot.forces import predict
+from mlpot.model_file import FORMAT_VERSION, ModelFileError, load_potential, read_header, save_potential
 from mlpot.units import HOUSE_UNITS
 
 

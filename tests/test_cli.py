@@ -15,8 +15,8 @@ from ase.io import write
 from potentials import Morse, new_potential
 from structures import copper, ethanol, evaluate, lone
 
-from mlpot import cli
-from mlpot.checkpoint import save_potential
+from mlpot.cli import main as cli
+from mlpot.model_file import save_potential
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def mlpot(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     code = """
 import sys
-from mlpot.cli import main
+from mlpot.cli.main import main
 sys.argv = ["mlpot", "--help"]
 try:
     main()
@@ -125,7 +125,7 @@ def test_a_mistake_is_answered_in_one_line(
 
 def test_the_exit_status_says_what_went_wrong(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from mlpot.cli import main; main()", *arguments]
+        command = [sys.executable, "-c", "from mlpot.cli.main import main; main()", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     wrong = run("info", "absent")
@@ -140,7 +140,7 @@ def test_a_bug_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch
     def broken(path: Path) -> None:
         raise TypeError("ours")
 
-    monkeypatch.setattr("mlpot.checkpoint.read_header", broken)
+    monkeypatch.setattr("mlpot.model_file.read_header", broken)
     monkeypatch.setattr(sys, "argv", ["mlpot", "info", "model.safetensors"])
     with pytest.raises(TypeError, match="ours"):
         cli.main()

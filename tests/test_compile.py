@@ -13,8 +13,8 @@ from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Edges, edge_vectors
 from mlpot.kernels import ops
 from mlpot.kernels.splines import SPLINES, KnotEdges
-from mlpot.models.wall import Seen
 from mlpot.potential import Potential
+from mlpot.terms.core_repulsion import Seen
 
 N_KNOTS, N_FEATURES = 12, 5
 # Dynamo looks at every attribute of the edge vectors, which in float64 are no leaf.

@@ -14,8 +14,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLength
 from frames import assert_labels, converted
 
-from mlpot.data.convert import convert
 from mlpot.data.h5md import FormatError, KeysError, LabelError, Reader, UnitsError
+from mlpot.data.sources.convert import convert
 from mlpot.units import BOHR, HARTREE
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"

@@ -20,11 +20,11 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from frames import assert_same, labelled
 
-from mlpot.data import mend
-from mlpot.data.durable import StorageError
+from mlpot.atomic_files import StorageError
 from mlpot.data.h5md import DataError, FormatError, Reader, content_hash, write
-from mlpot.data.salvage import Salvage, salvage
-from mlpot.data.trajectory import TrajectoryWriter
+from mlpot.data.h5md import repair as mend
+from mlpot.data.h5md.recover import Salvage, salvage
+from mlpot.data.h5md.trajectory import TrajectoryWriter
 
 
 def frames(n: int = 60) -> list[Atoms]:
@@ -235,7 +235,9 @@ def test_the_checksum_is_that_of_its_author():
     assert mend.whole_length(sentence + (0x17770551).to_bytes(4, "little") + b"behind") == len(sentence)
 
 
-CONVERT = "import sys; from mlpot.data.convert import convert; print('.', flush=True); convert(*sys.argv[1:])"
+CONVERT = (
+    "import sys; from mlpot.data.sources.convert import convert; print('.', flush=True); convert(*sys.argv[1:])"
+)
 
 
 def test_a_converter_that_is_killed_leaves_nothing_or_everything(tmp_path):

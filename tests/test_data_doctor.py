@@ -16,12 +16,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read
 from typer.testing import CliRunner
 
-from mlpot.cli import app
-from mlpot.data.doctor.check import check
-from mlpot.data.doctor.finding import Finding, Report
+from mlpot.cli.main import app
+from mlpot.data.check.check import check
+from mlpot.data.check.finding import Finding, Report
 from mlpot.data.h5md import Reader, write
-from mlpot.training.parts import DoubtfulDataError, DoubtfulDataWarning, make_parts
 from mlpot.training.recipe import DataSection, LossSection
+from mlpot.training.splits import DoubtfulDataError, DoubtfulDataWarning, make_parts
 from mlpot.units import BOHR, GPA, HARTREE, KBAR, KCAL_MOL, KJ_MOL
 
 PROJECT = Path(__file__).parents[1]

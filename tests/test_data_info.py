@@ -10,9 +10,9 @@ from ase.build import bulk, molecule
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mlpot.data.check.info import DataInfo, info
 from mlpot.data.h5md import DataError, write
-from mlpot.data.info import DataInfo, info
-from mlpot.report.data import plot_data_info
+from mlpot.figures.data import plot_data_info
 
 
 def survey(tmp_path, frames: list[Atoms], **options) -> DataInfo:

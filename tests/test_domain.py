@@ -15,17 +15,17 @@ from sets import crystals, small_recipe, write
 from structures import STRUCTURES, batch_of, copper, graph_of
 
 from mlpot.calculator import MLPotCalculator
-from mlpot.checkpoint import load_potential, save_potential
 from mlpot.data.h5md import Reader
-from mlpot.domain import Domain, atom_features, domain_of
 from mlpot.dynamics.ensembles import Ensemble
 from mlpot.dynamics.guards import NO_DOMAIN, WINDOW, Watch
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.recipe import Guards
 from mlpot.dynamics.run import run_md
+from mlpot.extrapolation import Domain, atom_features, domain_of
 from mlpot.graph import edge_vectors
+from mlpot.model_file import load_potential, save_potential
 from mlpot.potential import Potential
-from mlpot.stop import BlowUpError
+from mlpot.signals import BlowUpError
 from mlpot.training.fit import train
 
 

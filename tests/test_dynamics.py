@@ -18,17 +18,17 @@ from potentials import new_potential
 from structures import copper, ethanol, evaluate, lone, slab
 
 from mlpot.calculator import MLPotCalculator
-from mlpot.checkpoint import save_potential
 from mlpot.data.h5md import Reader
-from mlpot.data.trajectory import TrajectoryWriter
+from mlpot.data.h5md.trajectory import TrajectoryWriter
 from mlpot.dynamics.ensembles import build_ensemble
 from mlpot.dynamics.log import drift, mean_and_error
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.run import run_md
 from mlpot.dynamics.start import StartError, degrees_of_freedom, draw_velocities, starting_atoms
+from mlpot.model_file import save_potential
 from mlpot.potential import UnknownElementError
 from mlpot.recipes import RecipeError, load_recipe, parse_recipe, template
-from mlpot.stop import BlowUpError
+from mlpot.signals import BlowUpError
 
 ENSEMBLES = ("nve", "langevin", "bussi", "nose-hoover", "npt-isotropic", "npt")
 

@@ -15,10 +15,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from potentials import new_potential
 from structures import STRUCTURES, copper, ethanol, evaluate, lone, quartz, slab
 
-from mlpot.checkpoint import save_potential
 from mlpot.data import h5md
-from mlpot.data.structures import read_structures
+from mlpot.data.sources.read import read_structures
 from mlpot.evaluate import evaluate as errors_of
+from mlpot.model_file import save_potential
 from mlpot.potential import Potential, UnknownElementError
 from mlpot.predict import NotFiniteError, labelled, predict_file, predict_structures
 

@@ -22,9 +22,9 @@ from potentials import Morse, new_potential, training_graph
 from structures import CUTOFF, STRUCTURES, batch_of, ethanol, evaluate, graph_of, lone, worst
 from torch import Tensor
 
-from mlpot.checkpoint import FORMAT_VERSION, load_potential, save_potential
 from mlpot.forces import hessian, predict, predict_atoms
 from mlpot.graph import Edges
+from mlpot.model_file import FORMAT_VERSION, load_potential, save_potential
 from mlpot.potential import Potential
 from mlpot.version import __version__
 

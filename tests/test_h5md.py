@@ -23,7 +23,7 @@ from mlpot.data.h5md import (
     frame_of,
     write,
 )
-from mlpot.data.h5md_write import found
+from mlpot.data.h5md.write import found
 
 HERE = Path(__file__).parent
 CARD = {"level": "PBE/def2-SVP", "licence": "MIT"}
@@ -125,7 +125,7 @@ LIVE = """
 import sys, h5py
 from ase.build import molecule
 from frames import labelled
-from mlpot.data.h5md_write import extend, found
+from mlpot.data.h5md.write import extend, found
 file = h5py.File(sys.argv[1], "w", libver=("v110", "v110"))
 found(file, {})
 water = molecule("H2O")

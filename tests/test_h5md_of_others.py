@@ -10,7 +10,7 @@ from ase.build import bulk, molecule
 from frames import assert_same, labelled, mixed
 
 from mlpot.data.h5md import FormatError, Reader, UnitsError, write
-from mlpot.data.unit import factor
+from mlpot.data.unit_names import factor
 from mlpot.units import HARTREE, KCAL_MOL
 
 CARD = {"level": "PBE/def2-SVP", "licence": "MIT"}

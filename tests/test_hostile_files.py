@@ -21,11 +21,11 @@ import pytest
 from frames import mixed
 from h5py import h5d, h5s, h5t
 
-from mlpot.data.convert import convert
+from mlpot.data.check.info import info
 from mlpot.data.h5md import DataError, FormatError, Reader, append, write
-from mlpot.data.info import info
-from mlpot.data.structures import read_structures
-from mlpot.data.trajectory import TrajectoryWriter
+from mlpot.data.h5md.trajectory import TrajectoryWriter
+from mlpot.data.sources.convert import convert
+from mlpot.data.sources.read import read_structures
 
 HERE = Path(__file__).parent
 

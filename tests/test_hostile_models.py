@@ -22,8 +22,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from sets import crystals, small_recipe, write
 
-from mlpot.checkpoint import ModelFileError, load_potential, save_potential
 from mlpot.dynamics.checkpoints import Checkpoint, CheckpointError, Checkpoints
+from mlpot.model_file import ModelFileError, load_potential, save_potential
 from mlpot.training.fit import RunDirectoryError, read_checkpoint, train
 from mlpot.training.trainer import LAST
 

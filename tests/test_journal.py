@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from structures import copper
 
-from mlpot.data import journal
-from mlpot.data.h5md import Reader
-from mlpot.data.journal import JournaledFile
-from mlpot.data.trajectory import TrajectoryWriter
+from mlpot.data.h5md import Reader, journal
+from mlpot.data.h5md.journal import JournaledFile
+from mlpot.data.h5md.trajectory import TrajectoryWriter
 
 
 def scribble(file: JournaledFile, mirror: bytearray, rng: random.Random) -> None:

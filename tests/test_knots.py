@@ -18,7 +18,7 @@ from mlpot.knots import RadialTable
 from mlpot.models.layers import mlp
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
-from mlpot.radial import BASES, ENVELOPES
+from mlpot.stages.radial import BASES, ENVELOPES
 
 CUTOFF = 5.0
 

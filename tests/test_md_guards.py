@@ -19,14 +19,14 @@ from potentials import new_potential
 from structures import copper, quartz
 
 from mlpot.calculator import MLPotCalculator
-from mlpot.checkpoint import save_potential
 from mlpot.dynamics.checkpoints import Checkpoints
 from mlpot.dynamics.ensembles import Ensemble
 from mlpot.dynamics.guards import NO_DOMAIN, Distances, Watch, least_distances
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.recipe import Guards
 from mlpot.dynamics.run import run_md
-from mlpot.stop import BlowUpError
+from mlpot.model_file import save_potential
+from mlpot.signals import BlowUpError
 
 
 @pytest.fixture(scope="module")

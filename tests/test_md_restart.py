@@ -180,7 +180,7 @@ def test_a_long_run_takes_no_more_memory_handles_and_threads(
         seen.add((handles, threads))
         return resident_memory()
 
-    monkeypatch.setattr("mlpot.dynamics.drive.resident_memory", memory)
+    monkeypatch.setattr("mlpot.dynamics.simulation.resident_memory", memory)
     path = folder / f"{model}.safetensors"
     recipe = md_recipe(
         folder, model=path, structure=folder / "ethanol.xyz", output=folder / f"long_{model}", steps=200_000,

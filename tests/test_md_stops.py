@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from md_runs import FullDisk, assert_same_run, at_call, frames_of, md_recipe, prepared
 
-from mlpot.cli import main
-from mlpot.data.durable import StorageError
+from mlpot.atomic_files import StorageError
+from mlpot.cli.main import main
 from mlpot.dynamics.checkpoints import CheckpointError, Checkpoints
 from mlpot.dynamics.lock import LockedError, folder_lock
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.run import run_md
 from mlpot.recipes import RecipeError, parse_recipe
-from mlpot.stop import SignalledError, StoppedError, StopRequest, stop_request
+from mlpot.signals import SignalledError, StoppedError, StopRequest, stop_request
 
 
 @pytest.fixture(scope="module")

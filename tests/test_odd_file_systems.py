@@ -17,9 +17,9 @@ import pytest
 from md_runs import frames_of, md_recipe, prepared
 from sets import crystals, small_recipe, write
 
-from mlpot.data.durable import StorageError
+from mlpot.atomic_files import StorageError
 from mlpot.data.h5md import Reader
-from mlpot.data.salvage import salvage
+from mlpot.data.h5md.recover import salvage
 from mlpot.dynamics.run import run_md
 from mlpot.training.fit import train
 

@@ -16,9 +16,9 @@ from mlpot.forces import predict
 from mlpot.graph import Edges
 from mlpot.kernels.reductions import sum_at_centers
 from mlpot.models import build_backbone
-from mlpot.models.zbl import ZBL
 from mlpot.potential import Potential, UnknownElementError
-from mlpot.radial import PolynomialEnvelope
+from mlpot.stages.radial import PolynomialEnvelope
+from mlpot.terms.zbl import ZBL
 
 BOHR, COULOMB = 0.529177210903, 14.3996454784  # Å, e²/4πε₀ in eV Å
 

@@ -11,7 +11,7 @@ from differences import derivative
 from structures import worst
 from torch import Tensor
 
-from mlpot.radial import (
+from mlpot.stages.radial import (
     BASES,
     ENVELOPES,
     BesselBasis,

@@ -20,17 +20,17 @@ from md_runs import md_recipe, prepared
 from sets import crystals, free_atoms, small_recipe, write
 
 from mlpot.calculator import MLPotCalculator
-from mlpot.checkpoint import read_header
-from mlpot.cli import main
-from mlpot.data.structures import read_structure
+from mlpot.cli.main import main
+from mlpot.data.sources.read import read_structure
 from mlpot.dynamics.run import run_md
 from mlpot.evaluate import evaluate
-from mlpot.pages.data import data_card, example_frames
-from mlpot.pages.files import RunError
-from mlpot.pages.page import Html, page, tag
-from mlpot.pages.run import write_report
-from mlpot.pages.view import MOST_ATOMS, SCRIPT, few, view
-from mlpot.stop import BlowUpError
+from mlpot.html.data import data_card, example_frames
+from mlpot.html.files import RunError
+from mlpot.html.page import Html, page, tag
+from mlpot.html.run import write_report
+from mlpot.html.view import MOST_ATOMS, SCRIPT, few, view
+from mlpot.model_file import read_header
+from mlpot.signals import BlowUpError
 from mlpot.training.fit import train
 
 HOSTILE = "</script><script>alert(1)</script>"

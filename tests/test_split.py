@@ -11,8 +11,8 @@ from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from typer.testing import CliRunner
 
-from mlpot.cli import app
-from mlpot.data.doctor.check import check
+from mlpot.cli.main import app
+from mlpot.data.check.check import check
 from mlpot.data.errors import DataError
 from mlpot.data.h5md import Reader, write
 from mlpot.data.split import split

@@ -15,12 +15,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from sets import crystals, small_recipe, write
 
 from mlpot.data import h5md
+from mlpot.data.check.survey import survey
 from mlpot.graph import AtomGraph
 from mlpot.training.fit import train
-from mlpot.training.flat import flatten
+from mlpot.training.in_memory import flatten
 from mlpot.training.loaders import BLOCK, Alone, StreamedBatches, free_memory, sample_of, should_stream
-from mlpot.training.parts import Part
-from mlpot.training.survey import survey
+from mlpot.training.splits import Part
 
 
 def part_of(path: Path, n: int) -> Part:

@@ -18,23 +18,23 @@ from sets import crystals, free_atoms, labelled, small_recipe, write
 from structures import ethanol, quartz, slab
 
 import mlpot
+from mlpot.data.check.survey import survey
 from mlpot.data.errors import LabelError
 from mlpot.data.h5md import content_hash, frame_of
 from mlpot.forces import predict
 from mlpot.graph import Edges, Properties, collate, collate_properties
 from mlpot.neighbors import build_graph
 from mlpot.training.fit import train
-from mlpot.training.flat import flatten
+from mlpot.training.in_memory import flatten
 from mlpot.training.losses import KINDS, Loss
 from mlpot.training.module import TrainingDivergedError
-from mlpot.training.parts import (
+from mlpot.training.splits import (
     LeakageError,
     LeakageWarning,
     make_baseline,
     make_parts,
     structures,
 )
-from mlpot.training.survey import survey
 
 WEIGHTS = {"energy": 2.0, "forces": 3.0, "stress": 5.0}
 

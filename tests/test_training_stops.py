@@ -18,8 +18,8 @@ from lightning.pytorch import Callback
 from sets import crystals, small_recipe, write
 from training_runs import assert_same_training
 
-from mlpot.cli import main
-from mlpot.stop import SIGNALS, SignalledError
+from mlpot.cli.main import main
+from mlpot.signals import SIGNALS, SignalledError
 from mlpot.training.fit import train
 from mlpot.training.interruption import end_with_parent
 from mlpot.training.module import TrainingModule

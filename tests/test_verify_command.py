@@ -21,11 +21,11 @@ from mlpot.certificate.check import movable
 from mlpot.certificate.examples import of_training, with_companions
 from mlpot.certificate.request import certify
 from mlpot.certificate.symmetry import rotation
-from mlpot.checkpoint import ModelFileError, save_potential, seal
-from mlpot.pages.certificate import write_page
+from mlpot.data.check.survey import survey
+from mlpot.html.certificate import write_page
+from mlpot.model_file import ModelFileError, save_potential, seal
 from mlpot.training.outputs import examples
-from mlpot.training.parts import structures
-from mlpot.training.survey import survey
+from mlpot.training.splits import structures
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_seal_goes_with_the_weights(model: Path) -> None:
 
 
 def test_a_seal_on_other_weights_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlpot.checkpoint.hash_of", lambda weights: "of others")
+    monkeypatch.setattr("mlpot.model_file.hash_of", lambda weights: "of others")
     seal(model, {"passed": True})
     monkeypatch.undo()
     with pytest.warns(UserWarning, match="of other weights"):
@@ -92,7 +92,7 @@ def test_a_calculator_that_fails_gives_exit_status_one(tmp_path: Path) -> None:
         "        raise RuntimeError('broken on purpose')\n"
     )
     ask = ["verify", "--calculator", "broken:Broken", "--elements", "Cu", "--json", "v.json"]
-    code = [sys.executable, "-c", "from mlpot.cli import main; main()"]
+    code = [sys.executable, "-c", "from mlpot.cli.main import main; main()"]
     done = subprocess.run([*code, *ask], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "NOT passed: 0 of" in done.stdout

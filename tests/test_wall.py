@@ -16,11 +16,11 @@ from potentials import new_potential, small_potential
 from sets import crystals, small_recipe, write
 from structures import CUTOFF, ELEMENTS, STRUCTURES, batch_of, evaluate, graph_of, worst
 
-from mlpot.checkpoint import load_potential, save_potential
 from mlpot.forces import hessian, predict
 from mlpot.graph import Properties
-from mlpot.models.wall import EARLY, FEW, LATE, WIDTH, Seen
+from mlpot.model_file import load_potential, save_potential
 from mlpot.potential import Potential
+from mlpot.terms.core_repulsion import EARLY, FEW, LATE, WIDTH, Seen
 from mlpot.training.fit import train
 from mlpot.training.outputs import seen_in
 

@@ -24,8 +24,8 @@ from lightning.pytorch import Callback
 from md_runs import Fault, in_a_child, kill_until_through
 from sets import small_recipe
 
-from mlpot.checkpoint import load_potential
-from mlpot.stop import StoppedError
+from mlpot.model_file import load_potential
+from mlpot.signals import StoppedError
 from mlpot.training import fit, outputs
 from mlpot.training.recipe import Recipe
 from mlpot.training.trainer import BEST, LAST

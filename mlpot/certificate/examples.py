@@ -13,7 +13,7 @@ from ase.neighborlist import neighbor_list
 
 from mlpot.certificate.check import STILL, Structures, free, periodic
 from mlpot.certificate.structures import bundled
-from mlpot.checkpoint import ModelFileError
+from mlpot.model_file import ModelFileError
 
 GAP = 3.0  # Å, between a molecule and its copies: they see each other, but not from near
 WIDE = 1.1  # times the shortest distance in training

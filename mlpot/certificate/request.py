@@ -11,8 +11,8 @@ from mlpot.certificate.motion import Tell
 from mlpot.certificate.structures import bundled, elements_of, numbers_of
 from mlpot.certificate.subject import Subject, of_calculator, of_model
 from mlpot.certificate.verify import Certificate, Level, verify
-from mlpot.checkpoint import DTYPES
-from mlpot.data.structures import read_structures
+from mlpot.data.sources.read import read_structures
+from mlpot.model_file import DTYPES
 
 MOST_STRUCTURES = 4  # of a file, spread over it
 

@@ -16,7 +16,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from mlpot.calculator import MLPotCalculator
-from mlpot.checkpoint import load_potential
+from mlpot.model_file import load_potential
 from mlpot.potential import Potential
 
 FAR = 60.0  # Å, where two atoms do not see each other

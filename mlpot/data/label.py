@@ -22,7 +22,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlpot.data import h5md
 from mlpot.data.errors import DataError, LabelError
 from mlpot.data.quantum import Code, QuantumError, SettingsError, choose, version
-from mlpot.data.structures import read_structures
+from mlpot.data.sources.read import read_structures
 
 
 class ResumeError(DataError):

@@ -10,13 +10,13 @@ from typing import Literal
 import numpy as np
 from ase import Atoms
 
-from mlpot.data.doctor.check import tally
-from mlpot.data.doctor.checks import correlation_time
-from mlpot.data.doctor.stream import Ints, groups_of
-from mlpot.data.doctor.tally import Columns
+from mlpot.data.check.check import tally
+from mlpot.data.check.checks import correlation_time
+from mlpot.data.check.stream import Ints, groups_of
+from mlpot.data.check.tally import Columns
 from mlpot.data.errors import DataError
-from mlpot.data.h5md_write import write
-from mlpot.data.structures import read_structures
+from mlpot.data.h5md.write import write
+from mlpot.data.sources.read import read_structures
 
 NAMES = ("train", "validation", "test")
 By = Literal["block", "composition", "group", "random"]

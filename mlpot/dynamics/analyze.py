@@ -13,14 +13,14 @@ from ase import Atoms, units
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from mlpot.data.durable import write_whole
+from mlpot.atomic_files import write_whole
 from mlpot.data.h5md import Reader
 from mlpot.dynamics.checkpoints import Checkpoints
 from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
 from mlpot.dynamics.recipe import MDRecipe
+from mlpot.figures.md import plot_analysis
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
-from mlpot.report.md import plot_analysis
 
 Floats = NDArray[np.float64]
 Curve = tuple[Floats, Floats]

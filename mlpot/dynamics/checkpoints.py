@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpot.data.arrays import open_arrays
-from mlpot.data.durable import sync_folder, write_whole
+from mlpot.atomic_files import sync_folder, write_whole
+from mlpot.data.safe_npz import open_arrays
 
 FORMAT = 1
 NAMES = ("checkpoint_A", "checkpoint_B")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlpot.data.durable import storing
+from mlpot.atomic_files import storing
 
 
 class LockedError(ValueError):

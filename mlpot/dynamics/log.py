@@ -15,7 +15,7 @@ import numpy as np
 from ase import Atoms, units
 from numpy.typing import NDArray
 
-from mlpot.data.durable import storing, write_all
+from mlpot.atomic_files import storing, write_all
 from mlpot.dynamics.ensembles import Ensemble
 from mlpot.units import GPA
 

@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
+from mlpot.atomic_files import write_whole
 from mlpot.calculator import MLPotCalculator
-from mlpot.checkpoint import DTYPES
-from mlpot.data.durable import write_whole
 from mlpot.dynamics.checkpoints import Checkpoint, CheckpointError, Checkpoints
-from mlpot.dynamics.drive import Drive
 from mlpot.dynamics.lock import folder_lock
 from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
 from mlpot.dynamics.recipe import MDRecipe
+from mlpot.dynamics.simulation import Drive
 from mlpot.dynamics.start import starting_atoms
 from mlpot.dynamics.states import identical
-from mlpot.report.md import plot_md
-from mlpot.stop import BlowUpError, StoppedError, stop_request
+from mlpot.figures.md import plot_md
+from mlpot.model_file import DTYPES
+from mlpot.signals import BlowUpError, StoppedError, stop_request
 from mlpot.version import __version__
 
 PHYSICS = (

@@ -10,7 +10,7 @@ from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 
 from mlpot.calculator import MLPotCalculator
-from mlpot.data.structures import read_structure
+from mlpot.data.sources.read import read_structure
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mlpot.graph import Edges
 from mlpot.kernels.reductions import distances, gather, sum_at_centers
 from mlpot.models.layers import ACTIVATIONS, choose, dense, distance_layer, embedding, mlp
-from mlpot.radial import BASES, ENVELOPES
+from mlpot.stages.radial import BASES, ENVELOPES
 
 
 class DeepSets(nn.Module):

@@ -19,8 +19,8 @@ from mlpot.kernels.threads import block_size, run, shares, take
 from mlpot.knots import RadialTable
 from mlpot.models.layers import MAX_Z, SiLU
 from mlpot.models.schnet import Interaction, SchNet
-from mlpot.models.wall import Wall
-from mlpot.models.zbl import SCREENING, ZBL
+from mlpot.terms.core_repulsion import Wall
+from mlpot.terms.zbl import SCREENING, ZBL
 
 Array = NDArray[Any]
 

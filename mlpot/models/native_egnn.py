@@ -13,7 +13,7 @@ from mlpot.kernels.ops import has_loops, loops
 from mlpot.models.egnn import EGNN, SOFTENING, TYPICAL_NEIGHBORS, EquivariantLayer
 from mlpot.models.layers import SiLU
 from mlpot.models.native import Array, Elements, NativeCall, both_ways, empty, of_elements, padded
-from mlpot.radial import GaussianBasis, PolynomialEnvelope
+from mlpot.stages.radial import GaussianBasis, PolynomialEnvelope
 
 WORK = 50  # of an edge, against that of a convolution
 BLOCK = 16  # atoms, whose edges leave what they compute in the second cache

@@ -20,7 +20,7 @@ from mlpot.kernels.reductions import distances, gather, pairs, sum_at_centers
 from mlpot.kernels.splines import KnotEdges
 from mlpot.knots import RadialTable
 from mlpot.models.layers import choose, dense, embedding, mlp
-from mlpot.radial import BASES, ENVELOPES
+from mlpot.stages.radial import BASES, ENVELOPES
 
 Convolution = Callable[[Tensor, int], Tensor]  # Σ_j x_j ∘ W^l(d_ij) of x and the layer l
 

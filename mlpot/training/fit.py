@@ -13,19 +13,19 @@ import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 
-from mlpot.data.durable import storing, write_whole
+from mlpot.atomic_files import storing, write_whole
+from mlpot.figures.training import LOGS
 from mlpot.potential import Potential
 from mlpot.recipes import RecipeError, load_recipe
-from mlpot.report.training import LOGS
-from mlpot.stop import SignalledAtOnce, SignalledError, stop_request
-from mlpot.training.flat import flatten
+from mlpot.signals import SignalledAtOnce, SignalledError, stop_request
+from mlpot.training.in_memory import flatten
 from mlpot.training.interruption import StopOnSignal, end_with_parent
 from mlpot.training.loaders import Alone, Batches, MemoryBatches, StreamedBatches, sample_of, should_stream
 from mlpot.training.losses import Loss
 from mlpot.training.module import TrainingModule
 from mlpot.training.outputs import write_outputs
-from mlpot.training.parts import Baseline, Part, Parts, make_baseline, make_parts
 from mlpot.training.recipe import Recipe
+from mlpot.training.splits import Baseline, Part, Parts, make_baseline, make_parts
 from mlpot.training.trainer import (
     BEST,
     FOLDER,

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from mlpot.stop import SignalledError, StopRequest
+from mlpot.signals import SignalledError, StopRequest
 from mlpot.training.trainer import LAST, Average
 
 

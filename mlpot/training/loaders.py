@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from mlpot.data.h5md import Reader
 from mlpot.graph import AtomGraph, Properties
-from mlpot.training.flat import FlatSet, flatten
-from mlpot.training.parts import Part
+from mlpot.training.in_memory import FlatSet, flatten
+from mlpot.training.splits import Part
 
 BLOCK = 16  # frames read together when streaming
 WINDOW = 10_000  # atoms shuffled together when streaming

@@ -12,21 +12,21 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
-from mlpot.checkpoint import save_potential
-from mlpot.data.durable import write_whole
+from mlpot.atomic_files import write_whole
 from mlpot.data.h5md import Frame
-from mlpot.domain import domain_of
+from mlpot.extrapolation import domain_of
+from mlpot.figures.parity import compare, plot_parity, write_compared
+from mlpot.figures.training import logs_of, plot_learning_curve
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Properties, collate_properties, edge_vectors
 from mlpot.kernels.reductions import sum_at_centers
-from mlpot.models.wall import Seen
+from mlpot.model_file import save_potential
 from mlpot.potential import Potential
-from mlpot.radial import PolynomialEnvelope
-from mlpot.report.parity import compare, plot_parity, write_compared
-from mlpot.report.training import logs_of, plot_learning_curve
+from mlpot.stages.radial import PolynomialEnvelope
+from mlpot.terms.core_repulsion import Seen
 from mlpot.training.loaders import Batches
-from mlpot.training.parts import Part, Parts
 from mlpot.training.recipe import Recipe
+from mlpot.training.splits import Part, Parts
 
 Batch = tuple[AtomGraph, Properties]
 MOST_EXAMPLES = 4

@@ -26,8 +26,8 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 
-from mlpot.data.durable import write_whole
-from mlpot.report.training import LOGS
+from mlpot.atomic_files import write_whole
+from mlpot.figures.training import LOGS
 from mlpot.training.recipe import Recipe, TrainingSection
 
 FOLDER = "checkpoints"

@@ -1,0 +1,1 @@
+"""The `mlpot` command: thin calls, one file a family of commands."""

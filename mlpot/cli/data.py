@@ -1,0 +1,259 @@
+"""The `mlpot data` commands; as in `cli`, imports stand inside the subcommands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from mlpot.data.check.finding import Report
+    from mlpot.data.check.info import DataInfo
+
+data_app = typer.Typer(help="Training sets: convert, inspect, check, split, compute.", no_args_is_help=True)
+console = Console()
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Repeatable.")]
+Card = Annotated[
+    list[str] | None, typer.Option("--card", metavar="KEY=VALUE", help="What the data are. Repeatable.")
+]
+
+
+@data_app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Any file that ASE reads, npz, HDF5 or H5MD.")],
+    destination: Annotated[Path, typer.Argument(help="H5MD file to write.")],
+    format: Annotated[str | None, typer.Option(help="Where the file does not show it.")] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(metavar="QUANTITY=NAME", help="Name in the file. Repeatable.")
+    ] = None,
+    unit: Annotated[
+        list[str] | None, typer.Option(metavar="QUANTITY=UNIT", help="Unit in the file. Repeatable.")
+    ] = None,
+    index: Annotated[str, typer.Option(help="Slice of the frames, such as ::10.")] = ":",
+    correct: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="QUANTITY=UNIT", help="What the numbers really are, whatever the file says. Repeatable."
+        ),
+    ] = None,
+    drop: Annotated[str | None, typer.Option(help="Frames to leave out: 3,5,8, or duplicates.")] = None,
+    without: Annotated[Path | None, typer.Option(help="A set whose structures are left out.")] = None,
+    hold: Annotated[str | None, typer.Option(help="Atoms whose forces are not to be learnt: 0,1,2.")] = None,
+    card: Card = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a file of labelled structures into H5MD; units are given or read, never guessed."""
+    from mlpot.data.sources.convert import convert as run
+
+    n = run(
+        source,
+        destination,
+        format=format,
+        keys=_pairs(key),
+        units=_pairs(unit),
+        index=index,
+        corrections=_pairs(correct),
+        drop=drop,
+        without=without,
+        hold=[int(atom) for atom in hold.split(",")] if hold else (),
+        card=_pairs(card),
+        overwrite=overwrite,
+    )
+    console.print(f"{n} frames written to {destination}", soft_wrap=True)
+
+
+@data_app.command("info")
+def data_info(
+    file: Annotated[Path, typer.Argument(help="H5MD, or any file that ASE reads.")],
+    cutoff: Annotated[float, typer.Option(min=0.1, help="Å, for neighbors and distances.")] = 5.0,
+    picture: Annotated[Path | None, typer.Option(help="Write a picture, such as info.png.")] = None,
+) -> None:
+    """Tell what is in a training set, and what looks wrong with it."""
+    from mlpot.data.check.info import info as run
+    from mlpot.figures.data import plot_data_info
+
+    found = run(file, cutoff)
+    _print_info(found)
+    if picture is not None:
+        plot_data_info(found, picture)
+        console.print(f"Picture: {picture}", soft_wrap=True)
+
+
+@data_app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="H5MD, or any file that ASE reads.")],
+    against: Annotated[Path | None, typer.Option(help="Validation or test set: does it share structures?")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Units, signs and labels of a sample alone.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write the report, such as check.json.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures, such as check.html.")] = None,
+) -> None:
+    """Examine a training set; exit status 0: nothing wrong, 3: warnings, 4: errors."""
+    from mlpot.data.check.check import check as run
+    from mlpot.html.data_check import write_page
+
+    report = run(file, against=against, quick=quick)
+    _print_report(report)
+    if json is not None:
+        report.write_json(json)
+    if html is not None:
+        write_page(report, html)
+    for path in (json, html):
+        if path is not None:
+            console.print(f"Written to {path}", soft_wrap=True)
+    raise typer.Exit(report.exit_status)
+
+
+@data_app.command()
+def split(
+    file: Annotated[Path, typer.Argument(help="H5MD, or any file that ASE reads.")],
+    fractions: Annotated[str, typer.Option(help="Of training, validation and test frames.")] = "0.8,0.1,0.1",
+    by: Annotated[
+        Literal["block", "composition", "group", "random"], typer.Option(help="What stays together.")
+    ] = "block",
+    block: Annotated[
+        int | None, typer.Option(min=1, help="Frames of a block; by default as the set needs.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; by default that of the file.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws the parts.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write training, validation and test sets that share no structure."""
+    from mlpot.data.split import split as run
+
+    parts = [float(part) for part in fractions.split(",")]
+    for path, n in run(file, parts, by=by, block=block, output=output, seed=seed, overwrite=overwrite).items():
+        console.print(f"{n} frames written to {path}", soft_wrap=True)
+
+
+@data_app.command()
+def salvage(
+    file: Annotated[Path, typer.Argument(help="Damaged H5MD file that mlpot wrote; it is left as it is.")],
+    destination: Annotated[Path, typer.Argument(help="H5MD file to write.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Take every whole frame out of a damaged file; exit status 0: nothing is lost, 3: something is."""
+    from mlpot.data.h5md.recover import salvage as run
+
+    told = run(file, destination, overwrite=overwrite)
+    for note in told.notes:
+        console.print(note, markup=False, soft_wrap=True)
+    least = "at least " if told.notes else ""  # what is in notes may have had frames that nobody counted
+    console.print(f"{told.n_frames} frames written to {destination}, {least}{told.n_lost} lost", soft_wrap=True)
+    raise typer.Exit(3 if told.n_lost or told.notes else 0)
+
+
+@data_app.command()
+def label(
+    source: Annotated[Path, typer.Argument(help="Structures: H5MD, or any file that ASE reads.")],
+    destination: Annotated[Path, typer.Argument(help="H5MD file to write.")],
+    calculator: Annotated[str, typer.Option(help="pyscf, gpaw or tblite.")],
+    settings: Settings = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each.")] = 1,
+    card: Card = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget an interrupted run.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compute energies, forces and stresses by quantum chemistry; an interrupted run goes on where it was."""
+    from rich.progress import Progress
+
+    from mlpot.data.label import label as run
+    from mlpot.recipes import assign
+
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("labelling", total=None)
+        report = run(
+            source,
+            destination,
+            calculator=calculator,
+            settings=assign({}, settings or ()),
+            workers=workers,
+            card=_pairs(card),
+            resume=not restart,
+            overwrite=overwrite,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    for frame, reason in report.failures.items():
+        console.print(f"Frame {frame} failed: {reason}", soft_wrap=True)
+    console.print(f"{report.labelled} of {report.frames} structures labelled in {destination}", soft_wrap=True)
+
+
+def _pairs(assignments: list[str] | None) -> dict[str, str]:
+    pairs = {}
+    for text in assignments or ():
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r} has no value. Write it as name=value.")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def _print_info(info: DataInfo) -> None:
+    facts = {
+        "frames": f"{info.n_frames}, {info.n_periodic} of them periodic",
+        "elements": ", ".join(f"{symbol} {n}" for symbol, n in info.elements.items()),
+        "groups": ", ".join(f"{group} {n}" for group, n in info.groups.items()),
+        "missing labels": ", ".join(f"{n} {what}" for what, n in info.missing.items() if n) or "none",
+        "lone atoms, eV": ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in info.isolated.items()),
+        "nearest pairs, Å": ", ".join(f"{'-'.join(p)} {d:.2f}" for p, (d, _) in sorted(info.nearest.items())),
+        "largest force": "{:.2f} eV/Å in frame {}".format(*info.largest_force),
+        **{f"card: {key}": value for key, value in info.card.items()},
+    }
+    for name, fact in facts.items():
+        if fact:
+            console.print(f"[bold]{name}[/bold]: ", end="")
+            console.print(fact, markup=False, soft_wrap=True)
+    table = new_table(f"{info.path}, cutoff {info.cutoff:g} Å", "min", "mean", "std", "max", "numbers")
+    for name, s in {
+        "atoms a frame": info.n_atoms,
+        "energy, eV/atom": info.energy,
+        "force, eV/Å": info.force,
+        "stress, eV/Å³": info.stress,
+        "neighbors": info.n_neighbors,
+    }.items():
+        if s.n:
+            table.add_row(name, *(f"{x:.5g}" for x in (s.min, s.mean, s.std, s.max)), str(s.n))
+    console.print(table)
+    for warning in info.warnings:
+        console.print(f"Warning: {warning}", markup=False, soft_wrap=True)
+
+
+COLOR = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+def _print_report(report: Report) -> None:
+    from rich.text import Text
+
+    found = Table(title=f"{report.path}, {report.n_frames} frames", title_justify="left", show_lines=True)
+    for column in ("", "check", "what"):
+        found.add_column(column, no_wrap=column != "what")
+    for f in report.findings:
+        where = f"\nFrames {', '.join(map(str, f.frames))}{' ...' if f.n_frames > len(f.frames) else ''}"
+        text = Text(f.message + (where if f.frames else ""))
+        found.add_row(Text(f.severity, style=COLOR[f.severity]), f.check, text)
+    if report.findings:
+        console.print(found)
+    for name, fact in report.facts.items():
+        console.print(f"[bold]{name}[/bold]: ", end="")
+        console.print(fact, markup=False, soft_wrap=True)
+    for name, reason in report.skipped.items():
+        console.print(f"not checked: {name} ({reason})", markup=False, soft_wrap=True)
+    for fix in dict.fromkeys(f.fix for f in report.findings if f.fix):
+        console.print(f"To mend: {fix}", markup=False, soft_wrap=True)
+    verdict = {"error": "errors", "warning": "warnings", "note": "nothing wrong"}[report.severity]
+    console.print(f"{report.path}: {verdict}", markup=False, soft_wrap=True)
+
+
+def new_table(title: str, *columns: str) -> Table:
+    """A table of figures with names on the left."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table

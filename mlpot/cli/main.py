@@ -1,0 +1,321 @@
+"""The `mlpot` command: each subcommand is a thin call of one Python function.
+
+Imports stand inside the subcommands, here and nowhere else: `mlpot --help` and shell completion must not wait
+seconds for torch, Lightning and matplotlib.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from mlpot.cli.data import Overwrite, console, data_app, new_table
+from mlpot.signals import StoppedError
+
+if TYPE_CHECKING:
+    from mlpot.certificate.verify import Certificate
+    from mlpot.dynamics.run import MDSummary
+    from mlpot.evaluate import Error, Evaluation
+
+app = typer.Typer(
+    name="mlpot",
+    help="Machine-learned interatomic potentials: train from DFT trajectories, run molecular dynamics.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data_app, name="data")
+
+
+class RunOrElse(TyperGroup):
+    """A group in which what is not the name of a command is a recipe to run."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As of a group, `run` being what is left out."""
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+md_app = typer.Typer(
+    help="Run molecular dynamics by a recipe; look at a run.", no_args_is_help=True, cls=RunOrElse
+)
+app.add_typer(md_app, name="md")
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Put over the recipe's.")]
+Model = Annotated[Path, typer.Argument(help="Trained potential (*.safetensors).")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[
+    Literal["float32", "float64"] | None, typer.Option(help="In which it computes; as trained by default.")
+]
+BatchAtoms = Annotated[int, typer.Option(min=1, help="Atoms computed at once.")]
+
+
+@app.callback()
+def _options(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
+) -> None:
+    """Options before the subcommand; `main` looks for --traceback itself, as errors end up there."""
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="YAML file; `mlpot recipe` prints one.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a potential by a recipe."""
+    from mlpot.recipes import load_recipe
+    from mlpot.training.fit import train as run
+    from mlpot.training.recipe import Recipe
+
+    result = run(load_recipe(Recipe, recipe, overrides or ()), resume=resume, overwrite=overwrite)
+    console.print(f"Trained potential: {result.model}\nMetrics and pictures: {result.directory}", soft_wrap=True)
+
+
+@app.command()
+def recipe(
+    md: Annotated[bool, typer.Option("--md", help="Of molecular dynamics instead of training.")] = False,
+) -> None:
+    """Print a commented recipe with every default."""
+    from mlpot.recipes import template
+
+    if md:
+        from mlpot.dynamics.recipe import MDRecipe as Recipe
+    else:
+        from mlpot.training.recipe import Recipe  # type: ignore[assignment]
+    print(template(Recipe), end="")
+
+
+@app.command()
+def info(model: Model) -> None:
+    """Print what a potential's file says of itself."""
+    import json
+
+    from mlpot.model_file import read_header
+
+    print(json.dumps(read_header(model), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Annotated[Path, typer.Argument(help="Labelled structures: H5MD, or any file that ASE reads.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for evaluation.json, frames.csv, parity.json and .png."),
+    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    batch_atoms: BatchAtoms = 1024,
+) -> None:
+    """Compare a potential with labelled structures."""
+    from mlpot.evaluate import NAMES
+    from mlpot.evaluate import evaluate as run
+
+    found = run(model, data, device=device, dtype=dtype, batch_atoms=batch_atoms, output=output)
+    _print_evaluation(found, NAMES)
+    if output is not None:
+        console.print(f"Written to {output}", soft_wrap=True)
+
+
+@app.command()
+def predict(
+    model: Model,
+    structures: Annotated[Path, typer.Argument(help="H5MD, or any file that ASE reads.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="*.h5, *.xyz or another that ASE writes.")],
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    batch_atoms: BatchAtoms = 1024,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write structures with the energies, forces and stresses of a potential."""
+    from mlpot.predict import predict_file
+
+    n = predict_file(
+        model, structures, output, device=device, dtype=dtype, batch_atoms=batch_atoms, overwrite=overwrite
+    )
+    console.print(f"{n} structures written to {output}", soft_wrap=True)
+
+
+@md_app.command("run")
+def md_run(
+    recipe: Annotated[Path, typer.Argument(help="YAML file; `mlpot recipe --md` prints one.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--continue", help="Go on from the last checkpoint, if any.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Length of the run, whatever the recipe says.")] = None,
+) -> None:
+    """Run molecular dynamics by a recipe; `mlpot md RECIPE` is the same."""
+    from mlpot.dynamics.recipe import MDRecipe
+    from mlpot.dynamics.run import run_md
+    from mlpot.recipes import load_recipe
+
+    length = [] if steps is None else [f"steps={steps}"]
+    checked = load_recipe(MDRecipe, recipe, [*(overrides or ()), *length])
+    _print_md(checked.output, run_md(checked, resume=resume))
+
+
+@md_app.command("analyze")
+def md_analyze(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, which may still go on.")],
+    skip_ps: Annotated[float, typer.Option(min=0, help="Left out at the beginning of the last stage.")] = 0.0,
+    r_max: Annotated[float, typer.Option(min=0.5, help="Å, of the radial distribution.")] = 8.0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder, the run's by default.")] = None,
+) -> None:
+    """Tell what a run shows: structure, diffusion, vibrations, temperature, drift."""
+    from mlpot.dynamics.analyze import analyze_md
+
+    found = analyze_md(run, skip_ps=skip_ps, r_max=r_max, output=output)
+    expected = "" if found.expected_std_K is None else f", canonical {found.expected_std_K:.1f}"
+    lines = [
+        f"{found.n_frames} frames, {found.frame_ps:g} ps apart, from {found.from_ps:g} ps on",
+        f"Temperature: {_with_error(found.temperature_K, found.temperature_error)} K, standard deviation "
+        f"{found.temperature_std_K:.1f}{expected}",
+    ]
+    if found.drift is not None:
+        slope = _with_error(found.drift.slope, found.drift.slope_error)
+        lines.append(f"Drift of the conserved quantity: {slope} meV/atom/ns")
+    for element, d in found.diffusion.items():
+        value = f"{_with_error(d.A2_per_ps, d.error)} Å²/ps" if 0.8 < d.exponent < 1.2 else "none"
+        lines.append(f"Diffusion of {element}: {value} (squared displacement ~ t^{d.exponent:.2f})")
+    console.print("\n".join([*lines, f"Curves and picture: {output or run}"]), markup=False, soft_wrap=True)
+
+
+def _print_md(output: Path, summary: MDSummary) -> None:
+    lines = [
+        f"{summary.formula}, {summary.ensemble}: {summary.steps} steps, {summary.time_ps:g} ps in "
+        f"{summary.wall_s:.1f} s ({summary.steps_per_s:.0f} steps/s, {summary.ns_per_day:.3g} ns/day)",
+        f"Temperature: {_with_error(summary.temperature_K, summary.temperature_error)} K",
+    ]
+    if summary.pressure_GPa is not None:
+        lines.append(f"Pressure: {_with_error(summary.pressure_GPa, summary.pressure_error)} GPa")
+    if summary.drift is not None:
+        slope = _with_error(summary.drift.slope, summary.drift.slope_error)
+        lines.append(f"Drift of the conserved quantity: {slope} meV/atom/ns")
+    lines += [f"Warning: {warning}" for warning in summary.warnings]
+    console.print("\n".join([*lines, f"Trajectory, log and picture: {output}"]), markup=False, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    model: Annotated[Path | None, typer.Argument(help="Trained potential (*.safetensors).")] = None,
+    structures: Annotated[
+        Path | None, typer.Option(help="Yours, in any file that ASE reads; otherwise some of the training.")
+    ] = None,
+    level: Annotated[Literal["quick", "full"], typer.Option(help="A minute, or all there is.")] = "quick",
+    long_ps: Annotated[float, typer.Option(min=1.0, help="Length of the long runs of level full, ps.")] = 100.0,
+    calculator: Annotated[
+        str | None, typer.Option(metavar="MODULE:NAME", help="Judge any ASE calculator instead; its code is run.")
+    ] = None,
+    elements: Annotated[str | None, typer.Option(help="Of the calculator, such as H,C,O.")] = None,
+    seal: Annotated[bool, typer.Option("--seal", help="Store the result in the model's file.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write the certificate, such as verify.json.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page, such as verify.html.")] = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+) -> None:
+    """Hold a potential to the physics it must obey; exit status 1 if a check fails."""
+    from mlpot.certificate.request import certify
+    from mlpot.html.certificate import write_page
+    from mlpot.model_file import seal as store
+
+    if (model is None) == (calculator is None) or (seal and model is None):
+        raise ValueError("Give either the file of a model or --calculator; --seal needs the file.")
+    if calculator is not None:
+        sys.path.insert(0, "")  # modules of the folder where the user stands
+    certificate = certify(
+        model,
+        structures,
+        level=level,
+        calculator=calculator,
+        elements=elements,
+        device=device,
+        dtype=dtype,
+        long_ps=long_ps,
+        tell=(lambda line: print(line, file=sys.stderr)) if level == "full" else (lambda line: None),
+    )
+    _print_certificate(certificate)
+    if json is not None:
+        certificate.write(json)
+    if html is not None:
+        write_page(certificate.as_dict(), html)
+    if seal and model is not None:
+        store(model, certificate.as_dict())
+        console.print(f"Sealed: {model}", soft_wrap=True)
+    if not certificate.passed:
+        raise typer.Exit(1)
+
+
+def _print_certificate(certificate: Certificate) -> None:
+    table = new_table(f"{certificate.subject}, {certificate.precision}", "check", "figure", "bar", "what, where")
+    for c in certificate.checks:
+        mark = "[green]pass[/]" if c.passed else "[red]FAIL[/]"
+        told = escape(" ".join(filter(None, (f"{c.what}, {c.where}".strip(", "), c.note and f"({c.note})"))))
+        table.add_row(f"{c.id} {mark}", c.name, f"{c.figure:.2g}", f"{c.bar:.2g}", told)
+    console.print(table)
+    for id, why in certificate.not_applicable.items():
+        console.print(f"{id} does not apply: {why}", markup=False, soft_wrap=True)
+    for why in dict.fromkeys(certificate.not_run.values()):
+        what = ", ".join(id for id, reason in certificate.not_run.items() if reason == why)
+        console.print(f"Not run here: {what}: {why}", markup=False, soft_wrap=True)
+    n = sum(c.passed for c in certificate.checks)
+    verdict = "passed" if certificate.passed else "NOT passed"
+    console.print(
+        f"{verdict}: {n} of {len(certificate.checks)} checks, {certificate.seconds:.0f} s", highlight=False
+    )
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a training, an evaluation or an MD run.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page; report.html in the folder by default.")
+    ] = None,
+) -> None:
+    """Write a page on a run: one file, to look at without a network, to keep and to pass on."""
+    from mlpot.html.run import write_report
+
+    console.print(f"Written to {write_report(run, output)}", soft_wrap=True)
+
+
+def _print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
+    missing = ", ".join(f"{n} {what}" for what, n in evaluation.missing.items() if n) or "none"
+    console.print(f"{evaluation.n_frames} structures, {evaluation.n_atoms} atoms; missing labels: {missing}")
+    _print_errors("Errors", {names[name]: error for name, error in evaluation.overall.items()})
+    _print_errors("Forces by element, meV/Å", evaluation.forces_by_element)
+    _print_errors("Forces, meV/Å, by reference |F| in eV/Å", evaluation.forces_by_magnitude)
+    if evaluation.by_group:
+        table = new_table("MAE by group", *names.values())
+        for group, errors in evaluation.by_group.items():
+            table.add_row(group, *(f"{errors[name].mae:.4g}" if name in errors else "" for name in names))
+        console.print(table)
+
+
+def _print_errors(title: str, errors: dict[str, Error]) -> None:
+    if errors:
+        table = new_table(title, "MAE", "RMSE", "bias", "worst", "numbers")
+        for name, e in errors.items():
+            table.add_row(name, *(f"{x:.4g}" for x in (e.mae, e.rmse, e.bias, e.worst)), str(e.n))
+        console.print(table)
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
+
+
+def main() -> None:
+    """Run the command; errors that a user can mend are one line, all others keep their traceback."""
+    try:
+        app()
+    except StoppedError as stopped:
+        print(f"mlpot: {stopped}", file=sys.stderr)
+        sys.exit(stopped.exit_code)
+    except (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError) as error:
+        if "--traceback" in sys.argv:
+            raise
+        sys.exit(f"mlpot: {error}")

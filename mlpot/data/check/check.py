@@ -1,0 +1,150 @@
+"""Examine a training set: every check, one report."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from mlpot.data.check import checks, labels
+from mlpot.data.check import duplicates as alike
+from mlpot.data.check.finding import Finding, Report, finding
+from mlpot.data.check.stream import chunks, n_frames
+from mlpot.data.check.tally import Columns, Tally
+from mlpot.data.errors import DataError
+
+QUICK_FRAMES = 400  # that the quick examination reads
+ORDER = {"error": 0, "warning": 1, "note": 2}
+
+
+def check(path: str | Path, *, against: str | Path | None = None, quick: bool = False) -> Report:
+    """Examine an H5MD file, or any that ASE reads, streamed.
+
+    Args:
+        path: the set.
+        against: a validation or test set, which must share no structure with it.
+        quick: look at units, signs and labels of a sample alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    for file in (path, against):
+        if file is not None and not Path(file).is_file():
+            raise FileNotFoundError(f"There is no file {file}. Check the path.")
+    stride = max(1, (n_frames(path) or 1) // QUICK_FRAMES) if quick else 1
+    seen, broken = _tally(path, stride)
+    if not seen.parts:
+        return Report(str(path), 0, [broken or finding("file", "error", "No frames.")], {}, {})
+    columns = seen.columns()
+    examined = labels.examine(seen, columns, seen.all_steps())
+    found = [broken] if broken else []
+    found += [*checks.labels(columns, str(path)), *examined.findings]
+    if not quick:
+        found += _everything(seen, columns)
+    skipped = dict(examined.skipped)
+    if against is not None:
+        other, damage = _tally(against, 1)
+        found += [damage] if damage else []
+        if other.parts:
+            found += alike.leakage(columns, other.columns(), seen.displacement, str(path), str(against))
+    elif not quick:
+        skipped["leakage"] = "give the validation set: --against FILE"
+    found = [replace(f, fix=f.fix and command(path, f.fix)) for f in merged(found)]
+    curves = examined.curves | _curves(columns)
+    return Report(
+        str(path), len(columns.index), sorted(found, key=lambda f: ORDER[f.severity]),
+        _facts(seen, columns) | examined.facts, skipped, curves,
+    )  # fmt: skip
+
+
+def tally(path: str | Path, stride: int = 1) -> Tally:
+    """The numbers of every `stride`-th frame.
+
+    Raises:
+        DataError: as `Reader`.
+    """
+    seen = Tally()
+    for chunk in chunks(path, stride):
+        seen.add(chunk)
+    return seen
+
+
+def _tally(path: str | Path, stride: int) -> tuple[Tally, Finding | None]:
+    """The numbers of all frames up to the first that cannot be read, and what was wrong with that."""
+    seen = Tally()
+    try:
+        for chunk in chunks(path, stride):
+            seen.add(chunk)
+    except DataError as error:
+        return seen, finding("file", "error", f"Reading stopped: {error}")
+    return seen, None
+
+
+def _everything(seen: Tally, c: Columns) -> Iterator[Finding]:
+    yield from checks.closeness(c)
+    yield from checks.outliers(c)
+    yield from checks.balance(c)
+    yield from checks.stillness(seen)
+    yield from checks.breaks(seen.all_steps(), c.index)
+    yield from alike.duplicates(c, seen.displacement)
+    tau = checks.correlation_time(c)
+    if tau > 5:
+        message = (
+            f"Energies of frames that follow each other remember about {tau:.0f} frames: they are a trajectory, "
+            "or sorted. Random splits of a trajectory leak."
+        )
+        yield finding("order in time", "note", message, fix="split")
+
+
+def merged(found: list[Finding]) -> list[Finding]:
+    """Findings without those that wrong units explain."""
+    units = any(f.check.startswith("unit of length") for f in found)
+    return [f for f in found if not (units and f.check in ("overlap", "neighbours"))]
+
+
+def command(path: str | Path, fix: str) -> str:
+    """The command line that a fix stands for."""
+    name, target = shlex.quote(str(path)), shlex.quote(str(Path(path).with_name(f"{Path(path).stem}-fixed.h5")))
+    if fix == "split":
+        return f"mlpot data split {name} --by block --fractions 0.8,0.1,0.1"
+    kind, _, value = fix.partition("=")
+    if kind in ("drop", "hold", "without"):
+        return f"mlpot data convert {name} {target} --{kind} {shlex.quote(value)}"
+    options = " ".join(f"--correct {shlex.quote(part)}" for part in fix.split(";"))
+    return f"mlpot data convert {name} {target} {options}"
+
+
+def _facts(seen: Tally, c: Columns) -> dict[str, str]:
+    structures = c.n_atoms > 1
+    bonds = c.bond[np.isfinite(c.bond)]
+    tau = checks.correlation_time(c)
+    facts = {
+        "frames": f"{len(c.index)}, {int(c.periodic.sum())} of them periodic",
+        "elements": ", ".join(chemical_symbols[z] for z in sorted(seen.elements)),
+        "compositions": str(len(np.unique(c.composition[structures]))),
+        "isolated atoms": ", ".join(
+            f"{chemical_symbols[z]} {energies[0][1]:.3f} eV" for z, energies in sorted(seen.isolated.items())
+        ) or "none: reference energies will be fitted",
+        "nearest atoms": f"{np.median(bonds):.2f} sums of covalent radii" if len(bonds) else "",
+        "neighbours within 5 Å": f"{c.fewest[structures].min()} to {c.most[structures].max()}"
+        if structures.any() else "",
+        "correlation time": f"{tau:.1f} frames" if np.isfinite(tau) else "",
+    }  # fmt: skip
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def _curves(c: Columns) -> dict[str, Any]:
+    structures = c.n_atoms > 1
+    every = max(1, len(c.index) // 5000)
+    return {
+        "index": c.index[structures][::every],
+        "energy": (c.energy / c.n_atoms)[structures][::every],
+        "force": c.force[structures][::every],
+        "overlap": c.overlap[structures][::every],
+        "n_atoms": c.n_atoms[structures],
+    }

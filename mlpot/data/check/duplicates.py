@@ -1,0 +1,118 @@
+"""Structures that are the same, or nearly: within a set, and between training and validation sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from mlpot.data.check.checks import dropping
+from mlpot.data.check.finding import Finding, Severity, finding
+from mlpot.data.check.stream import Floats, Ints
+from mlpot.data.check.tally import Columns
+
+SAME = 1e-4  # Å, of frames that differ in rounding, rotation or the order of atoms alone
+NEAR = 4e-3  # Å, of frames that teach the same
+
+
+def repeated(c: Columns) -> tuple[Ints, Ints]:
+    """Rows of structures that repeat an earlier one exactly, and of the earlier ones."""
+    structures = np.flatnonzero(c.n_atoms > 1)
+    _, first, again = np.unique(c.digest[structures], return_index=True, return_inverse=True)
+    original = structures[first][again]
+    return structures[structures != original], original[structures != original]
+
+
+def duplicates(c: Columns, displacement: float) -> Iterator[Finding]:
+    """Frames that repeat an earlier one, exactly or nearly."""
+    structures = np.flatnonzero(c.n_atoms > 1)
+    exact, original = repeated(c)
+    if len(exact):
+        disagree = int((np.abs(c.energy[exact] - c.energy[original]) > 1e-3).sum())
+        message = f"{len(exact)} of {len(structures)} structures repeat an earlier one."
+        if disagree:
+            message += f" {disagree} of them with another energy: one of the two is wrong."
+        severity: Severity = "error" if disagree else "warning"
+        yield finding("duplicates", severity, message, c.index[exact], fix="drop=duplicates")
+    rest = np.setdiff1d(structures, exact)
+    same, near = _pairs(c, rest, displacement)
+    if len(same):
+        message = f"{len(same)} structures are an earlier one rotated, mirrored, or with atoms in another order."
+        severity = "note" if c.periodic[same].all() else "warning"  # strained crystals repeat by their symmetry
+        yield finding("duplicates", severity, message, c.index[same], fix=dropping(c.index[same]))
+    if len(near) > 0.01 * len(rest):
+        message = f"{len(near)} of {len(rest)} structures are within about {NEAR} Å of an earlier one."
+        yield finding("near-duplicates", "warning", message, c.index[near], fix=dropping(c.index[near]))
+
+
+def _pairs(c: Columns, frames: Ints, displacement: float) -> tuple[Ints, Ints]:
+    """Frames with the fingerprint of an earlier one: the same, and merely near; steps of a trajectory are not."""
+    same: list[Ints] = []
+    near: list[Ints] = []
+    for kind in np.unique(c.composition[frames]) if displacement > 0 else ():
+        mine = frames[(c.composition[frames] == kind) & np.isfinite(c.fingerprint[frames]).all(axis=1)]
+        points = c.fingerprint[mine] * displacement
+        if len(mine) < 2:
+            continue
+        tree = cKDTree(points)
+        # Among very many frames some have nearly the same fingerprint by chance: near is a tenth of what is usual.
+        usual = np.percentile(tree.query(points[:: 1 + len(points) // 2000], k=2, workers=1)[0][:, 1], 90)
+        limit = float(np.clip(0.1 * usual, SAME, NEAR))
+        distance, partner = tree.query(points, k=2, distance_upper_bound=limit, workers=1)
+        other = np.where(partner[:, 0] == np.arange(len(mine)), partner[:, 1], partner[:, 0])
+        found = np.isfinite(distance[:, 1]) & (other < np.arange(len(mine)))
+        k = np.flatnonzero(found)
+        close = np.abs(c.force[mine[k]] - c.force[mine[other[k]]]) < 1e-3 * (1 + c.force[mine[k]])
+        exact = (distance[k, 1] < SAME) & close
+        same.append(mine[k[exact]])
+        apart = np.abs(c.index[mine[k]] - c.index[mine[other[k]]]) > 1  # neighbours in time are near by nature
+        near.append(mine[k[~exact & apart & (distance[k, 1] < NEAR)]])
+    none = np.zeros(0, dtype=np.int64)
+    return np.sort(np.concatenate([none, *same])), np.sort(np.concatenate([none, *near]))
+
+
+def shared(train: Columns, other: Columns, displacement: float) -> tuple[Ints, Ints, Ints]:
+    """Rows of `other` that are in the training set: exactly; rotated or reordered; nearly."""
+    theirs = np.flatnonzero(other.n_atoms > 1)
+    exact = theirs[np.isin(other.digest[theirs], train.digest)]
+    rest = np.setdiff1d(theirs, exact)
+    near, moved = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    for kind in np.unique(other.composition[rest]) if displacement > 0 else ():
+        mine = rest[(other.composition[rest] == kind) & np.isfinite(other.fingerprint[rest]).all(axis=1)]
+        points = _points(train, kind, displacement)
+        if len(mine) and len(points):
+            distance, partner = cKDTree(points).query(other.fingerprint[mine] * displacement, workers=1)
+            theirs_force = train.force[_members(train, kind)][partner]
+            distance[np.abs(other.force[mine] - theirs_force) > 0.05 * (1 + theirs_force)] = np.inf  # by chance
+            moved.append(mine[distance < SAME])
+            near.append(mine[(distance >= SAME) & (distance < NEAR)])
+    return exact, np.sort(np.concatenate(moved)), np.sort(np.concatenate(near))
+
+
+def leakage(train: Columns, other: Columns, displacement: float, path: str, against: str) -> Iterator[Finding]:
+    """Structures of `other` that are in the training set."""
+    n = int((other.n_atoms > 1).sum())
+    exact, moved, close = shared(train, other, displacement)
+    both, fix = np.sort(np.concatenate([exact, moved])), f"without={against}"
+    if len(both):
+        turned = f", {len(moved)} of them rotated or with atoms in another order" if len(moved) else ""
+        message = (
+            f"{len(both)} of {n} structures of {against} are in {path} too{turned}: their errors mean nothing."
+        )
+        crystals = len(exact) == 0 and other.periodic[moved].all()  # strained crystals repeat by their symmetry
+        yield finding("leakage", "note" if crystals else "error", message, other.index[both], fix=fix)
+    if len(close) > max(1, 0.01 * n):
+        message = (
+            f"{len(close)} of {n} structures of {against} are within about {NEAR} Å of one in {path}: "
+            "they come from the same piece of a trajectory, and errors look smaller than they are. Split by block."
+        )
+        yield finding("leakage", "warning", message, other.index[close], fix=fix)
+
+
+def _points(c: Columns, kind: np.uint64, displacement: float) -> Floats:
+    return np.asarray(c.fingerprint[_members(c, kind)] * displacement)
+
+
+def _members(c: Columns, kind: np.uint64) -> Ints:
+    return np.flatnonzero((c.composition == kind) & np.isfinite(c.fingerprint).all(axis=1))

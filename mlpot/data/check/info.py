@@ -1,0 +1,300 @@
+"""What is in a data file: counts, ranges, distances, and signs that something is wrong with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+from ase.data import chemical_symbols, covalent_radii
+from numpy.typing import NDArray
+
+from mlpot.data.errors import DataError
+from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
+from mlpot.data.h5md.read import BLOCK, Reader
+from mlpot.data.sources.read import read_structures
+from mlpot.graph import edge_vectors
+from mlpot.neighbors import build_graph
+from mlpot.units import HOUSE_UNITS
+
+Floats = NDArray[np.float64]
+
+FORCE_BINS = np.logspace(-5, 5, 1001)  # eV/Å; percentiles are as fine as these, 2.3 %
+PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+N_DISTANCE_BINS = 200
+NEAR = 0.15  # Å; frames that follow each other this closely tell whether forces are the slope of the energy
+MIN_STEPS = 10
+CLOSEST, FARTHEST = 0.6, 1.6  # bond lengths between the nearest atoms; a bohr is 0.53 Å
+UPPER = np.triu_indices(3)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Count, range, mean and standard deviation of a quantity."""
+
+    n: int
+    min: float
+    mean: float
+    std: float
+    max: float
+
+
+@dataclass(frozen=True, eq=False)
+class DataInfo:
+    """What `info` found."""
+
+    path: str
+    card: dict[str, str]
+    units: dict[str, str]
+    n_frames: int
+    n_atoms: Spread  # of a frame
+    n_periodic: int  # frames with a periodic direction
+    elements: dict[str, int]  # atoms
+    groups: dict[str, int]  # frames of each named family
+    missing: dict[str, int]  # frames without energy, forces, stress; stress counts where there is a volume
+    n_masked: int  # atoms whose force is not to be learnt
+    isolated: dict[str, float]  # eV, energies of lone atoms
+    energy: Spread  # eV/atom, of frames of more than one atom
+    force: Spread  # eV/Å, magnitudes
+    force_rms: float  # eV/Å
+    force_percentiles: dict[float, float]  # eV/Å
+    largest_force: tuple[float, int]  # eV/Å, frame
+    stress: Spread  # eV/Å³, components
+    nearest: dict[tuple[str, str], tuple[float, int]]  # Å, frame; pairs that meet within the cutoff
+    cutoff: float  # Å
+    n_neighbors: Spread  # of an atom within the cutoff, lone atoms left out
+    warnings: list[str]
+    energies: dict[str, Floats] = field(repr=False)  # eV/atom by group
+    pressures: Floats = field(repr=False)  # eV/Å³, −trace(stress)/3 of each frame that has one
+    force_counts: NDArray[np.int64] = field(repr=False)  # in FORCE_BINS
+    distance_counts: dict[tuple[str, str], NDArray[np.int64]] = field(repr=False)  # of N_DISTANCE_BINS to cutoff
+    neighbor_counts: NDArray[np.int64] = field(repr=False)  # atoms with 0, 1, 2, ... neighbors
+
+
+def info(path: str | Path, cutoff: float = 5.0) -> DataInfo:
+    """Survey an H5MD file, or any that ASE reads, streamed.
+
+    Args:
+        path: the file.
+        cutoff: Å, for neighbors and distances.
+
+    Raises:
+        DataError: as `Reader` does, and for a structure whose neighbors cannot be listed, with its frame.
+    """
+    survey = _Survey(cutoff)
+    card: dict[str, str] = {}
+    if h5py.is_hdf5(path):
+        with Reader(path) as reader:
+            card = reader.card
+            for start in range(0, len(reader), BLOCK):
+                for frame in reader.columns(range(start, min(start + BLOCK, len(reader)))):
+                    survey.add(frame)
+    else:
+        for k, atoms in enumerate(read_structures(path)):
+            survey.add(frame_of_columns(columns_of(atoms, k), atoms.pbc, family(atoms)))
+    if survey.k == 0:
+        raise DataError(f"{path} has no frames. Check the path.")
+    return survey.result(str(path), card)
+
+
+class _Running:
+    """Range and moments of values that are seen once."""
+
+    def __init__(self) -> None:
+        self.n, self.mean, self.squares, self.min, self.max = 0, 0.0, 0.0, np.inf, -np.inf
+
+    def add(self, values: Floats) -> None:
+        if not len(values):
+            return
+        n, shift = self.n + len(values), float(values.mean()) - self.mean
+        self.squares += float(((values - values.mean()) ** 2).sum()) + shift**2 * self.n * len(values) / n
+        self.mean += shift * len(values) / n
+        self.n, self.min, self.max = n, min(self.min, float(values.min())), max(self.max, float(values.max()))
+
+    def spread(self) -> Spread:
+        if self.n == 0:
+            return Spread(0, np.nan, np.nan, np.nan, np.nan)
+        return Spread(self.n, self.min, self.mean, float(np.sqrt(self.squares / self.n)), self.max)
+
+
+class _Survey:
+    """Everything that is counted while the frames go by."""
+
+    def __init__(self, cutoff: float):
+        self.cutoff = cutoff
+        self.k = 0  # frames seen
+        self.sizes, self.energy, self.force, self.stress = _Running(), _Running(), _Running(), _Running()
+        self.n_neighbors = _Running()
+        self.elements: Counter[int] = Counter()
+        self.groups: Counter[str] = Counter()
+        self.missing = dict.fromkeys(("energy", "forces", "stress"), 0)
+        self.n_periodic = self.n_masked = 0
+        self.isolated: dict[str, float] = {}
+        self.largest_force = (0.0, -1)
+        self.force_counts = np.zeros(len(FORCE_BINS) - 1, dtype=np.int64)
+        self.neighbor_counts = np.zeros(1, dtype=np.int64)
+        self.distances: dict[tuple[int, int], tuple[float, int]] = {}
+        self.distance_counts: dict[tuple[int, int], NDArray[np.int64]] = {}
+        self.energies: dict[str, list[float]] = {}
+        self.pressures: list[float] = []
+        self.slope = _Slope()
+
+    def add(self, frame: Frame) -> None:
+        n = len(frame.numbers)
+        self.sizes.add(np.array([float(n)]))
+        self.elements.update(frame.numbers.tolist())
+        if frame.group is not None:
+            self.groups[frame.group] += 1
+        self.n_periodic += bool(frame.pbc.any())
+        self._add_labels(frame)
+        self.slope.add(frame)
+        if n == 1 and not frame.pbc.any():
+            self.isolated[chemical_symbols[frame.numbers[0]]] = frame.energy
+        else:
+            self._add_distances(frame)
+        self.k += 1
+
+    def _add_labels(self, frame: Frame) -> None:
+        if np.isnan(frame.energy):
+            self.missing["energy"] += 1
+        elif len(frame.numbers) > 1:
+            per_atom = frame.energy / len(frame.numbers)
+            self.energy.add(np.array([per_atom]))
+            self.energies.setdefault(frame.group or "", []).append(per_atom)
+        known = np.isfinite(frame.forces[:, 0])
+        if not known.any():
+            self.missing["forces"] += len(known) > 1 or bool(frame.pbc.any())
+        else:
+            self.n_masked += int((~known).sum())
+            size = np.linalg.norm(frame.forces[known], axis=1)
+            self.force.add(size)
+            self.force_counts += np.histogram(np.clip(size, FORCE_BINS[0], FORCE_BINS[-1]), FORCE_BINS)[0]
+            self.largest_force = max(self.largest_force, (float(size.max()), self.k))
+        if np.isnan(frame.stress[0, 0]):
+            self.missing["stress"] += bool(frame.pbc.all())
+        else:
+            self.stress.add(frame.stress[UPPER])
+            self.pressures.append(-float(np.trace(frame.stress)) / 3.0)
+
+    def _add_distances(self, frame: Frame) -> None:
+        try:
+            graph = build_graph(frame.numbers, frame.positions, frame.cell, frame.pbc, self.cutoff)
+        except ValueError as error:
+            raise DataError(f"Frame {self.k}: {error}") from None
+        counts = np.diff(graph.edges.row_ptr.numpy())
+        self.n_neighbors.add(counts.astype(np.float64))
+        seen = np.bincount(counts, minlength=len(self.neighbor_counts))
+        seen[: len(self.neighbor_counts)] += self.neighbor_counts
+        self.neighbor_counts = seen
+        center, neighbor = graph.edges.center.numpy(), graph.edges.neighbor.numpy()
+        low, high = np.sort(frame.numbers[np.stack([center, neighbor])], axis=0)
+        distance = np.linalg.norm(edge_vectors(graph).numpy(), axis=1)
+        for code in np.unique(low * 128 + high):
+            pair, own = (int(code) // 128, int(code) % 128), distance[low * 128 + high == code]
+            self.distances[pair] = min(self.distances.get(pair, (np.inf, -1)), (float(own.min()), self.k))
+            binned = np.histogram(own, N_DISTANCE_BINS, (0.0, self.cutoff))[0]
+            self.distance_counts[pair] = self.distance_counts.get(pair, 0) + binned
+
+    def result(self, path: str, card: dict[str, str]) -> DataInfo:
+        force = self.force.spread()
+        return DataInfo(
+            path=path,
+            card=card,
+            units=dict(HOUSE_UNITS),
+            n_frames=self.k,
+            n_atoms=self.sizes.spread(),
+            n_periodic=self.n_periodic,
+            elements={chemical_symbols[z]: n for z, n in sorted(self.elements.items())},
+            groups=dict(self.groups.most_common()),
+            missing=self.missing,
+            n_masked=self.n_masked,
+            isolated=self.isolated,
+            energy=self.energy.spread(),
+            force=force,
+            force_rms=float(np.hypot(force.mean, force.std)),
+            force_percentiles=_percentiles(self.force_counts),
+            largest_force=self.largest_force,
+            stress=self.stress.spread(),
+            nearest={_symbols(pair): nearest for pair, nearest in sorted(self.distances.items())},
+            cutoff=self.cutoff,
+            n_neighbors=self.n_neighbors.spread(),
+            warnings=list(self._warnings()),
+            energies={group: np.array(values) for group, values in self.energies.items()},
+            pressures=np.array(self.pressures),
+            force_counts=self.force_counts,
+            distance_counts={_symbols(pair): counts for pair, counts in sorted(self.distance_counts.items())},
+            neighbor_counts=self.neighbor_counts,
+        )
+
+    def _warnings(self) -> Iterator[str]:
+        for pair, (distance, frame) in sorted(self.distances.items()):
+            bond = covalent_radii[pair[0]] + covalent_radii[pair[1]]
+            if distance < CLOSEST * bond:
+                names = "-".join(_symbols(pair))
+                yield (
+                    f"{names} comes down to {distance:.2f} Å in frame {frame}, a bond is {bond:.2f} Å: "
+                    "is the unit of length right?"
+                )
+        closest = [d / (covalent_radii[a] + covalent_radii[b]) for (a, b), (d, _) in self.distances.items()]
+        if closest and min(closest) > FARTHEST:
+            yield f"No two atoms come closer than {min(closest):.1f} bond lengths: is the unit of length right?"
+        if self.force.n and self.force.max == 0.0:
+            yield "All forces are zero: there is nothing to learn from them."
+        if self.largest_force[0] > 100.0:
+            size, frame = self.largest_force
+            yield f"The largest force is {size:.3g} eV/Å, in frame {frame}: did that calculation converge?"
+        yield from self.slope.warnings()
+
+
+class _Slope:
+    """Compares energy changes along a trajectory with the work of the forces, to catch wrong units and signs."""
+
+    def __init__(self) -> None:
+        self.last: Frame | None = None
+        self.change: list[float] = []  # eV
+        self.work: list[float] = []  # eV
+
+    def add(self, frame: Frame) -> None:
+        last, self.last = self.last, frame
+        if (
+            last is None
+            or not np.array_equal(last.numbers, frame.numbers)
+            or not np.array_equal(last.cell, frame.cell)
+        ):
+            return
+        step = frame.positions - last.positions
+        work = -0.5 * float(((frame.forces + last.forces) * step).sum())
+        if 0.0 < np.abs(step).max() < NEAR and np.isfinite(work) and np.isfinite(frame.energy - last.energy):
+            self.change.append(frame.energy - last.energy)
+            self.work.append(work)
+
+    def warnings(self) -> Iterator[str]:
+        """One line if energies follow the forces, but with another factor than 1."""
+        change, work = np.array(self.change), np.array(self.work)
+        if len(work) < MIN_STEPS or not work.any() or not change.any():
+            return
+        overlap = float(change @ work)
+        slope, correlation = (
+            overlap / float(work @ work),
+            overlap / float(np.linalg.norm(change) * np.linalg.norm(work)),
+        )
+        if abs(correlation) > 0.9 and not 0.8 < slope < 1.25:
+            yield (
+                f"Along {len(work)} small steps the energy changes by {slope:.4g} times the work of the forces, "
+                "which should be 1: a wrong unit, or gradients in place of forces."
+            )
+
+
+def _percentiles(counts: NDArray[np.int64]) -> dict[float, float]:
+    if not counts.any():
+        return dict.fromkeys(PERCENTILES, float("nan"))
+    cumulative = np.cumsum(counts) / counts.sum()
+    centers = np.sqrt(FORCE_BINS[1:] * FORCE_BINS[:-1])
+    return {p: float(centers[np.searchsorted(cumulative, p / 100.0)]) for p in PERCENTILES}
+
+
+def _symbols(pair: tuple[int, int]) -> tuple[str, str]:
+    return chemical_symbols[pair[0]], chemical_symbols[pair[1]]

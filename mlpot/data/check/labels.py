@@ -1,0 +1,312 @@
+"""What the labels are in: the inference of units and signs, told as findings with the command that mends them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols, covalent_radii
+
+from mlpot.data.check import infer_units as infer
+from mlpot.data.check.checks import FEW, OUTLIER, dropping, robust, strain_slope, trajectory_slope
+from mlpot.data.check.finding import Finding, Severity, finding
+from mlpot.data.check.infer_units import PROBABLE, SURE, Evidence, Hypothesis, StressVerdict, Verdict
+from mlpot.data.check.linear import Basis, Fit, fit
+from mlpot.data.check.tally import Columns, Steps, Tally
+from mlpot.data.frame import Frame
+from mlpot.neighbors import COINCIDENT, build_graph
+from mlpot.units import ENERGY, LENGTH, PRESSURE
+
+FEWEST = 20  # labelled frames of which something can be inferred
+BOND_ERROR = 0.35  # of the logarithm of nearest distances in sums of covalent radii
+BINDING = {False: (0.05, 12.0), True: (1.2, 9.0)}  # eV an atom; the latter where all elements are covalent
+COVALENT = {1, 5, 6, 7, 8, 9, 14, 15, 16, 17}
+MOST_MISFIT = 8.0
+PLACES = ("yz", "xz", "xy")
+
+
+@dataclass
+class Examined:
+    """What was found out about the labels."""
+
+    findings: list[Finding] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
+
+
+def examine(tally: Tally, c: Columns, steps: Steps) -> Examined:
+    """Infer units and signs of everything in a set."""
+    seen = Examined()
+    length = _unit_of_length(c, seen)
+    frames = [_scaled(f, LENGTH[length]) for f in tally.sample()]
+    frames = [f for f in _ordinary(frames) if np.isfinite(f.forces).all()]
+    isolated = {z: e[0][1] for z, e in tally.isolated.items() if np.isfinite(e[0][1])}
+    if len(frames) < FEWEST:
+        seen.skipped["units of energy, forces and stress"] = f"only {len(frames)} labelled structures"
+        return seen
+    elements = sorted({int(z) for f in frames for z in f.numbers})
+    basis, fitted = _fit(frames, elements)
+    evidence = infer.measure(fitted, frames, basis, isolated)
+    evidence = _along_trajectory(evidence, steps, LENGTH[length], seen)
+    verdict = infer.weigh(evidence)
+    believed = verdict.best if verdict.confidence >= PROBABLE and verdict.misfit < MOST_MISFIT else Hypothesis()
+    seen.findings += _told(verdict, evidence)
+    _record(seen, evidence, fitted)
+    seen.findings += _references(tally, c, believed)
+    if fitted is None:
+        seen.skipped["energies against forces"] = "too few labels, or energies that do not vary"
+        return seen
+    seen.findings += _unrelated(fitted)
+    seen.findings += _mixed(fitted, tally)
+    _stress(fitted, believed, steps, seen)
+    return seen
+
+
+def _scaled(frame: Frame, length: float) -> Frame:
+    return replace(frame, positions=frame.positions * length, cell=frame.cell * length)
+
+
+def _ordinary(frames: list[Frame]) -> list[Frame]:
+    """The frames without those whose labels are far off, or whose atoms sit on one another."""
+    size = np.array([np.abs(f.forces).max() for f in frames])
+    limit = 20 * np.nanmedian(size) if len(frames) else 0.0
+    kinds: dict[bytes, list[Frame]] = {}
+    for frame, greatest in zip(frames, size, strict=True):
+        if not greatest > limit and len(frame.numbers) > 1 and _apart(frame):
+            kinds.setdefault(np.sort(frame.numbers).tobytes(), []).append(frame)
+    kept = []
+    for members in kinds.values():
+        energies = np.array([f.energy / len(f.numbers) for f in members])
+        far = (
+            np.abs(robust(energies, 1e-9)) > OUTLIER if len(members) >= FEW else np.zeros(len(members), dtype=bool)
+        )
+        kept += [f for f, out in zip(members, far, strict=True) if not out]
+    return kept
+
+
+def _apart(frame: Frame) -> bool:
+    """Whether neighbours can be listed; where not, `checks.closeness` names the frame."""
+    try:
+        build_graph(frame.numbers, frame.positions, frame.cell, frame.pbc, COINCIDENT)
+    except ValueError:
+        return False
+    return True
+
+
+def _fit(frames: list[Frame], elements: list[int]) -> tuple[Basis, Fit | None]:
+    """The richest potential that the sample can determine."""
+    nearest = float(np.mean([2 * covalent_radii[z] for z in elements]))
+    n = 3 * sum(len(f.numbers) for f in frames)
+    for n_moment in (3, 2, 1):
+        basis = Basis(elements, nearest, n_moment)
+        if n >= 3 * basis.size:
+            return basis, fit(frames, basis)
+    return basis, None
+
+
+def _unit_of_length(c: Columns, seen: Examined) -> str:
+    """The unit that puts nearest atoms a bond apart; tells where that is not the one in the file."""
+    bonds = c.bond[np.isfinite(c.bond)]
+    if not len(bonds):
+        seen.skipped["unit of length"] = "no two atoms that could bind"
+        return "angstrom"
+    middle = float(np.median(bonds))
+    off = {unit: abs(np.log(middle * value)) for unit, value in LENGTH.items()}
+    unit = min(off, key=lambda u: off[u])
+    if off["angstrom"] < BOND_ERROR:
+        return "angstrom"
+    what = f"Nearest atoms stand {middle:.2f} sums of their covalent radii apart"
+    if off[unit] < 0.25 and off["angstrom"] > 2 * off[unit]:
+        fix = f"positions={unit}" + (f";cell={unit}" if c.periodic.any() else "")
+        message = f"{what}: positions are in {unit}, not in angstrom."
+        seen.findings.append(finding("unit of length", "error", message, fix=fix, confidence=SURE))
+        return unit
+    seen.findings.append(finding("unit of length", "warning", f"{what}, and no unit of length explains that."))
+    return "angstrom"
+
+
+def _along_trajectory(evidence: Evidence, steps: Steps, length: float, seen: Examined) -> Evidence:
+    """The evidence with the ratio measured along small steps, where there are such."""
+    slope, cosine, n = trajectory_slope(steps)
+    if n < FEWEST:
+        seen.skipped["energy along trajectories"] = (
+            f"{n} pairs of frames follow each other closely; a fit was used"
+        )
+        return evidence
+    seen.facts["work of forces / change of energy"] = (
+        f"{slope:.4g} over {n} small steps (correlation {cosine:.3f})"
+    )
+    if abs(cosine) < 0.9:
+        return evidence
+    return replace(evidence, ratio=slope * length, ratio_error=0.03 + (1 - abs(cosine)))
+
+
+def _told(verdict: Verdict, evidence: Evidence) -> Iterator[Finding]:
+    """The verdict as a finding; silence if there is nothing to say, or nothing sure."""
+    best, fine = verdict.best, Hypothesis()
+    ratio = f"forces are {evidence.ratio:.4g} times the slope of the energy" if np.isfinite(evidence.ratio) else ""
+    if verdict.misfit > MOST_MISFIT:
+        if ratio and not 0.3 < evidence.ratio < 3.3:
+            message = f"Energies and forces do not belong together: {ratio}, and no units explain that."
+            yield finding("units of labels", "error", message)
+        return
+    if best == fine or verdict.confidence < PROBABLE:
+        return
+    parts = []
+    if best.energy != "eV" or best.energy_sign < 0:
+        sign = "with the opposite sign" if best.energy_sign < 0 else ""
+        parts.append(
+            f"energies are in {best.energy} {sign}".strip() if best.energy != "eV" else f"energies come {sign}"
+        )
+    if best.forces_sign < 0:
+        parts.append("forces have the wrong sign: they are gradients")
+    if best.forces != "eV/angstrom":
+        parts.append(f"forces are in {best.forces}")
+    figures = [ratio] if ratio else []
+    if np.isfinite(evidence.stiffness):
+        figures.append(f"bonds are {evidence.stiffness:.3g} times as stiff as expected")
+    if np.isfinite(evidence.total) and abs(evidence.total) > 1e-3:
+        figures.append(f"energies are {evidence.total:.3g} of those of all electrons in eV")
+    sure = verdict.confidence >= SURE
+    message = f"{'' if sure else 'Probably '}{', '.join(parts)} ({'; '.join(figures)})."
+    message = message[0].upper() + message[1:]
+    fix = ";".join(best.fixes())
+    severity: Severity = "error" if sure else "warning"
+    yield finding("units of labels", severity, message, fix=fix, confidence=round(verdict.confidence, 3))
+
+
+def _record(seen: Examined, evidence: Evidence, fitted: Fit | None) -> None:
+    if fitted is None:
+        return
+    seen.facts |= {
+        "forces / slope of energy": f"{fitted.ratio:.3g} in a linear potential, which explains "
+        f"{fitted.forces_explained:.1%} of forces and {fitted.energies_explained:.1%} of energies",
+        "stiffness of bonds": f"{evidence.stiffness:.2f} times the expected",
+    }
+    seen.curves["predicted energy"] = fitted.predicted
+    seen.curves["labelled energy"] = fitted.energy * fitted.ratio
+    forces = [(f.forces.ravel(), fitted.forces(k)) for k, f in enumerate(fitted.frames)]
+    seen.curves["labelled forces"], seen.curves["predicted forces"] = map(
+        np.concatenate, zip(*forces, strict=True)
+    )
+
+
+def _unrelated(fitted: Fit) -> Iterator[Finding]:
+    """Labels that no local potential explains: those of other structures, or of other atoms."""
+    if len(fitted.frames) < 3 * FEWEST:
+        return
+    if fitted.forces_explained < 0.3:
+        message = (
+            f"A linear potential explains {fitted.forces_explained:.0%} of the forces, which is strangely little: "
+            "do they belong to these structures, and to the atoms in this order?"
+        )
+        yield finding("forces", "warning", message)
+    elif fitted.forces_explained > 0.8 and fitted.energies_explained < 0.3:
+        message = (
+            f"A potential that explains {fitted.forces_explained:.0%} of the forces explains "
+            f"{fitted.energies_explained:.0%} of the energies: they are those of other structures."
+        )
+        yield finding("energies", "error", message)
+
+
+def _mixed(fitted: Fit, tally: Tally) -> Iterator[Finding]:
+    """Frames whose forces are another multiple of the prediction than those of the rest."""
+    pairs = [(fitted.forces(k), frame.forces.ravel()) for k, frame in enumerate(fitted.frames)]
+    ours, theirs = (np.maximum([np.linalg.norm(p[side]) for p in pairs], 1e-12) for side in (0, 1))
+    cosine = np.array([float(a @ b) for a, b in pairs]) / (ours * theirs)
+    slope = np.sign(cosine) * theirs / ours
+    usual = (slope > 0.35) & (slope < 2.8)
+    strange = np.flatnonzero(~usual & (np.abs(cosine) > 0.8))
+    if len(strange) > max(1, 0.01 * len(slope)) and fitted.forces_explained > 0.5:
+        message = (
+            f"The forces of {len(strange)} of {len(slope)} sampled structures are about "
+            f"{np.median(slope[strange]):.3g} times those expected of the others: units or signs are mixed."
+        )
+        yield finding("mixed units", "error", message)
+
+
+def _references(tally: Tally, c: Columns, believed: Hypothesis) -> Iterator[Finding]:
+    """Energies of isolated atoms against those of the structures."""
+    lone = np.array(sorted(k for members in tally.isolated.values() for k, _ in members), dtype=np.int64)
+    for z, members in tally.isolated.items():
+        energies = np.array([e for _, e in members])
+        if np.ptp(energies) > 1e-3:
+            symbol = chemical_symbols[z]
+            message = f"The isolated {symbol} atom has {len(members)} energies, {np.ptp(energies):.3g} eV apart."
+            yield finding("reference energies", "error", message, lone)
+    frames = tally.sample()
+    elements = {int(z) for f in frames for z in f.numbers}
+    if not frames or not elements <= tally.isolated.keys() or believed.energy == infer.PER_ATOM:
+        return
+    unit = believed.energy_sign * ENERGY[believed.energy]
+    energies = unit * np.array([f.energy for f in frames])
+    sizes = np.array([len(f.numbers) for f in frames])
+    atoms = unit * np.array([sum(tally.isolated[int(z)][0][1] for z in f.numbers) for f in frames])
+    binding = float(np.median((atoms - energies) / sizes))
+    low, high = BINDING[elements <= COVALENT]
+    if low <= binding <= high:
+        return
+    message = f"Measured from the isolated atoms, the structures are bound by {binding:.4g} eV an atom"
+    mean = float(np.median(-energies / sizes))
+    if low <= mean <= high:
+        message += f"; from zero, by {mean:.3g}: energies are cohesive, those of the isolated atoms are total."
+        yield finding("reference energies", "error", message, lone, fix=dropping(lone))
+        return
+    for name, value in ENERGY.items():
+        if low <= float(np.median((atoms * value / unit - energies) / sizes)) <= high and name != believed.energy:
+            message += f": the isolated atoms are in {name}."
+            yield finding("reference energies", "error", message, lone, fix=f"isolated={name}")
+            return
+    message += ": they were computed otherwise than the structures, or are those of other elements."
+    yield finding("reference energies", "error", message, lone, fix=dropping(lone))
+
+
+def _stress(fitted: Fit, believed: Hypothesis, steps: Steps, seen: Examined) -> None:
+    """Unit, sign and order of the stress."""
+    if not any(np.isfinite(f.stress).all() for f in fitted.frames):
+        seen.skipped["stress"] = "no frame has any"
+        return
+    unit, length = believed.forces.rsplit("/", 1)
+    verdict = infer.weigh_stress(fitted, believed.forces_sign * ENERGY[unit] / LENGTH[length])
+    if verdict is None:
+        seen.skipped["stress"] = "the linear potential does not foresee it"
+        return
+    seen.facts["stress"] = (
+        f"{verdict.slope * PRESSURE.get(verdict.unit, 1.0):.2f} times the strain derivative, in {verdict.unit} "
+        f"(correlation {verdict.agreement:.3f})"
+    )
+    slope, cosine, n = strain_slope(steps)
+    if abs(cosine) > 0.9:
+        seen.facts["work of stress / change of energy"] = f"{slope:.4g} over {n} small strains"
+    seen.findings += _stress_told(verdict)
+
+
+def _stress_told(verdict: StressVerdict) -> Iterator[Finding]:
+    parts, fixes = [], []
+    sign = "-" * (verdict.sign < 0)
+    if verdict.unit == "eV" and verdict.sign < 0:
+        parts.append("it is a virial in eV, not a stress")
+        fixes.append("stress=virial")
+    else:
+        if verdict.unit != "eV/angstrom^3":
+            parts.append(f"it is in {verdict.unit}" if verdict.unit != "eV" else "it is multiplied by the volume")
+        if verdict.sign < 0:
+            parts.append("it has the sign of a pressure, positive where compressed")
+        if parts:
+            fixes.append(f"stress={sign}{verdict.unit}")
+    if verdict.order != (0, 1, 2):
+        stored = [""] * 3
+        for place, source in zip(PLACES, verdict.order, strict=True):
+            stored[source] = place
+        order = ",".join(["xx", "yy", "zz", *stored])
+        parts.append(f"its components are in the order {order}")
+        fixes.append(f"voigt={order}")
+    if parts:
+        message = (
+            f"Stress against the strain derivative of the energy: {'; '.join(parts)} "
+            f"(correlation {verdict.agreement:.2f})."
+        )
+        yield finding("stress", "error", message, fix=";".join(fixes), confidence=round(verdict.agreement, 3))

@@ -1,0 +1,251 @@
+"""Some numbers for every frame, taken while the frames go by; they fit in memory when the file does not."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpot.data.check.geometry import SHELLS, geometry
+from mlpot.data.check.stream import Chunk, Floats, Ints
+from mlpot.data.frame import Frame
+
+NEAR = 0.15  # Å; steps up to which a trajectory's energies are compared with the work of its forces
+MOST_KINDS = 500  # lists of atoms whose moving parts are followed one by one
+SAMPLE_FRAMES, SAMPLE_ATOMS = 160, 6000  # of the linear fit
+
+
+@dataclass(frozen=True)
+class Columns:
+    """One row a frame, in the order of the file."""
+
+    index: Ints
+    n_atoms: Ints
+    composition: NDArray[np.uint64]  # hash of how many atoms of each element
+    digest: NDArray[np.uint64]  # hash of numbers, positions and cell
+    labels: NDArray[np.uint64]  # hash of the labels
+    energy: Floats  # eV
+    force: Floats  # greatest on an atom, eV/Å
+    force_rms: Floats  # eV/Å
+    unlabelled: Ints  # atoms without force
+    net: Floats  # |ΣF|, eV/Å
+    torque: Floats  # |Σ r × F|, eV, about the middle; NaN for periodic frames
+    has_stress: NDArray[np.bool_]
+    stress: Floats  # greatest component, eV/Å³
+    periodic: NDArray[np.bool_]  # in all directions
+    closest: Floats  # Å
+    overlap: Floats  # sums of covalent radii
+    bond: Floats  # sums of covalent radii
+    fewest: Ints  # neighbours of an atom
+    most: Ints
+    fingerprint: Floats  # (n_frames, n_shells)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Small steps from one frame to the next."""
+
+    index: Ints  # of the second frame
+    change: Floats  # of the energy, eV
+    work: Floats  # −∫F·dr by the trapezoid rule, eV
+    strain_work: Floats  # V σ:ε likewise, eV; NaN where the cell does not change
+    error: Floats  # of the trapezoid rule, by its own estimate, eV
+
+
+@dataclass
+class Motion:
+    """What was seen of one list of atoms in one order."""
+
+    numbers: Ints
+    first: Floats
+    n: int = 0
+    moved: Floats = field(default_factory=lambda: np.zeros(0))  # greatest displacement from the first frame, Å
+    pushed: Floats = field(default_factory=lambda: np.zeros(0))  # greatest force, eV/Å
+
+
+class Tally:
+    """Collects what is to be known of each frame."""
+
+    def __init__(self) -> None:
+        self.parts: list[list[Floats]] = []
+        self.steps: list[Floats] = []
+        self.motions: dict[bytes, Motion] = {}
+        self.groups: dict[str, int] = {}
+        self.isolated: dict[int, list[tuple[int, float]]] = {}  # frame and energy of lone atoms
+        self.elements: set[int] = set()
+        self.displacement = 0.0  # Å that one unit of the fingerprint stands for
+        self._sample: list[tuple[int, Frame]] = []
+        self._every, self._seen = 1, 0
+
+    def add(self, chunk: Chunk) -> None:
+        """Take in a chunk."""
+        self.elements |= set(np.unique(chunk.numbers).tolist())
+        for frame in chunk.frames:
+            if frame.group is not None:
+                self.groups[frame.group] = self.groups.get(frame.group, 0) + 1
+        if chunk.numbers.shape[1] == 1 and not chunk.pbc.any():
+            for k, z, e in zip(chunk.index, chunk.numbers[:, 0], chunk.energy, strict=True):
+                self.isolated.setdefault(int(z), []).append((int(k), float(e)))
+        else:
+            self._keep(chunk)
+            self._calibrate(chunk)
+            self._follow(chunk)
+        self.parts.append(_columns(chunk))
+        self.steps.append(_steps(chunk))
+
+    def columns(self) -> Columns:
+        """All columns, in the order of the file."""
+        joined = [np.concatenate(column) for column in zip(*self.parts, strict=True)]
+        order = np.argsort(joined[0], kind="stable")
+        return Columns(*(column[order] for column in joined))
+
+    def all_steps(self) -> Steps:
+        """All small steps."""
+        table = np.concatenate(self.steps) if self.steps else np.zeros((0, 5))
+        return Steps(table[:, 0].astype(np.int64), *table[:, 1:].T)
+
+    def sample(self) -> list[Frame]:
+        """Labelled frames, evenly spread, few enough for a fit."""
+        frames = [f for _, f in self._sample]
+        if not frames:
+            return []
+        n = min(SAMPLE_FRAMES, max(20, int(SAMPLE_ATOMS / float(np.mean([len(f.numbers) for f in frames])))))
+        picks = (
+            np.unique(np.linspace(0, len(frames) - 1, n).astype(int)) if len(frames) > n else range(len(frames))
+        )
+        return [frames[k] for k in picks]
+
+    def sampled(self) -> list[int]:
+        """Indices of the frames kept for samples."""
+        return [k for k, _ in self._sample]
+
+    def _keep(self, chunk: Chunk) -> None:
+        """Keep every so-maniest frame, fewer as more go by."""
+        labelled = np.isfinite(chunk.energy) & np.isfinite(chunk.forces).any(axis=(1, 2))
+        for k in np.flatnonzero(labelled):
+            if self._seen % self._every == 0:
+                self._sample.append((int(chunk.index[k]), chunk.frames[k]))
+            self._seen += 1
+        while len(self._sample) > 4 * SAMPLE_FRAMES:
+            self._sample, self._every = self._sample[::2], 2 * self._every
+
+    def _calibrate(self, chunk: Chunk) -> None:
+        """How far atoms move when the fingerprint changes by one; from the first frames alone."""
+        if self.displacement == 0.0:
+            few = _first(chunk, 8)
+            noise = 1e-3 * np.random.default_rng(0).normal(size=few.positions.shape)
+            change = geometry(few).fingerprint - geometry(_shifted(few, noise)).fingerprint
+            size = float(np.nanmedian(np.linalg.norm(change, axis=1)))
+            self.displacement = 1e-3 * np.sqrt(3) / size if size > 0 else 0.0
+
+    def _follow(self, chunk: Chunk) -> None:
+        """How far each atom moved, and how hard it was pushed, in frames that list the same atoms."""
+        for numbers in np.unique(chunk.numbers, axis=0):
+            mine = (chunk.numbers == numbers).all(axis=1)
+            key = numbers.tobytes() + chunk.pbc.tobytes()
+            if key not in self.motions:
+                if len(self.motions) >= MOST_KINDS:
+                    continue
+                first = chunk.positions[mine][0]
+                self.motions[key] = Motion(numbers, first, 0, np.zeros(len(numbers)), np.zeros(len(numbers)))
+            seen = self.motions[key]
+            seen.n += int(mine.sum())
+            moved = np.abs(chunk.positions[mine] - seen.first).max(axis=(0, 2))
+            pushed = np.abs(np.nan_to_num(chunk.forces[mine], nan=np.inf)).max(axis=(0, 2))
+            seen.moved, seen.pushed = np.maximum(seen.moved, moved), np.maximum(seen.pushed, pushed)
+
+
+def _first(chunk: Chunk, n: int) -> Chunk:
+    arrays = {name: getattr(chunk, name)[:n] for name in Chunk.__dataclass_fields__ if name != "pbc"}
+    return Chunk(pbc=chunk.pbc, **arrays)
+
+
+def _shifted(chunk: Chunk, shift: Floats) -> Chunk:
+    return Chunk(**{**chunk.__dict__, "positions": chunk.positions + shift})
+
+
+def _columns(chunk: Chunk) -> list[NDArray[Any]]:
+    n_frames, n = chunk.numbers.shape
+    if n == 1 and not chunk.pbc.any():
+        shells, none = np.zeros((n_frames, len(SHELLS))), np.full(n_frames, np.inf)
+        distances = [none, none, np.full(n_frames, np.nan), *np.zeros((2, n_frames), dtype=np.int64), shells]
+    else:
+        g = geometry(chunk)
+        distances = [g.closest, g.overlap, g.bond, *g.neighbors.T, g.fingerprint]
+    known = np.asarray(np.isfinite(chunk.forces).all(axis=2))
+    forces = np.where(known[:, :, None], chunk.forces, 0.0)
+    size = np.linalg.norm(forces, axis=2)
+    arms = chunk.positions - chunk.positions.mean(axis=1, keepdims=True)
+    torque = np.linalg.norm(np.cross(arms, forces).sum(axis=1), axis=1)
+    torque[~known.all(axis=1) | chunk.pbc.any()] = np.nan
+    net = np.linalg.norm(forces.sum(axis=1), axis=1)
+    net[~known.all(axis=1)] = np.nan
+    return [
+        chunk.index,
+        np.full(n_frames, n),
+        *_digests(chunk),
+        chunk.energy,
+        size.max(axis=1),
+        np.sqrt((size**2).sum(axis=1) / np.maximum(1, 3 * known.sum(axis=1))),
+        (~known).sum(axis=1),
+        net,
+        torque,
+        np.isfinite(chunk.stress).all(axis=(1, 2)),
+        np.abs(chunk.stress).max(axis=(1, 2)),
+        np.full(n_frames, bool(chunk.pbc.all())),
+        *distances,
+    ]
+
+
+def _digests(chunk: Chunk) -> list[NDArray[np.uint64]]:
+    """Hashes of composition, structure and labels."""
+    place = np.round(chunk.positions - chunk.positions[:, :1], 4) + 0.0  # + 0.0: no negative zeros
+    cell = np.round(chunk.cell, 4) + 0.0
+    rows = []
+    for k in range(len(chunk.index)):
+        z = chunk.numbers[k]
+        counts = np.bincount(z, minlength=119)
+        rows.append(
+            (
+                _hash(counts),
+                _hash(z, place[k], cell[k], chunk.pbc),
+                _hash(np.round(chunk.energy[k], 6), np.round(chunk.forces[k], 5) + 0.0),
+            )
+        )
+    return list(np.array(rows, dtype=np.uint64).T)
+
+
+def _hash(*arrays: NDArray[Any]) -> int:
+    content = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        content.update(np.ascontiguousarray(array).tobytes())
+    return int.from_bytes(content.digest(), "little")
+
+
+def _steps(chunk: Chunk) -> Floats:
+    """(n_steps, 5) rows of `Steps`: pairs of frames that follow each other closely with the same atoms."""
+    after = np.flatnonzero((np.diff(chunk.index) == 1) & (chunk.numbers[1:] == chunk.numbers[:-1]).all(axis=1))
+    a, b = after, after + 1
+    move = chunk.positions[b] - chunk.positions[a]
+    strain = np.zeros((len(a), 3, 3))
+    if chunk.pbc.any():
+        cells = chunk.cell + np.eye(3) * (np.abs(chunk.cell).sum(axis=2) == 0)[:, :, None]  # of slabs and wires
+        whole = np.round(np.linalg.solve(cells[a].transpose(0, 2, 1), move.transpose(0, 2, 1))).transpose(0, 2, 1)
+        move = move - (whole * chunk.pbc) @ cells[a]
+        strain = np.linalg.solve(cells[a], cells[b]) - np.eye(3)
+        move = move - chunk.positions[a] @ strain
+    mean = 0.5 * (chunk.forces[a] + chunk.forces[b])
+    work = -(mean * move).sum(axis=(1, 2))
+    curve = ((chunk.forces[b] - chunk.forces[a]) * move).sum(axis=(1, 2))
+    still = np.abs(strain).max(axis=(1, 2)) < 1e-9
+    volume = np.abs(np.linalg.det(chunk.cell))
+    virial = 0.5 * (volume[a, None, None] * chunk.stress[a] + volume[b, None, None] * chunk.stress[b])
+    strain_work = np.where(still, np.nan, (virial * strain).sum(axis=(1, 2)))
+    change = chunk.energy[b] - chunk.energy[a]
+    near = (np.abs(move).max(axis=(1, 2)) < NEAR) & np.isfinite(work + change) & (still | np.isfinite(strain_work))
+    near &= (np.abs(strain).max(axis=(1, 2)) < 0.05) & (np.abs(change) + np.abs(work) > 0)
+    rows = np.stack([chunk.index[b], change, work, strain_work, np.abs(curve) / 6], axis=1)
+    return np.asarray(rows[near])

@@ -1,0 +1,172 @@
+"""H5MD files, ours and others', into frames: by slices, with units converted and values checked at the door."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import ArrayLike, NDArray
+
+from mlpot.data.errors import FormatError
+from mlpot.data.frame import Frame, atoms_of, frame_of_columns
+from mlpot.data.h5md.layout import CARD, FAMILIES, GROUPS, INDEX, VERSION
+from mlpot.data.h5md.particles import Particles
+from mlpot.data.h5md.safe_hdf5 import naming_damage, open_checked
+
+BLOCK = 256  # frames read at once
+
+
+class Reader:
+    """An H5MD file as a sequence of frames; only what is asked for is read.
+
+    Args:
+        path: the file.
+        units: units of quantities ("positions", "energy", "forces", ...) for which the file gives none.
+        numbers: (n_atoms,) atomic numbers, for files that carry no species (MDAnalysis writes none).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FormatError: not H5MD 1.0 or 1.1, damaged, empty, reaching outside itself, or with shapes that disagree.
+        UnitsError: a unit is missing, unknown or of the wrong dimension.
+    """
+
+    def __init__(
+        self, path: str | Path, *, units: Mapping[str, str] | None = None, numbers: ArrayLike | None = None
+    ):
+        self.path = Path(path)
+        self._file = open_checked(path)
+        try:
+            with naming_damage(str(path)):
+                self._open(units or {}, numbers)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self, units: Mapping[str, str], numbers: ArrayLike | None) -> None:
+        version = self._file["h5md"].attrs.get("version") if "h5md" in self._file else None
+        if version is None or "particles" not in self._file:
+            raise FormatError(f"{self.path} is HDF5 but not H5MD: it lacks /h5md or /particles. Convert it first.")
+        if np.shape(version) != (2,) or tuple(version) not in (VERSION, (1, 0)):
+            raise FormatError(f"{self.path} is H5MD version {version}, expected [1 1] or [1 0]. Convert it first.")
+        ours = INDEX in self._file
+        names = [n.decode() for n in self._file[GROUPS][:]] if ours else list(self._file["particles"])
+        self._groups = [Particles(self._file, name, units, numbers) for name in names]
+        self._families = [n.decode() for n in self._file[FAMILIES][:]] if ours else []
+        self._n_frames = self._file[INDEX].shape[0] if ours else sum(len(g) for g in self._groups)
+        if self._n_frames == 0:
+            raise FormatError(f"{self.path} has no frames. Remake it.")
+        # More rows than the index knows are the beginning of a block whose writer was killed.
+        if self._n_frames > sum(len(g) for g in self._groups):
+            raise FormatError(f"{self.path}: the index names more frames than there are. Restore or remake it.")
+
+    @cached_property
+    def card(self) -> dict[str, str]:
+        """What the data are, in the words of those who wrote them."""
+        return {k: str(v) for k, v in self._file[CARD].attrs.items()} if CARD in self._file else {}
+
+    @cached_property
+    def _index(self) -> NDArray[np.int32]:
+        """(n_frames, 3): particles group, row in it, family."""
+        if INDEX not in self._file:
+            rows = [np.arange(len(group)) for group in self._groups]
+            which = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+            return np.stack([which, np.concatenate(rows), np.full(len(which), -1)], axis=1).astype(np.int32)
+        with naming_damage(f"{self.path}:{INDEX}"):
+            index: NDArray[np.int32] = self._file[INDEX][:]
+        sizes = np.array([len(group) for group in self._groups])
+        valid = (index >= (0, 0, -1)).all() and (index[:, 0] < len(sizes)).all()
+        if not valid or (index[:, 1] >= sizes[index[:, 0]]).any() or (index[:, 2] >= len(self._families)).any():
+            raise FormatError(f"{self.path}: the index points to frames that are not there. Restore or remake it.")
+        return index
+
+    @cached_property
+    def n_atoms(self) -> NDArray[np.int64]:
+        """(n_frames,) number of atoms of each frame."""
+        sizes = np.empty(len(self), dtype=np.int64)
+        for k, group in enumerate(self._groups):
+            mine = self._index[:, 0] == k
+            sizes[mine] = group.sizes[self._index[mine, 1]]
+        return sizes
+
+    def __len__(self) -> int:
+        return self._n_frames
+
+    def __getitem__(self, k: int) -> Atoms:
+        if not -len(self) <= k < len(self):
+            raise IndexError(f"Frame {k} of {self.path}, which has {len(self)}.")
+        return next(self._atoms([k % len(self)]))
+
+    def frames(self, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Atoms]:
+        """The frames of a slice as structures, streamed."""
+        return self._atoms(range(*slice(start, stop, step).indices(len(self))))
+
+    def columns(self, indices: Sequence[int] | NDArray[np.integer]) -> list[Frame]:
+        """The frames with these indices, in their order; the trainer's door.
+
+        Raises:
+            LabelError: a label is not finite; FormatError: the file is damaged there.
+        """
+        return [
+            frame_of_columns(*record)
+            for record in self._records(np.asarray(indices, dtype=np.int64), motion=False)
+        ]
+
+    def _atoms(self, indices: Sequence[int]) -> Iterator[Atoms]:
+        for start in range(0, len(indices), BLOCK):
+            for record in self._records(np.array(indices[start : start + BLOCK]), motion=True):
+                yield atoms_of(*record)
+
+    def _records(
+        self, indices: NDArray[np.int64], *, motion: bool
+    ) -> list[tuple[dict[str, Any], NDArray[np.bool_], str | None]]:
+        """Columns, boundary and family of each frame, read by ascending slices of each particles group."""
+        if len(indices) and not (indices.min() >= 0 and indices.max() < len(self)):
+            raise IndexError(f"Frames {indices.min()} to {indices.max()} of {self.path}, which has {len(self)}.")
+        which, rows, families = self._index[indices].T
+        records: list[Any] = [None] * len(indices)
+        for k in np.unique(which):
+            mine = np.flatnonzero(which == k)
+            mine = mine[np.argsort(rows[mine], kind="stable")]
+            for place, (columns, pbc) in zip(
+                mine, self._groups[k].rows(rows[mine], indices[mine], motion=motion), strict=True
+            ):
+                label = self._families[families[place]] if families[place] >= 0 else None
+                records[place] = (columns, pbc, label)
+        return records
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def content_hash(path: str | Path) -> str:
+    """SHA-256 of the structures and labels of a file in their order, whatever their packing."""
+    digest = hashlib.sha256()
+    with Reader(path) as reader:
+        for start in range(0, len(reader), BLOCK):
+            for frame in reader.columns(range(start, min(start + BLOCK, len(reader)))):
+                for array in (
+                    frame.numbers,
+                    frame.positions,
+                    frame.cell,
+                    frame.pbc,
+                    frame.forces,
+                    frame.stress,
+                ):
+                    digest.update(np.ascontiguousarray(array).tobytes())
+                digest.update(np.float64(frame.energy).tobytes())
+    return digest.hexdigest()

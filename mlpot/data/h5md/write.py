@@ -1,0 +1,238 @@
+"""Frames into H5MD files: streamed, chunked, compressed, checksummed, absent or complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from mlpot.atomic_files import storing, sync_folder
+from mlpot.data.errors import FormatError, LabelError
+from mlpot.data.frame import Columns, columns_of, family
+from mlpot.data.h5md.layout import (
+    CARD,
+    COLUMNS,
+    FAMILIES,
+    GROUPS,
+    INDEX,
+    NAME_LENGTH,
+    VERSION,
+    group_name,
+)
+from mlpot.data.h5md.safe_hdf5 import open_checked
+from mlpot.data.unit_names import H5MD_UNITS
+from mlpot.version import __version__
+
+BUFFER = 2**23  # bytes held before they are written
+CHUNK = 2**13  # bytes of a chunk: small, so that a random frame unpacks little besides itself
+PACK: dict[str, Any] = {"compression": "lzf", "shuffle": True, "fletcher32": True}
+
+
+def write(path: str | Path, frames: Iterable[Atoms], *, card: Mapping[str, str], overwrite: bool = False) -> None:
+    """Write frames to a new H5MD file, which is absent until it is complete.
+
+    Args:
+        path: the new file.
+        frames: structures with energy (eV), forces (eV/Å) and stress (eV/Å³) in their calculators, each optional;
+            `force_mask` in `arrays`, `group`, `step` and `time` (fs) in `info`, momenta, each optional.
+        card: what the data are: level of theory, source, licence, how to remake.
+        overwrite: replace an existing file.
+
+    Raises:
+        FileExistsError: the file exists and is not to be replaced.
+        LabelError: a frame has a value that is not finite or not of the right shape, or there are no frames.
+    """
+    if Path(path).exists() and not overwrite:
+        raise FileExistsError(f"{path} exists. Choose another name, append to it, or ask to overwrite it.")
+    with _replacing(path) as temporary:
+        with h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file:
+            found(file, card)
+            n_frames = extend(file, frames)
+        if n_frames == 0:
+            raise LabelError(f"No frames to write to {path}. Check the source and the selection of frames.")
+
+
+def append(path: str | Path, frames: Iterable[Atoms]) -> None:
+    """Add frames to the end of a file of ours, which stays as it was until all of them are in.
+
+    The file is copied each time: append in blocks.
+
+    Raises:
+        FormatError: the file was not written by mlpot, or is damaged.
+        LabelError: as for `write`.
+    """
+    with open_checked(path) as file:
+        if INDEX not in file:
+            raise FormatError(f"{path} was not written by mlpot, so nothing is appended. Convert it first.")
+        if file.swmr_mode:
+            raise FormatError(
+                f"{path} is open for writing, or its writer was killed. Wait for it, or rescue the frames: "
+                "write(new, Reader(path).frames(), card={...})."
+            )
+    with _replacing(path) as temporary:
+        shutil.copyfile(path, temporary)
+        with h5py.File(temporary, "r+", libver=("v110", "v110"), locking=False) as file:
+            extend(file, frames)
+
+
+@contextmanager
+def _replacing(path: str | Path) -> Iterator[Path]:
+    """A new file in the same folder, of which nobody knows, that takes the place of `path` if nothing failed."""
+    path = Path(path)
+    with storing(path, 0):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with storing(path, temporary.stat().st_size):
+            temporary.chmod(0o666 & ~_umask())
+            os.fsync(handle)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+    finally:
+        os.close(handle)
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def found(file: h5py.File, card: Mapping[str, str]) -> None:
+    """Give an empty file what every H5MD file has, and the empty tables of ours."""
+    root = file.create_group("h5md")
+    root.attrs["version"] = np.array(VERSION)
+    root.create_group("author").attrs["name"] = card.get("author", "N/A")
+    root["author"].attrs["email"] = "N/A"
+    creator = root.create_group("creator")
+    creator.attrs["name"], creator.attrs["version"] = "mlpot", __version__
+    root.create_group("modules/units").attrs["version"] = np.array((1, 0))
+    file.create_group("particles")
+    _table(file, INDEX, (3,), "i4")
+    for names in (GROUPS, FAMILIES):
+        _table(file, names, (), h5py.string_dtype("utf-8", NAME_LENGTH))
+    notes = file.create_group(CARD)
+    for key, value in card.items():
+        notes.attrs[str(key)] = str(value)
+
+
+def _table(
+    file: h5py.File, path: str, tail: tuple[int, ...], dtype: Any, length: int = 0, fill: Any = None
+) -> h5py.Dataset:
+    """An empty dataset that grows along its first axis."""
+    rows = int(np.clip(CHUNK // (np.dtype(dtype).itemsize * max(1, int(np.prod(tail)))), 8, 1024))
+    return file.create_dataset(
+        path,
+        shape=(length, *tail),
+        maxshape=(None, *tail),
+        dtype=dtype,
+        chunks=(rows, *tail),
+        fillvalue=fill,
+        **PACK,
+    )
+
+
+def extend(file: h5py.File, frames: Iterable[Atoms]) -> int:
+    """Write frames behind those that are there; the number written."""
+    names = {key: {n.decode(): k for k, n in enumerate(file[key][:])} for key in (GROUPS, FAMILIES)}
+    rows = [file[f"particles/{name}/species/value"].shape[0] for name in names[GROUPS]]
+    start = int(file[INDEX].shape[0])
+    buffers: dict[int, list[Columns]] = {}
+    index: list[tuple[int, int, int]] = []
+    held = 0
+    for frame, atoms in enumerate(frames, start=start):
+        columns = {"step": np.array(float(frame)), "time": np.array(np.nan), **columns_of(atoms, frame)}
+        name = group_name(len(atoms), atoms.pbc)
+        group = _number(names[GROUPS], name)
+        if group == len(rows):
+            rows.append(0)
+            _create_group(file, name, len(atoms), atoms.pbc)
+        label = family(atoms)
+        index.append((group, rows[group], -1 if label is None else _number(names[FAMILIES], label)))
+        rows[group] += 1
+        buffers.setdefault(group, []).append(columns)
+        held += sum(column.nbytes for column in columns.values())
+        if held > BUFFER:
+            _flush(file, names, buffers, index)
+            buffers, index, held = {}, [], 0
+    _flush(file, names, buffers, index)
+    return int(file[INDEX].shape[0]) - start
+
+
+def _number(names: dict[str, int], name: str) -> int:
+    """The number of a name, a new one if it is new."""
+    if len(name.encode()) > NAME_LENGTH:
+        raise LabelError(f"The name {name!r} is longer than {NAME_LENGTH} bytes. Shorten it.")
+    return names.setdefault(name, len(names))
+
+
+def _create_group(file: h5py.File, name: str, n_atoms: int, pbc: NDArray[np.bool_]) -> None:
+    box = file.create_group(f"particles/{name}/box")
+    box.attrs["dimension"] = 3
+    box.attrs["boundary"] = ["periodic" if p else "none" for p in pbc]
+    _table(file, f"particles/{name}/position/step", (), "i8", fill=0)
+    _table(file, f"particles/{name}/position/time", (), "f8", fill=np.nan).attrs["unit"] = H5MD_UNITS["time"]
+    for key in ("position", "species", "edges"):
+        _create_column(file, name, key, n_atoms, 0)
+
+
+def _create_column(file: h5py.File, group: str, key: str, n_atoms: int, length: int) -> None:
+    """A column with as many empty rows as its group has frames, sharing step and time with the positions."""
+    column = COLUMNS[key]
+    path = column.path.format(group)
+    values = _table(file, f"{path}/value", column.shape(n_atoms), column.dtype, length, column.fill)
+    if column.quantity is not None:
+        values.attrs["unit"] = H5MD_UNITS[column.quantity]
+    file[path].attrs["ASE_ENTRY_ORIGIN"] = column.origin
+    for clock in ("step", "time"):
+        if clock not in file[path]:
+            file[path][clock] = file[f"particles/{group}/position/{clock}"]
+
+
+def _flush(
+    file: h5py.File,
+    names: dict[str, dict[str, int]],
+    buffers: dict[int, list[Columns]],
+    index: list[tuple[int, int, int]],
+) -> None:
+    groups = list(names[GROUPS])
+    for group, block in buffers.items():
+        _write_block(file, groups[group], block)
+    for key in (GROUPS, FAMILIES):
+        new = [name.encode() for name in list(names[key])[file[key].shape[0] :]]
+        _grow(file[key], np.array(new, dtype=file[key].dtype))
+    _grow(file[INDEX], np.array(index, dtype=np.int32).reshape(-1, 3))
+
+
+def _write_block(file: h5py.File, group: str, block: list[Columns]) -> None:
+    """Write frames of one particles group; a column appears with the first frame that has it."""
+    n_atoms = len(block[0]["species"])
+    length = file[f"particles/{group}/position/value"].shape[0]
+    for clock in ("step", "time"):
+        _grow(file[f"particles/{group}/position/{clock}"], np.array([columns[clock] for columns in block]))
+    for key, column in COLUMNS.items():
+        path = column.path.format(group)
+        if path not in file:
+            if not any(key in columns for columns in block):
+                continue
+            _create_column(file, group, key, n_atoms, length)
+        empty = np.full(column.shape(n_atoms), column.fill, dtype=column.dtype)
+        _grow(file[f"{path}/value"], np.stack([columns.get(key, empty) for columns in block]))
+
+
+def _grow(dataset: h5py.Dataset, values: NDArray[Any]) -> None:
+    if len(values):
+        start = dataset.shape[0]
+        dataset.resize(start + len(values), axis=0)
+        dataset[start:] = values

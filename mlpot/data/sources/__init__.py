@@ -1,0 +1,1 @@
+"""Files of other people: one reader for every command, conversion and correction."""

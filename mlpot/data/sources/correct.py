@@ -1,0 +1,121 @@
+"""Mend what a file says wrongly of itself: units, signs, orders, frames that should not be there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mlpot.data.check.check import tally
+from mlpot.data.check.duplicates import repeated, shared
+from mlpot.data.errors import KeysError, LabelError, UnitsError
+from mlpot.data.unit_names import factor
+
+PER_ATOM = "*n_atoms"
+VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
+TARGETS = ("positions", "cell", "energy", "isolated", "forces", "stress", "voigt")
+
+
+def corrected(
+    frames: Iterable[Atoms], corrections: Mapping[str, str], hold: Sequence[int] = ()
+) -> Iterator[Atoms]:
+    """Frames whose numbers are read as what they are, whatever the file says.
+
+    Args:
+        frames: read with the units that the file claims.
+        corrections: by quantity ("positions", "cell", "energy", "forces", "stress"; "isolated" for those
+            of lone atoms alone), the unit its numbers really are in; a leading minus turns the sign. Besides,
+            energy="eV*n_atoms" for energies an atom, stress="virial" for −V σ in eV, voigt="xx,yy,zz,xy,yz,xz" for
+            the order of components.
+        hold: atoms whose forces are not to be learnt, in frames that have as many.
+
+    Raises:
+        KeysError: an unknown quantity; UnitsError: an unknown unit; LabelError: an order that is none.
+    """
+    if unknown := set(corrections) - set(TARGETS):
+        raise KeysError(f"There is no {sorted(unknown)} to correct. Choose among: {', '.join(TARGETS)}.")
+    scale = {
+        target: _factor(target, unit)
+        for target, unit in corrections.items()
+        if target != "voigt" and (target, unit) != ("stress", "virial")
+    }
+    order = _order(corrections["voigt"]) if "voigt" in corrections else list(range(6))
+    for atoms in frames:
+        frame = _corrected(atoms, corrections, scale, order) if corrections else atoms
+        if hold and max(hold) < len(frame):
+            mask = frame.arrays.get("force_mask", np.ones(len(frame), dtype=bool)).copy()
+            mask[list(hold)] = False
+            frame.set_array("force_mask", mask, dtype=bool)
+        yield frame
+
+
+def _corrected(
+    atoms: Atoms, corrections: Mapping[str, str], scale: Mapping[str, float], order: Sequence[int]
+) -> Atoms:
+    results = {} if atoms.calc is None else dict(atoms.calc.results)
+    atoms = atoms.copy()
+    atoms.set_cell(atoms.cell.array * scale.get("cell", 1.0), scale_atoms=False)
+    atoms.positions *= scale.get("positions", 1.0)
+    lone = len(atoms) == 1 and not atoms.pbc.any()
+    if "energy" in results:
+        target = "isolated" if lone and "isolated" in scale else "energy"
+        n_atoms = len(atoms) if corrections.get(target, "").endswith(PER_ATOM) else 1
+        results["energy"] = results["energy"] * scale.get(target, 1.0) * n_atoms
+    if "forces" in results:
+        results["forces"] = results["forces"] * scale.get("forces", 1.0)
+    if "stress" in results:
+        stress = np.asarray(results["stress"], dtype=float)
+        if stress.shape == (3, 3):
+            stress = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        stress = stress[list(order)] * scale.get("stress", 1.0)
+        results["stress"] = -stress / atoms.get_volume() if corrections.get("stress") == "virial" else stress
+    atoms.calc = SinglePointCalculator(atoms, **results) if results else None
+    return atoms
+
+
+def _factor(target: str, unit: str) -> float:
+    """House units in one of the file's numbers, with its sign."""
+    quantity = "energy" if target == "isolated" else target
+    sign, name = (-1.0, unit[1:]) if unit.startswith("-") else (1.0, unit)
+    if name.endswith(PER_ATOM):
+        if quantity != "energy":
+            raise UnitsError(f"{unit!r} is for energies. Give the unit of {target}.")
+        name = name.removesuffix(PER_ATOM)
+    if not name:
+        raise UnitsError(f"{unit!r} has no unit behind its sign. Write {target}=-eV, or another unit.")
+    return sign * factor(quantity, name)
+
+
+def _order(text: str) -> list[int]:
+    """Where each of ASE's six components stands in the file."""
+    names = [name.strip() for name in text.split(",")]
+    if sorted(names) != sorted(VOIGT):
+        raise LabelError(f"{text!r} is no order of six components. Write it as {','.join(VOIGT)}.")
+    return [names.index(name) for name in VOIGT]
+
+
+def unwanted(source: Path, drop: str | None, without: str | Path | None) -> set[int]:
+    """Indices of the frames to leave out.
+
+    Args:
+        source: the file.
+        drop: indices as "3,5,8" among the frames that are taken, or "duplicates".
+        without: a file whose structures must not be among the frames.
+    """
+    out: set[int] = set()
+    if drop is not None and drop != "duplicates":
+        if not all(part.strip().isdigit() for part in drop.split(",")):
+            raise KeysError(f"{drop!r} are no frames. Write them as 3,5,8, or say duplicates.")
+        out |= {int(part) for part in drop.split(",")}
+    if drop == "duplicates" or without is not None:
+        mine = tally(source)
+        columns = mine.columns()
+        if drop == "duplicates":
+            out |= set(columns.index[repeated(columns)[0]].tolist())
+        if without is not None:
+            found = shared(tally(without).columns(), columns, mine.displacement)
+            out |= set(columns.index[np.concatenate(found)].tolist())
+    return out

@@ -1,0 +1,53 @@
+"""A page for whatever run is in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlpot.atomic_files import write_whole
+from mlpot.html.evaluation import evaluation_page
+from mlpot.html.files import RunError
+from mlpot.html.md import md_page
+from mlpot.html.training import training_page
+
+PAGES = {"metrics.json": training_page, "evaluation.json": evaluation_page, "md.json": md_page}
+"""By the file that a run leaves last."""
+
+
+def write_report(run: Path, output: Path | None = None) -> Path:
+    """Write the page of a training, an evaluation or a run of molecular dynamics, and tell where it is.
+
+    Args:
+        run: the folder that it left; paths in its recipe are seen from where the command runs.
+        output: the page; report.html in the folder by default.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        RunError: there is no run in it, it has not finished, or its files are damaged.
+        ValueError: as the readers of models, trajectories and recipes.
+    """
+    if not run.is_dir():
+        raise FileNotFoundError(f"There is no folder {run}. Give that of a training, an evaluation or an MD run.")
+    for name, make in PAGES.items():
+        if (run / name).is_file():
+            text = make(run)
+            break
+    else:
+        raise RunError(_why_not(run))
+    path = output or run / "report.html"
+    write_whole(path, text.encode())
+    return path
+
+
+def _why_not(run: Path) -> str:
+    if (run / "splits.json").is_file():
+        return (
+            f"The training in {run} has not finished. Wait for it, or go on with it: "
+            f"mlpot train {run / 'recipe.yaml'} --resume"
+        )
+    if (run / "trajectory.h5").is_file():
+        return f"The run in {run} has not ended. Wait for it, or go on with it: mlpot md RECIPE --continue"
+    return (
+        f"{run} holds no run: there is no {', '.join(PAGES)} in it. Give the directory of a training, the "
+        "output of mlpot evaluate --output, or the output of mlpot md."
+    )

@@ -1,0 +1,232 @@
+"""A trained potential as one safetensors file: weights, and a JSON header that says all that is known of it.
+
+No code is stored and none is run on loading: the backbone is looked up by name in a literal table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import warnings
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import __version__ as ase_version
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from mlpot.extrapolation import Domain
+from mlpot.potential import Potential
+from mlpot.terms.core_repulsion import Wall
+from mlpot.units import HOUSE_UNITS
+from mlpot.version import __version__
+
+MAX_HEADER = 2**24  # bytes
+FIELDS = {"backbone": str, "arguments": dict, "elements": list, "repulsion": bool, "dtype": str, "units": dict}
+
+FORMAT_VERSION = 2  # since 2, SchNet's filters are on knots unless the arguments say otherwise
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class ModelFileError(ValueError):
+    """A file is not a potential that this version can load."""
+
+
+def save_potential(potential: Potential, path: str | Path, card: Mapping[str, Any] | None = None) -> None:
+    """Write a potential to one file; the old file stays whole until the new one is.
+
+    Args:
+        potential: in any type; weights are stored as they are.
+        path: ends in .safetensors by convention.
+        card: JSON-able facts: training-set hash, ranges, metrics, recipe.
+    """
+    header = {
+        "format_version": FORMAT_VERSION,
+        "backbone": potential.backbone_name,
+        "arguments": potential.arguments,
+        "elements": list(potential.elements),
+        "cutoff": potential.cutoff,
+        "repulsion": potential.repulsion is not None,
+        "dtype": str(potential.dtype).removeprefix("torch."),
+        "units": HOUSE_UNITS,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "mlpot": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "ase": ase_version,
+            "python": platform.python_version(),
+        },
+        "card": dict(card or {}),
+    }
+    weights = {name: t.detach().cpu().contiguous() for name, t in potential.state_dict().items()}
+    _write(Path(path), weights, header)
+
+
+def seal(path: str | Path, certificate: Mapping[str, Any]) -> None:
+    """Store a certificate in a potential's file, with the SHA-256 of the weights that it is about.
+
+    Args:
+        path: a file written by `save_potential`.
+        certificate: JSON-able.
+
+    Raises:
+        FileNotFoundError, ModelFileError: as `read_header`.
+    """
+    header, path = read_header(path), Path(path)
+    weights = read_weights(path)
+    header["certificate"] = {"weights_sha256": hash_of(weights), "result": dict(certificate)}
+    _write(path, weights, header)
+
+
+def hash_of(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        t = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {t.dtype} {list(t.shape)}\n".encode())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write(path: Path, weights: dict[str, torch.Tensor], header: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(save(weights, metadata={"mlpot": json.dumps(header)}))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The JSON header of a potential's file; weights are not read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ModelFileError: it is not a potential, or of a later format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}. Give the path of a trained potential (*.safetensors).")
+    _check_size(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ModelFileError(
+            f"{path} is not a safetensors file ({error}). Give a file that mlpot wrote."
+        ) from None
+    if "mlpot" not in metadata:
+        raise ModelFileError(f"{path} holds tensors, but no mlpot header. Give a file that mlpot wrote.")
+    try:
+        header: dict[str, Any] = dict(json.loads(metadata["mlpot"], object_pairs_hook=_unique))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelFileError(
+            f"{path}: its header is unreadable ({error}). The file is damaged; take another."
+        ) from None
+    if header.get("format_version") not in range(1, FORMAT_VERSION + 1):
+        raise ModelFileError(
+            f"{path} has format version {header.get('format_version')}, this mlpot reads {FORMAT_VERSION}. "
+            "Update mlpot."
+        )
+    if wrong := [name for name, kind in FIELDS.items() if not isinstance(header.get(name), kind)]:
+        raise ModelFileError(f"{path}: its header lacks {', '.join(wrong)}. Give a file that mlpot wrote.")
+    if header["format_version"] == 1 and header["backbone"] == "schnet":
+        header["arguments"] = {"n_knots": None, **header["arguments"]}
+    return header
+
+
+def _check_size(path: Path) -> None:
+    """The header is as long as it says, and not absurdly long."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > min(MAX_HEADER, path.stat().st_size):
+        raise ModelFileError(
+            f"{path} is not a safetensors file: its header claims {length} bytes. Give a file that mlpot wrote."
+        )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors in a potential's file, by name."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
+
+
+def load_potential(
+    path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Potential:
+    """The potential in a file, frozen, with its header as `potential.header`.
+
+    A certificate in the header says `of_these_weights`; one that is of others gives a warning.
+
+    Args:
+        path: a file written by `save_potential`.
+        device: where it computes.
+        dtype: the type in which it computes; that of the file by default.
+
+    Raises:
+        FileNotFoundError, ModelFileError: as `read_header`, or weights are missing, wrong or not finite.
+    """
+    header = read_header(path)
+    weights = read_weights(path)
+    try:
+        with torch.device("meta"):  # takes no memory, whatever the sizes
+            _check_weights(_build(header, weights).state_dict(), weights)
+        potential = _build(header, weights)
+        potential.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelFileError(f"{path} does not describe a potential of this mlpot: {error}") from error
+    potential.header = header
+    if isinstance(header.get("certificate"), dict):
+        header["certificate"]["of_these_weights"] = header["certificate"].get("weights_sha256") == hash_of(weights)
+        if not header["certificate"]["of_these_weights"]:
+            warnings.warn(
+                f"{path}: its certificate is of other weights. Run `mlpot verify --seal` anew.", stacklevel=2
+            )
+    return potential.to(device=device, dtype=dtype or potential.dtype).freeze()
+
+
+def _build(header: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Potential:
+    """A potential as large as the one in a file."""
+    if not all(isinstance(z, int) for z in header["elements"]):
+        raise ValueError("elements are not atomic numbers")
+    if any(HOUSE_UNITS.get(quantity) != unit for quantity, unit in header["units"].items()):
+        raise ValueError(f"units are {header['units']}, not {HOUSE_UNITS}")
+    potential = Potential(
+        header["backbone"],
+        header["arguments"],
+        reference_energies=dict.fromkeys(header["elements"], 0.0),
+        repulsion=header["repulsion"],
+    )
+    if "domain.mean" in weights:
+        potential.domain = Domain(*weights["domain.mean"].shape)
+    if "wall.distances" in weights:
+        potential.wall = Wall(len(potential.elements))
+    return potential.to(DTYPES[header["dtype"]])
+
+
+def _check_weights(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
+    """Names, shapes and types are those of the potential, and numbers are numbers."""
+    if names := sorted(expected.keys() ^ found.keys()):
+        raise ValueError(f"weights {', '.join(names[:5])} are missing, or too many")
+    for name, tensor in found.items():
+        if (tensor.shape, tensor.dtype) != (expected[name].shape, expected[name].dtype):
+            ours = f"{tuple(expected[name].shape)} of {expected[name].dtype}"
+            raise ValueError(f"{name} is {tuple(tensor.shape)} of {tensor.dtype}, expected {ours}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} is not finite: the file is damaged, or the training diverged")

@@ -1,0 +1,1 @@
+"""Energies beside the network: nuclear repulsion, and the core repulsion where training has no data."""
