@@ -1,11 +1,12 @@
-"""How strange an atom is to a potential: how far its features lie from those of the atoms of training.
+"""The extrapolation grade of an atom: how far its features lie from those of the training atoms.
 
 The features h from which a backbone reads an atomic energy are compared with their mean μ and covariance Σ over
 the training atoms of the same element (P. C. Mahalanobis, Proc. Natl. Inst. Sci. India 2, 49 (1936)):
 
     d² = (h − μ)ᵀ Σ⁻¹ (h − μ)
 
-An atom's strangeness is d over what 99.9 % of the training atoms stay below, each judged by all the others.
+The extrapolation grade of an atom is d / q, where q is the 99.9 % quantile of d over the training atoms of its
+element, each measured with the mean and covariance of all the others.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from torch import Tensor, nn
 from mlpot.graph import AtomGraph, edge_vectors
 
 QUANTILE = 0.999
-ENOUGH = 20_000  # atoms of an element tell its distribution
-FEW = 10  # atoms do not, nor do any number that are all alike
-RIDGE = 1e-8  # of the mean variance: features that never vary in training
+ENOUGH = 20_000  # atoms of an element suffice to estimate its distribution
+FEW = 10  # fewer atoms do not suffice, and neither do atoms that are all equal
+RIDGE = 1e-8  # of the mean variance, for features that never vary in training
 
 
 class Domain(nn.Module):
-    """Where the features of training lie, element by element."""
+    """Mean and covariance of the readout's features over the training atoms of each element."""
 
     mean: Tensor
     measure: Tensor
@@ -33,17 +34,17 @@ class Domain(nn.Module):
     def __init__(self, n_elements: int, n_features: int):
         super().__init__()
         self.register_buffer("mean", torch.empty(n_elements, n_features))
-        # Mᵀ M is Σ⁻¹ over the square of the limit; zero for an element that is hardly known.
+        # Mᵀ M is Σ⁻¹ over the square of the limit; zero for an element with too few atoms.
         self.register_buffer("measure", torch.empty(n_elements, n_features, n_features))
 
     def forward(self, kind: Tensor, features: Tensor) -> Tensor:
-        """Strangeness (n_atoms,) of atoms, from their elements' indices and features (n_atoms, n_features)."""
+        """Extrapolation grades (n_atoms,) from element indices (n_atoms,) and features (n_atoms, n_features)."""
         centered = features - self.mean.index_select(0, kind)
-        strange = torch.empty_like(centered[:, 0])
+        grade = torch.empty_like(centered[:, 0])
         for k in range(len(self.mean)):
             own = kind == k
-            strange[own] = (centered[own] @ self.measure[k].T).norm(dim=1)
-        return strange
+            grade[own] = (centered[own] @ self.measure[k].T).norm(dim=1)
+        return grade
 
     @classmethod
     def of(cls, kind: Tensor, features: Tensor, n_elements: int) -> Domain:
@@ -56,7 +57,7 @@ class Domain(nn.Module):
         common = scatter.sum(dim=0) / n.sum()
         ridge = RIDGE * float(common.trace() or 1.0) / n_features
         common = common + ridge * torch.eye(n_features, dtype=common.dtype)
-        # Of a rare element little is known: what all elements have in common counts as n_features atoms more.
+        # For a rare element, the covariance common to all elements counts as n_features more atoms.
         covariance = (scatter + n_features * common) / (n + n_features)[:, None, None]
         whiten = torch.linalg.inv(torch.linalg.cholesky(covariance))
         limits = [_limit((c @ w.T).square().sum(dim=1), n_features) for c, w in zip(centered, whiten, strict=True)]
@@ -76,12 +77,12 @@ def _limit(square: Tensor, n_prior: int) -> float:
     if n < FEW or not square.any():
         return math.inf
     part, grown = square / (n + n_prior), n / (n - 1)
-    alone = grown**2 * (n - 1 + n_prior) * part / (1 - grown * part)
-    return alone.sqrt().quantile(QUANTILE).item()
+    left_out = grown**2 * (n - 1 + n_prior) * part / (1 - grown * part)
+    return left_out.sqrt().quantile(QUANTILE).item()
 
 
 def atom_features(backbone: nn.Module, graph: AtomGraph) -> Tensor:
-    """What a backbone's readout is given, (n_atoms, n_features), without gradients."""
+    """The features that a backbone's readout receives, (n_atoms, n_features), without gradients."""
     readout = backbone.get_submodule("readout")
     given: list[Tensor] = []
     hook = readout.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
@@ -95,7 +96,7 @@ def atom_features(backbone: nn.Module, graph: AtomGraph) -> Tensor:
 
 
 def domain_of(backbone: nn.Module, element_index: Tensor, n_elements: int, graphs: Iterable[AtomGraph]) -> Domain:
-    """The domain of training structures; no more are looked at than it takes to know every element.
+    """The domain of training structures; reading ends when every element has enough atoms.
 
     Args:
         backbone: trained.
@@ -103,16 +104,16 @@ def domain_of(backbone: nn.Module, element_index: Tensor, n_elements: int, graph
         n_elements: how many there are.
         graphs: in random order, on the backbone's device.
     """
-    seen = torch.zeros(n_elements, dtype=torch.int64)
+    counts = torch.zeros(n_elements, dtype=torch.int64)
     kinds: list[Tensor] = []
     features: list[Tensor] = []
     for graph in graphs:
         kind = element_index.index_select(0, graph.numbers).cpu()
-        wanted = seen[kind] < ENOUGH
+        wanted = counts[kind] < ENOUGH
         kinds.append(kind[wanted])
         features.append(atom_features(backbone, graph).cpu()[wanted])
-        seen += kinds[-1].bincount(minlength=n_elements)
-        if (seen >= ENOUGH).all():
+        counts += kinds[-1].bincount(minlength=n_elements)
+        if (counts >= ENOUGH).all():
             break
     domain = Domain.of(torch.cat(kinds), torch.cat(features).double(), n_elements)
     return domain.to(features[0].dtype).to(element_index.device)

@@ -119,10 +119,10 @@ class Potential(nn.Module):
         self.check_elements(numbers)
         return self.reference.index_select(0, self.element_index.index_select(0, numbers))
 
-    def strangeness(self, graph: AtomGraph) -> Tensor | None:
-        """How strange each atom is, (n_atoms,), see `domain`: above 1 like a thousandth of the training atoms.
+    def extrapolation_grade(self, graph: AtomGraph) -> Tensor | None:
+        """Extrapolation grade of each atom, (n_atoms,); 99.9 % of the training atoms are below 1.
 
-        None if the potential does not know what it was trained on.
+        None if the file of the potential holds no statistics of its training.
         """
         if self.domain is None:
             return None

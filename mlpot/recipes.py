@@ -8,12 +8,13 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -29,6 +30,22 @@ class Section(BaseModel):
     """A recipe, or a part of one: frozen, and without room for keys that nobody reads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+    renamed: ClassVar[Mapping[str, str]] = {}  # old key: new key, each with its section, as "guards.energy"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_keys(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        values = dict(values)
+        for old, new in cls.renamed.items():
+            old_key, new_key = (path.rpartition(".")[2] for path in (old, new))
+            if old_key in values:
+                if new_key in values:
+                    raise ValueError(f"{old!r} is the old name of {new!r}, and both are given: remove {old!r}")
+                warnings.warn(f"The key {old} is now called {new}. Write {new}.", FutureWarning, stacklevel=2)
+                values[new_key] = values.pop(old_key)
+        return values
 
 
 def load_recipe(model: type[Model], path: str | Path, overrides: Sequence[str] = ()) -> Model:

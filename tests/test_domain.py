@@ -54,7 +54,7 @@ def drawn(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return kind, torch.from_numpy(rng.normal(size=(n, 3))) @ mix + 5 * kind[:, None]
 
 
-def test_a_thousandth_of_what_is_like_training_is_strange() -> None:
+def test_a_thousandth_of_what_is_like_training_has_a_grade_above_1() -> None:
     domain = Domain.of(*drawn(20_000), 2)
     edge = domain.mean[0].double() + torch.linalg.inv(domain.measure[0].double())[:, 0]
     assert domain(torch.tensor([0]), edge[None].float()).item() == pytest.approx(1, rel=1e-3)
@@ -72,9 +72,9 @@ def test_an_atom_is_judged_by_the_others() -> None:
         inverse = torch.linalg.inv(rest.T.cov())
         own = features[k] - rest.mean(dim=0)
         expected.append((own @ inverse @ own).sqrt().item())
-    strange = Domain.of(kind, features, 1)(kind, features.float())
+    grades = Domain.of(kind, features, 1)(kind, features.float())
     distance = (features - features.mean(dim=0)) @ torch.linalg.cholesky(torch.linalg.inv(features.T.cov()))
-    limit = (distance.norm(dim=1) / strange).mean()  # about: three features count as three atoms more
+    limit = (distance.norm(dim=1) / grades).mean()  # about: three features count as three atoms more
     assert limit == pytest.approx(np.quantile(expected, 0.999), rel=0.1)
 
 
@@ -100,47 +100,47 @@ def test_training_leaves_its_domain_in_the_file(tmp_path: Path) -> None:
     potential = load_potential(result.model)
     known, squeezed = crystals()[3], crystals()[3]
     squeezed.set_cell(0.7 * squeezed.cell.array, scale_atoms=True)
-    assert strangest(potential, known) < 2 < 5 < strangest(potential, squeezed)
-    assert strangest(load_potential(result.model, dtype=torch.float64), known) == pytest.approx(
-        strangest(potential, known), rel=1e-3
+    assert highest_grade(potential, known) < 2 < 5 < highest_grade(potential, squeezed)
+    assert highest_grade(load_potential(result.model, dtype=torch.float64), known) == pytest.approx(
+        highest_grade(potential, known), rel=1e-3
     )
 
 
-def strangest(potential: Potential, atoms: object) -> float:
-    strange = potential.strangeness(graph_of(atoms, potential.cutoff))
-    assert strange is not None
-    return strange.max().item()
+def highest_grade(potential: Potential, atoms: object) -> float:
+    grades = potential.extrapolation_grade(graph_of(atoms, potential.cutoff))
+    assert grades is not None
+    return grades.max().item()
 
 
 def test_a_potential_without_a_domain_says_so(folder: Path) -> None:
-    assert load_potential(folder / "native.safetensors").strangeness(graph_of(copper())) is None
+    assert load_potential(folder / "native.safetensors").extrapolation_grade(graph_of(copper())) is None
     recipe = md_recipe(folder, model=folder / "native.safetensors", output=folder / "unknown")
     assert run_md(recipe).warnings == (NO_DOMAIN,)
 
 
-def test_a_run_warns_of_strange_atoms_and_stops_at_the_level_asked_for(folder: Path) -> None:
+def test_a_run_warns_of_atoms_unlike_training_and_stops_at_the_level_asked_for(folder: Path) -> None:
     known = {"model": folder / "known.safetensors", **KNOWN}
     still = md_recipe(folder, output=folder / "still", steps=WINDOW, **known)
     assert run_md(still).warnings == ()
     log = read_log(still.output / "log.csv")
-    assert np.isfinite(log["strangeness"]).tolist() == [True, False, False, False, False, True]
-    assert (log["strangeness"][[0, -1]] < 1).all()
-    free = {name: None for name in Guards.model_fields if name not in ("strangeness", "disk")}
+    assert np.isfinite(log["extrapolation_grade"]).tolist() == [True, False, False, False, False, True]
+    assert (log["extrapolation_grade"][[0, -1]] < 1).all()
+    free = {name: None for name in Guards.model_fields if name not in ("extrapolation_grade", "disk")}
     hot = known | {"temperature_K": 20_000, "steps": 1000}
-    warned = run_md(md_recipe(folder, output=folder / "hot", guards=free | {"strangeness": 1e9}, **hot))
-    assert "times as far from what the potential was trained on" in warned.warnings[0]
-    stopped = md_recipe(folder, output=folder / "too_hot", guards=free | {"strangeness": 3}, **hot)
-    with pytest.raises(BlowUpError, match=r"guards\.strangeness"):
+    warned = run_md(md_recipe(folder, output=folder / "hot", guards=free | {"extrapolation_grade": 1e9}, **hot))
+    assert "times as far from the training set" in warned.warnings[0]
+    stopped = md_recipe(folder, output=folder / "too_hot", guards=free | {"extrapolation_grade": 3}, **hot)
+    with pytest.raises(BlowUpError, match=r"guards\.extrapolation_grade"):
         run_md(stopped)
     assert (stopped.output / "bad_frame.xyz").exists()
     log = read_log(stopped.output / "log.csv")
-    assert np.nanmax(log["strangeness"]) <= 3
-    whole = md_recipe(folder, output=folder / "off", guards=free | {"strangeness": None}, **hot)
-    assert "strangeness" not in "".join(run_md(whole).warnings)
+    assert np.nanmax(log["extrapolation_grade"]) <= 3
+    whole = md_recipe(folder, output=folder / "off", guards=free | {"extrapolation_grade": None}, **hot)
+    assert "extrapolation_grade" not in "".join(run_md(whole).warnings)
 
 
 def test_what_is_seen_now_and_then_is_seen_after_a_restart_too(folder: Path) -> None:
-    known = {"model": folder / "known.safetensors", "guards": {"strangeness": 1e9}}
+    known = {"model": folder / "known.safetensors", "guards": {"extrapolation_grade": 1e9}}
     whole = md_recipe(folder, output=folder / "seen_whole", steps=210, **known)
     run_md(whole)
     parts = whole.model_copy(update={"output": folder / "seen_parts", "steps": 130})
@@ -153,7 +153,9 @@ def test_neighbors_that_come_or_go_are_a_warning(folder: Path) -> None:
     atoms = copper()
     atoms.calc = MLPotCalculator(folder / "known.safetensors")
     atoms.get_forces()
-    watch = Watch(md_recipe(folder, guards={"strangeness": None}), atoms, Ensemble("langevin", None, 24, None), {})
+    watch = Watch(
+        md_recipe(folder, guards={"extrapolation_grade": None}), atoms, Ensemble("langevin", None, 24, None), {}
+    )
     assert watch.look(atoms) is watch.look(atoms) is None
     assert watch.warnings == {}
     atoms.set_cell(1.2 * atoms.cell.array, scale_atoms=True)

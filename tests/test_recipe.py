@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mlpot.dynamics.recipe import MDRecipe
 from mlpot.models import BACKBONES
 from mlpot.recipes import RecipeError, load_recipe, parse_recipe, template
 from mlpot.training.recipe import Recipe, checked_arguments
@@ -80,6 +81,21 @@ def test_arguments_of_the_backbone_are_spelt_out() -> None:
 def test_a_stored_recipe_is_the_recipe() -> None:
     recipe = parse_recipe(Recipe, MINIMAL, ["model.backbone=egnn", "loss.kind=huber", "training.max_minutes=60"])
     assert parse_recipe(Recipe, yaml.safe_dump(recipe.model_dump(mode="json"))) == recipe
+
+
+OLD_KEYS = {"guards.strangeness": (MDRecipe, "{model: m, structure: s, guards: {strangeness: 3}}", 3.0)}
+
+
+@pytest.mark.parametrize("key", OLD_KEYS)
+def test_a_key_of_before_is_read_and_its_new_name_is_told(key: str) -> None:
+    model, text, value = OLD_KEYS[key]
+    with pytest.warns(FutureWarning, match="is now called") as told:
+        recipe = parse_recipe(model, text)
+    section, new = str(told[0].message).removesuffix(".").split()[-1].split(".")
+    assert getattr(getattr(recipe, section), new) == value
+    old = key.split(".")[1]
+    with pytest.raises(RecipeError, match=f"'{section}.{old}' is the old name"):
+        parse_recipe(model, text, [f"{section}.{new}=1"])
 
 
 def test_a_recipe_cannot_run_code() -> None:

@@ -20,12 +20,12 @@ from mlpot.neighbors import build_graph
 Floats = NDArray[np.float64]
 WINDOW = 100  # steps over which the energy is compared
 NEAR = 1.5  # pairs are looked for up to this part of the sum of the largest covalent radii
-CROWD = 0.3  # change of the number of neighbours between two looks: worth a warning
+COORDINATION = 0.3  # warn when the mean number of neighbors changes by this fraction between two checks
 MANY_FORCES = 3.0  # times the greatest force in training: worth a warning
 
-FAR = 2.0  # times as strange as the strangest thousandth of training is one atom that is worth a warning
-MANY_FAR = 0.01  # part of the atoms that are as strange as that, two at least: likewise
-NO_DOMAIN = "The model's file does not tell what it was trained on, so that guards.strangeness sees nothing."
+FAR = 2.0  # warn when one atom's extrapolation grade exceeds this
+MANY_FAR = 0.01  # warn when this fraction of the atoms, and at least two, have a grade above 1
+NO_DOMAIN = "The model file holds no statistics of its training: guards.extrapolation_grade has no effect."
 
 ONLY_TRAINING = Guards(min_distance=None, min_trained_distance=1.0)
 
@@ -106,7 +106,7 @@ class Look:
     """What is looked at every so many steps only; NaN where it is not known."""
 
     neighbors: float  # of an atom, in the mean
-    strangeness: float  # of the strangest atom
+    extrapolation_grade: float  # the highest of all atoms
 
 
 UNSEEN = Look(math.nan, math.nan)
@@ -176,26 +176,26 @@ class Watch:
         graph = build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, potential.cutoff)
         neighbors = len(graph.edges) / len(atoms)
         self.seen = Look(neighbors, math.nan)
-        if abs(neighbors - before) > CROWD * before:
+        if abs(neighbors - before) > COORDINATION * before:
             self.warnings.setdefault(
                 "neighbors", f"An atom's neighbors went from {before:.3g} to {neighbors:.3g} in {WINDOW} steps."
             )
-        if self._guards.strangeness is None:
+        if self._guards.extrapolation_grade is None:
             return None
-        strange = potential.strangeness(graph.to(atoms.calc.device))
-        if strange is None:
-            self.warnings["strangeness"] = NO_DOMAIN
+        grades = potential.extrapolation_grade(graph.to(atoms.calc.device))
+        if grades is None:
+            self.warnings["extrapolation_grade"] = NO_DOMAIN
             return None
-        worst = int(strange.argmax())
-        most = float(strange[worst])
+        worst = int(grades.argmax())
+        most = float(grades[worst])
         self.seen = Look(neighbors, most)
         found = (
-            f"Atom {worst} ({atoms.symbols[worst]}) is {most:.3g} times as far from what the potential was "
-            "trained on as 99.9 % of the atoms in training"
+            f"Atom {worst} ({atoms.symbols[worst]}) has extrapolation grade {most:.3g}: it is {most:.3g} times as "
+            "far from the training set as 99.9 % of the training atoms"
         )
-        if most > FAR or (strange > 1).sum() >= max(2, MANY_FAR * len(strange)):
-            self.warnings.setdefault("strangeness", f"{found}.")
-        return f"{found} (guards.strangeness)." if most > self._guards.strangeness else None
+        if most > FAR or (grades > 1).sum() >= max(2, MANY_FAR * len(grades)):
+            self.warnings.setdefault("extrapolation_grade", f"{found}.")
+        return f"{found} (guards.extrapolation_grade)." if most > self._guards.extrapolation_grade else None
 
     def _set_references(self, atoms: Atoms, step: int) -> None:
         if step % WINDOW == 0 and self._ensemble.conserved is not None:

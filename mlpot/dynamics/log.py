@@ -41,7 +41,7 @@ class Observation:
     max_force_eV_A: float
     nearest_A: float
     neighbors: float  # of an atom, in the mean; looked at every 100 steps, as the next
-    strangeness: float  # of the strangest atom, see `domain`
+    extrapolation_grade: float  # the highest of all atoms, see `extrapolation`
     steps_per_s: float
     ns_per_day: float
     memory_MB: float

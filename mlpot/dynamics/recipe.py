@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,6 +31,8 @@ class Stage(Section):
 class Guards(Section):
     """A run that crosses one of these stops, with the state before kept; null turns a guard off."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"guards.strangeness": "guards.extrapolation_grade"}
+
     min_distance: float | None = Field(default=0.6, gt=0, description="part of the sum of two covalent radii")
     min_trained_distance: float | None = Field(
         default=0.9, gt=0, description="part of the shortest distance of two elements in training"
@@ -48,10 +51,10 @@ class Guards(Section):
     )
     volume: float | None = Field(default=0.2, gt=0, description="change in a picosecond, as part of the volume")
     escape_A: float | None = Field(default=100.0, gt=0, description="Å from the center of mass, without a cell")
-    strangeness: float | None = Field(
+    extrapolation_grade: float | None = Field(
         default=10.0,
         gt=0,
-        description="of an atom; above 1 like a thousandth of those in training, looked at every 100 steps",
+        description="largest extrapolation grade of an atom; 99.9 % of the training atoms are below 1",
     )
     disk: bool = Field(default=True, description="stop before the disk is full: an hour of output ahead")
 
