@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 
@@ -13,6 +14,15 @@ import torch
 from mlpot.potential import Potential
 
 torch.set_num_threads(1)  # sums of equal numbers in equal order; and tests may run side by side
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """With MLPOT_SKIPS_FAIL in the environment, a skipped test is a failure, see `make skipped`."""
+    report = yield
+    if report.skipped and "MLPOT_SKIPS_FAIL" in os.environ:
+        report.outcome, report.longrepr = "failed", f"skipped: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(autouse=True)

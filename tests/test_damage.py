@@ -83,7 +83,7 @@ def found_or_harmless(raw: bytes, path: Path, before: list[tuple[object, ...]], 
             assert content(path) == before
         except DataError:
             refused += 1
-        assert time.process_time() - start < 5
+        assert time.process_time() - start < 60
     return refused
 
 

@@ -49,7 +49,7 @@ def refused(path: Path, message: str = r"\S") -> None:
     start = time.process_time()
     with pytest.raises(ModelFileError, match=message):
         load_potential(path)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 20  # a bomb takes hours
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 
 
@@ -251,6 +251,6 @@ def test_a_hostile_checkpoint_of_a_run_is_refused(tmp_path, content):
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(CheckpointError, match="checkpoint_A holds something else"):
         Checkpoints(tmp_path)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 20  # a bomb takes hours
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint_A", "checkpoint_B"}

@@ -43,7 +43,7 @@ def test_a_hostile_recipe_is_refused(model, name, tmp_path, monkeypatch):
     start = time.process_time()
     with pytest.raises(RecipeError, match=message if model is Recipe or name != "infinity" else "loss"):
         load_recipe(model, "recipe.yaml")
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 20  # a bomb takes hours
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 

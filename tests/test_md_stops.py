@@ -44,11 +44,12 @@ def test_a_run_that_is_signalled_ten_times_is_the_run_that_was_not(folder: Path)
         number = signals[k % 4]
         with pytest.MonkeyPatch.context() as patch:
             at_call(4, lambda n=number: os.kill(os.getpid(), n), patch)
-            began = time.monotonic()
             with pytest.raises(SignalledError, match=number.name) as stopped:
                 run_md(parts, resume=True)
             assert stopped.value.exit_code == 128 + number
-            assert time.monotonic() - began < 5
+        newest = Checkpoints(parts.output).newest
+        assert newest is not None
+        assert newest.facts["step"] <= 4 * (k + 1)  # the step in which it came was the last
     assert run_md(parts, resume=True).steps == 44
     assert_same_run(whole.output, parts.output)
 
@@ -60,7 +61,7 @@ def test_a_second_interrupt_ends_the_process_at_once() -> None:
         with stop_request():
             for _ in range(2):
                 os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.01)
+            time.sleep(300)
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     assert os.WIFSIGNALED(status)
@@ -147,13 +148,11 @@ def test_a_second_writer_is_refused_and_a_dead_one_is_not_waited_for(folder: Pat
     if child == 0:
         with folder_lock(recipe.output):
             os.write(tell, b"x")
-            time.sleep(60)
+            time.sleep(300)
         os._exit(0)
     os.read(ready, 1)
-    began = time.monotonic()
     with pytest.raises(LockedError, match=f"process {child} on {os.uname().nodename}"):
         run_md(recipe)
-    assert time.monotonic() - began < 1
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert (recipe.output / ".lock").exists()

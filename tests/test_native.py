@@ -20,7 +20,6 @@ from mlpot.kernels import threads
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential, UnknownElementError
 
-pytest.importorskip("numba", reason="the native call is compiled by Numba, an optional extra")
 ELEMENTS = {1: -13.6, 6: -1029.0, 8: -2042.0, 14: -7870.0}  # eV
 
 

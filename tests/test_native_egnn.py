@@ -14,7 +14,6 @@ from mlpot.graph import AtomGraph, collate
 from mlpot.models import native_egnn
 from mlpot.potential import Potential
 
-pytest.importorskip("numba", reason="the native calls are compiled by Numba, an optional extra")
 VARIANTS = {
     "moving": {},
     "still": {"move_coordinates": False},

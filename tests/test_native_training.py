@@ -14,8 +14,6 @@ from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Properties, collate
 from mlpot.potential import Potential
 
-pytest.importorskip("numba", reason="the native calls are compiled by Numba, an optional extra")
-
 
 def batch() -> AtomGraph:
     """Molecules, crystals, a slab, a lone atom and a cell that sees many images of itself."""

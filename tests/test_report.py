@@ -252,7 +252,7 @@ def opened(browser: str, path: Path) -> tuple[str, list[str]]:
     profile = f"--user-data-dir={path.parent / 'profile'}"
     done = subprocess.run(
         [*words, profile, "--virtual-time-budget=2000", path.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True, env={**os.environ, "HOME": str(path.parent)},
+        capture_output=True, text=True, check=True, env={**os.environ, "HOME": str(path.parent)},
     )  # fmt: skip
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 

@@ -163,7 +163,6 @@ def test_curvature_is_continuous_at_the_foot_and_at_the_top_of_the_wall() -> Non
 @pytest.mark.parametrize("repulsion", [False, True], ids=["plain", "repulsive"])
 @pytest.mark.parametrize("variant", ["schnet", "egnn", "egnn_moving"])
 def test_native_calls_have_the_same_wall(variant: str, repulsion: bool, dtype: torch.dtype) -> None:
-    pytest.importorskip("numba", reason="the native call is compiled by Numba, an optional extra")
     exact = walled(variant, repulsion=repulsion)
     native = copy.deepcopy(exact).to(dtype)
     assert native.native is not None
