@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import re
 import subprocess
@@ -65,6 +66,16 @@ def module(path: Path) -> str:
     return name.removesuffix(".__init__")
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree_of(path)))
+
+
 def imported(node: ast.AST) -> list[str]:
     """Full names of what an import statement takes: `from mlpot import graph` is mlpot.graph."""
     if isinstance(node, ast.Import):
@@ -76,12 +87,12 @@ def imported(node: ast.AST) -> list[str]:
 
 
 def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         yield from imported(node)
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -136,7 +147,7 @@ def test_no_import_hides_in_a_function(path: Path) -> None:
 
 @by_file
 def test_only_forces_differentiates(path: Path) -> None:
-    calls = [node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
+    calls = [node.attr for node in nodes(path) if isinstance(node, ast.Attribute)]
     # ops and native_* tell autograd of derivatives, knots takes those of its fixed basis once.
     if path.name not in {"forces.py", "ops.py", "native_training.py", "knots.py"}:
         assert not {"autograd", "jacobian", "func"} & set(calls)
@@ -156,7 +167,7 @@ def test_files_and_functions_are_short(path: Path) -> None:
 
 @by_file
 def test_what_is_public_says_what_it_is(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     public = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")]
     if path.name != "__init__.py" or tree.body:
         assert ast.get_docstring(tree), "the file has no docstring"
@@ -187,8 +198,7 @@ LOADS = {  # what could run, or be led by, what is in a file -> the files that m
 
 @by_file
 def test_files_come_in_through_their_doors(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    called = {ast.unparse(node.func) for node in nodes(path) if isinstance(node, ast.Call)}
     for name, files in LOADS.items():
         assert name not in called or path.name in files, name
     assert not {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"} & set(imports(path))
@@ -196,7 +206,7 @@ def test_files_come_in_through_their_doors(path: Path) -> None:
 
 @by_file
 def test_no_error_is_swallowed_and_nothing_is_left_to_do(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"bare except in line {node.lineno}"
             assert not all(isinstance(n, ast.Pass) for n in node.body), f"error swallowed in line {node.lineno}"
@@ -206,7 +216,7 @@ def test_no_error_is_swallowed_and_nothing_is_left_to_do(path: Path) -> None:
 @by_any_file
 def test_no_path_of_one_machine_is_written_down(path: Path) -> None:
     roots = re.compile(r"^/(home|root|Users|mnt|media|scratch|opt|srv|tmp|var)/")
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             assert not roots.match(node.value), node.value
             assert len(PROJECT.parent.parts) < 3 or str(PROJECT.parent) not in node.value, node.value
