@@ -157,7 +157,7 @@ def test_any_npz_whose_names_and_units_are_given(tmp_path):
         ({"energies": E[:4]}, FormatError, r"energies has shape \(4,\).*expected \(5,\)"),
         ({"forces": F.astype("f2")}, FormatError, "forces.*float16"),
         ({"energies": np.where(np.arange(N) == 3, np.nan, E)}, LabelError, "Frame 3: energy is not finite"),
-        ({"nuclear_charges": np.array([8, 1, 0])}, LabelError, "Frame 0 has atomic numbers"),
+        ({"nuclear_charges": np.array([8, 1, 0])}, LabelError, "number 0, so the numbers are types"),
         ({"coords": R[:0], "energies": E[:0], "forces": F[:0]}, LabelError, "No frames"),
     ],
 )

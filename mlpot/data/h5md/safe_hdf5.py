@@ -11,7 +11,7 @@ import errno
 import math
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from mlpot.data.errors import DataError, FormatError
 
 PATIENCE = 5.0  # seconds for which opening waits for a writer
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without locks say
-MAX_OBJECTS = 10**6
+MIN_NAME = 16  # bytes of a file that the name of an object takes at least, in the table of its group
 MAX_DEPTH = 32
 MAX_ATTRIBUTES = 256  # of one object
 MAX_ATTRIBUTE = 2**24  # bytes
@@ -42,8 +42,23 @@ def open_checked(path: str | Path) -> h5py.File:
         FileNotFoundError: there is no such file.
         FormatError: not HDF5, damaged, or it reaches outside itself, needs plugins, or claims absurd sizes.
     """
+    file = open_unchecked(path)
     try:
-        file = _open(path)
+        check(file)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def open_unchecked(path: str | Path) -> h5py.File:
+    """An HDF5 file opened for reading, of which only what `walk_groups` gives may be read.
+
+    Raises:
+        FileNotFoundError: there is no such file; FormatError: not HDF5, or damaged.
+    """
+    try:
+        return _open(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {path}. Check the path.") from None
     except OSError as error:
@@ -51,12 +66,6 @@ def open_checked(path: str | Path) -> h5py.File:
         if Path(f"{path}.journal").exists():
             cure = "Its writer was killed while writing: go on with `mlpot md ... --continue`, which repairs it."
         raise FormatError(f"{path} is not an HDF5 file, or is damaged: {error}. {cure}") from None
-    try:
-        check(file)
-    except BaseException:
-        file.close()
-        raise
-    return file
 
 
 def check(file: h5py.File) -> None:
@@ -108,30 +117,75 @@ def walk(file: h5py.File, lost: list[str] | None = None) -> Iterator[tuple[str, 
     Raises:
         FormatError: as `open_checked`.
     """
-    size = file.id.get_filesize()
-    seen: set[int] = set()
-    pending = [("", file.id)]
-    n_objects = 0
+    for path, datasets in walk_groups(file, lost):
+        for name, dataset in datasets.items():
+            yield f"{path}/{name}", h5py.Dataset(dataset)
+
+
+def walk_groups(
+    file: h5py.File, lost: list[str] | None = None, within: Collection[str] = ()
+) -> Iterator[tuple[str, dict[str, h5d.DatasetID]]]:
+    """Every group of a file by its path, with its datasets by name, all of them found harmless.
+
+    Memory is that of one group and those around it, however many there are.
+
+    Args:
+        file: open.
+        lost: takes the paths of what is too damaged to be looked at; without it, that is an error.
+        within: names of subgroups that belong to the group around them, as "name/dataset".
+
+    Raises:
+        FormatError: as `open_checked`.
+    """
     _check_attributes(f"{file.filename}:/", file.id)
-    while pending:
-        path, group = pending.pop()
-        for key in group:
-            n_objects += 1
-            name = f"{path}/{key.decode(errors='replace')}"
-            if n_objects > MAX_OBJECTS or name.count("/") > MAX_DEPTH:
-                limits = f"{MAX_OBJECTS} objects, or {MAX_DEPTH} groups in one another"
-                raise FormatError(f"{file.filename}:{name}: the file has more than {limits}. Split it.")
-            try:
-                member = _member(f"{file.filename}:{name}", group, key, seen, size)
-            except (OSError, RuntimeError, LookupError):
-                if lost is None:
-                    raise
-                lost.append(name)
-                continue
+    yield from _Walk(file, lost, within).enter("", file.id)
+
+
+class _Walk:
+    """What a walk through one file has to remember."""
+
+    def __init__(self, file: h5py.File, lost: list[str] | None, within: Collection[str]):
+        self._name, self._lost, self._within = file.filename, lost, within
+        self._size = file.id.get_filesize()
+        # Names are bytes of the file, so that a file with more of them than this goes in circles.
+        self._names_left = self._size // MIN_NAME
+        self._seen: set[int] = set()  # addresses of objects that have several names
+
+    def enter(self, path: str, group: Any) -> Iterator[tuple[str, dict[str, h5d.DatasetID]]]:
+        """The group, then those inside it."""
+        datasets: dict[str, h5d.DatasetID] = {}
+        inside: list[bytes] = []
+        for key, name, member in self._members(path, group):
             if isinstance(member, h5d.DatasetID):
-                yield name, h5py.Dataset(member)
-            elif member is not None:
-                pending.append((name, member))
+                datasets[name] = member
+            elif name in self._within:
+                own = self._members(f"{path}/{name}", member)
+                datasets |= {f"{name}/{n}": d for _, n, d in own if isinstance(d, h5d.DatasetID)}
+            else:
+                inside.append(key)
+        yield path, datasets
+        for key in inside:
+            yield from self.enter(f"{path}/{key.decode(errors='replace')}", h5g.open(group, key))
+
+    def _members(self, path: str, group: Any) -> Iterator[tuple[bytes, str, Any]]:
+        """Key, name and object of each dataset and of each group that was not seen, found harmless."""
+        if path.count("/") >= MAX_DEPTH:
+            raise FormatError(f"{self._name}:{path} is more than {MAX_DEPTH} groups in one another. Flatten it.")
+        for key in group:
+            name = key.decode(errors="replace")
+            where = f"{self._name}:{path}/{name}"
+            self._names_left -= 1
+            if self._names_left < 0:
+                raise FormatError(f"{where}: {self._size} bytes cannot hold so many names. Remake the file.")
+            try:
+                member = _member(where, group, key, self._seen, self._size)
+            except (OSError, RuntimeError, LookupError):
+                if self._lost is None:
+                    raise
+                self._lost.append(f"{path}/{name}")
+                continue
+            if member is not None:
+                yield key, name, member
 
 
 def _member(where: str, group: Any, key: bytes, seen: set[int], file_size: int) -> Any:
@@ -140,7 +194,8 @@ def _member(where: str, group: Any, key: bytes, seen: set[int], file_size: int) 
         raise FormatError(f"{where} is a link. Copy what it points to into the file.")
     info = h5o.get_info(group, key)
     new = info.addr not in seen
-    seen.add(info.addr)
+    if info.rc > 1:
+        seen.add(info.addr)
     member = None
     if info.type == h5o.TYPE_DATASET:
         member = h5d.open(group, key)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
-from mlpot.data.errors import FormatError, KeysError, UnitsError
-from mlpot.data.h5md.safe_hdf5 import naming_damage, open_checked
+from mlpot.data.elements import CURE_WITHOUT_TYPES, Elements, is_padding, numbers_of_text
+from mlpot.data.errors import FormatError, KeysError, LabelError, UnitsError
+from mlpot.data.h5md.safe_hdf5 import naming_damage, open_unchecked, walk_groups
 from mlpot.data.safe_npz import open_arrays
 from mlpot.data.unit_names import factor
 
@@ -94,13 +96,24 @@ LAYOUTS = {
         EV,
         family="config_type",
     ),
+    # J. Hoja et al., QM7-X, Sci. Data 8, 43 (2021): one group per conformation
+    "qm7x": Layout(
+        {"numbers": "atNUM", "positions": "atXYZ", "energy": "ePBE0+MBD", "forces": "totFOR"},
+        {"positions": "Angstrom", "energy": "eV", "forces": "eV/Angstrom"},
+    ),
     # D. Anstine, R. Zubatyuk, O. Isayev, AIMNet2: one group per number of atoms
     "aimnet2": Layout({"numbers": "numbers", "positions": "coord", "energy": "energy", "forces": "forces"}, EV),
 }
 
 
 def read_foreign(
-    path: str | Path, *, format: str | None, keys: Mapping[str, str], units: Mapping[str, str]
+    path: str | Path,
+    *,
+    format: str | None,
+    keys: Mapping[str, str],
+    units: Mapping[str, str],
+    elements: Elements | None = None,
+    note: Callable[[str, int], None] = lambda what, frame: None,
 ) -> Iterator[Atoms]:
     """The frames of an npz or HDF5 data set.
 
@@ -109,24 +122,48 @@ def read_foreign(
         format: a name of `LAYOUTS`, or None to recognise the layout by its names.
         keys: names in the file, by quantity, instead of those of the layout; "-name" for a gradient.
         units: by quantity; needed for each key given, unless the file says.
+        elements: of the numbers, where they are not atomic ones, or of the atoms, where there are none.
+        note: is told what was left out, and of which frame.
 
     Raises:
         KeysError: no known layout fits, or a key is not there.
         UnitsError: a unit is unknown, missing, or not the one in the file.
         FormatError: damaged, or shapes that disagree.
+        LabelError: what should name an element does not.
     """
-    layout, found = None, set()
-    with naming_damage(str(path)):
-        for name, block in _blocks(path):
-            if layout is None:
-                layout = _layout(path, set(block), format, keys)
-            if all(_place(block, layout.keys[key]) for key in ("numbers", "positions")):
-                found |= {key for key in keys if _place(block, layout.keys[key])}
-                yield from _frames(f"{path}:{name}", block, layout, units)
+    frame = count()
+    for where, block, layout in _laid_out(path, format, keys, elements):
+        family = _family(where, block, layout.family)
+        for values in _frames(where, block, layout, units, elements):
+            k = next(frame)
+            if padded := _without_padding(f"{where}, frame {k}", values):
+                note(f"{padded} entries of number 0 or -1 are padding and no atoms", k)
+            yield _atoms(values, family, layout.nan_is_missing)
+
+
+def _laid_out(
+    path: str | Path, format: str | None, keys: Mapping[str, str], elements: Elements | None
+) -> Iterator[tuple[str, Block, Layout]]:
+    """The blocks that hold structures, where each stands, and their layout."""
+    layout, found, names = None, set(), dict[str, None]()
+    whole = {"positions"} if elements is not None else {"numbers", "positions"}
+    for name, block in _blocks(path):
+        if layout is None:
+            names |= dict.fromkeys(block)
+            layout = _layout(path, names, block, format, keys, elements)
+        if layout is not None:
+            found |= {key for key in keys if _place(block, layout.keys[key])}
+            if all(_place(block, layout.keys[key]) for key in whole):
+                yield f"{path}:{name}", block, layout
+    if layout is None and names:
+        raise _no_layout(path, names)
     if layout is None:
         raise FormatError(f"{path} has no data. Check the path.")
     if absent := set(keys) - found:
-        raise KeysError(f"{path} has nothing named {[keys[key] for key in sorted(absent)]}. Correct `keys`.")
+        raise KeysError(
+            f"{path} has nothing named {[keys[key] for key in sorted(absent)]}. It holds {list(names)[:20]}. "
+            "Correct `keys`."
+        )
 
 
 def _blocks(path: str | Path) -> Iterator[tuple[str, Block]]:
@@ -135,52 +172,70 @@ def _blocks(path: str | Path) -> Iterator[tuple[str, Block]]:
         with open(path, "rb") as raw:
             yield "", open_arrays(raw, str(path))
         return
-    with open_checked(path) as file:
-        pending, seen = [file], set()
-        while pending:
-            group = pending.pop()
-            place = h5py.h5o.get_info(group.id).addr
-            if place in seen:
-                continue
-            seen.add(place)
-            children = [child for child in group.values() if isinstance(child, h5py.Group)]
-            within = [child for child in children if child.name.rpartition("/")[2] in WITHIN]
-            block = {d.name[len(group.name) :].lstrip("/"): d for g in (group, *within) for d in _datasets(g)}
-            if block:
-                yield group.name, block
-            pending += [child for child in reversed(children) if child not in within]
+    with naming_damage(str(path)), open_unchecked(path) as file:
+        for name, datasets in walk_groups(file, within=WITHIN):
+            if datasets:
+                yield name or "/", _Group(datasets)
 
 
-def _datasets(group: h5py.Group) -> list[h5py.Dataset]:
-    return [child for child in group.values() if isinstance(child, h5py.Dataset)]
+class _Group(Mapping[str, h5py.Dataset]):
+    """The datasets of a group, each made h5py's when it is asked for."""
+
+    def __init__(self, datasets: Mapping[str, h5py.h5d.DatasetID]):
+        self._datasets = datasets
+
+    def __getitem__(self, name: str) -> h5py.Dataset:
+        return h5py.Dataset(self._datasets[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._datasets
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._datasets)
+
+    def __len__(self) -> int:
+        return len(self._datasets)
 
 
-def _layout(path: str | Path, names: set[str], format: str | None, keys: Mapping[str, str]) -> Layout:
-    """The layout asked for, or the one whose names are there, with the keys given put over it."""
-    block = dict.fromkeys(names)
-    needed = {"numbers", "positions"} - set(keys)
+def _layout(
+    path: str | Path,
+    names: Mapping[str, None],
+    block: Block,
+    format: str | None,
+    keys: Mapping[str, str],
+    elements: Elements | None,
+) -> Layout | None:
+    """The layout asked for, or the one whose names are in the block, with the keys given put over it."""
+    whole = {"positions"} if elements is not None else {"numbers", "positions"}
+    needed = whole - set(keys)
     if format is None and needed:
         needed |= {"energy"} - set(keys)
         fitting = [k for k, layout in LAYOUTS.items() if all(_place(block, layout.keys[q]) for q in needed)]
         if len(fitting) != 1:
-            raise KeysError(
-                f"{path} is in no layout that is known ({', '.join(LAYOUTS)}). It holds {sorted(names)[:20]}. "
-                'Give their names and units: keys={"numbers": "...", "positions": "...", "energy": "...", '
-                '"forces": "..."}, units={"positions": "...", "energy": "...", "forces": "..."}.'
-            )
+            return None
         format = fitting[0]
     known = LAYOUTS[format] if format in LAYOUTS else Layout({})
     if unknown := set(keys) - set(SHAPES):
         raise KeysError(
             f"{sorted(unknown)} are not quantities that are kept: {', '.join(SHAPES)}. Correct `keys`."
         )
-    if missing := {"numbers", "positions"} - set(known.keys) - set(keys):
-        raise KeysError(f"`keys` lacks {sorted(missing)}. {path} holds {sorted(names)[:20]}.")
+    if missing := whole - set(known.keys) - set(keys):
+        how = CURE_WITHOUT_TYPES if missing == {"numbers"} else ""
+        raise KeysError(f"`keys` lacks {sorted(missing)}. {path} holds {list(names)[:20]}. {how}".rstrip())
     given = {QUANTITY.get(key) for key in keys}
     return replace(
         known,
         keys={**known.keys, **keys},
         units={quantity: unit for quantity, unit in known.units.items() if quantity not in given},
+    )
+
+
+def _no_layout(path: str | Path, names: Mapping[str, None]) -> KeysError:
+    return KeysError(
+        f"{path} is in no layout that is known ({', '.join(LAYOUTS)}). It holds {sorted(names)[:20]}. "
+        "Give their names and units: --key numbers=... --key positions=... --key energy=... --key forces=... "
+        "--unit positions=Angstrom --unit energy=eV --unit forces=eV/Angstrom (units are examples). Where nothing "
+        "tells the elements, --elements-from structure.xyz takes the place of numbers."
     )
 
 
@@ -190,18 +245,23 @@ def _place(block: Block, key: str) -> str | None:
     return next((place for place in (name, *(f"{group}/{name}" for group in WITHIN)) if place in block), None)
 
 
-def _frames(where: str, block: Block, layout: Layout, units: Mapping[str, str]) -> Iterator[Atoms]:
-    """The conformations of one block."""
+def _frames(
+    where: str, block: Block, layout: Layout, units: Mapping[str, str], elements: Elements | None
+) -> Iterator[dict[str, Any]]:
+    """The values of each conformation of one block, in house units."""
     parts = {}
-    for key, name in layout.keys.items():
-        place = _place(block, name)
-        array = None if place is None or _has_no_weight(block, name) else block[place]
-        if array is not None and array.dtype.kind not in "OSU":  # MACE writes the word None
-            sign = -1.0 if name.startswith("-") else 1.0
-            parts[key] = (
-                array,
-                None if key not in QUANTITY else sign * _factor(where, key, array, block, layout, units),
-            )
+    with naming_damage(where):
+        for key, name in layout.keys.items():
+            place = _place(block, name)
+            array = None if place is None or _has_no_weight(block, name) else block[place]
+            if array is not None and (key == "numbers" or array.dtype.kind not in "OSU"):  # MACE: the word None
+                sign = -1.0 if name.startswith("-") else 1.0
+                parts[key] = (
+                    array,
+                    None if key not in QUANTITY else sign * _factor(where, key, array, block, layout, units),
+                )
+    if "positions" not in parts or parts["positions"][0].ndim not in (2, 3):
+        raise FormatError(f"{where}/{layout.keys['positions']} are no positions of atoms. Correct `keys`.")
     single = parts["positions"][0].ndim == 2
     n, m = (1, *parts["positions"][0].shape)[-3:-1] if single else parts["positions"][0].shape[:2]
     for key, (array, _) in parts.items():
@@ -210,12 +270,39 @@ def _frames(where: str, block: Block, layout: Layout, units: Mapping[str, str]) 
         raise KeysError(
             f'{where} has a cell, but no pbc says which directions are periodic. Give keys={{"pbc": ...}}.'
         )
-    family = _family(where, block, layout.family)
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
-        values = {key: _slice(key, array, start, stop, single, scale) for key, (array, scale) in parts.items()}
+        with naming_damage(where):
+            values = {key: _slice(key, array, start, stop, single, scale) for key, (array, scale) in parts.items()}
+        values["numbers"] = _numbers(where, values, m, elements)
         for k in range(stop - start):
-            yield _atoms({key: value[k] for key, value in values.items()}, family, layout.nan_is_missing)
+            yield {key: value[k] for key, value in values.items()}
+
+
+def _numbers(where: str, values: Mapping[str, Any], n_atoms: int, elements: Elements | None) -> NDArray[np.int64]:
+    """(n, n_atoms) atomic numbers, with 0 or −1 where an array is only filled up."""
+    if "numbers" not in values:
+        numbers = (elements or Elements()).of_atoms(where, n_atoms)
+        return np.broadcast_to(numbers, (len(values["positions"]), n_atoms))
+    numbers = values["numbers"]
+    if numbers.dtype.kind in "OSU":
+        return numbers_of_text(where, numbers)
+    if numbers.dtype.kind == "f" and not (numbers == np.round(numbers)).all():
+        raise LabelError(f"{where} has numbers of atoms that are not whole. Correct the file or `keys`.")
+    numbers = numbers.astype(np.int64)
+    return numbers if elements is None else elements.of_types(where, numbers)
+
+
+def _without_padding(where: str, values: dict[str, Any]) -> int:
+    """Take out of a frame what is no atom; how many entries that were."""
+    numbers = values["numbers"]
+    if numbers.min(initial=1) > 0:
+        return 0
+    padding = is_padding(where, numbers, values["positions"])
+    for key in ("numbers", "positions", "forces"):
+        if key in values:
+            values[key] = values[key][~padding]
+    return int(padding.sum())
 
 
 def _factor(where: str, key: str, array: Any, block: Block, layout: Layout, units: Mapping[str, str]) -> float:
@@ -240,10 +327,11 @@ def _factor(where: str, key: str, array: Any, block: Block, layout: Layout, unit
 def _check(where: str, key: str, array: Any, sizes: Mapping[str, int], single: bool) -> None:
     shapes = [tuple(sizes[s] if s in sizes else int(s) for s in shape) for shape in SHAPES[key]]
     shape = (1, *array.shape) if single and key != "numbers" else array.shape
-    if shape not in shapes or array.dtype.kind not in "iufb" or array.dtype == np.float16:
+    kinds, what = ("iufOSU", "integers or symbols") if key == "numbers" else ("iufb", "float64 or float32")
+    if shape not in shapes or array.dtype.kind not in kinds or array.dtype == np.float16:
         raise FormatError(
             f"{where} has shape {array.shape} of {array.dtype}, expected {' or '.join(map(str, shapes))} "
-            "of float64 or float32. Correct the file or `keys`."
+            f"of {what}. Correct the file or `keys`."
         )
 
 
