@@ -24,7 +24,8 @@ from sets import crystals, small_recipe, write
 
 from mlpot.dynamics.checkpoints import Checkpoint, CheckpointError, Checkpoints
 from mlpot.model_file import ModelFileError, load_potential, save_potential
-from mlpot.training.fit import RunDirectoryError, read_checkpoint, train
+from mlpot.training.fit import train
+from mlpot.training.run_directory import RunDirectoryError, read_checkpoint
 from mlpot.training.trainer import LAST
 
 

@@ -189,7 +189,7 @@ LOADS = {  # what could run, or be led by, what is in a file -> the files that m
     "ase.io.iread": {"read.py"},
     "yaml.load": {"recipes.py"},
     "yaml.unsafe_load": set(),
-    "torch.load": {"fit.py"},
+    "torch.load": {"run_directory.py"},
     "torch.hub.load": set(),
     "eval": set(),
     "exec": set(),

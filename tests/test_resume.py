@@ -14,7 +14,8 @@ from sets import crystals, small_recipe, write
 from training_runs import assert_same, assert_same_training, checkpoint, diary
 
 from mlpot.recipes import RecipeError
-from mlpot.training.fit import RunDirectoryError, TrainingResult, train
+from mlpot.training.fit import TrainingResult, train
+from mlpot.training.run_directory import RunDirectoryError
 from mlpot.training.trainer import BEST, LAST
 
 

@@ -73,8 +73,14 @@ def train(
     from mlpot.recipes import load_recipe
     from mlpot.training.fit import train as run
     from mlpot.training.recipe import Recipe
+    from mlpot.training.run_directory import moved_to
 
-    result = run(load_recipe(Recipe, recipe, overrides or ()), resume=resume, overwrite=overwrite)
+    wanted = load_recipe(Recipe, recipe, overrides or ())
+    if resume and (here := moved_to(wanted, recipe)):
+        told = f"{wanted.training.directory} holds no run: going on in {here}, where the recipe lies."
+        console.print(told, soft_wrap=True)
+        wanted = load_recipe(Recipe, recipe, [*(overrides or ()), f"training.directory={here}"])
+    result = run(wanted, resume=resume, overwrite=overwrite)
     console.print(f"Trained potential: {result.model}\nMetrics and pictures: {result.directory}", soft_wrap=True)
 
 

@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch import Callback, Trainer
 
-from mlpot.atomic_files import storing, write_whole
-from mlpot.figures.training import LOGS
 from mlpot.potential import Potential
-from mlpot.recipes import RecipeError, load_recipe
 from mlpot.signals import SignalledAtOnce, SignalledError, stop_request
 from mlpot.training.in_memory import flatten
 from mlpot.training.interruption import StopOnSignal, end_with_parent
 from mlpot.training.loaders import Alone, Batches, MemoryBatches, StreamedBatches, sample_of, should_stream
 from mlpot.training.losses import Loss
-from mlpot.training.module import TrainingModule
+from mlpot.training.messages import Messages
+from mlpot.training.module import HALVINGS, TrainingDivergedError, TrainingModule
 from mlpot.training.outputs import write_outputs
 from mlpot.training.recipe import Recipe
+from mlpot.training.run_directory import check_holds_run, data_of, prepare_directory, read_checkpoint
 from mlpot.training.splits import Baseline, Part, Parts, make_baseline, make_parts
 from mlpot.training.trainer import (
     BEST,
-    FOLDER,
     LAST,
     announcements_off,
     make_trainer,
     matmul_precision,
 )
 
-MAY_CHANGE = {
-    "training": {"epochs", "max_minutes", "patience", "checkpoint_minutes", "checkpoint_steps", "progress"}
-}
 EVALUATION = 4  # evaluation batches are larger than training batches
-
-
-class RunDirectoryError(ValueError):
-    """The directory of a run is not in the state that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +80,9 @@ def train(
 
 
 def _train(recipe: Recipe, callbacks: Sequence[Callback], *, resume: bool, overwrite: bool) -> TrainingResult:
-    directory = Path(recipe.training.directory)
+    directory, tell = Path(recipe.training.directory), Messages(show=recipe.training.progress)
+    if resume:
+        check_holds_run(directory)
     parts = make_parts(recipe.data, recipe.loss)
     potential = initial_potential(recipe, make_baseline(parts.train, recipe.data.reference_energies))
     sets = make_sets(recipe, parts, potential.cutoff)
@@ -100,17 +91,65 @@ def _train(recipe: Recipe, callbacks: Sequence[Callback], *, resume: bool, overw
         if trainer.local_rank > 0:
             end_with_parent()  # Lightning looks after the other way round
         if trainer.is_global_zero:
-            prepare_directory(directory, recipe, parts, resume=resume, overwrite=overwrite)
+            for batches in sets.values():
+                batches.run = trainer
+            content = data_of(parts, len(sets["train"]), trainer.world_size)
+            prepare_directory(directory, recipe, content, tell, resume=resume, overwrite=overwrite)
+        else:
+            tell.silence()
+        module, trainer = fit(recipe, potential, sets, trainer, callbacks, tell, resume=resume)
+    if not trainer.is_global_zero:
+        return TrainingResult(directory, potential, {})
+    return finish(directory, module, trainer, recipe, parts, sets)
+
+
+def fit(
+    recipe: Recipe,
+    potential: Potential,
+    sets: dict[str, Batches],
+    trainer: Trainer,
+    callbacks: Sequence[Callback],
+    tell: Messages,
+    *,
+    resume: bool,
+) -> tuple[TrainingModule, Trainer]:
+    """Train to the end; a training that diverges goes back to its last good state, at half the learning rate.
+
+    Raises:
+        TrainingDivergedError: it diverged again and again, or there are several processes.
+    """
+    directory = Path(recipe.training.directory)
+    untrained, halvings = copy.deepcopy(potential.state_dict()), 0
+    while True:
         for batches in sets.values():
             batches.run = trainer
         to_device(sets, trainer)
         n_steps = recipe.training.epochs * len(sets["train"])
-        module = TrainingModule(potential, Loss(**recipe.loss.model_dump()), recipe.optimizer, n_steps=n_steps)
+        loss = Loss(**recipe.loss.model_dump())
+        module = TrainingModule(potential, loss, recipe.optimizer, n_steps=n_steps, halvings=halvings)
         last = str(directory / LAST) if resume and (directory / LAST).exists() else None
-        trainer.fit(module, sets["train"], sets["validation"], ckpt_path=last, weights_only=True)
-    if not trainer.is_global_zero:
-        return TrainingResult(directory, potential, {})
-    return finish(directory, module, trainer, recipe, parts, sets)
+        try:
+            trainer.fit(module, sets["train"], sets["validation"], ckpt_path=last, weights_only=True)
+            return module, trainer
+        except TrainingDivergedError as error:
+            state = f"the state of {directory / LAST}" if (directory / LAST).exists() else "the start"
+            if module.halvings >= HALVINGS or trainer.world_size > 1:
+                raise diverged(error, state, module) from None
+            halvings, resume = module.halvings + 1, True
+            tell.warn(f"Diverged: {error}. Going back to {state}, at 1/{2**halvings} of the learning rate.")
+            potential.load_state_dict(untrained)
+            potential.train()  # it may have diverged in validation
+            trainer = make_trainer(recipe, directory, callbacks)
+
+
+def diverged(error: TrainingDivergedError, state: str, module: TrainingModule) -> TrainingDivergedError:
+    """What to tell the user in the end."""
+    lowered = f", after {module.halvings} halvings of the learning rate" if module.halvings else ""
+    rate = module.recipe.learning_rate / 2 ** max(2, module.halvings)
+    return TrainingDivergedError(
+        f"The training diverged{lowered}: {error}. The last good state is {state}. Look for wrong labels with "
+        f"`mlpot data check`, or start anew with optimizer.learning_rate={rate:.1g}, or a smaller training.clip."
+    )
 
 
 def initial_potential(recipe: Recipe, start: Baseline) -> Potential:
@@ -161,66 +200,6 @@ def to_device(sets: dict[str, Batches], trainer: Trainer) -> None:
             batches.frames = batches.frames.to(device)
 
 
-def prepare_directory(directory: Path, recipe: Recipe, parts: Parts, *, resume: bool, overwrite: bool) -> None:
-    """Check and fill the directory of a run: recipe.yaml and splits.json."""
-    content = {
-        "training_set_hash": parts.train_hash,
-        "train": parts.train.indices.tolist(),
-        "validation": parts.validation.indices.tolist(),
-        "validation_set": parts.validation.data.path,
-    }
-    if resume:
-        check_same_run(directory, recipe, content)
-    else:
-        if (directory / FOLDER).exists() and not overwrite:
-            raise RunDirectoryError(
-                f"{directory} holds a run already. Resume it, overwrite it, or give another training.directory."
-            )
-        for folder in (FOLDER, LOGS):
-            shutil.rmtree(directory / folder, ignore_errors=True)
-    with storing(directory, 0):
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "metrics.json").unlink(missing_ok=True)  # what is left last says that a run has finished
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_whole(directory / "splits.json", f"{json.dumps(content)}\n".encode())
-    write_whole(directory / "recipe.yaml", text.encode())
-
-
-def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any]) -> None:
-    """Raise unless the directory holds a run of the same recipe on the same data, if only its beginning."""
-    if not (directory / "recipe.yaml").is_file():
-        raise RunDirectoryError(f"{directory} holds no run to resume. Start it without resuming.")
-    if (directory / LAST).exists():  # else the run was killed before its first checkpoint, and begins again
-        read_checkpoint(directory / LAST)  # before anything else is done with it
-    before = load_recipe(Recipe, directory / "recipe.yaml").model_dump(exclude=MAY_CHANGE)
-    now = recipe.model_dump(exclude=MAY_CHANGE)
-    changed = [f"{s}.{k}" for s, fields in now.items() for k, v in fields.items() if v != before[s][k]]
-    if changed:
-        raise RecipeError(
-            f"The run in {directory} was started with other values of {', '.join(changed)}. Resume it with "
-            f"{directory / 'recipe.yaml'}; only {', '.join(sorted(MAY_CHANGE['training']))} may change."
-        )
-    if json.loads((directory / "splits.json").read_text(encoding="utf-8")) != content:
-        raise RunDirectoryError(
-            f"The data changed since the run in {directory} was started. Restore them, or start a new run."
-        )
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A training checkpoint, read without running anything that it may hold, whatever the environment says.
-
-    Raises:
-        RunDirectoryError: damaged, or made of more than numbers, text and tensors.
-    """
-    try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch, zip and unpickling fail in many ways
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise RunDirectoryError(
-            f"{path} is damaged, or holds more than numbers and tensors: {reason} Start the run anew."
-        ) from None
-
-
 def finish(
     directory: Path,
     module: TrainingModule,
@@ -241,6 +220,7 @@ def finish(
         "best_epoch": best["epoch"] + 1,
         "seconds": last["mlpot"]["seconds"],
         "seed": recipe.training.seed,
+        "halvings": module.halvings,
         "device": str(trainer.strategy.root_device),
         "processes": trainer.world_size,
         "labels": parts.train.n_labels(),

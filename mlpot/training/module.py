@@ -19,8 +19,22 @@ from mlpot.training.recipe import OptimizerSection
 Batch = tuple[AtomGraph, Properties]
 
 
-class TrainingDivergedError(RuntimeError):
-    """The loss is no longer a number."""
+HALVINGS = 6  # of the learning rate, before a training that diverges is given up
+TOO_LARGE = 100.0  # a validation loss so many times that of the first epoch was not lowered but blown up
+
+
+class TrainingDivergedError(ValueError):
+    """The loss is no longer a number, or has grown without bounds."""
+
+
+def relative_rate(recipe: OptimizerSection, step: int, n_steps: int) -> float:
+    """The learning rate at a step over that of the recipe; but for what a plateau or a divergence made of it."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    if recipe.schedule != "cosine":
+        return 1.0
+    done = min(1.0, (step - recipe.warmup_steps) / max(1, n_steps - recipe.warmup_steps))
+    return recipe.final_fraction + (1 - recipe.final_fraction) * (1 + math.cos(math.pi * done)) / 2
 
 
 class TrainingModule(LightningModule):
@@ -31,12 +45,17 @@ class TrainingModule(LightningModule):
         loss: of a batch.
         optimizer: section of the recipe.
         n_steps: of the whole run, over which the cosine schedule falls.
+        halvings: of the learning rate, as the training diverged so often.
     """
 
-    def __init__(self, potential: Potential, loss: Loss, optimizer: OptimizerSection, *, n_steps: int):
+    def __init__(
+        self, potential: Potential, loss: Loss, optimizer: OptimizerSection, *, n_steps: int, halvings: int = 0
+    ):
         super().__init__()
         self.potential, self.loss, self.recipe, self.n_steps = potential, loss, optimizer, n_steps
         self.plateau = Plateau(optimizer.plateau_factor, optimizer.plateau_patience)
+        self.halvings, self._lowered = halvings, halvings > 0
+        self.first_loss = math.inf  # of the validation of the first epoch
         self.seconds = 0.0  # of training, earlier sessions included
         self._since = time.monotonic()
         self._loss: list[Tensor] = []  # of each step of this epoch
@@ -46,6 +65,8 @@ class TrainingModule(LightningModule):
         graph, labels = batch
         loss = self.loss(predict(self.potential, graph, training=True), labels, graph)
         self._loss.append(loss.detach())
+        if self.device.type == "cpu" and self.trainer.world_size == 1:  # elsewhere it would have to be waited for
+            self._check(loss, "training")
         return loss
 
     def backward(self, loss: Tensor) -> None:
@@ -70,6 +91,10 @@ class TrainingModule(LightningModule):
 
     def on_train_start(self) -> None:
         self._since = time.monotonic()
+        if self._lowered:  # the optimizer of the checkpoint has the rate with which it diverged
+            scheduler = self.lr_schedulers()
+            for group, base in zip(self.optimizers().param_groups, scheduler.base_lrs, strict=True):  # type: ignore[union-attr]
+                group["lr"] = base * self.rate(scheduler.last_epoch)  # type: ignore[union-attr]
 
     def on_validation_epoch_start(self) -> None:
         self._tally = torch.zeros(3, 4, dtype=torch.float64, device=self.device)
@@ -83,6 +108,7 @@ class TrainingModule(LightningModule):
         assert isinstance(tally, Tensor)
         loss = self.loss.of_tally(tally)
         self._check(loss, "validation")
+        self.first_loss = min(self.first_loss, loss.item()) if self.current_epoch == 0 else self.first_loss
         log = {"validation/loss": loss}
         for name, (_, magnitude, square, n) in zip(QUANTITIES, tally, strict=True):
             if n > 0:
@@ -95,10 +121,10 @@ class TrainingModule(LightningModule):
             self.plateau.update(loss.item())
 
     def _check(self, loss: Tensor, name: str) -> None:
-        if not loss.isfinite():
+        if not loss.isfinite() or (name == "validation" and loss > TOO_LARGE * self.first_loss):
             raise TrainingDivergedError(
-                f"The {name} loss of epoch {self.current_epoch + 1} is {loss.item()}. Lower "
-                "optimizer.learning_rate, set training.clip, or look for wrong labels with `mlpot data info`."
+                f"the {name} loss of epoch {self.current_epoch + 1} is {loss.item():.3g}, at a learning rate of "
+                f"{self.optimizers().param_groups[0]['lr']:.2g}"  # type: ignore[union-attr]
             )
 
     def configure_optimizers(self) -> Any:
@@ -113,23 +139,30 @@ class TrainingModule(LightningModule):
 
     def rate(self, step: int) -> float:
         """The learning rate at a step over that of the recipe."""
-        r = self.recipe
-        if step < r.warmup_steps:
-            return (step + 1) / r.warmup_steps
-        if r.schedule == "cosine":
-            done = min(1.0, (step - r.warmup_steps) / max(1, self.n_steps - r.warmup_steps))
-            return r.final_fraction + (1 - r.final_fraction) * (1 + math.cos(math.pi * done)) / 2
-        return self.plateau.scale
+        scale = self.plateau.scale if step >= self.recipe.warmup_steps else 1.0
+        return relative_rate(self.recipe, step, self.n_steps) * scale * 0.5**self.halvings
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if not all(weight.isfinite().all() for weight in self.potential.parameters()):
+            raise TrainingDivergedError(f"a weight is no longer a number in epoch {self.current_epoch + 1}")
         self._count_seconds()
         losses = torch.stack(self._loss).cpu() if self._loss else torch.zeros(0)
-        checkpoint["mlpot"] = {"seconds": self.seconds, "plateau": self.plateau.state(), "losses": losses}
+        checkpoint["mlpot"] = {
+            "seconds": self.seconds,
+            "plateau": self.plateau.state(),
+            "losses": losses,
+            "halvings": self.halvings,
+            "first_loss": self.first_loss,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.seconds = checkpoint["mlpot"]["seconds"]
-        self.plateau.restore(checkpoint["mlpot"]["plateau"])
-        self._loss = list(checkpoint["mlpot"].get("losses", torch.zeros(0)).to(self.device))
+        kept = checkpoint["mlpot"]
+        self.seconds = kept["seconds"]
+        self.plateau.restore(kept["plateau"])
+        self._loss = list(kept.get("losses", torch.zeros(0)).to(self.device))
+        self.first_loss = kept.get("first_loss", math.inf)
+        self.halvings = max(self.halvings, kept.get("halvings", 0))
+        self._lowered = self.halvings > kept.get("halvings", 0)
 
 
 class Plateau:

@@ -75,7 +75,7 @@ def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> 
 
 def checkpoints(folder: Path, t: TrainingSection) -> list[Callback]:
     """The best epoch, the last epoch, and within an epoch the last step of so many and after so many minutes."""
-    best = ModelCheckpoint(
+    best = Checkpoints(
         folder,
         "best",
         monitor="validation/loss",
@@ -83,7 +83,7 @@ def checkpoints(folder: Path, t: TrainingSection) -> list[Callback]:
         save_weights_only=False,  # else Lightning writes the last weights, not their average
         enable_version_counter=False,
     )
-    last = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    last = Checkpoints(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     within: list[dict[str, Any]] = []
     if t.checkpoint_steps is not None:
         within.append({"every_n_train_steps": t.checkpoint_steps})
@@ -96,7 +96,27 @@ def checkpoints(folder: Path, t: TrainingSection) -> list[Callback]:
     return [best, last, *often]
 
 
-class WithinEpoch(ModelCheckpoint):
+class Checkpoints(ModelCheckpoint):
+    """Lightning's would forget, where a run was moved, how good the best epoch was, and write over it."""
+
+    @property
+    def state_key(self) -> str:
+        return super().state_key.replace("Checkpoints", "ModelCheckpoint")  # as it was called in earlier versions
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        here = str(self.dirpath)
+        there = str(state_dict.get("dirpath", here))
+
+        def moved(path: str) -> str:
+            return here + path.removeprefix(there) if path.startswith(there) else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        models = {moved(path): score for path, score in state_dict.get("best_k_models", {}).items()}
+        known = {name: moved(state_dict[name]) for name in paths if name in state_dict}
+        super().load_state_dict(state_dict | known | {"dirpath": self.dirpath, "best_k_models": models})
+
+
+class WithinEpoch(Checkpoints):
     """Saves after any step but the last of an epoch: from there, Lightning would go on with an epoch too many."""
 
     def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:

@@ -1,0 +1,170 @@
+"""The directory of a training: what is in it, and whether a run in it may go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mlpot.atomic_files import storing, write_whole
+from mlpot.data.h5md import content_hash
+from mlpot.figures.training import LOGS
+from mlpot.recipes import RecipeError, load_recipe
+from mlpot.training.messages import LOG, Messages
+from mlpot.training.module import relative_rate
+from mlpot.training.recipe import Recipe
+from mlpot.training.splits import Parts
+from mlpot.training.trainer import FOLDER, LAST
+
+MAY_CHANGE = {
+    "data": {"train", "validation", "test", "workers", "check", "allow_duplicates"},
+    "training": {
+        *("epochs", "max_minutes", "patience", "checkpoint_minutes", "checkpoint_steps", "progress"),
+        *("directory", "accelerator", "devices", "strategy", "nodes"),
+    },
+}
+"""What a resumed run may set anew. Frames are compared by their content, and the number of processes by itself."""
+
+
+class RunDirectoryError(ValueError):
+    """The directory of a run is not in the state that is asked for."""
+
+
+def data_of(parts: Parts, steps: int, processes: int) -> dict[str, Any]:
+    """What splits.json says: which frames train and validate, by content, in how many steps and processes."""
+    train, validation = parts.train.data.path, parts.validation.data.path
+    return {
+        "training_set_hash": parts.train_hash,
+        "validation_set_hash": parts.train_hash if validation == train else content_hash(validation),
+        "train": parts.train.indices.tolist(),
+        "validation": parts.validation.indices.tolist(),
+        "validation_set": validation,
+        "steps_per_epoch": steps,
+        "processes": processes,
+    }
+
+
+def prepare_directory(
+    directory: Path, recipe: Recipe, content: dict[str, Any], tell: Messages, *, resume: bool, overwrite: bool
+) -> None:
+    """Check and fill the directory of a run: recipe.yaml and splits.json.
+
+    Args:
+        directory: of the run.
+        recipe: of the run.
+        content: that of `data_of`.
+        tell: where a change of the schedule is said.
+        resume: go on with what is there.
+        overwrite: remove what is there.
+
+    Raises:
+        RunDirectoryError: there is a run already, or none to resume, or one on other data.
+        RecipeError: the recipe of the run to resume was another.
+    """
+    if resume:
+        check_same_run(directory, recipe, content, tell)
+    else:
+        if (directory / FOLDER).exists() and not overwrite:
+            raise RunDirectoryError(
+                f"{directory} holds a run already. Resume it, overwrite it, or give another training.directory."
+            )
+        for folder in (FOLDER, LOGS):
+            shutil.rmtree(directory / folder, ignore_errors=True)
+        (directory / LOG).unlink(missing_ok=True)
+    with storing(directory, 0):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "metrics.json").unlink(missing_ok=True)  # what is left last says that a run has finished
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_whole(directory / "splits.json", f"{json.dumps(content)}\n".encode())
+    write_whole(directory / "recipe.yaml", text.encode())
+    tell.write_to(directory)
+
+
+def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any], tell: Messages) -> None:
+    """Raise unless the directory holds a run of the same recipe on the same data, if only its beginning."""
+    check_holds_run(directory)
+    if (directory / LAST).exists():  # else the run was killed before its first checkpoint, and begins again
+        read_checkpoint(directory / LAST)  # before anything else is done with it
+    earlier = load_recipe(Recipe, directory / "recipe.yaml")
+    before, now = (r.model_dump(exclude=MAY_CHANGE) for r in (earlier, recipe))
+    changed = [f"{s}.{k}" for s, fields in now.items() for k, v in fields.items() if v != before[s][k]]
+    if isinstance(recipe.data.validation, str) is not isinstance(earlier.data.validation, str):
+        changed.append("data.validation")
+    if changed:
+        may = ", ".join(f"{section}.{key}" for section, keys in MAY_CHANGE.items() for key in sorted(keys))
+        raise RecipeError(
+            f"The run in {directory} was started with other values of {', '.join(changed)}. Resume it with "
+            f"{directory / 'recipe.yaml'}, or start a run in another directory. What may change: {may}."
+        )
+    _check_same_data(directory, content)
+    _tell_of_schedule(earlier, recipe, content["steps_per_epoch"], tell)
+
+
+def check_holds_run(directory: Path) -> None:
+    """Raise RunDirectoryError unless a run was begun in the directory."""
+    if not (directory / "recipe.yaml").is_file():
+        raise RunDirectoryError(
+            f"{directory} holds no run to resume. Start it without resuming, or, if its folder was moved, give "
+            "training.directory as it is called now."
+        )
+
+
+def moved_to(recipe: Recipe, path: Path) -> Path | None:
+    """The folder in which a recipe lies, if that is a run's and the directory that the recipe names holds none."""
+    here = path.parent
+    named = Path(recipe.training.directory)
+    if path.name == "recipe.yaml" and (here / "splits.json").is_file() and not (named / "recipe.yaml").is_file():
+        return here
+    return None
+
+
+def _check_same_data(directory: Path, content: dict[str, Any]) -> None:
+    before = json.loads((directory / "splits.json").read_text(encoding="utf-8"))
+    if before.get("processes", content["processes"]) != content["processes"]:
+        raise RunDirectoryError(
+            f"The run in {directory} was started in {before['processes']} processes, this one has "
+            f"{content['processes']}: batches and steps would be others. Resume it with as many "
+            "(training.devices, training.nodes), or start a new run."
+        )
+    # Of runs of earlier versions only the path of a validation set is known.
+    by = "validation_set_hash" if "validation_set_hash" in before else "validation_set"
+    if any(before.get(key) != content[key] for key in ("training_set_hash", "train", "validation", by)):
+        raise RunDirectoryError(
+            f"The data changed since the run in {directory} was started. Restore them, or start a new run."
+        )
+
+
+def _tell_of_schedule(earlier: Recipe, recipe: Recipe, steps: int, tell: Messages) -> None:
+    """Say how the learning rate jumps where a cosine is stretched or shortened."""
+    last = Path(recipe.training.directory) / LAST
+    epochs = earlier.training.epochs, recipe.training.epochs
+    if epochs[0] == epochs[1] or recipe.optimizer.schedule != "cosine" or not last.exists():
+        return
+    done = read_checkpoint(last)["global_step"]
+    before, after = (
+        recipe.optimizer.learning_rate * relative_rate(recipe.optimizer, done, steps * n) for n in epochs
+    )
+    tell.warn(
+        f"training.epochs is {epochs[1]} and was {epochs[0]}: the cosine of the learning rate is drawn anew over "
+        f"{epochs[1]} epochs, and the rate goes from {before:.2g} to {after:.2g} here. To go on without such a "
+        "jump, train with optimizer.schedule=none or plateau, or start a new run."
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A training checkpoint, read without running anything that it may hold, whatever the environment says.
+
+    Raises:
+        RunDirectoryError: damaged, or made of more than numbers, text and tensors.
+    """
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch, zip and unpickling fail in many ways
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise RunDirectoryError(
+            f"{path} is damaged, or holds more than numbers and tensors: {reason} Start the run anew."
+        ) from None
