@@ -10,7 +10,7 @@ import pytest
 from frames import converted
 
 from mlpot.data.elements import Elements, numbers_of_text
-from mlpot.data.h5md import FormatError, KeysError, LabelError
+from mlpot.data.h5md import FormatError, KeysError, LabelError, Reader
 from mlpot.data.sources.convert import convert
 from mlpot.data.sources.datasets import read_foreign
 from mlpot.units import HARTREE
@@ -134,6 +134,74 @@ def test_qm7x_and_datasets_beside_the_groups(tmp_path):
     assert len(frames) == 2
     assert frames[0].get_potential_energy() == -2080.5
     np.testing.assert_array_equal(frames[0].get_forces(), R[1])
+
+
+def h5md_of(path: Path, creator: str, species=None, *, fixed: bool = False, ids=None) -> Path:
+    """A trajectory of two frames of three atoms as another program writes it."""
+    with h5py.File(path, "w") as file:
+        file.create_group("h5md").attrs["version"] = (1, 0)
+        file.create_group("h5md/creator").attrs["name"] = creator
+        box = file.create_group("particles/all/box")
+        box.attrs["dimension"], box.attrs["boundary"] = 3, ["none"] * 3
+        columns = {"position": R, "force": R}
+        columns |= {} if species is None or fixed else {"species": species}
+        columns |= {} if ids is None else {"id": ids}
+        for name, values in columns.items():
+            group = file.create_group(f"particles/all/{name}")
+            group["value"], group["step"], group["time"] = values, [0, 1], [0.0, 1.0]
+        if fixed:
+            file["particles/all/species"] = species
+    return path
+
+
+OWN_UNITS = {"positions": "Angstrom", "forces": "eV/Angstrom", "time": "ps"}
+
+
+def numbers_in(path: Path, elements: Elements | None = None) -> list[list[int]]:
+    with Reader(path, units=OWN_UNITS, elements=elements) as reader:
+        assert len(reader.columns([0, 1])) == 2
+        return [atoms.numbers.tolist() for atoms in reader.frames()]
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize(("creator", "first"), [("lammps", 1), ("ESPResSo", 0), ("", 6)])
+def test_species_of_other_programs_are_no_atomic_numbers_unasked(tmp_path, creator, first, fixed):
+    types = np.array([[first, first + 1, first + 1]] * 2)
+    path = h5md_of(tmp_path / "other.h5", creator, types[0] if fixed else types, fixed=fixed)
+    with pytest.raises(KeysError, match=rf"types \({first}, {first + 1}\).*--elements Si,O.*--elements-from"):
+        numbers_in(path)
+    assert numbers_in(path, Elements(f"{first}=O,{first + 1}=H")) == [[8, 1, 1]] * 2
+    assert numbers_in(path, Elements(numbers=[8, 1, 1])) == [[8, 1, 1]] * 2
+    with pytest.raises(KeysError, match=f"type {first + 1} would be H and C"):
+        numbers_in(path, Elements(numbers=[8, 1, 6]))
+    if first:
+        assert numbers_in(path, Elements("Z")) == types.tolist()
+        with pytest.raises(KeysError, match="which --elements O,H,H does not name" if first > 3 else "would be"):
+            numbers_in(path, Elements("O,H,H") if first > 3 else Elements(numbers=[8, 1, 6]))
+
+
+def test_species_that_name_elements_are_read(tmp_path):
+    symbols = np.array([[b"O", b"H", b"H"]] * 2)
+    enum = h5py.enum_dtype({"O": 0, "H": 5}, basetype="i")
+    for k, species in enumerate((symbols, np.array([[0, 5, 5]] * 2, dtype=enum))):
+        assert numbers_in(h5md_of(tmp_path / f"{k}.h5", "other", species)) == [[8, 1, 1]] * 2
+        path = h5md_of(tmp_path / f"fixed{k}.h5", "other", species[0], fixed=True)
+        assert numbers_in(path) == [[8, 1, 1]] * 2
+    path = h5md_of(tmp_path / "own.h5", "mlpot", np.array([[8, 1, 1]] * 2))
+    assert numbers_in(path) == [[8, 1, 1]] * 2
+
+
+def test_a_trajectory_without_species_asks_for_elements(tmp_path):
+    path = h5md_of(tmp_path / "mda.h5", "MDAnalysis")
+    with pytest.raises(KeysError, match=r"does not say which elements.*--elements Si8O16.*--elements-from"):
+        numbers_in(path)
+    for elements in (Elements("OH2"), Elements("O,H,H"), Elements(numbers=[8, 1, 1])):
+        assert numbers_in(path, elements) == [[8, 1, 1]] * 2
+    with pytest.raises(KeysError, match="has 3 atoms, but 4 elements are given"):
+        numbers_in(path, Elements("OH3"))
+    path = h5md_of(tmp_path / "sorted.h5", "lammps", ids=np.array([[1, 2, 3], [2, 1, 3]]))
+    with pytest.raises(KeysError, match="change their order from frame to frame"):
+        numbers_in(path, Elements("OH2"))
 
 
 def spice_of(path: Path, n_groups: int) -> Path:

@@ -9,7 +9,7 @@ from ase import units
 from ase.build import bulk, molecule
 from frames import assert_same, labelled, mixed
 
-from mlpot.data.h5md import FormatError, Reader, UnitsError, write
+from mlpot.data.h5md import KeysError, Reader, UnitsError, write
 from mlpot.data.unit_names import factor
 from mlpot.units import HARTREE, KCAL_MOL
 
@@ -61,7 +61,7 @@ def test_ours_opens_in_mdanalysis_and_theirs_in_ours(path, tmp_path):
             assert step.data["atoms_9_ppp/energy"] == atoms.calc.results["energy"]
             writer.write(universe)
     universe.trajectory.close()
-    with pytest.raises(FormatError, match="numbers"):
+    with pytest.raises(KeysError, match="--elements-from"):
         Reader(copy)
     with pytest.raises(UnitsError, match="no unit for energy"):
         Reader(copy, numbers=frames[0].numbers)

@@ -8,9 +8,10 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from mlpot.data.errors import FormatError, LabelError, UnitsError
+from mlpot.data.elements import CURE_WITHOUT_TYPES, Elements, ask_for_types, numbers_of_text
+from mlpot.data.errors import FormatError, KeysError, LabelError, UnitsError
 from mlpot.data.frame import ASE_VELOCITY, Columns
 from mlpot.data.h5md.layout import COLUMNS, INDEX
 from mlpot.data.unit_names import H5MD_UNITS, factor
@@ -25,6 +26,7 @@ ELSEWHERE = {
     "stress": ("observables/stress",),
 }
 """Where other writers keep a column, besides the place where we do."""
+CREATORS = ("mlpot", "znh5md")  # whose species are atomic numbers
 PER_ATOM = frozenset(key for key, column in COLUMNS.items() if -1 in column.tail)
 
 Slices = list[tuple[int, int, int, int]]
@@ -38,18 +40,18 @@ class Particles:
         file: an H5MD file.
         name: of the group.
         units: by quantity, where the file gives none.
-        numbers: (n_atoms,) atomic numbers, where the file's species are none or something else.
+        elements: of the atoms or their types, where the file's species are none or something else.
 
     Raises:
         FormatError: no positions, box or species; shapes or types that disagree.
         UnitsError: a unit is missing, unknown, doubly given or of the wrong dimension.
     """
 
-    def __init__(self, file: h5py.File, name: str, units: Mapping[str, str], numbers: ArrayLike | None):
+    def __init__(self, file: h5py.File, name: str, units: Mapping[str, str], elements: Elements | None):
         self._where = f"{file.filename}:/particles/{name}"
         group = file[f"particles/{name}"]
         self._ours = INDEX in file
-        self._by_znh5md = "h5md/creator" in file and file["h5md/creator"].attrs.get("name") == "znh5md"
+        self._creator = _text(file["h5md/creator"].attrs.get("name", "")) if "h5md/creator" in file else ""
         self._data = {key: found for key in COLUMNS if (found := self._find(file, name, key)) is not None}
         if "position" not in self._data:
             raise FormatError(f"{self._where} has no position/value. Only groups with positions can be read.")
@@ -59,7 +61,8 @@ class Particles:
             )
         self._n_rows, self._width = self._data["position"].shape[:2]
         self._fixed: Columns = {}  # columns that are the same in every row
-        self._set_species(group, numbers)
+        self._number_of: NDArray[np.int64] | Elements | None = None  # of the file's species
+        self._set_species(group, elements)
         # ZnH5MD pads structures of different sizes to the largest with NaN.
         self._padded = "species" in self._data and self._data["species"].dtype.kind == "f"
         self._set_box(group, units)
@@ -93,6 +96,8 @@ class Particles:
         """
         slices = _slices(rows)
         blocks = {key: self._read(key, rows, slices) for key in self._data if motion or key not in MOTION}
+        if "species" in blocks and (self._number_of is not None or blocks["species"].dtype.kind in "OSU"):
+            blocks["species"] = self._numbers(blocks["species"], self._number_of).astype(np.int64)
         pbc = blocks.pop("pbc", None)
         boundary = np.broadcast_to(self._pbc, (len(rows), 3)) if pbc is None else pbc.astype(bool)
         present = {} if self._padded else self._check_values(blocks, frames)
@@ -159,7 +164,7 @@ class Particles:
             bad = ((species < 1) | (species > 118)).any(axis=1)
             raise LabelError(
                 f"{self._where}: species of frame {frames[bad.argmax()]} are not atomic numbers 1-118. "
-                "Give `numbers`, the atomic number of each atom."
+                "Name the elements (--elements or --elements-from)."
             )
         return present
 
@@ -175,23 +180,66 @@ class Particles:
             raise FormatError(f"{self._where} has {key} twice, in {' and '.join(found)}. Remove one of them.")
         return file[found[0]] if found else None
 
-    def _set_species(self, group: h5py.Group, numbers: ArrayLike | None) -> None:
+    def _set_species(self, group: h5py.Group, elements: Elements | None) -> None:
+        """Atomic numbers, or how the species of the file become ones."""
         fixed = group.get("species")
-        if numbers is None and isinstance(fixed, h5py.Dataset):
-            numbers = fixed[:]
-        if numbers is not None:
-            self._data.pop("species", None)
-            z = np.asarray(numbers)
-            if z.shape != (self._width,) or z.dtype.kind not in "iu" or z.min() < 1 or z.max() > 118:
-                raise FormatError(
-                    f"{self._where} needs {self._width} atomic numbers 1-118, got shape {z.shape} of {z.dtype}. "
-                    "Give `numbers`, the atomic number of each atom."
-                )
-            self._fixed["species"] = z.astype(np.uint8)
-        elif "species" not in self._data:
+        species = fixed if isinstance(fixed, h5py.Dataset) else self._data.get("species")
+        if species is None or (elements is not None and elements.numbers is not None):
+            if elements is None:
+                raise KeysError(f"{self._where} does not say which elements its atoms are. {CURE_WITHOUT_TYPES}")
+            self._check_order(group)
+            z = elements.of_atoms(self._where, self._width)
+            if species is not None and species.dtype.kind in "iu":
+                elements.of_types(self._where, np.atleast_2d(species[()]))
+        elif species is not fixed:
+            self._number_of = self._meaning(species, elements)
+            return
+        else:
+            z = self._numbers(fixed[:], self._meaning(fixed, elements))
+        if z.shape != (self._width,) or z.dtype.kind not in "iu" or z.min() < 1 or z.max() > 118:
             raise FormatError(
-                f"{self._where} does not say which elements its atoms are. "
-                "Give `numbers`, the atomic number of each."
+                f"{self._where} needs {self._width} atomic numbers 1-118, got shape {z.shape} of {z.dtype}. "
+                "Name the elements (--elements or --elements-from)."
+            )
+        self._data.pop("species", None)
+        self._fixed["species"] = z.astype(np.uint8)
+
+    def _meaning(self, species: h5py.Dataset, elements: Elements | None) -> NDArray[np.int64] | Elements | None:
+        """What species stand for: atomic numbers (None), names in the order of an enumeration, or types.
+
+        H5MD leaves the meaning to the writer: LAMMPS writes its types, ESPResSo its own.
+        """
+        if elements is not None:
+            return elements
+        if named := h5py.check_enum_dtype(species.dtype):
+            size = max(named.values()) + 1
+            if not 0 <= min(named.values()) <= size <= 2**16:
+                raise FormatError(f"{self._where}: the enumeration of species is absurd. Remake the file.")
+            numbers = np.zeros(size, dtype=np.int64)
+            numbers[list(named.values())] = numbers_of_text(f"{self._where}/species", np.array(list(named)))
+            return numbers
+        if not self._ours and self._creator not in CREATORS and species.dtype.kind in "iu":
+            present = np.unique(species[:SLICE]).tolist()
+            ask_for_types(f"{self._where} (written by {self._creator or 'an unknown program'})", present)
+        return None
+
+    def _numbers(self, species: NDArray[Any], meaning: NDArray[np.int64] | Elements | None) -> NDArray[Any]:
+        if species.dtype.kind in "OSU":
+            return numbers_of_text(f"{self._where}/species", species)
+        if isinstance(meaning, Elements):
+            return meaning.of_types(self._where, species)
+        if meaning is None:
+            return species
+        known = (species >= 0) & (species < len(meaning))
+        return np.where(known, meaning[np.where(known, species, 0)], 0)
+
+    def _check_order(self, group: h5py.Group) -> None:
+        """Atoms that are named by their places must keep them."""
+        ids = group.get("id/value", group.get("id"))
+        if isinstance(ids, h5py.Dataset) and (np.diff(np.atleast_2d(ids[()]).astype(np.int64)) <= 0).any():
+            raise KeysError(
+                f"{self._where}: the atoms change their order from frame to frame (id), so those of another file "
+                "do not fit. Name the elements of the types (--elements), or write the dump sorted."
             )
 
     def _set_box(self, group: h5py.Group, units: Mapping[str, str]) -> None:
@@ -226,7 +274,7 @@ class Particles:
         quantity = "time" if key == "time" else COLUMNS[key].quantity if key in COLUMNS else None
         if quantity is None:
             return None
-        if key == "velocity" and self._by_znh5md:
+        if key == "velocity" and self._creator == "znh5md":
             return float(ASE_VELOCITY)  # it writes ASE's velocities, whatever their unit attribute says
         written, given = attrs.get("unit"), units.get(quantity)
         names = {_text(name) for name in (written, given) if name is not None}
@@ -272,7 +320,7 @@ class Particles:
                 f"{self._where}: {dataset.name} has shape {dataset.shape}, expected {shapes[0]} "
                 "(frames, then atoms, then components). Correct the file."
             )
-        if dataset.dtype.kind not in "iufb" or dataset.dtype == np.float16:
+        if dataset.dtype.kind not in ("iufOSU" if key == "species" else "iufb") or dataset.dtype == np.float16:
             raise FormatError(
                 f"{self._where}: {dataset.name} has type {dataset.dtype}, expected float64 or float32. Convert it."
             )

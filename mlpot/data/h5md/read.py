@@ -13,6 +13,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import ArrayLike, NDArray
 
+from mlpot.data.elements import Elements
 from mlpot.data.errors import FormatError
 from mlpot.data.frame import Frame, atoms_of, frame_of_columns
 from mlpot.data.h5md.layout import CARD, FAMILIES, GROUPS, INDEX, VERSION
@@ -29,26 +30,33 @@ class Reader:
         path: the file.
         units: units of quantities ("positions", "energy", "forces", ...) for which the file gives none.
         numbers: (n_atoms,) atomic numbers, for files that carry no species (MDAnalysis writes none).
+        elements: the same in other words, or the elements of types (LAMMPS and others write those).
 
     Raises:
         FileNotFoundError: there is no such file.
         FormatError: not H5MD 1.0 or 1.1, damaged, empty, reaching outside itself, or with shapes that disagree.
         UnitsError: a unit is missing, unknown or of the wrong dimension.
+        KeysError: the elements are not said, or are not those of so many atoms.
     """
 
     def __init__(
-        self, path: str | Path, *, units: Mapping[str, str] | None = None, numbers: ArrayLike | None = None
+        self,
+        path: str | Path,
+        *,
+        units: Mapping[str, str] | None = None,
+        numbers: ArrayLike | None = None,
+        elements: Elements | None = None,
     ):
         self.path = Path(path)
         self._file = open_checked(path)
         try:
             with naming_damage(str(path)):
-                self._open(units or {}, numbers)
+                self._open(units or {}, elements if numbers is None else Elements(numbers=numbers))
         except BaseException:
             self._file.close()
             raise
 
-    def _open(self, units: Mapping[str, str], numbers: ArrayLike | None) -> None:
+    def _open(self, units: Mapping[str, str], elements: Elements | None) -> None:
         version = self._file["h5md"].attrs.get("version") if "h5md" in self._file else None
         if version is None or "particles" not in self._file:
             raise FormatError(f"{self.path} is HDF5 but not H5MD: it lacks /h5md or /particles. Convert it first.")
@@ -56,7 +64,7 @@ class Reader:
             raise FormatError(f"{self.path} is H5MD version {version}, expected [1 1] or [1 0]. Convert it first.")
         ours = INDEX in self._file
         names = [n.decode() for n in self._file[GROUPS][:]] if ours else list(self._file["particles"])
-        self._groups = [Particles(self._file, name, units, numbers) for name in names]
+        self._groups = [Particles(self._file, name, units, elements) for name in names]
         self._families = [n.decode() for n in self._file[FAMILIES][:]] if ours else []
         self._n_frames = self._file[INDEX].shape[0] if ours else sum(len(g) for g in self._groups)
         if self._n_frames == 0:
