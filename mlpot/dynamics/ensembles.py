@@ -1,8 +1,8 @@
 """ASE's integrators, each with the number of degrees of freedom that the run really has.
 
-ASE counts 3N. Velocity Verlet and the deterministic thermostats keep the total momentum, which starts at zero, and
-a molecule's angular momentum too: 3N − 3 or 3N − 6 momenta are left, and with 3N a molecule of nine atoms would
-run 29 % too hot.
+ASE counts 3N, less what is fixed. Velocity Verlet and the deterministic thermostats keep the total momentum, which
+starts at zero, and a molecule's angular momentum too: 3N − 3 or 3N − 6 momenta are left, and with 3N a molecule of
+nine atoms would run 29 % too hot.
 """
 
 from __future__ import annotations
@@ -17,10 +17,40 @@ from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.md import MolecularDynamics
 from ase.md.nose_hoover_chain import MTKNPT, IsotropicMTKNPT, NoseHooverChainNVT, NoseHooverChainThermostat
 from ase.md.verlet import VelocityVerlet
+from numpy.typing import NDArray
 
+from mlpot.data.constraints import held_coordinates
 from mlpot.dynamics.recipe import NPT, MDRecipe
 from mlpot.dynamics.start import StartError, degrees_of_freedom
 from mlpot.units import GPA
+
+
+class _Constrained:
+    """Keeps the momenta that the integrator holds beside the atoms as the constraints want them, after each kick.
+
+    ASE's forces in dynamics are those of the free atoms: left alone, the momenta of fixed atoms grow and the
+    thermostat, which counts them, cools the others.
+    """
+
+    atoms: Atoms
+    _p: NDArray[np.float64]
+
+    def _integrate_p(self, delta: float) -> None:
+        super()._integrate_p(delta)  # type: ignore[misc]  # of the integrator that stands behind
+        for constraint in self.atoms.constraints:
+            constraint.adjust_momenta(self.atoms, self._p)
+
+
+class ConstrainedChain(_Constrained, NoseHooverChainNVT):
+    """ASE's chain of thermostats, with constraints."""
+
+
+class ConstrainedIsotropic(_Constrained, IsotropicMTKNPT):
+    """ASE's barostat that keeps the shape of the cell, with the center of mass held or not."""
+
+
+class ConstrainedMTK(_Constrained, MTKNPT):
+    """ASE's barostat of the whole cell, with the center of mass held or not."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +89,9 @@ def build_ensemble(
     if n_degrees is None:
         n_degrees = degrees_of_freedom(atoms, keeps_momentum=recipe.ensemble != "langevin")
     if n_degrees < 1:
-        raise StartError(f"{atoms.symbols} has no motion left in ensemble {recipe.ensemble!r}. Choose langevin.")
+        why = "all of its coordinates are held" if held_coordinates(atoms).all() else "it is at rest as a whole"
+        what = "Free some atoms" if held_coordinates(atoms).all() else "Choose langevin"
+        raise StartError(f"{atoms.symbols} has no motion left in ensemble {recipe.ensemble!r}: {why}. {what}.")
     if recipe.ensemble in NPT:
         return _mtk(atoms, recipe, n_degrees)
     return {"nve": _nve, "langevin": _langevin, "bussi": _bussi, "nose-hoover": _nose_hoover}[recipe.ensemble](
@@ -100,7 +132,7 @@ def _bussi(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.Genera
 
 
 def _nose_hoover(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.Generator) -> Ensemble:
-    dynamics = NoseHooverChainNVT(
+    dynamics = ConstrainedChain(
         atoms,
         recipe.timestep_fs * units.fs,
         temperature_K=recipe.temperature_K,
@@ -112,12 +144,20 @@ def _nose_hoover(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.
 
 def _mtk(atoms: Atoms, recipe: MDRecipe, n_degrees: int) -> Ensemble:
     """Martyna, Tobias and Klein's barostat: J. Chem. Phys. 101, 4177 (1994)."""
-    if not atoms.pbc.all() or atoms.constraints:
+    if not atoms.pbc.all():
         raise StartError(
-            f"Ensemble {recipe.ensemble!r} needs a structure that is periodic in three directions, without fixed "
-            f"atoms; {recipe.structure} has pbc {atoms.pbc.tolist()} and {len(atoms.constraints)} constraints."
+            f"Ensemble {recipe.ensemble!r} needs a structure that is periodic in three directions: the volume of "
+            f"{recipe.structure}, with pbc {atoms.pbc.tolist()}, is not one of matter. Choose another ensemble."
         )
-    integrator = IsotropicMTKNPT if recipe.ensemble == "npt-isotropic" else MTKNPT
+    if (n := int(held_coordinates(atoms).any(axis=1).sum())) > 0:
+        raise StartError(
+            f"Ensemble {recipe.ensemble!r} scales positions with the cell, and {n} atoms of {recipe.structure} "
+            "are held where they are: the pressure on such a cell is not that of the matter in it. Free them, or "
+            "choose another ensemble."
+        )
+    integrator = ConstrainedIsotropic if recipe.ensemble == "npt-isotropic" else ConstrainedMTK
+    constraints = atoms.constraints
+    atoms.set_constraint()  # the center of mass alone, which ASE refuses and these keep
     dynamics = integrator(
         atoms,
         recipe.timestep_fs * units.fs,
@@ -126,6 +166,7 @@ def _mtk(atoms: Atoms, recipe: MDRecipe, n_degrees: int) -> Ensemble:
         tdamp=recipe.thermostat_fs * units.fs,
         pdamp=recipe.barostat_fs * units.fs,
     )
+    atoms.set_constraint(constraints)
     dynamics._num_atoms_global = n_degrees / 3  # stands for the degrees of freedom wherever ASE uses it
     dynamics._thermostat = _thermostat(dynamics, recipe, n_degrees)
     return Ensemble(recipe.ensemble, dynamics, n_degrees, _steady(dynamics, recipe))

@@ -16,6 +16,7 @@ import numpy as np
 
 from mlpot.atomic_files import write_whole
 from mlpot.calculator import MLPotCalculator
+from mlpot.data.constraints import held_coordinates
 from mlpot.dynamics.checkpoints import Checkpoint, CheckpointError, Checkpoints
 from mlpot.dynamics.lock import folder_lock
 from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
@@ -50,6 +51,7 @@ class MDSummary:
     formula: str
     n_atoms: int
     n_degrees: int
+    n_fixed: int  # atoms of which a coordinate is held
     ensemble: str  # of the last stage
     steps: int
     time_ps: float
@@ -183,6 +185,7 @@ def _summary(drive: Drive, wall_s: float, stopped: StoppedError | None) -> MDSum
         formula=atoms.get_chemical_formula(),
         n_atoms=len(atoms),
         n_degrees=mark.n_degrees,
+        n_fixed=int(held_coordinates(atoms).any(axis=1).sum()),
         ensemble=recipe.ensemble,
         steps=drive.step,
         time_ps=drive.time_fs(mark.stage, mark.step) / 1e3,

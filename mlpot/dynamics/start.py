@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from ase import Atoms, units
-from ase.constraints import FixAtoms
 from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 
 from mlpot.calculator import MLPotCalculator
+from mlpot.data.constraints import constraints_of, held_coordinates, holds_center, other_constraints
 from mlpot.data.sources.read import read_structure
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.graph import edge_vectors
@@ -19,6 +21,8 @@ Floats = NDArray[np.float64]
 
 OVERLAP = 0.5
 """Atoms closer than this part of the sum of their covalent radii overlap."""
+AT_REST = 1e-4
+"""The motion of the whole has less than this part of the energy of a degree of freedom if there is none."""
 
 
 class StartError(ValueError):
@@ -35,10 +39,9 @@ def starting_atoms(recipe: MDRecipe, calculator: MLPotCalculator, rng: np.random
     """
     atoms = read_structure(recipe.structure, recipe.frame)
     has_velocities = atoms.has("momenta")
-    if not all(isinstance(constraint, FixAtoms) for constraint in atoms.constraints):
-        raise StartError(f"{recipe.structure} has constraints other than fixed atoms. Remove them.")
+    check_constraints(atoms, recipe.structure)
     if recipe.repeat != (1, 1, 1):
-        atoms = atoms.repeat(recipe.repeat)
+        atoms = _repeated(atoms, recipe.repeat)
     atoms.calc = calculator
     calculator.potential.check_elements(torch.as_tensor(atoms.numbers, device=calculator.device))
     check_overlap(atoms)
@@ -53,7 +56,36 @@ def starting_atoms(recipe: MDRecipe, calculator: MLPotCalculator, rng: np.random
         draw_velocities(atoms, recipe.temperature_K, rng)
     elif not has_velocities:
         raise StartError(f"{recipe.structure} has no velocities. Choose velocities: draw.")
+    else:
+        atoms.set_momenta(atoms.get_momenta())  # what is held has none, whatever the file says
     return atoms
+
+
+def check_constraints(atoms: Atoms, where: str | Path) -> None:
+    """Raise StartError for constraints that the integrators do not keep.
+
+    `FixCom` beside held coordinates is one of them: ASE holds the center of mass by moving all atoms.
+    """
+    what = other_constraints(atoms)
+    if what:
+        raise StartError(
+            f"{where} has constraints {', '.join(what)}, which molecular dynamics here does not keep; it "
+            "keeps FixAtoms, FixCartesian and FixCom. Remove them: atoms.set_constraint()."
+        )
+    if holds_center(atoms) and held_coordinates(atoms).any():
+        raise StartError(
+            f"{where} holds atoms and the center of mass at once (FixCom), so that atoms that are held "
+            "would move. Remove FixCom."
+        )
+
+
+def _repeated(atoms: Atoms, times: tuple[int, int, int]) -> Atoms:
+    """Copies of the cell; ASE repeats no FixCom and no coordinates that are held singly."""
+    held, center = held_coordinates(atoms), holds_center(atoms)
+    atoms.set_constraint()
+    repeated = atoms.repeat(times)
+    repeated.set_constraint(constraints_of(np.tile(held, (int(np.prod(times)), 1)), center))
+    return repeated
 
 
 def check_overlap(atoms: Atoms) -> None:
@@ -74,14 +106,18 @@ def check_overlap(atoms: Atoms) -> None:
 
 
 def draw_velocities(atoms: Atoms, temperature_K: float, rng: np.random.Generator) -> None:
-    """Maxwell-Boltzmann velocities; atoms that are free as a whole neither drift nor, as a molecule, turn."""
+    """Maxwell-Boltzmann velocities; atoms that are free as a whole neither drift nor, as a molecule, turn.
+
+    They are free as a whole along an axis along which no coordinate is held.
+    """
     kT = units.kB * temperature_K
     masses = atoms.get_masses()[:, None]
     atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * np.sqrt(masses * kT))
-    if atoms.constraints:
+    free = ~held_coordinates(atoms).any(axis=0)
+    if not free.any():
         return
-    velocities = atoms.get_velocities() - atoms.get_momenta().sum(axis=0) / masses.sum()
-    if not atoms.pbc.any():
+    velocities = atoms.get_velocities() - free * atoms.get_momenta().sum(axis=0) / masses.sum()
+    if free.all() and not atoms.pbc.any():
         arms = atoms.positions - atoms.get_center_of_mass()
         momentum = np.cross(arms, masses * velocities).sum(axis=0)
         rotation = np.linalg.pinv(inertia(atoms), rcond=1e-8, hermitian=True) @ momentum
@@ -103,16 +139,23 @@ def degrees_of_freedom(atoms: Atoms, *, keeps_momentum: bool) -> int:
     Args:
         atoms: with velocities and constraints.
         keeps_momentum: the dynamics leaves the momentum of the whole, and the angular momentum of a molecule, as
-            it is; then the motion of the whole is not counted if there is none.
+            it is; then the motion of the whole is not counted if there is none, to 1e-4 of what one degree of
+            freedom has: momenta from files are rounded, and single precision turns a molecule a little.
     """
-    if atoms.constraints or not keeps_momentum:
-        return int(atoms.get_number_of_degrees_of_freedom())
-    momenta, arms = atoms.get_momenta(), atoms.positions - atoms.get_center_of_mass()
-    still = 1e-8 * max(np.abs(momenta).sum(), 1e-12)
-    n_degrees = 3 * len(atoms)
-    if (np.abs(momenta.sum(axis=0)) < still).all():
-        n_degrees -= 3
-    turning = np.cross(arms, momenta)
-    if not atoms.pbc.any() and (np.abs(turning.sum(axis=0)) < still * max(np.abs(arms).max(), 1.0)).all():
+    held, center = held_coordinates(atoms), holds_center(atoms)
+    n_degrees = int((~held).sum())
+    free = ~held.any(axis=0)
+    momentum, mass = atoms.get_momenta().sum(axis=0), atoms.get_masses().sum()
+    still = AT_REST * 2 * atoms.get_kinetic_energy() / max(n_degrees, 1)
+    at_rest = keeps_momentum & (momentum**2 / mass <= still)
+    n_degrees -= int((free & (at_rest | center)).sum())
+    if keeps_momentum and free.all() and not atoms.pbc.any() and _turning(atoms) <= still:
         n_degrees -= int(np.linalg.matrix_rank(inertia(atoms), hermitian=True, tol=1e-6))
     return n_degrees
+
+
+def _turning(atoms: Atoms) -> float:
+    """Twice the kinetic energy of the rotation as a whole, eV."""
+    arms = atoms.positions - atoms.get_center_of_mass()
+    momentum = np.cross(arms, atoms.get_momenta()).sum(axis=0)
+    return float(momentum @ np.linalg.pinv(inertia(atoms), rcond=1e-8, hermitian=True) @ momentum)

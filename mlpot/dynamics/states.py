@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms
 from numpy.typing import NDArray
 
+from mlpot.data.constraints import constraints_of, held_coordinates, holds_center
 from mlpot.dynamics.ensembles import Ensemble
 
 CHAIN = ("_thermostat._eta", "_thermostat._p_eta")
@@ -71,7 +71,6 @@ class State:
     def frame(self, atoms: Atoms) -> Atoms:
         """The atoms in this state, with what was computed for it."""
         copy = atoms.copy()
-        copy.set_constraint()
         self.place(copy)
         copy.calc = SinglePointCalculator(copy, **self.results)
         return copy
@@ -90,12 +89,12 @@ class State:
 
 def identity(atoms: Atoms) -> dict[str, NDArray[Any]]:
     """What of the atoms no step changes."""
-    fixed = [constraint.index for constraint in atoms.constraints]
     return {
         "numbers": atoms.numbers,
         "masses": atoms.get_masses(),
         "pbc": atoms.pbc,
-        "fixed": np.concatenate(fixed) if fixed else np.empty(0, np.int64),
+        "held": held_coordinates(atoms),
+        "center": np.array(holds_center(atoms)),
     }
 
 
@@ -103,7 +102,15 @@ def identical(arrays: dict[str, NDArray[Any]]) -> Atoms:
     """The atoms with an identity and a state."""
     atoms = Atoms(arrays["numbers"], arrays["positions"], cell=arrays["cell"], pbc=arrays["pbc"])
     atoms.set_masses(arrays["masses"])
-    if len(arrays["fixed"]):
-        atoms.set_constraint(FixAtoms(arrays["fixed"]))
+    atoms.set_constraint(constraints_of(_held(arrays), bool(arrays.get("center", False))))
     atoms.set_momenta(arrays["momenta"], apply_constraint=False)
     return atoms
+
+
+def _held(arrays: dict[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """The coordinates that are held; checkpoints of earlier versions name whole atoms."""
+    if "held" in arrays:
+        return arrays["held"].astype(bool)
+    held = np.zeros(arrays["positions"].shape, dtype=bool)
+    held[arrays["fixed"]] = True
+    return held
