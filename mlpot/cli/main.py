@@ -193,11 +193,12 @@ def md_analyze(
 
 
 def _print_md(output: Path, summary: MDSummary) -> None:
+    fixed = f", {summary.n_fixed} atoms fixed" if summary.n_fixed else ""
     lines = [
         f"{summary.formula}, {summary.ensemble}: {summary.steps} steps, {summary.time_ps:g} ps in "
         f"{summary.wall_s:.1f} s ({summary.steps_per_s:.0f} steps/s, {summary.ns_per_day:.3g} ns/day)",
         f"Temperature: {_with_error(summary.temperature_K, summary.temperature_error)} K, of "
-        f"{summary.n_degrees} degrees of freedom" + (f", {summary.n_fixed} atoms fixed" if summary.n_fixed else ""),
+        f"{summary.n_degrees} degrees of freedom{fixed}",
     ]
     if summary.pressure_GPa is not None:
         lines.append(f"Pressure: {_with_error(summary.pressure_GPa, summary.pressure_error)} GPa")
