@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlpot.data.errors import LabelError
 from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
-from mlpot.data.sources.read import read_structures
+from mlpot.data.sources.read import Source, as_source
 from mlpot.figures.parity import compare, plot_parity, write_compared
 from mlpot.graph import Properties, collate_properties
 from mlpot.model_file import DTYPES, hash_of, load_potential
@@ -197,7 +197,7 @@ class _Sample:
 
 def evaluate(
     potential: Potential | str | Path,
-    data: Iterable[Atoms] | str | Path,
+    data: Iterable[Atoms] | str | Path | Source,
     *,
     device: str = "cpu",
     dtype: str | None = None,
@@ -208,7 +208,7 @@ def evaluate(
 
     Args:
         potential: a potential, used as it is, or the path of its file.
-        data: structures whose calculators hold labels, or the path of a file of them.
+        data: structures whose calculators hold labels, or a file of them.
         device, dtype: where and in which type ("float32", "float64") a potential from a file computes.
         batch_atoms: atoms computed at once.
         output: a folder for evaluation.json, frames.csv, parity.json and parity.png.
@@ -218,14 +218,14 @@ def evaluate(
         ValueError: as `predict_structures`.
     """
     origin = {"mlpot": __version__, "made": datetime.now(UTC).isoformat(timespec="seconds")}
-    if isinstance(data, str | Path):
-        origin["data"] = str(data)
+    if isinstance(data, str | Path | Source):
+        data = as_source(data)
+        origin["data"] = str(data.path)
     if not isinstance(potential, Potential):
         origin["model"] = str(potential)
         potential = load_potential(potential, device=device, dtype=None if dtype is None else DTYPES[dtype])
-    structures = read_structures(data) if isinstance(data, str | Path) else data
     account, sample = _Account(), _Sample()
-    for index, (atoms, frame, out) in enumerate(_compared(potential, structures, batch_atoms)):
+    for index, atoms, frame, out in _compared(potential, data, batch_atoms):
         account.add(index, atoms.get_chemical_formula(), frame, out)
         if len(atoms) > 1 or atoms.pbc.any():
             sample.offer(frame, out)
@@ -241,10 +241,19 @@ def evaluate(
 
 
 def _compared(
-    potential: Potential, structures: Iterable[Atoms], batch_atoms: int
-) -> Iterator[tuple[Atoms, Frame, Properties]]:
-    for index, (atoms, out) in enumerate(predict_structures(potential, structures, batch_atoms=batch_atoms)):
-        yield atoms, frame_of_columns(columns_of(atoms, index), atoms.pbc, family(atoms)), out
+    potential: Potential, data: Iterable[Atoms] | Source, batch_atoms: int
+) -> Iterator[tuple[int, Atoms, Frame, Properties]]:
+    """Structures with their numbers in the file, their labels and the predictions."""
+    ahead: deque[int] = deque()  # numbers of frames that were read and are not yet predicted
+
+    def structures() -> Iterator[Atoms]:
+        for index, atoms in data.numbered() if isinstance(data, Source) else enumerate(data):
+            ahead.append(index)
+            yield atoms
+
+    for atoms, out in predict_structures(potential, structures(), batch_atoms=batch_atoms):
+        index = ahead.popleft()
+        yield index, atoms, frame_of_columns(columns_of(atoms, index), atoms.pbc, family(atoms)), out
 
 
 def _properties(frame: Frame) -> Properties:

@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from mlpot.data.sources.read import read_structures, write_structures
+from mlpot.data.sources.read import Source, as_source, write_structures
 from mlpot.forces import predict
 from mlpot.graph import Properties, collate
 from mlpot.model_file import DTYPES, load_potential
@@ -57,7 +57,7 @@ def labelled(atoms: Atoms, out: Properties) -> Atoms:
 
 def predict_file(
     model: str | Path,
-    structures: str | Path,
+    structures: str | Path | Source,
     output: str | Path,
     *,
     device: str = "cpu",
@@ -69,7 +69,7 @@ def predict_file(
 
     Args:
         model: a file that mlpot wrote.
-        structures: any file that ASE reads, or H5MD.
+        structures: a file of any kind.
         output: .h5 for H5MD, otherwise a format that ASE writes.
         device: where it computes.
         dtype: "float32" or "float64"; that of the model by default.
@@ -80,11 +80,12 @@ def predict_file(
         ValueError, FileNotFoundError, FileExistsError: as the functions that read, compute and write.
     """
     potential = load_potential(model, device=device, dtype=None if dtype is None else DTYPES[dtype])
+    source = as_source(structures, labels=False)
     n_structures = 0
 
     def predictions() -> Iterator[Atoms]:
         nonlocal n_structures
-        for atoms, out in predict_structures(potential, read_structures(structures), batch_atoms=batch_atoms):
+        for atoms, out in predict_structures(potential, source.frames(), batch_atoms=batch_atoms):
             n_structures += 1
             yield labelled(atoms, out)
 

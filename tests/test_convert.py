@@ -56,10 +56,10 @@ def xyz(path: Path, comment: str, properties: str = "", columns: str = "") -> Pa
 def test_other_names_are_not_guessed(tmp_path):
     forces, columns = ":REF_forces:R:3", "0.0 0.0 0.5"
     path = xyz(tmp_path / "ref.xyz", "REF_energy=-31.0 dft_energy=-30.0 pbc=FFF", forces, columns)
-    with pytest.raises(KeysError, match=r"'REF_energy' or 'dft_energy'.*keys="):
+    with pytest.raises(KeysError, match=r"'REF_energy' or 'dft_energy'.*--key energy=REF_energy"):
         converted(path)
     keys = {"energy": "REF_energy", "forces": "-REF_forces"}
-    with pytest.raises(UnitsError, match="'REF_energy' is not one of ASE's names"):
+    with pytest.raises(UnitsError, match=r"unit is 'REF_energy'.*not one of ASE's names"):
         converted(path, keys=keys)
     (atoms,) = converted(path, keys=keys, units={"energy": "hartree", "forces": "eV/Angstrom"})
     assert atoms.get_potential_energy() == -31.0 * HARTREE
@@ -207,7 +207,7 @@ def test_what_is_no_data_file_is_refused(tmp_path):
         converted(path)
     with pytest.raises(FormatError, match="Nearest: extxyz"):
         converted(path, format="extxzy")
-    with pytest.raises(FormatError, match="could not read frame 0"):
+    with pytest.raises(FormatError, match="line 1: a frame begins with its number of atoms"):
         converted(path, format="extxyz")
     with pytest.raises(FileNotFoundError, match="Check the path"):
         converted(tmp_path / "absent.xyz")

@@ -186,7 +186,7 @@ LOADS = {  # what could run, or be led by, what is in a file -> the files that m
     "h5py.File": {"safe_hdf5.py", "write.py", "trajectory.py", "recover.py"},  # writers; recover walks alike
     "np.load": {"safe_npz.py"},
     "ase.io.read": set(),
-    "ase.io.iread": {"read.py"},
+    "ase.io.iread": {"ase_files.py"},
     "yaml.load": {"recipes.py"},
     "yaml.unsafe_load": set(),
     "torch.load": {"run_directory.py"},

@@ -12,6 +12,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from mlpot.data.check.finding import Report
     from mlpot.data.check.info import DataInfo
+    from mlpot.data.sources.read import Source
 
 data_app = typer.Typer(help="Training sets: convert, inspect, check, split, compute.", no_args_is_help=True)
 console = Console()
@@ -22,19 +23,36 @@ Card = Annotated[
     list[str] | None, typer.Option("--card", metavar="KEY=VALUE", help="What the data are. Repeatable.")
 ]
 
+FileFormat = Annotated[str | None, typer.Option("--format", help="Where the file does not show it.")]
+Keys = Annotated[
+    list[str] | None, typer.Option("--key", metavar="QUANTITY=NAME", help="Name in the file. Repeatable.")
+]
+Units = Annotated[
+    list[str] | None, typer.Option("--unit", metavar="QUANTITY=UNIT", help="Unit in the file. Repeatable.")
+]
+Index = Annotated[str, typer.Option("--index", help="Slice of the frames, such as ::10.")]
+Boundary = Annotated[
+    str | None, typer.Option("--pbc", help="Periodic directions, such as TTF, whatever the file says.")
+]
+NanIsMissing = Annotated[
+    bool, typer.Option("--nan-is-missing", help="A label that is NaN throughout was not calculated.")
+]
+RawForces = Annotated[
+    bool, typer.Option("--raw-forces", help="Forces are the potential's, also of atoms that are held.")
+]
+
 
 @data_app.command()
 def convert(
     source: Annotated[Path, typer.Argument(help="Any file that ASE reads, npz, HDF5 or H5MD.")],
     destination: Annotated[Path, typer.Argument(help="H5MD file to write.")],
-    format: Annotated[str | None, typer.Option(help="Where the file does not show it.")] = None,
-    key: Annotated[
-        list[str] | None, typer.Option(metavar="QUANTITY=NAME", help="Name in the file. Repeatable.")
-    ] = None,
-    unit: Annotated[
-        list[str] | None, typer.Option(metavar="QUANTITY=UNIT", help="Unit in the file. Repeatable.")
-    ] = None,
-    index: Annotated[str, typer.Option(help="Slice of the frames, such as ::10.")] = ":",
+    format: FileFormat = None,
+    key: Keys = None,
+    unit: Units = None,
+    index: Index = ":",
+    pbc: Boundary = None,
+    nan_is_missing: NanIsMissing = False,
+    raw_forces: RawForces = False,
     correct: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,14 +67,14 @@ def convert(
 ) -> None:
     """Turn a file of labelled structures into H5MD; units are given or read, never guessed."""
     from mlpot.data.sources.convert import convert as run
+    from mlpot.data.sources.read import Source
+    from mlpot.data.sources.reading import Reading
 
+    reading = Reading(format, _pairs(key), _pairs(unit), index, pbc, nan_is_missing, raw_forces)
+    read = Source(source, reading)
     n = run(
-        source,
+        read,
         destination,
-        format=format,
-        keys=_pairs(key),
-        units=_pairs(unit),
-        index=index,
         corrections=_pairs(correct),
         drop=drop,
         without=without,
@@ -64,21 +82,25 @@ def convert(
         card=_pairs(card),
         overwrite=overwrite,
     )
+    print_account(read)
     console.print(f"{n} frames written to {destination}", soft_wrap=True)
 
 
 @data_app.command("info")
 def data_info(
-    file: Annotated[Path, typer.Argument(help="H5MD, or any file that ASE reads.")],
+    file: Annotated[Path, typer.Argument(help="A file of structures of any kind.")],
     cutoff: Annotated[float, typer.Option(min=0.1, help="Å, for neighbors and distances.")] = 5.0,
     picture: Annotated[Path | None, typer.Option(help="Write a picture, such as info.png.")] = None,
 ) -> None:
     """Tell what is in a training set, and what looks wrong with it."""
     from mlpot.data.check.info import info as run
+    from mlpot.data.sources.read import Source
     from mlpot.figures.data import plot_data_info
 
-    found = run(file, cutoff)
+    source = Source(file)
+    found = run(source, cutoff)
     _print_info(found)
+    print_account(source)
     if picture is not None:
         plot_data_info(found, picture)
         console.print(f"Picture: {picture}", soft_wrap=True)
@@ -86,7 +108,7 @@ def data_info(
 
 @data_app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="H5MD, or any file that ASE reads.")],
+    file: Annotated[Path, typer.Argument(help="A file of structures of any kind.")],
     against: Annotated[Path | None, typer.Option(help="Validation or test set: does it share structures?")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Units, signs and labels of a sample alone.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write the report, such as check.json.")] = None,
@@ -94,10 +116,13 @@ def check(
 ) -> None:
     """Examine a training set; exit status 0: nothing wrong, 3: warnings, 4: errors."""
     from mlpot.data.check.check import check as run
+    from mlpot.data.sources.read import Source
     from mlpot.html.data_check import write_page
 
-    report = run(file, against=against, quick=quick)
+    source = Source(file)
+    report = run(source, against=against, quick=quick)
     _print_report(report)
+    print_account(source)
     if json is not None:
         report.write_json(json)
     if html is not None:
@@ -110,7 +135,7 @@ def check(
 
 @data_app.command()
 def split(
-    file: Annotated[Path, typer.Argument(help="H5MD, or any file that ASE reads.")],
+    file: Annotated[Path, typer.Argument(help="A file of structures of any kind.")],
     fractions: Annotated[str, typer.Option(help="Of training, validation and test frames.")] = "0.8,0.1,0.1",
     by: Annotated[
         Literal["block", "composition", "group", "random"], typer.Option(help="What stays together.")
@@ -125,10 +150,14 @@ def split(
     overwrite: Overwrite = False,
 ) -> None:
     """Write training, validation and test sets that share no structure."""
+    from mlpot.data.sources.read import Source
     from mlpot.data.split import split as run
 
     parts = [float(part) for part in fractions.split(",")]
-    for path, n in run(file, parts, by=by, block=block, output=output, seed=seed, overwrite=overwrite).items():
+    source = Source(file)
+    written = run(source, parts, by=by, block=block, output=output, seed=seed, overwrite=overwrite)
+    print_account(source)
+    for path, n in written.items():
         console.print(f"{n} frames written to {path}", soft_wrap=True)
 
 
@@ -151,7 +180,7 @@ def salvage(
 
 @data_app.command()
 def label(
-    source: Annotated[Path, typer.Argument(help="Structures: H5MD, or any file that ASE reads.")],
+    source: Annotated[Path, typer.Argument(help="A file of structures of any kind.")],
     destination: Annotated[Path, typer.Argument(help="H5MD file to write.")],
     calculator: Annotated[str, typer.Option(help="pyscf, gpaw or tblite.")],
     settings: Settings = None,
@@ -182,6 +211,12 @@ def label(
     for frame, reason in report.failures.items():
         console.print(f"Frame {frame} failed: {reason}", soft_wrap=True)
     console.print(f"{report.labelled} of {report.frames} structures labelled in {destination}", soft_wrap=True)
+
+
+def print_account(source: Source) -> None:
+    """What was read of a source, and what was left out and why."""
+    for line in source.report.lines():
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _pairs(assignments: list[str] | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from mlpot.cli.data import Overwrite, console, data_app, new_table
+from mlpot.cli.data import Overwrite, console, data_app, new_table, print_account
 from mlpot.signals import StoppedError
 
 if TYPE_CHECKING:
@@ -121,11 +121,14 @@ def evaluate(
     batch_atoms: BatchAtoms = 1024,
 ) -> None:
     """Compare a potential with labelled structures."""
+    from mlpot.data.sources.read import Source
     from mlpot.evaluate import NAMES
     from mlpot.evaluate import evaluate as run
 
-    found = run(model, data, device=device, dtype=dtype, batch_atoms=batch_atoms, output=output)
+    source = Source(data)
+    found = run(model, source, device=device, dtype=dtype, batch_atoms=batch_atoms, output=output)
     _print_evaluation(found, NAMES)
+    print_account(source)
     if output is not None:
         console.print(f"Written to {output}", soft_wrap=True)
 

@@ -22,7 +22,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlpot.data import h5md
 from mlpot.data.errors import DataError, LabelError
 from mlpot.data.quantum import Code, QuantumError, SettingsError, choose, version
-from mlpot.data.sources.read import read_structures
+from mlpot.data.sources.read import Source, as_source
 
 
 class ResumeError(DataError):
@@ -60,7 +60,7 @@ class _Outcome:
 
 
 def label(
-    source: str | Path,
+    source: str | Path | Source,
     destination: str | Path,
     *,
     calculator: str,
@@ -92,7 +92,7 @@ def label(
     code, destination = choose(calculator, settings or {}), Path(destination)
     if destination.exists() and not overwrite:
         raise FileExistsError(f"{destination} exists. Remove it, name another file, or ask to overwrite it.")
-    frames = list(read_structures(source))
+    frames = list(as_source(source, labels=False).frames())
     partial = destination.with_name(destination.name + ".partial")
     run = {"calculator": calculator, "version": version(code), "settings": code.model_dump()}
     done = _reopen(partial, run | {"structures": _fingerprint(frames)}, resume)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -16,14 +15,14 @@ from mlpot.data.check.stream import Ints, groups_of
 from mlpot.data.check.tally import Columns
 from mlpot.data.errors import DataError
 from mlpot.data.h5md.write import write
-from mlpot.data.sources.read import read_structures
+from mlpot.data.sources.read import Source, as_source
 
 NAMES = ("train", "validation", "test")
 By = Literal["block", "composition", "group", "random"]
 
 
 def split(
-    path: str | Path,
+    file: str | Path | Source,
     fractions: Sequence[float],
     *,
     by: By = "block",
@@ -38,7 +37,7 @@ def split(
     Isolated atoms go to the training set, whose reference energies they are.
 
     Args:
-        path: an H5MD file, or any that ASE reads.
+        file: of any kind.
         fractions: of training, validation and, if there are three, test frames.
         by: "block": pieces of consecutive frames, as long as energies remember; "composition"; "group": families
             of structures; "random": single frames.
@@ -51,7 +50,8 @@ def split(
         DataError: fractions that are none; too few pieces that belong together.
         FileExistsError: a part exists.
     """
-    path, fractions = Path(path), [float(f) for f in fractions]
+    source, fractions = as_source(file), [float(f) for f in fractions]
+    path = source.path
     if not 2 <= len(fractions) <= 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise DataError(f"Fractions {fractions} are not two or three positive numbers with the sum 1.")
     names = NAMES[: len(fractions)]
@@ -59,25 +59,25 @@ def split(
     for target in targets:
         if target.exists() and not overwrite:
             raise FileExistsError(f"{target} exists. Choose another folder, or ask to overwrite it.")
-    columns = tally(path).columns()
-    pieces = _pieces(path, columns, by, block)
+    columns = tally(source).columns()
+    pieces = _pieces(source, columns, by, block)
     part = _drawn(pieces, columns.n_atoms > 1, fractions, seed, by)
     counts = {}
     for k, target in enumerate(targets):
         target.parent.mkdir(parents=True, exist_ok=True)
         card = {"source": path.name, "split": f"{names[k]} of {fractions} by {by}, seed {seed}"}
-        write(target, _chosen(path, part == k), card=card, overwrite=overwrite)
+        write(target, _chosen(source, part == k), card=card, overwrite=overwrite)
         counts[target] = int((part == k).sum())
     return counts
 
 
-def _pieces(path: Path, c: Columns, by: By, block: int | None) -> Ints:
+def _pieces(source: Source, c: Columns, by: By, block: int | None) -> Ints:
     """The number of the piece to which each frame belongs."""
     n = len(c.index)
     if by == "composition":
         keys = np.unique(c.composition, return_inverse=True)[1]
     elif by == "group":
-        keys = np.unique(groups_of(path), return_inverse=True)[1]
+        keys = np.unique(groups_of(source), return_inverse=True)[1]
     elif by == "block":
         change = np.concatenate([[0], np.cumsum(np.diff(np.unique(c.composition, return_inverse=True)[1]) != 0)])
         keys = np.unique(
@@ -126,5 +126,5 @@ def _drawn(pieces: Ints, structure: np.ndarray, fractions: list[float], seed: in
     return np.where(structure, part[pieces], 0)
 
 
-def _chosen(path: Path, mine: np.ndarray) -> Iterator[Atoms]:
-    return (atoms for atoms, ours in zip(islice(read_structures(path), len(mine)), mine, strict=True) if ours)
+def _chosen(source: Source, mine: np.ndarray) -> Iterator[Atoms]:
+    return (atoms for atoms, ours in zip(source.frames(), mine, strict=True) if ours)

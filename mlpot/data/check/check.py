@@ -14,30 +14,31 @@ from ase.data import chemical_symbols
 from mlpot.data.check import checks, labels
 from mlpot.data.check import duplicates as alike
 from mlpot.data.check.finding import Finding, Report, finding
-from mlpot.data.check.stream import chunks, n_frames
+from mlpot.data.check.stream import chunks
 from mlpot.data.check.tally import Columns, Tally
 from mlpot.data.errors import DataError
+from mlpot.data.sources.read import Source, as_source
 
 QUICK_FRAMES = 400  # that the quick examination reads
 ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
-def check(path: str | Path, *, against: str | Path | None = None, quick: bool = False) -> Report:
-    """Examine an H5MD file, or any that ASE reads, streamed.
+def check(file: str | Path | Source, *, against: str | Path | Source | None = None, quick: bool = False) -> Report:
+    """Examine a file of any kind, streamed.
 
     Args:
-        path: the set.
+        file: the set.
         against: a validation or test set, which must share no structure with it.
         quick: look at units, signs and labels of a sample alone.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
-    for file in (path, against):
-        if file is not None and not Path(file).is_file():
-            raise FileNotFoundError(f"There is no file {file}. Check the path.")
-    stride = max(1, (n_frames(path) or 1) // QUICK_FRAMES) if quick else 1
-    seen, broken = _tally(path, stride)
+    source = as_source(file)
+    path = source.path
+    other_source = None if against is None else as_source(against)
+    stride = max(1, (source.n_frames or 1) // QUICK_FRAMES) if quick else 1
+    seen, broken = _tally(source, stride)
     if not seen.parts:
         return Report(str(path), 0, [broken or finding("file", "error", "No frames.")], {}, {})
     columns = seen.columns()
@@ -47,11 +48,11 @@ def check(path: str | Path, *, against: str | Path | None = None, quick: bool = 
     if not quick:
         found += _everything(seen, columns)
     skipped = dict(examined.skipped)
-    if against is not None:
-        other, damage = _tally(against, 1)
+    if other_source is not None:
+        other, damage = _tally(other_source, 1)
         found += [damage] if damage else []
         if other.parts:
-            found += alike.leakage(columns, other.columns(), seen.displacement, str(path), str(against))
+            found += alike.leakage(columns, other.columns(), seen.displacement, str(path), str(other_source.path))
     elif not quick:
         skipped["leakage"] = "give the validation set: --against FILE"
     found = [replace(f, fix=f.fix and command(path, f.fix)) for f in merged(found)]
@@ -62,23 +63,23 @@ def check(path: str | Path, *, against: str | Path | None = None, quick: bool = 
     )  # fmt: skip
 
 
-def tally(path: str | Path, stride: int = 1) -> Tally:
+def tally(file: str | Path | Source, stride: int = 1) -> Tally:
     """The numbers of every `stride`-th frame.
 
     Raises:
-        DataError: as `Reader`.
+        DataError: as `Source.numbered`.
     """
     seen = Tally()
-    for chunk in chunks(path, stride):
+    for chunk in chunks(file, stride):
         seen.add(chunk)
     return seen
 
 
-def _tally(path: str | Path, stride: int) -> tuple[Tally, Finding | None]:
+def _tally(source: Source, stride: int) -> tuple[Tally, Finding | None]:
     """The numbers of all frames up to the first that cannot be read, and what was wrong with that."""
     seen = Tally()
     try:
-        for chunk in chunks(path, stride):
+        for chunk in chunks(source, stride):
             seen.add(chunk)
     except DataError as error:
         return seen, finding("file", "error", f"Reading stopped: {error}")

@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 
 from mlpot.data.errors import DataError
-from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
-from mlpot.data.h5md.read import BLOCK, Reader
-from mlpot.data.sources.read import read_structures
+from mlpot.data.frame import Frame
+from mlpot.data.sources.read import Source, as_source
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
 from mlpot.units import HOUSE_UNITS
@@ -74,30 +72,23 @@ class DataInfo:
     neighbor_counts: NDArray[np.int64] = field(repr=False)  # atoms with 0, 1, 2, ... neighbors
 
 
-def info(path: str | Path, cutoff: float = 5.0) -> DataInfo:
-    """Survey an H5MD file, or any that ASE reads, streamed.
+def info(file: str | Path | Source, cutoff: float = 5.0) -> DataInfo:
+    """Survey a file of any kind, streamed.
 
     Args:
-        path: the file.
+        file: the set.
         cutoff: Å, for neighbors and distances.
 
     Raises:
-        DataError: as `Reader` does, and for a structure whose neighbors cannot be listed, with its frame.
+        DataError: as `Source.numbered`, and for a structure whose neighbors cannot be listed, with its frame.
     """
+    source = as_source(file)
     survey = _Survey(cutoff)
-    card: dict[str, str] = {}
-    if h5py.is_hdf5(path):
-        with Reader(path) as reader:
-            card = reader.card
-            for start in range(0, len(reader), BLOCK):
-                for frame in reader.columns(range(start, min(start + BLOCK, len(reader)))):
-                    survey.add(frame)
-    else:
-        for k, atoms in enumerate(read_structures(path)):
-            survey.add(frame_of_columns(columns_of(atoms, k), atoms.pbc, family(atoms)))
-    if survey.k == 0:
-        raise DataError(f"{path} has no frames. Check the path.")
-    return survey.result(str(path), card)
+    for k, frame in source.records():
+        survey.add(k, frame)
+    if not survey.sizes.n:
+        raise DataError(f"{source.path} has no frames. Check the path.")
+    return survey.result(str(source.path), source.card)
 
 
 class _Running:
@@ -125,7 +116,7 @@ class _Survey:
 
     def __init__(self, cutoff: float):
         self.cutoff = cutoff
-        self.k = 0  # frames seen
+        self.k = 0  # number of the frame in its file
         self.sizes, self.energy, self.force, self.stress = _Running(), _Running(), _Running(), _Running()
         self.n_neighbors = _Running()
         self.elements: Counter[int] = Counter()
@@ -142,8 +133,8 @@ class _Survey:
         self.pressures: list[float] = []
         self.slope = _Slope()
 
-    def add(self, frame: Frame) -> None:
-        n = len(frame.numbers)
+    def add(self, k: int, frame: Frame) -> None:
+        self.k, n = k, len(frame.numbers)
         self.sizes.add(np.array([float(n)]))
         self.elements.update(frame.numbers.tolist())
         if frame.group is not None:
@@ -155,7 +146,6 @@ class _Survey:
             self.isolated[chemical_symbols[frame.numbers[0]]] = frame.energy
         else:
             self._add_distances(frame)
-        self.k += 1
 
     def _add_labels(self, frame: Frame) -> None:
         if np.isnan(frame.energy):
@@ -204,7 +194,7 @@ class _Survey:
             path=path,
             card=card,
             units=dict(HOUSE_UNITS),
-            n_frames=self.k,
+            n_frames=self.sizes.n,
             n_atoms=self.sizes.spread(),
             n_periodic=self.n_periodic,
             elements={chemical_symbols[z]: n for z, n in sorted(self.elements.items())},

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
-from mlpot.data.h5md.read import BLOCK, Reader
-from mlpot.data.sources.read import read_structures
+from mlpot.data.frame import Frame
+from mlpot.data.h5md.read import BLOCK
+from mlpot.data.sources.read import Source, as_source
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -34,28 +33,18 @@ class Chunk:
     frames: list[Frame]
 
 
-def chunks(path: str | Path, stride: int = 1) -> Iterator[Chunk]:
-    """Every `stride`-th frame of an H5MD file, or of any that ASE reads.
+def chunks(file: str | Path | Source, stride: int = 1) -> Iterator[Chunk]:
+    """Every `stride`-th frame of a file of any kind, with its number in the file.
 
     Raises:
-        DataError: as `Reader`.
+        DataError: as `Source.numbered`.
     """
-    stream = enumerate(_frames(path, stride))
+    stream = as_source(file).records(stride)
     while block := list(islice(stream, BLOCK)):
         kinds: dict[tuple[int, bytes], list[tuple[int, Frame]]] = {}
         for k, frame in block:
-            kinds.setdefault((len(frame.numbers), frame.pbc.tobytes()), []).append((k * stride, frame))
+            kinds.setdefault((len(frame.numbers), frame.pbc.tobytes()), []).append((k, frame))
         yield from (_chunk(members) for members in kinds.values())
-
-
-def _frames(path: str | Path, stride: int) -> Iterator[Frame]:
-    if h5py.is_hdf5(path):
-        with Reader(path) as reader:
-            for start in range(0, len(reader), BLOCK * stride):
-                yield from reader.columns(range(start, min(start + BLOCK * stride, len(reader)), stride))
-    else:
-        for k, atoms in enumerate(read_structures(path, step=stride)):
-            yield frame_of_columns(columns_of(atoms, k * stride), atoms.pbc, family(atoms))
 
 
 def _chunk(members: Iterable[tuple[int, Frame]]) -> Chunk:
@@ -65,14 +54,6 @@ def _chunk(members: Iterable[tuple[int, Frame]]) -> Chunk:
     return Chunk(index=np.array(index), pbc=frames[0].pbc, frames=list(frames), **arrays)
 
 
-def n_frames(path: str | Path) -> int | None:
-    """Number of frames, where it can be told without reading them."""
-    if not h5py.is_hdf5(path):
-        return None
-    with Reader(path) as reader:
-        return len(reader)
-
-
-def groups_of(path: str | Path) -> NDArray[np.str_]:
+def groups_of(file: str | Path | Source) -> NDArray[np.str_]:
     """(n_frames,) the family of each frame, an empty word where it has none."""
-    return np.array([frame.group or "" for frame in _frames(path, 1)])
+    return np.array([frame.group or "" for _, frame in as_source(file).records()])

@@ -12,6 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlpot.data.check.check import tally
 from mlpot.data.check.duplicates import repeated, shared
 from mlpot.data.errors import KeysError, LabelError, UnitsError
+from mlpot.data.sources.read import Source
 from mlpot.data.unit_names import factor
 
 PER_ATOM = "*n_atoms"
@@ -97,12 +98,12 @@ def _order(text: str) -> list[int]:
     return [names.index(name) for name in VOIGT]
 
 
-def unwanted(source: Path, drop: str | None, without: str | Path | None) -> set[int]:
+def unwanted(source: Source, drop: str | None, without: str | Path | None) -> set[int]:
     """Indices of the frames to leave out.
 
     Args:
-        source: the file.
-        drop: indices as "3,5,8" among the frames that are taken, or "duplicates".
+        source: what is read.
+        drop: numbers of frames in the file as "3,5,8", or "duplicates".
         without: a file whose structures must not be among the frames.
     """
     out: set[int] = set()

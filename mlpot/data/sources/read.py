@@ -1,113 +1,242 @@
-"""Structures from files of any kind that ASE reads, and our own."""
+"""The one reader: every command sees the same frames of a file, whatever its format, and tells the same of it."""
 
 from __future__ import annotations
 
-import io
-import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import ase.io
 import h5py
+import numpy as np
 from ase import Atoms
-from ase.io.formats import UnknownFileTypeError, ioformats, open_with_compression
+from ase.io.formats import ioformats
 
-from mlpot.data.errors import FormatError
-from mlpot.data.h5md.read import Reader
+from mlpot.data.errors import FormatError, KeysError, LabelError
+from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
+from mlpot.data.h5md.read import BLOCK, Reader
+from mlpot.data.h5md.safe_hdf5 import open_checked
 from mlpot.data.h5md.write import write
+from mlpot.data.sources.ase_files import RAW, READABLE, ase_kind, read_with_ase
+from mlpot.data.sources.datasets import LAYOUTS, read_foreign
+from mlpot.data.sources.interpret import Interpreter
+from mlpot.data.sources.names import NONE, Questions
+from mlpot.data.sources.reading import Reading
+from mlpot.data.sources.report import Report
 from mlpot.version import __version__
 
-MAX_BEYOND = 100  # lines that a reader may ask for where there are none
 H5MD_ENDINGS = (".h5", ".hdf5", ".h5md")
-READABLE = {
-    "aims", "aims-output", "castep-geom", "castep-md", "cfg", "cif", "cjson", "cp2k-dcd", "cp2k-restart",
-    "crystal", "cube", "db", "dftb", "dlp-history", "dlp4", "dmol-arc", "dmol-car", "eon", "espresso-in",
-    "espresso-out", "extxyz", "gamess-us-out", "gaussian-out", "gen", "gpaw-out", "gpumd", "gpw",
-    "gromacs", "gromos", "json", "lammps-data", "lammps-dump-text", "magres", "mol", "nomad-json",
-    "nwchem-out", "onetep-out", "orca-output", "proteindatabank", "qbox", "res", "rmc6f", "runnerdata",
-    "sdf", "siesta-xv", "struct", "struct_out", "sys", "traj", "turbomole", "turbomole-gradient", "v-sim",
-    "vasp", "vasp-out", "vasp-xdatcar", "vasp-xml", "wout", "xsd", "xsf", "xyz",
-}  # fmt: skip
-"""ASE's formats whose readers look at the file alone (and at VASP's CONTCAR beside it).
+MORE = 1000  # frames that are read after the first that leaves a question, for all questions in one message
+ASE_KEYS = {"energy", "forces", "stress", "virial", "group", "cell", "pbc", "charge", "spin"}
+NO_VOLUME = (
+    "stress left out, as the structure is not periodic in three directions; where the calculation was, as of "
+    "slabs in plane waves, --pbc TTT says so"
+)
+NAN_MISSING = "{} left out, as it is NaN throughout"
 
-Others run a program (CASTEP's cell), follow names in the file (Gaussian's, Octopus' and ONETEP's inputs), ask
-servers, or are not ASE's.
-"""
+Numbered = Iterator[tuple[int, Atoms]]
+"""Frames with their numbers in the file."""
+
+
+class Source:
+    """A file of structures of any kind, and how it is to be read; each pass over it makes a new report.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+
+    def __init__(self, path: str | Path, reading: Reading | None = None):
+        self.path, self.reading = Path(path), reading or Reading()
+        self.report = Report(str(path))
+        if not self.path.exists():
+            raise FileNotFoundError(f"There is no file {path}. Check the path.")
+
+    @cached_property
+    def kind(self) -> str:
+        """The format: "h5md", "npz", "hdf5", one of `LAYOUTS`, of `FORMATS` or of ASE.
+
+        Raises:
+            FormatError: neither the user nor the file says.
+        """
+        kind = self.reading.format or kind_of(self.path)
+        if kind not in ("h5md", *FORMATS, *ioformats):
+            near = get_close_matches(kind, [*READABLE, *FORMATS], n=3)
+            raise FormatError(f"There is no format {kind!r}. Nearest: {', '.join(near) or 'none'}; see ase.io.")
+        return kind
+
+    @cached_property
+    def card(self) -> dict[str, str]:
+        """What the file says the data are."""
+        if self.kind != "h5md":
+            return {}
+        with Reader(self.path, units=self.reading.units) as reader:
+            return reader.card
+
+    @property
+    def n_frames(self) -> int | None:
+        """Frames in the file, where they need not be read to be counted."""
+        if self.kind != "h5md":
+            return None
+        with Reader(self.path, units=self.reading.units) as reader:
+            return len(range(len(reader))[self.reading.wanted])
+
+    def numbered(self, start: int = 0, stop: int | None = None, step: int = 1) -> Numbered:
+        """Frames with their numbers in the file, in house units, streamed; of those that `reading` takes, a slice.
+
+        Raises:
+            KeysError: questions are open, or a key is not there; UnitsError: a unit is unknown or of another
+            quantity; LabelError: a value is not finite or has the wrong shape; FormatError: damaged.
+        """
+        self.report = Report(str(self.path))
+        wanted = self._slice(start, stop, step)
+        for k, atoms in self._read(wanted):
+            if self.kind != "h5md" and self.reading.labels:
+                self._finish(k, atoms)
+            self.report.count(atoms)
+            yield k, atoms
+
+    def frames(self, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Atoms]:
+        """The frames alone."""
+        return (atoms for _, atoms in self.numbered(start, stop, step))
+
+    def records(self, step: int = 1) -> Iterator[tuple[int, Frame]]:
+        """Every `step`-th frame as a record, with its number in the file."""
+        if self.kind == "h5md":
+            self.report = Report(str(self.path))
+            yield from self._h5md_records(step)
+            return
+        for k, atoms in self.numbered(step=step):
+            yield k, frame_of_columns(columns_of(atoms, k), atoms.pbc, family(atoms))
+
+    def _h5md_records(self, step: int) -> Iterator[tuple[int, Frame]]:
+        with Reader(self.path, units=self.reading.units) as reader:
+            chosen = range(len(reader))[self.reading.wanted][::step]
+            for start in range(0, len(chosen), BLOCK):
+                block = chosen[start : start + BLOCK]
+                for k, frame in zip(block, reader.columns(block), strict=True):
+                    self.report.count_record(frame)
+                    yield k, frame
+
+    def _slice(self, start: int, stop: int | None, step: int) -> slice:
+        """A slice of what `reading` takes as a slice of the file."""
+        wanted = self.reading.wanted
+        if any(
+            part is not None and part < 0 for part in (wanted.start, wanted.stop, wanted.step, start, stop, step)
+        ):
+            chosen = range(sum(1 for _ in self._read(slice(None))))[wanted][start:stop:step]
+        else:
+            chosen = range(2**62)[wanted][start:stop:step]
+        if chosen.step < 0:
+            raise FormatError(f"Frames are read forwards, so the step of {self.reading.index!r} must be positive.")
+        return slice(chosen.start, max(chosen.start, chosen.stop), chosen.step)
+
+    def _read(self, wanted: slice) -> Numbered:
+        if self.kind == "h5md":
+            yield from self._h5md(wanted)
+        elif self.kind in FORMATS:
+            frames = FORMATS[self.kind](self.path, self.kind, self.reading, self.report)
+            yield from islice(frames, wanted.start, wanted.stop, wanted.step)
+        else:
+            yield from self._ase(wanted)
+
+    def _h5md(self, wanted: slice) -> Numbered:
+        if self.reading.keys:
+            raise KeysError(f"{self.path} is H5MD, which names its quantities itself. Leave out --key.")
+        with Reader(self.path, units=self.reading.units) as reader:
+            chosen = range(len(reader))[wanted]
+            yield from zip(chosen, reader.frames(chosen.start, chosen.stop, chosen.step), strict=True)
+
+    def _ase(self, wanted: slice) -> Numbered:
+        reading = self.reading
+        if unknown := set(reading.keys) - ASE_KEYS:
+            raise KeysError(f"{sorted(unknown)} cannot be named in ASE's formats. Correct --key.")
+        if self.kind not in RAW and reading.units:
+            raise KeysError(
+                f"{self.path} is of format {self.kind}, whose numbers ASE turns into eV and Å as it reads them. "
+                "Leave out --unit; what is wrong with them all the same, --correct changes."
+            )
+        questions = Questions(str(self.path))
+        interpreter = Interpreter(str(self.path), reading, self.report, questions)
+        n_more = 0
+        for k, atoms in read_with_ase(self.path, self.kind, wanted):
+            clean = interpreter.structure(k, atoms)
+            if not questions:
+                yield k, clean
+            elif (n_more := n_more + 1) > MORE:
+                break
+        if questions:
+            raise questions.error()
+        absent = {key for key, name in reading.keys.items() if name != NONE} - interpreter.found
+        if interpreter.names and absent:
+            raise KeysError(
+                f"{self.path} has nothing named {[reading.keys[key] for key in sorted(absent)]}. It has "
+                f"{sorted(interpreter.names)}. Correct --key."
+            )
+
+    def _finish(self, k: int, atoms: Atoms) -> None:
+        """Leave out labels that no structure of this kind can have; check the others."""
+        results = {} if atoms.calc is None else atoms.calc.results
+        for key in [key for key in results if np.size(results[key]) and np.isnan(results[key]).all()]:
+            if not self.reading.nan_is_missing:
+                raise LabelError(
+                    f"{self.path}: Frame {k}: {key} is not finite: it is NaN throughout. If NaN stands for what "
+                    "was not calculated: --nan-is-missing."
+                )
+            self.report.note(NAN_MISSING.format(key), k)
+            del results[key]
+        if "stress" in results and not (atoms.pbc.all() and atoms.cell.rank == 3):
+            self.report.note(NO_VOLUME, k)
+            del results["stress"]
+        if atoms.calc is not None and not results:
+            atoms.calc = None
+        columns_of(atoms, k)
+
+
+def _datasets(path: Path, kind: str, reading: Reading, report: Report) -> Numbered:
+    """npz and HDF5 in a layout that is known or given."""
+    layout = kind if kind in LAYOUTS else None
+    return enumerate(read_foreign(path, format=layout, keys=reading.keys, units=reading.units))
+
+
+FORMATS: dict[str, Callable[[Path, str, Reading, Report], Numbered]] = {
+    **dict.fromkeys(("npz", "hdf5", *LAYOUTS), _datasets),
+}
+"""Readers of what ASE does not read: all frames with their numbers, in house units."""
+
+
+def kind_of(path: Path) -> str:
+    """The format that the content, or else the name, of a file shows.
+
+    Raises:
+        FormatError: none.
+    """
+    if path.is_file() and h5py.is_hdf5(path):
+        with open_checked(path) as file:
+            return "h5md" if "h5md" in file else "hdf5"
+    if path.suffix in H5MD_ENDINGS and path.is_file():
+        return "h5md"  # damaged: whoever opens it says how
+    if path.suffix == ".npz":
+        return "npz"
+    if not (kind := ase_kind(path)):
+        raise FormatError(f"{path} shows no format that ASE knows. Name it with --format.")
+    return kind
+
+
+def as_source(file: str | Path | Source, *, labels: bool = True) -> Source:
+    """A source, read by the conventions of its format if only a path is given."""
+    return file if isinstance(file, Source) else Source(file, Reading(labels=labels))
 
 
 def read_structures(path: str | Path, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Atoms]:
-    """The structures of a slice of a file, streamed, with the labels that ASE finds there.
+    """The structures of a slice of a file, streamed, without labels but with all else that they carry.
 
     Raises:
         FileNotFoundError: there is no such file.
         FormatError: the format is unknown, or the file is damaged.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}. Check the path.")
-    if path.suffix in H5MD_ENDINGS or h5py.is_hdf5(path):
-        with Reader(path) as reader:
-            yield from reader.frames(start, stop, step)
-        return
-    yield from read_with_ase(path, index=slice(start, stop, step))
-
-
-def ase_kind(path: Path) -> str:
-    """The format of ASE that the content, or else the name, of a file shows; empty if none."""
-    try:
-        kind = str(ase.io.formats.filetype(str(path)))
-    except (UnknownFileTypeError, OSError, EOFError, zlib.error):
-        kind = ""
-    return kind if kind in ioformats else ""
-
-
-def read_with_ase(path: Path, kind: str | None = None, index: str | slice = ":") -> Iterator[Atoms]:
-    """The structures of a file in a format of ASE, by default the one that it shows, streamed.
-
-    Raises:
-        FormatError: no format, one whose reader could be led to run or open something else, or a damaged file.
-    """
-    kind = kind or ase_kind(path)
-    if kind not in READABLE:
-        raise FormatError(
-            f"{path} is in no format that is read ({kind or 'unknown'}). Convert it to extxyz with a program you "
-            f"trust, or name the format, one of: {', '.join(sorted(READABLE))}."
-        )
-    with _opened(path, kind) as source:
-        reading = ase.io.iread(source, index=index, format=kind, do_not_split_by_at_sign=True)
-        for k in count():
-            try:
-                atoms = next(reading)
-            except StopIteration:
-                return
-            except Exception as error:  # ASE has a hundred readers, and each fails in its own way
-                raise FormatError(f"ASE could not read frame {k} of {path} as {kind}: {error!r}.") from error
-            yield atoms
-
-
-class _Lines(io.TextIOWrapper):
-    """A text of which nobody reads line upon line beyond the end, as ASE does if told of a billion atoms."""
-
-    _beyond = 0
-
-    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # as in typeshed itself
-        line = super().readline(size)
-        self._beyond = 0 if line else self._beyond + 1
-        if self._beyond > MAX_BEYOND:
-            raise EOFError("it ends before the last frame does")
-        return line
-
-
-@contextmanager
-def _opened(path: Path, kind: str) -> Iterator[_Lines | str]:
-    """What ASE is given to read: lines where that is what it wants, else the name."""
-    if not ioformats[kind].acceptsfd or ioformats[kind].isbinary:
-        yield str(path)
-        return
-    with _Lines(open_with_compression(str(path), "rb")) as lines:
-        yield lines
+    yield from as_source(path, labels=False).frames(start, stop, step)
 
 
 def read_structure(path: str | Path, index: int = 0) -> Atoms:
@@ -116,8 +245,8 @@ def read_structure(path: str | Path, index: int = 0) -> Atoms:
     Raises:
         FileNotFoundError, FormatError: as `read_structures`, or the file has no such structure.
     """
-    stop = None if index == -1 else index + 1
-    for atoms in read_structures(path, index, stop):
+    source = Source(path, Reading(index=str(index), labels=False))
+    for atoms in source.frames():
         return atoms
     raise FormatError(f"{path} has no structure {index}. Give an index that is there.")
 

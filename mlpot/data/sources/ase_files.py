@@ -1,0 +1,156 @@
+"""Files in the formats that ASE reads, streamed; only readers that look at the file alone."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ase.io
+import ase.io.extxyz
+from ase import Atoms
+from ase.io.formats import UnknownFileTypeError, ioformats, open_with_compression
+
+from mlpot.data.errors import FormatError
+
+MAX_BEYOND = 100  # lines that a reader may ask for where there are none
+READABLE = {
+    "aims", "aims-output", "castep-geom", "castep-md", "cfg", "cif", "cjson", "cp2k-dcd", "cp2k-restart",
+    "crystal", "cube", "db", "dftb", "dlp-history", "dlp4", "dmol-arc", "dmol-car", "eon", "espresso-in",
+    "espresso-out", "extxyz", "gamess-us-out", "gaussian-out", "gen", "gpaw-out", "gpumd", "gpw",
+    "gromacs", "gromos", "json", "lammps-data", "lammps-dump-text", "magres", "mol", "nomad-json",
+    "nwchem-out", "onetep-out", "orca-output", "proteindatabank", "qbox", "res", "rmc6f", "runnerdata",
+    "sdf", "siesta-xv", "struct", "struct_out", "sys", "traj", "turbomole", "turbomole-gradient", "v-sim",
+    "vasp", "vasp-out", "vasp-xdatcar", "vasp-xml", "wout", "xsd", "xsf", "xyz",
+}  # fmt: skip
+"""ASE's formats whose readers look at the file alone (and at VASP's CONTCAR beside it).
+
+Others run a program (CASTEP's cell), follow names in the file (Gaussian's, Octopus' and ONETEP's inputs), ask
+servers, or are not ASE's.
+"""
+RAW = {"cfg", "db", "extxyz", "json", "lammps-dump-text", "traj", "xyz"}
+"""Formats whose numbers come as they stand in the file; those of all others ASE turns into eV and Å."""
+
+
+def ase_kind(path: Path) -> str:
+    """The format of ASE that the content, or else the name, of a file shows; empty if none."""
+    try:
+        kind = str(ase.io.formats.filetype(str(path)))
+    except (UnknownFileTypeError, OSError, EOFError, zlib.error):
+        kind = ""
+    return kind if kind in ioformats else ""
+
+
+def read_with_ase(path: Path, kind: str, wanted: slice = slice(None)) -> Iterator[tuple[int, Atoms]]:
+    """The structures of a file in a format of ASE with their numbers in the file, streamed.
+
+    Raises:
+        FormatError: a format whose reader could be led to run or open something else, or a damaged file.
+    """
+    if kind not in READABLE:
+        raise FormatError(
+            f"{path} is in no format that is read ({kind or 'unknown'}). Convert it to extxyz with a program you "
+            f"trust, or name the format, one of: {', '.join(sorted(READABLE))}."
+        )
+    if kind in ("xyz", "extxyz"):
+        yield from _read_xyz(path, kind, wanted)
+        return
+    numbers = iter(range(wanted.start or 0, 2**62, wanted.step or 1))
+    with _opened(path, kind) as source:
+        reading = ase.io.iread(source, index=wanted, format=kind, do_not_split_by_at_sign=True)
+        for k in numbers:
+            try:
+                atoms = next(reading)
+            except StopIteration:
+                return
+            except Exception as error:  # ASE has a hundred readers, and each fails in its own way
+                raise FormatError(f"ASE could not read frame {k} of {path} as {kind}: {error!r}.") from error
+            yield k, atoms
+
+
+def _read_xyz(path: Path, kind: str, wanted: slice) -> Iterator[tuple[int, Atoms]]:
+    """The frames of an xyz file, one text after another; ASE itself stops at a blank line, whatever follows."""
+    frames = range(*wanted.indices(2**62))
+    with (
+        open_with_compression(str(path), "rb") as raw,
+        _named_damage(path),
+        io.TextIOWrapper(raw, "utf-8-sig") as lines,
+    ):
+        for k, (line, text) in enumerate(_xyz_frames(path, lines)):
+            if k >= frames.stop:
+                return
+            if k not in frames:
+                continue
+            try:
+                if kind == "xyz":
+                    atoms = next(ase.io.iread(io.StringIO(text), format=kind))
+                else:
+                    atoms = next(ase.io.extxyz.read_xyz(io.StringIO(text), 0))
+            except Exception as error:  # whatever stands in a line, ASE raises what that comes to
+                raise FormatError(
+                    f"ASE could not read frame {k} of {path}, line {line}, as {kind}: {error!r}."
+                ) from error
+            yield k, atoms
+
+
+@contextmanager
+def _named_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
+        raise FormatError(f"{path} cannot be read as text: {error}. Restore or remake it.") from error
+
+
+def _xyz_frames(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Number of the first line and text of each frame; lines of white between frames are nothing."""
+    stream = enumerate(lines, start=1)
+    at, line = next(stream, (0, ""))
+    while line:
+        if not line.strip():
+            at, line = next(stream, (0, ""))
+            continue
+        if not line.strip().isdecimal():
+            raise FormatError(
+                f"{path}, line {at}: a frame begins with its number of atoms, found {line.strip()[:40]!r}. "
+                "Correct the file."
+            )
+        first, n_atoms, text = at, int(line), [line]
+        for _, line in stream:
+            text.append(line)
+            if len(text) == n_atoms + 2:
+                break
+        if len(text) < n_atoms + 2:
+            raise FormatError(
+                f"{path}: the frame that begins in line {first} says {n_atoms} atoms, and the file ends before "
+                "the last frame does. Restore or remake it."
+            )
+        at, line = next(stream, (0, ""))
+        while line.lstrip().startswith("VEC"):
+            text.append(line)
+            at, line = next(stream, (0, ""))
+        yield first, "".join(text)
+
+
+class _Lines(io.TextIOWrapper):
+    """A text of which nobody reads line upon line beyond the end, as ASE does if told of a billion atoms."""
+
+    _beyond = 0
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # as in typeshed itself
+        line = super().readline(size)
+        self._beyond = 0 if line else self._beyond + 1
+        if self._beyond > MAX_BEYOND:
+            raise EOFError("it ends before the last frame does")
+        return line
+
+
+@contextmanager
+def _opened(path: Path, kind: str) -> Iterator[_Lines | str]:
+    """What ASE is given to read: lines where that is what it wants, else the name."""
+    if not ioformats[kind].acceptsfd or ioformats[kind].isbinary:
+        yield str(path)
+        return
+    with _Lines(open_with_compression(str(path), "rb")) as lines:
+        yield lines

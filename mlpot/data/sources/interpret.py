@@ -1,0 +1,244 @@
+"""A structure as ASE reads it into one of ours: which of its names are labels, and in which units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.cell import Cell
+from ase.constraints import FixAtoms, FixCartesian, FixedLine, FixedPlane, FixScaled
+from numpy.typing import NDArray
+
+from mlpot.data.errors import LabelError
+from mlpot.data.sources.names import KNOWN, MEASURED_IN, NONE, Questions, looks_like
+from mlpot.data.sources.reading import Reading, boundary_of
+from mlpot.data.sources.report import Report
+from mlpot.data.unit_names import factor
+
+HOLDS_ATOMS = (FixAtoms, FixCartesian, FixScaled, FixedPlane, FixedLine)
+EV = ("energy", "free_energy", "forces", "stress", "virial")  # of ASE's names those whose unit is known
+FREE_ENERGY = (
+    "energy is the free energy, whose derivative the forces are, not 'energy'; --key energy=energy takes that"
+)
+Pool = Mapping[str, Any]
+"""Everything that a structure carries by name: per-atom arrays, info, and results of a calculator."""
+
+
+class Interpreter:
+    """Reads the names of the structures of one file as its user and ASE's conventions say.
+
+    Args:
+        path: names the file in messages.
+        reading: what the user says of it.
+        report: takes what is left out.
+        questions: takes what is left open.
+    """
+
+    def __init__(self, path: str, reading: Reading, report: Report, questions: Questions):
+        self.path, self.reading, self.report, self.questions = path, reading, report, questions
+        self.found: set[str] = set()  # quantities whose given name was there in a frame
+        self.names: set[str] = set()  # all names that were seen
+        self._claimed = {name.removeprefix("-") for name in reading.keys.values()}
+
+    def structure(self, k: int, atoms: Atoms) -> Atoms:
+        """Frame k in house units: without labels if nobody asked for them, then with all else that it carries."""
+        pool = self._pool(atoms)
+        self.names |= pool.keys()
+        self.found |= {key for key, name in self.reading.keys.items() if name.removeprefix("-") in pool}
+        clean = self._bare(k, atoms, pool)
+        family = self._value("group", pool, ("group", "config_type"))
+        if family is not None:
+            clean.info["group"] = str(family)
+        for quantity in ("charge", "spin"):
+            value = self._state(k, quantity, pool)
+            if value is not None:
+                clean.info[quantity] = value
+        if not self.reading.labels:
+            clean.set_constraint(atoms.constraints)
+            clean.info = {**atoms.info, **clean.info}
+            return clean
+        mask = self._force_mask(k, atoms)
+        if not mask.all():
+            clean.set_array("force_mask", mask)
+        labels = self._labels(k, clean, pool)
+        if labels:
+            clean.calc = SinglePointCalculator(clean, **labels)
+        return clean
+
+    def _pool(self, atoms: Atoms) -> dict[str, Any]:
+        """By name; a row of ASE's database keeps its own names one level deeper."""
+        info = dict(atoms.info)
+        for inner in ("key_value_pairs", "data"):
+            if isinstance(info.get(inner), Mapping):
+                info = {**info.pop(inner), **info}
+        return {**atoms.arrays, **info, **({} if atoms.calc is None else atoms.calc.results)}
+
+    def _value(self, quantity: str, pool: Pool, known: Iterable[str]) -> Any:
+        """What is kept under the name given for a quantity, or under one that is known."""
+        name = self.reading.keys.get(quantity)
+        if name is not None:
+            return pool.get(name)
+        return next((pool[name] for name in known if name in pool), None)
+
+    def _bare(self, k: int, atoms: Atoms, pool: Pool) -> Atoms:
+        """Positions, cell, boundary, momenta and masses."""
+        units = self.reading.units
+        length = factor("positions", units["positions"]) if "positions" in units else 1.0
+        cell, pbc = atoms.cell.array * length, atoms.pbc
+        given = self._value("cell", pool, ())
+        if given is not None and self.reading.keys["cell"] != NONE:
+            cell = _cell(f"{self.path}, frame {k}", given) * self._scale("cell", self.reading.keys["cell"])
+        elif "cell" not in self.reading.keys:
+            self._ask(k, "cell", pool, lambda value: _is_another_cell(value, atoms.cell))
+        said = self._value("pbc", pool, ())
+        if self.reading.pbc is not None:
+            pbc = boundary_of(self.reading.pbc)
+        elif said is not None:
+            pbc = boundary_of(said)
+        elif "pbc" not in self.reading.keys:
+            self._ask(k, "pbc", pool, lambda value: _is_another_boundary(value, atoms.pbc))
+        clean = Atoms(atoms.numbers, atoms.positions * length, cell=cell, pbc=pbc)
+        if not self.reading.labels:
+            for name in atoms.arrays.keys() - {"numbers", "positions"}:
+                clean.set_array(name, atoms.arrays[name])
+        if atoms.has("masses"):
+            clean.set_masses(atoms.get_masses())
+        if atoms.has("momenta"):
+            clean.set_momenta(atoms.get_momenta())
+        return clean
+
+    def _labels(self, k: int, clean: Atoms, pool: Pool) -> dict[str, Any]:
+        """Energy, forces and stress in house units, as far as they are there."""
+        labels = {key: self._label(k, key, pool, len(clean)) for key in ("energy", "forces", "stress")}
+        virial = None if labels["stress"] is not None else self._label(k, "virial", pool, len(clean))
+        if virial is not None:
+            volume = abs(np.linalg.det(clean.cell.array))
+            labels["stress"] = -np.reshape(virial, (3, 3)) / (volume or np.nan)
+        if "energy" not in self.reading.keys and pool.get("free_energy") is not None:
+            free, energy = self._scaled(k, "energy", "free_energy", pool), labels["energy"]
+            if energy is None or (labels["forces"] is not None and abs(free - energy) > 1e-6):
+                labels["energy"] = free
+                self.report.note(FREE_ENERGY, k)
+        return {key: value for key, value in labels.items() if value is not None}
+
+    def _label(self, k: int, key: str, pool: Pool, n_atoms: int) -> Any:
+        """A label in house units, None where the frame has none."""
+        if key not in self.reading.keys:
+            answered = {"stress": "virial", "virial": "stress"}.get(key)
+            if answered not in self.reading.keys:
+                self._ask(k, key, pool, lambda value: _fits(key, value, n_atoms))
+            name = key
+        else:
+            name = self.reading.keys[key]
+        return None if pool.get(name.removeprefix("-")) is None else self._scaled(k, key, name, pool)
+
+    def _scaled(self, k: int, key: str, name: str, pool: Pool) -> Any:
+        sign, plain = (-1.0, name[1:]) if name.startswith("-") else (1.0, name)
+        value = pool[plain]
+        if np.asarray(value).dtype.kind not in "iuf":
+            raise LabelError(
+                f"{self.path}, frame {k}: {plain} is {value!r}, expected numbers. Correct the file or --key."
+            )
+        scale = sign * self._scale(key, plain)
+        if key == "stress" and np.size(value) == 9:
+            value = np.reshape(value, (3, 3))
+        return float(value) * scale if np.size(value) == 1 and key == "energy" else np.asarray(value) * scale
+
+    def _scale(self, key: str, name: str) -> float:
+        """House units in one unit of the file; a question where it is unknown."""
+        quantity, units = MEASURED_IN.get(key, key), self.reading.units
+        for said in (key, quantity):
+            if said in units:
+                return factor(quantity, units[said])
+        if name not in EV:
+            self.questions.unknown_units.setdefault(quantity, name)
+        return 1.0
+
+    def _ask(self, k: int, quantity: str, pool: Pool, fits: Callable[[Any], bool]) -> None:
+        """Note the question whether another name than the usual is the quantity."""
+        usual = [name for name in KNOWN[quantity] if name in pool]
+        per_atom = quantity == "forces"
+        rivals = [
+            name
+            for name, value in pool.items()
+            if name not in usual
+            and name not in self._claimed
+            and name != "free_energy"
+            and looks_like(quantity, name)
+            and (quantity != "stress" or not looks_like("virial", name))
+            and (
+                per_atom
+                or quantity in ("cell", "pbc")
+                or np.ndim(value) < 2
+                or np.size(value) != len(pool["numbers"])
+            )
+            and fits(value)
+            and not any(_equal(value, pool[name]) for name in usual)
+        ]
+        if rivals:
+            self.questions.ask(quantity, [*usual, *rivals], k)
+
+    def _state(self, k: int, quantity: str, pool: Pool) -> float | None:
+        """Total charge or spin, which the potential cannot see."""
+        value = self._value(quantity, pool, KNOWN[quantity])
+        if value is None or np.size(value) != 1 or np.asarray(value).dtype.kind not in "iuf":
+            return None
+        return float(np.ravel(value)[0])
+
+    def _force_mask(self, k: int, atoms: Atoms) -> NDArray[np.bool_]:
+        """Which atoms were free to feel their forces: codes write zeros for the others."""
+        mask: NDArray[np.bool_] = atoms.arrays.get("force_mask", np.ones(len(atoms))).astype(bool)
+        if self.reading.raw_forces:
+            return mask
+        for constraint in atoms.constraints:
+            if not isinstance(constraint, HOLDS_ATOMS):
+                raise LabelError(
+                    f"{self.path}, frame {k}: forces under the constraint {type(constraint).__name__} may not be "
+                    "those of the potential. If they are (ASE's .traj, .json and .db keep them so): --raw-forces."
+                )
+            mask[constraint.get_indices()] = False
+        return mask
+
+
+def _fits(key: str, value: Any, n_atoms: int) -> bool:
+    """Whether a value could be the label, by its type and shape."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        return False
+    shapes: dict[str, tuple[tuple[int, ...], ...]] = {
+        "energy": ((), (1,)), "forces": ((n_atoms, 3),), "stress": ((6,), (9,), (3, 3)),
+        "virial": ((6,), (9,), (3, 3)),
+    }  # fmt: skip
+    return array.shape in shapes[key]
+
+
+def _equal(value: Any, usual: Any) -> bool:
+    a, b = np.ravel(np.asarray(value)), np.ravel(np.asarray(usual))
+    return a.shape == b.shape and a.dtype.kind in "iufb" and b.dtype.kind in "iufb" and np.allclose(a, b, 1e-9, 0)
+
+
+def _cell(where: str, value: Any) -> NDArray[np.float64]:
+    """Three vectors of a cell given as such, as lengths, or as lengths and angles."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf" or array.size not in (1, 3, 6, 9):
+        raise LabelError(f"{where}: {value!r} is no cell. Give three lengths, or nine numbers, or correct --key.")
+    return np.asarray(
+        Cell.new(array.reshape(3, 3) if array.size == 9 else array.ravel() * np.ones(max(3, array.size)))
+    )
+
+
+def _is_another_cell(value: Any, cell: Cell) -> bool:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf" or array.size not in (3, 6, 9) or not array.any():
+        return False
+    return not np.allclose(_cell("", value), cell.array, atol=1e-4)
+
+
+def _is_another_boundary(value: Any, pbc: NDArray[np.bool_]) -> bool:
+    try:
+        return not np.array_equal(boundary_of(value), pbc)
+    except ValueError:
+        return False

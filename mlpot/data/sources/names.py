@@ -1,0 +1,100 @@
+"""Under which names files keep quantities, and the questions to ask where another name could be meant."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+
+from mlpot.data.errors import DataError, KeysError, UnitsError
+
+LOOKS_LIKE = {
+    "energy": r"energ|e_?tot(al)?$|toten|^e_?(dft|ref|pot|0)$|^(dft|ref)_e$|^(pe|epot)$",
+    "forces": r"force|grad(ient)?s?$|^f$|_f$|^(dft|ref)_f$",
+    "stress": r"stress",
+    "virial": r"virial",
+    "cell": r"^((super|unit|simulation)_?)?(cell|box|lattice)(_?(vectors?|matrix|param(eter)?s?))?$|^h_?matrix$",
+    "pbc": r"^(pbcs?|periodic(ity)?|is_periodic|boundar(y|ies)(_?conditions?)?|bcs?)$",
+    "charge": r"charge|^q_?(tot(al)?|mol)?$",
+    "spin": r"spin|multiplicity|^mult$|^(n_?)?unpaired(_?electrons?)?$|^uhf$",
+}
+"""What the name of a quantity looks like, in whatever case."""
+KNOWN = {
+    "energy": ("energy",),
+    "forces": ("forces",),
+    "stress": ("stress",),
+    "virial": ("virial",),
+    "cell": (),
+    "pbc": (),
+    "charge": ("charge", "total_charge"),
+    "spin": ("spin", "total_spin", "multiplicity", "spin_multiplicity"),
+}
+"""Names that are taken for a quantity without a question, the likeliest first."""
+NO_LABEL = re.compile(
+    r"weight|sigma|tol(erance)?s?$|units?$|cut|(^|_)(std|stdev|var(iance)?|err(or)?s?|mae|rmse|uncertaint(y|ies))($|_)"
+    r"|threshold|smearing|fermi|kinetic|ekin|zero_?point|zpe|mask|(^|_)(id|idx|index|count|step|source|method)$"
+    r"|^n_|^has_|^is_|scale|shift|polari[sz]|density|state",
+    re.IGNORECASE,
+)
+"""Names that hold a word such as "energy" and are none: weights, widths, tolerances, cutoffs, other energies."""
+UNIT = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3", "virial": "eV", "cell": "Angstrom"}
+"""What most files are in, as an example in a question; it is never taken unasked."""
+MEASURED_IN = {"virial": "energy", "cell": "positions"}
+"""The quantity whose unit another quantity is in."""
+NONE = "none"  # the answer that a file has no such quantity
+MOST_NAMES = 40  # listed in a message
+
+
+@dataclass
+class Questions:
+    """What a file leaves open, gathered over its frames and asked in one message."""
+
+    path: str
+    asked: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Quantity, names that could hold it with the likeliest first, and the first frame of each."""
+    unknown_units: dict[str, str] = field(default_factory=dict)
+    """Quantity, and the name under which it is kept in an unknown unit."""
+
+    def ask(self, quantity: str, names: list[str], frame: int) -> None:
+        """Note that one of these names could be the quantity."""
+        known = self.asked.setdefault(quantity, {})
+        for name in names:
+            known.setdefault(name, frame)
+
+    def __bool__(self) -> bool:
+        return bool(self.asked or self.unknown_units)
+
+    def error(self) -> DataError:
+        """All questions with the options that answer them."""
+        lines, options = [], []
+        for quantity, found in self.asked.items():
+            first, *others = found
+            answer = self._answer(quantity, first)
+            options.append(answer)
+            rest = [self._answer(quantity, name) for name in others] + [f"--key {quantity}={NONE}"]
+            names = " or ".join(repr(name) for name in found)
+            lines.append(
+                f"  Is the {quantity} {names} (frame {found[first]})? {answer}, otherwise {' or '.join(rest)}"
+            )
+        for quantity, name in self.unknown_units.items():
+            options.append(f"--unit {quantity}={UNIT[quantity]}")
+            lines.append(f"  In which unit is {name!r}? It is not one of ASE's names. {options[-1]}, or another")
+        command = " ".join(["mlpot data convert", shlex.quote(self.path), "set.h5", *options])
+        kind = KeysError if self.asked else UnitsError
+        return kind(
+            "\n".join(
+                [f"{self.path} leaves questions, and nothing is guessed:", *lines]
+                + ["If the first answers are right (units are examples, yours may differ):", f"  {command}"]
+            )
+        )
+
+    def _answer(self, quantity: str, name: str) -> str:
+        unit = "" if name in KNOWN[quantity] or quantity not in UNIT else (
+            f" --unit {MEASURED_IN.get(quantity, quantity)}={UNIT[quantity]}"
+        )  # fmt: skip
+        return f"--key {quantity}={shlex.quote(name)}{unit}"
+
+
+def looks_like(quantity: str, name: str) -> bool:
+    """Whether a name could be that of a quantity."""
+    return bool(re.search(LOOKS_LIKE[quantity], name, re.IGNORECASE)) and not NO_LABEL.search(name)

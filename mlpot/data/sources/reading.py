@@ -1,0 +1,77 @@
+"""What a user says of a source: its format, names and units, which frames, and how to take what is doubtful."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpot.data.errors import FormatError, KeysError
+
+PERIODIC = {"t": True, "true": True, "p": True, "periodic": True, "1": True, "f": False, "false": False,
+            "n": False, "none": False, "s": False, "m": False, "0": False, "open": False}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source is to be read.
+
+    Args:
+        format: where the file does not show it: one of `ase.io`, of `datasets.LAYOUTS`, "h5md", "npz", "hdf5", ...
+        keys: names under which the file keeps quantities ("energy", "forces", "stress", "virial", "cell", "pbc",
+            "charge", "spin", "group"; for npz and HDF5 also "numbers", "positions"); a leading minus turns a
+            gradient into a force, and "none" says that the file has no such quantity.
+        units: by quantity ("positions", "energy", "forces", "stress", "virial"), such as "kcal/mol".
+        index: slice of the frames to take, such as "::10".
+        pbc: periodic directions, such as "TTF", whatever the file says.
+        nan_is_missing: a label that is NaN throughout is one that was not calculated.
+        raw_forces: forces are those of the potential, also of atoms that constraints hold.
+        labels: whether labels are wanted; otherwise structures alone, with everything else that they carry.
+    """
+
+    format: str | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    index: str = ":"
+    pbc: str | None = None
+    nan_is_missing: bool = False
+    raw_forces: bool = False
+    labels: bool = True
+
+    @property
+    def wanted(self) -> slice:
+        """The slice that the index spells.
+
+        Raises:
+            FormatError: it spells none.
+        """
+        try:
+            parts = [int(part) if part.strip() else None for part in self.index.split(":")]
+        except ValueError:
+            parts = []
+        if not 1 <= len(parts) <= 3 or parts[2:] == [0] or (len(parts) == 1 and parts[0] is None):
+            raise FormatError(f"{self.index!r} is no slice of frames. Write it as 5, 10:20 or ::10.")
+        if len(parts) == 1:
+            start = parts[0] or 0
+            return slice(start, None if start == -1 else start + 1)
+        return slice(*parts)
+
+
+def boundary_of(said: Any) -> NDArray[np.bool_]:
+    """(3,) which directions are periodic, of words such as "T T F", "ppp" or "periodic", or of truth values.
+
+    Raises:
+        KeysError: it says no such thing.
+    """
+    if isinstance(said, str):
+        words = said.replace(",", " ").lower().split()
+        if len(words) == 1 and words[0] not in PERIODIC:
+            words = list(words[0])
+        said = [PERIODIC.get(word) for word in words]
+    values = np.ravel(np.asarray(said, dtype=object))
+    if values.size not in (1, 3) or not all(value in (True, False) for value in values.tolist()):
+        raise KeysError(f"{said!r} does not say which directions are periodic. Write it as TTF or FFF.")
+    return np.broadcast_to(values.astype(bool), (3,)).copy()
