@@ -31,7 +31,7 @@ class Activation(Protocol):
 
 
 class RadialTable(nn.Module):
-    """Radial functions as rows for `kernels`, see `kernels.splines`.
+    """Radial functions as rows for `kernels`, see `stages.spline_grid`.
 
     Args:
         basis: (n,) Å -> (n, n_radial).

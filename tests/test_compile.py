@@ -12,8 +12,8 @@ from torch import Tensor
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Edges, edge_vectors
 from mlpot.kernels import ops
-from mlpot.kernels.splines import SPLINES, KnotEdges
 from mlpot.potential import Potential
+from mlpot.stages.spline_grid import SPLINES, KnotEdges
 from mlpot.terms.core_repulsion import Seen
 
 N_KNOTS, N_FEATURES = 12, 5

@@ -17,9 +17,9 @@ from torch import Tensor
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, edge_vectors
 from mlpot.kernels import cpu, ops, reference, threads
-from mlpot.kernels.splines import SPLINES, KnotEdges
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
+from mlpot.stages.spline_grid import SPLINES, KnotEdges
 
 CUTOFF, N_KNOTS, N_FEATURES = 4.0, 12, 5
 

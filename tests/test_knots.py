@@ -13,12 +13,12 @@ from torch import Tensor
 from mlpot.forces import hessian, predict
 from mlpot.graph import AtomGraph
 from mlpot.kernels.reference import interpolate
-from mlpot.kernels.splines import SPLINES, KnotEdges
 from mlpot.knots import RadialTable
 from mlpot.models.layers import mlp
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
 from mlpot.stages.radial import BASES, ENVELOPES
+from mlpot.stages.spline_grid import SPLINES, KnotEdges
 
 CUTOFF = 5.0
 

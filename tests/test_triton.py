@@ -19,9 +19,9 @@ from torch import Tensor
 from mlpot.forces import hessian, predict
 from mlpot.graph import AtomGraph, collate, edge_vectors
 from mlpot.kernels import ops, reference
-from mlpot.kernels.splines import SPLINES, KnotEdges
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
+from mlpot.stages.spline_grid import SPLINES, KnotEdges
 
 pytest.importorskip("triton", reason="Triton is installed with PyTorch for CUDA, and by the dev extra on Linux")
 from mlpot.kernels import gpu

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from mlpot.kernels import edges
 from mlpot.kernels.simd import BYTES, compiled
-from mlpot.kernels.splines import KnotEdges
 from mlpot.kernels.threads import block_size, run, shares
+from mlpot.stages.spline_grid import KnotEdges
 
 Array = NDArray[Any]
 

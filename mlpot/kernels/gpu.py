@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mlpot.kernels.splines import KnotEdges
+from mlpot.stages.spline_grid import KnotEdges
 
 TILE = tl.constexpr(32)  # channels
 BLOCK = tl.constexpr(16)  # edges

@@ -43,7 +43,9 @@ class Network(NamedTuple):
     unread: Array  # packed, n_hidden -> n_features
     read_bias: Array  # (n_hidden,)
     last: Array  # (n_hidden,)
-    polynomials: Array  # (n_powers, 2 n_coefficients): those of a spline, then of its derivative, see `splines`
+    polynomials: (
+        Array  # (n_powers, 2 n_coefficients): those of a spline, then of its derivative, see `stages.spline_grid`
+    )
     stride: int  # rows of a table from one interval to the next
     # (n_elements, 7) float64: scale, shift, lone energy, last bias, reference energy in eV; low and high of crowds
     per_element: Array

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mlpot.graph import Edges
-from mlpot.kernels.splines import SPLINES, KnotEdges
+from mlpot.stages.spline_grid import SPLINES, KnotEdges
 
 _ON = "Tensor c, Tensor first, int n_knots, Tensor center, Tensor neighbor, Tensor row_ptr, Tensor reverse"
 _SCHEMAS = {

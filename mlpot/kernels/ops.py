@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mlpot.kernels import opaque, reference
-from mlpot.kernels.splines import KnotEdges
+from mlpot.stages.spline_grid import KnotEdges
 
 Derivative = Callable[[Tensor], Tensor]
 

@@ -1,6 +1,6 @@
 """The three operations on knots in plain PyTorch: the definition that the fast kernels are tested against.
 
-Edge e = (i, j) reads w_e = Σ_r c_er rows[first_e + r], c the polynomials and rows the table (see `splines`):
+Edge e = (i, j) reads w_e = Σ_r c_er rows[first_e + r], c polynomials, rows the table (see `stages.spline_grid`):
 
     conv        out_i = Σ_{e: center i} v_e w_e ∘ x_j
     edge_dot    s_e   = Σ_f w_ef g_if x_jf
@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlpot.kernels.splines import KnotEdges
+from mlpot.stages.spline_grid import KnotEdges
 
 
 def conv(x: Tensor, table: Tensor, on: KnotEdges, weights: Tensor | None, order: int) -> Tensor:

@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from mlpot.graph import AtomGraph
 from mlpot.kernels.ops import has_loops, loops
-from mlpot.kernels.splines import SPLINES
 from mlpot.kernels.threads import block_size, run, shares, take
 from mlpot.knots import RadialTable
 from mlpot.models.layers import MAX_Z, SiLU
 from mlpot.models.schnet import Interaction, SchNet
+from mlpot.stages.spline_grid import SPLINES
 from mlpot.terms.core_repulsion import Wall
 from mlpot.terms.zbl import SCREENING, ZBL
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from mlpot.graph import Edges
 from mlpot.kernels import ops
 from mlpot.kernels.reductions import distances, gather, pairs, sum_at_centers
-from mlpot.kernels.splines import KnotEdges
 from mlpot.knots import RadialTable
 from mlpot.models.layers import choose, dense, embedding, mlp
 from mlpot.stages.radial import BASES, ENVELOPES
+from mlpot.stages.spline_grid import KnotEdges
 
 Convolution = Callable[[Tensor, int], Tensor]  # Σ_j x_j ∘ W^l(d_ij) of x and the layer l
 

@@ -64,6 +64,33 @@ SPLINES = {
 }
 
 
+@dataclass(frozen=True)
+class SplineGrid:
+    """Where the knots of a table stand: n_knots intervals of length h = cutoff / n_knots, splines of a degree."""
+
+    cutoff: float  # Å
+    n_knots: int
+    degree: int  # 3 or 5, see above
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of a table."""
+        return SPLINES[self.degree].n_rows(self.n_knots)
+
+    def coefficients(self, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What edges of length d (n_edges,) Å read: the first row, c and c′ (1/Å), (n_edges, degree + 1).
+
+        Both are functions of d that autograd derives as often as asked; zero beyond the last knot.
+        """
+        spline, per_length = SPLINES[self.degree], self.n_knots / self.cutoff
+        place = d.double() * per_length  # in float32 a distance of 5 Å would lose five digits of t
+        knot = place.detach().long().clamp(0, self.n_knots - 1)
+        t = place - knot
+        rows = (torch.tensor(spline.derivative(k, per_length), dtype=t.dtype, device=t.device) for k in (0, 1))
+        c, slope = (torch.where(t[:, None] >= 1, 0.0, _horner(t, row)).to(d.dtype) for row in rows)
+        return knot * spline.stride, c, slope
+
+
 class KnotEdges:
     """The edges of a graph on a grid of knots, shared by all layers of one evaluation.
 
