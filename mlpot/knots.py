@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mlpot.kernels.ops import has_loops, loops
+from mlpot.stages.spline_grid import SplineGrid
 
 
 class Activation(Protocol):
@@ -59,6 +60,11 @@ class RadialTable(nn.Module):
         self.register_buffer("exact_envelope", self._derivatives(envelope, knots)[..., None], persistent=False)
         self.register_buffer("kept", torch.empty(0), persistent=False)
         self.keeps = False
+
+    @property
+    def grid(self) -> SplineGrid:
+        """Where the knots are."""
+        return SplineGrid(self.cutoff, self.n_knots, self.degree)
 
     def forward(self, networks: Sequence[nn.Sequential]) -> tuple[Tensor, ...]:
         """A table (n_rows, n_features) for each network of equal layers from basis to features."""

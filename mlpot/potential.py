@@ -70,7 +70,7 @@ class Potential(nn.Module):
         if not self.elements or self.elements[0] < 1 or self.elements[-1] > MAX_Z:
             raise ValueError(f"A potential needs elements with 1 <= Z <= {MAX_Z}, got {self.elements}.")
         self.backbone_name, self.arguments = backbone, dict(arguments)
-        self.backbone = build_backbone(backbone, **self.arguments)
+        self.backbone = build_backbone(backbone, elements=self.elements, **self.arguments)
         self.cutoff = float(self.backbone.cutoff)  # type: ignore[arg-type]  # Å
         self.envelope = PolynomialEnvelope(self.cutoff)
         self.repulsion = ZBL(self.cutoff) if repulsion else None

@@ -8,15 +8,18 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from stage_lists import NETWORKS, TERMS, environments, random_program, random_table
+from stage_lists import CUTOFF, NETWORKS, TERMS, environments, random_program, random_table
 from torch import Tensor
 
+from mlpot.knots import RadialTable
 from mlpot.stages.coupling import symmetric_products, wigner_3j
 from mlpot.stages.harmonics import harmonic_gradients, harmonics
 from mlpot.stages.linear import Block, Linear, per_degree
 from mlpot.stages.neighbor_sum import NeighborSum
+from mlpot.stages.network import StagedNetwork
 from mlpot.stages.pointwise import FUNCTIONS, Activation
 from mlpot.stages.products import Product, Products, coupled_products
+from mlpot.stages.radial import BesselBasis, PolynomialEnvelope
 from mlpot.stages.readout import Embedding, Readout
 from mlpot.stages.run import Program, Step, atomic_values, edge_gradient, loss_gradient
 from mlpot.stages.spline_grid import SplineGrid
@@ -226,6 +229,34 @@ def test_energies_do_not_change_with_rotation_and_reflection(name: str) -> None:
     close(
         atomic_values(program, Environments(at.element, at.edges, at.vectors @ turn.T)), atomic_values(program, at)
     )
+
+
+def test_a_network_of_stages_is_a_backbone() -> None:
+    class Small(StagedNetwork):
+        def __init__(self, elements: tuple[int, ...]):
+            super().__init__(elements=elements, cutoff=CUTOFF, features="h1")
+            basis, envelope = BesselBasis(6, CUTOFF), PolynomialEnvelope(CUTOFF)
+            self.table = RadialTable(basis, envelope, cutoff=CUTOFF, n_knots=32)
+            self.radial = torch.nn.Sequential(torch.nn.Linear(6, 4, bias=False))
+            self.embedding = torch.nn.Parameter(torch.randn(len(elements), 4))
+
+        def stages(self) -> list[Step]:
+            table = self.table([self.radial])[0].view(-1, 1, 4)
+            return [
+                Step(Embedding(self.embedding), None, "h0"),
+                Step(NeighborSum(table, self.table.grid, TERMS["schnet"]), "h0", "m"),
+                Step(Activation("silu"), "m", "h1"),
+                Step(Readout(torch.ones(4)), "h1", "energy"),
+            ]
+
+    network, at = Small((1, 8)), environments(6, 2)
+    numbers = torch.tensor([1, 8])[at.element]
+    energies = network(numbers, at.edges, at.vectors.float())
+    assert energies.shape == (6,)
+    (energies.sum()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+    with pytest.raises(ValueError, match="at least one element"):
+        Small(())
 
 
 def test_a_list_that_does_not_fit_says_where() -> None:

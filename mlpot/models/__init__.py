@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
+
 from torch import nn
 
 from mlpot.models.deepsets import DeepSets
@@ -15,8 +18,13 @@ MAX_ARGUMENT = 64  # of all others, such as the number of layers
 """What is larger is a slip of the pen, or a file made to fill the memory."""
 
 
-def build_backbone(name: str, **arguments: object) -> nn.Module:
+def build_backbone(name: str, *, elements: Sequence[int] = (), **arguments: object) -> nn.Module:
     """The backbone called `name`, with the keyword arguments of its class.
+
+    Args:
+        name: in `BACKBONES`.
+        elements: atomic numbers of the potential, for a class that has weights by element.
+        arguments: of the class.
 
     Raises:
         ValueError: there is no such backbone, or an argument is absurd.
@@ -26,4 +34,7 @@ def build_backbone(name: str, **arguments: object) -> nn.Module:
         limit = LIMITS.get(key, MAX_ARGUMENT)
         if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value <= limit:
             raise ValueError(f"{key} is {str(value)[:20]}, expected above 0 and at most {limit:g}. Correct it.")
-    return choose(BACKBONES, name, "backbone")(**arguments)
+    backbone = choose(BACKBONES, name, "backbone")
+    if "elements" in inspect.signature(backbone).parameters:
+        return backbone(elements=tuple(elements), **arguments)
+    return backbone(**arguments)
