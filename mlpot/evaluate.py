@@ -33,7 +33,7 @@ NAMES = {
     "energy_per_atom": "energy, meV/atom",
     "forces": "forces, meV/Å",
     "stress": "stress, meV/Å³",
-    "isolated_atoms": "lone atoms, meV",
+    "isolated_atoms": "isolated atoms, meV",
 }
 """Rows of `Evaluation.overall`, in words."""
 MAX_DRAWN = 2000  # frames in a picture

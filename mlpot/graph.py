@@ -54,7 +54,7 @@ class AtomGraph(Movable):
     cell: Tensor  # (n_graphs, 3, 3) float64, Å, rows are cell vectors
     pbc: Tensor  # (n_graphs, 3) bool
     edges: Edges
-    shift: Tensor  # (n_edges, 3) float64, whole cells S crossed from center to neighbor
+    cell_shift: Tensor  # (n_edges, 3) float64, whole cells S crossed from center to neighbor
     batch: Tensor  # (n_atoms,) int64, graph of each atom
 
     @property
@@ -82,9 +82,9 @@ def edge_vectors(graph: AtomGraph) -> Tensor:
     if not graph.pbc.any():
         return vectors
     if graph.n_graphs == 1:
-        return vectors + graph.shift @ graph.cell[0]
+        return vectors + graph.cell_shift @ graph.cell[0]
     cell = graph.cell.index_select(0, graph.batch.index_select(0, center))
-    return vectors + torch.einsum("ea,eab->eb", graph.shift, cell)
+    return vectors + torch.einsum("ea,eab->eb", graph.cell_shift, cell)
 
 
 def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
@@ -112,7 +112,7 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
         cell=torch.cat([g.cell for g in graphs]),
         pbc=torch.cat([g.pbc for g in graphs]),
         edges=edges,
-        shift=torch.cat([g.shift for g in graphs]),
+        cell_shift=torch.cat([g.cell_shift for g in graphs]),
         batch=torch.cat([g.batch + k for g, k in zip(graphs, graph0, strict=True)]),
     )
 

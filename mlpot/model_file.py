@@ -22,15 +22,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from mlpot.extrapolation import Domain
-from mlpot.potential import Potential
-from mlpot.terms.core_repulsion import Wall
+from mlpot.potential import RENAMED, Potential
+from mlpot.terms.core_repulsion import CoreRepulsion
 from mlpot.units import HOUSE_UNITS
 from mlpot.version import __version__
 
 MAX_HEADER = 2**24  # bytes
 FIELDS = {"backbone": str, "arguments": dict, "elements": list, "repulsion": bool, "dtype": str, "units": dict}
 
-FORMAT_VERSION = 2  # since 2, SchNet's filters are on knots unless the arguments say otherwise
+# Since 2, SchNet's filters are on a spline grid unless the arguments say otherwise; since 3, weights have the new
+# names in `potential.RENAMED`.
+FORMAT_VERSION = 3
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -142,6 +144,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise ModelFileError(f"{path}: its header lacks {', '.join(wrong)}. Give a file that mlpot wrote.")
     if header["format_version"] == 1 and header["backbone"] == "schnet":
         header["arguments"] = {"n_knots": None, **header["arguments"]}
+    if header["format_version"] < 3:
+        header["renamed_weights"] = RENAMED
     return header
 
 
@@ -183,8 +187,9 @@ def load_potential(
         FileNotFoundError, ModelFileError: as `read_header`, or weights are missing, wrong or not finite.
     """
     header = read_header(path)
-    weights = read_weights(path)
+    stored = read_weights(path)
     try:
+        weights = _with_names_of_today(stored, header["format_version"])
         with torch.device("meta"):  # takes no memory, whatever the sizes
             _check_weights(_build(header, weights).state_dict(), weights)
         potential = _build(header, weights)
@@ -193,12 +198,21 @@ def load_potential(
         raise ModelFileError(f"{path} does not describe a potential of this mlpot: {error}") from error
     potential.header = header
     if isinstance(header.get("certificate"), dict):
-        header["certificate"]["of_these_weights"] = header["certificate"].get("weights_sha256") == hash_of(weights)
+        header["certificate"]["of_these_weights"] = header["certificate"].get("weights_sha256") == hash_of(stored)
         if not header["certificate"]["of_these_weights"]:
             warnings.warn(
                 f"{path}: its certificate is of other weights. Run `mlpot verify --seal` anew.", stacklevel=2
             )
     return potential.to(device=device, dtype=dtype or potential.dtype).freeze()
+
+
+def _with_names_of_today(stored: dict[str, torch.Tensor], version: int) -> dict[str, torch.Tensor]:
+    if version >= 3:
+        return stored
+    weights = {RENAMED.get(name, name): tensor for name, tensor in stored.items()}
+    if len(weights) < len(stored):
+        raise ValueError("a weight stands under its old and under its new name")
+    return weights
 
 
 def _build(header: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Potential:
@@ -215,8 +229,8 @@ def _build(header: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Po
     )
     if "domain.mean" in weights:
         potential.domain = Domain(*weights["domain.mean"].shape)
-    if "wall.distances" in weights:
-        potential.wall = Wall(len(potential.elements))
+    if "core_repulsion.distances" in weights:
+        potential.core_repulsion = CoreRepulsion(len(potential.elements))
     return potential.to(DTYPES[header["dtype"]])
 
 

@@ -59,7 +59,9 @@ class SkinList:
         wide = self.wide(numbers, positions, cell, pbc)
         vectors = edge_vectors(wide).numpy()
         near = np.einsum("ea,ea->e", vectors, vectors) < self.cutoff**2
-        center, neighbor, shift = (t.numpy()[near] for t in (wide.edges.center, wide.edges.neighbor, wide.shift))
+        center, neighbor, shift = (
+            t.numpy()[near] for t in (wide.edges.center, wide.edges.neighbor, wide.cell_shift)
+        )
         r, z, h, periodic = (t.numpy() for t in (wide.positions, wide.numbers, wide.cell[0], wide.pbc[0]))
         return _graph(z, r, h, periodic, center, neighbor, shift)
 
@@ -190,6 +192,6 @@ def _graph(
         cell=torch.from_numpy(cell.copy())[None],
         pbc=torch.from_numpy(periodic.copy())[None],
         edges=edges,
-        shift=torch.from_numpy(shift),
+        cell_shift=torch.from_numpy(shift),
         batch=torch.zeros(len(z), dtype=torch.int64),
     )

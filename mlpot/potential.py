@@ -1,10 +1,10 @@
 """A potential: a backbone between reference energies and physical units.
 
-    E_i = E0(Z_i) + s(Z_i) [b_i − b(Z_i alone)] + t(Z_i) (1 − exp(−n_i²)) + E_i^ZBL,    n_i = Σ_j u(d_ij)
+    E_i = E0(Z_i) + s(Z_i) [b_i − b(Z_i isolated)] + t(Z_i) (1 − exp(−n_i²)) + E_i^ZBL,    n_i = Σ_j u(d_ij)
 
-b_i is the backbone's output, s and t the scale and shift of an element. The backbone's value for the atom alone
-is taken off and the shift is switched on by neighbours, so a lone atom has exactly its reference energy E0. After
-training all this ends at a wall where atoms are closer, or lonelier, than any were in training: `models.wall`.
+b_i is the backbone's output; s is the energy scale and t the energy shift of an element. The backbone's output for
+the isolated atom is subtracted, and neighbors switch the shift on: an isolated atom has exactly the energy E0.
+After training, `terms.core_repulsion` takes over where atoms are closer than in training or have fewer neighbors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mlpot.models.native import Elements, native_schnet
 from mlpot.models.native_egnn import native_egnn
 from mlpot.models.native_training import NativeTraining
 from mlpot.stages.radial import PolynomialEnvelope
-from mlpot.terms.core_repulsion import Seen, Wall
+from mlpot.terms.core_repulsion import CoreRepulsion, TrainingLimits
 from mlpot.terms.zbl import ZBL
 
 
@@ -42,17 +42,17 @@ class Potential(nn.Module):
         backbone: a name in `models.BACKBONES`.
         arguments: keyword arguments of the backbone.
         reference_energies: eV of each free atom, by atomic number; its keys are the elements of the potential.
-        scale: eV by atomic number.
-        shift: eV by atomic number.
+        energy_scale: eV by atomic number.
+        energy_shift: eV by atomic number.
         repulsion: add the ZBL repulsion at short range.
     """
 
     element_index: Tensor
     reference: Tensor
-    scale: Tensor
-    shift: Tensor
-    lone: Tensor
-    header: dict[str, Any]  # what the file says of it; empty if it was not loaded
+    energy_scale: Tensor
+    energy_shift: Tensor
+    isolated: Tensor
+    header: dict[str, Any]  # of the model file; empty if the potential was not loaded from one
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class Potential(nn.Module):
         arguments: Mapping[str, object],
         *,
         reference_energies: Mapping[int, float],
-        scale: Mapping[int, float] | None = None,
-        shift: Mapping[int, float] | None = None,
+        energy_scale: Mapping[int, float] | None = None,
+        energy_shift: Mapping[int, float] | None = None,
         repulsion: bool = False,
     ):
         super().__init__()
@@ -78,36 +78,37 @@ class Potential(nn.Module):
         index[list(self.elements)] = torch.arange(len(self.elements))
         self.register_buffer("element_index", index, persistent=False)
         self.register_buffer("reference", _by_element(reference_energies, self.elements, torch.float64))
-        self.register_buffer("scale", _by_element(scale or {}, self.elements, missing=1.0))
-        self.register_buffer("shift", _by_element(shift or {}, self.elements, missing=0.0))
-        self.register_buffer("lone", torch.empty(0), persistent=False)  # filled by freeze()
-        self.domain: Domain | None = None  # of its training, once that is over
-        self.wall: Wall | None = None  # likewise
+        self.register_buffer("energy_scale", _by_element(energy_scale or {}, self.elements, missing=1.0))
+        self.register_buffer("energy_shift", _by_element(energy_shift or {}, self.elements, missing=0.0))
+        self.register_buffer("isolated", torch.empty(0), persistent=False)  # filled by freeze()
+        self.domain: Domain | None = None  # of the training structures, after training
+        self.core_repulsion: CoreRepulsion | None = None  # after training
         self._training = NativeTraining()
         self.native: Native | None = self._for_training  # until freeze()
+        self.register_load_state_dict_pre_hook(_accept_old_names)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_renew_constants)  # type: ignore[no-untyped-call]
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the weights, in which the backbone computes."""
-        return self.scale.dtype
+        return self.energy_scale.dtype
 
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) eV above the references, from edge vectors (n_edges, 3) Å."""
-        kind, pushed = self.element_index.index_select(0, numbers), None
-        if self.wall is not None:
-            vectors, pushed = self.wall(numbers, kind, edges, vectors)
-        backbone = self._above_lone(numbers, kind, edges, vectors)
-        crowd = sum_at_centers(self.envelope(distances(vectors)), edges)
-        energy: Tensor = self.scale.index_select(0, kind) * backbone
-        if self.wall is not None:
-            energy = energy * self.wall.share(kind, crowd)
-        energy = energy + self.shift.index_select(0, kind) * (1 - torch.exp(-crowd.square()))
+        kind, repelled = self.element_index.index_select(0, numbers), None
+        if self.core_repulsion is not None:
+            vectors, repelled = self.core_repulsion(numbers, kind, edges, vectors)
+        backbone = self._above_isolated(numbers, kind, edges, vectors)
+        coordination = sum_at_centers(self.envelope(distances(vectors)), edges)
+        energy: Tensor = self.energy_scale.index_select(0, kind) * backbone
+        if self.core_repulsion is not None:
+            energy = energy * self.core_repulsion.backbone_weight(kind, coordination)
+        energy = energy + self.energy_shift.index_select(0, kind) * (1 - torch.exp(-coordination.square()))
         if self.repulsion is not None:
             energy = energy + self.repulsion(numbers, edges, vectors)
-        if pushed is not None:
-            energy = energy + pushed
-        # b_i and b(Z_i alone) differ in the last bit when they come from products of different sizes.
+        if repelled is not None:
+            energy = energy + repelled
+        # b_i and b(Z_i isolated) differ in the last bit when they come from products of different sizes.
         return torch.where(edges.row_ptr.diff() > 0, energy, 0.0)
 
     def reference_energies(self, numbers: Tensor) -> Tensor:
@@ -141,9 +142,9 @@ class Potential(nn.Module):
             f"{', '.join(chemical_symbols[z] for z in self.elements)}. Use a potential trained on these elements."
         )
 
-    def build_wall(self, seen: Seen) -> None:
-        """Ask the backbone no more of atoms that are closer or lonelier than in training, see `models.wall`."""
-        self.wall = Wall.of(self.elements, seen, self.cutoff).to(self.scale.device)
+    def add_core_repulsion(self, limits: TrainingLimits) -> None:
+        """Replace the backbone beyond the limits of its training, see `terms.core_repulsion`."""
+        self.core_repulsion = CoreRepulsion.of(self.elements, limits, self.cutoff).to(self.energy_scale.device)
         _renew_constants(self)
 
     def freeze(self) -> Potential:
@@ -156,56 +157,78 @@ class Potential(nn.Module):
         for module in self.modules():
             if isinstance(module, RadialTable):
                 module.freeze()
-        self.lone = self._lone_energies()
-        known = self.backbone, self._elements(), self.lone
+        self.isolated = self._isolated_outputs()
+        known = self.backbone, self._elements(), self.isolated
         self.native = native_schnet(*known) or native_egnn(*known)
 
     def _elements(self) -> Elements:
-        return Elements(self.elements, self.reference, self.scale, self.shift, self.repulsion, self.wall)
+        return Elements(
+            self.elements,
+            self.reference,
+            self.energy_scale,
+            self.energy_shift,
+            self.repulsion,
+            self.core_repulsion,
+        )
 
-    def _above_lone(self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
-        """b_i − b(Z_i alone); in training one lone atom of each element rides along in the same pass."""
-        if len(self.lone):
+    def _above_isolated(self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
+        """b_i − b(Z_i isolated); in training, one isolated atom of each element is computed in the same pass."""
+        if len(self.isolated):
             b: Tensor = self.backbone(numbers, edges, vectors)
-            return b - self.lone.index_select(0, kind)
+            return b - self.isolated.index_select(0, kind)
         elements = torch.tensor(self.elements, device=numbers.device)
         row_ptr = torch.cat([edges.row_ptr, edges.row_ptr[-1:].expand(len(elements))])
-        with_lone = Edges(edges.center, edges.neighbor, row_ptr, edges.reverse)
-        b = self.backbone(torch.cat([numbers, elements]), with_lone, vectors)
+        with_isolated = Edges(edges.center, edges.neighbor, row_ptr, edges.reverse)
+        b = self.backbone(torch.cat([numbers, elements]), with_isolated, vectors)
         n = len(numbers)
         return b[:n] - b[n:].index_select(0, kind)
 
     def train(self, mode: bool = True) -> Potential:
         """As nn.Module.train; what `freeze` computed from the weights is forgotten."""
         if mode:
-            self.lone, self.native = self.lone.new_empty(0), self._for_training
+            self.isolated, self.native = self.isolated.new_empty(0), self._for_training
         super().train(mode)
         return self
 
     def _for_training(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor] | None:
-        """A native call for weights that may change; behind a wall there is none."""
-        return None if self.wall is not None else self._training(self.backbone, self._elements(), graph)
+        """A native call for weights that may change; with core repulsion there is none."""
+        return None if self.core_repulsion is not None else self._training(self.backbone, self._elements(), graph)
 
-    def _lone_energies(self) -> Tensor:
-        numbers = torch.tensor(self.elements, device=self.scale.device)
+    def _isolated_outputs(self) -> Tensor:
+        numbers = torch.tensor(self.elements, device=self.energy_scale.device)
         nothing = numbers.new_empty(0)
         edges = Edges(nothing, nothing, numbers.new_zeros(len(numbers) + 1), nothing)
-        lone: Tensor = self.backbone(numbers, edges, self.scale.new_empty(0, 3))
-        return lone
+        isolated: Tensor = self.backbone(numbers, edges, self.energy_scale.new_empty(0, 3))
+        return isolated
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         """Reference energies stay float64 whatever the type of the weights: 4000 eV leave float32 0.2 meV."""
         reference = self.reference
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.reference = reference.to(self.reference.device)
-        if len(self.lone):
+        if len(self.isolated):
             self._compute_constants()
         return self
 
 
+RENAMED = {
+    "scale": "energy_scale",
+    "shift": "energy_shift",
+    "wall.distances": "core_repulsion.distances",
+    "wall.crowds": "core_repulsion.coordination",
+}
+"""Names of weights in model files of format 2 and in training checkpoints of that time, and their names today."""
+
+
+def _accept_old_names(_: Potential, weights: dict[str, Any], prefix: str, *__: object) -> None:
+    for old, new in RENAMED.items():
+        if prefix + old in weights:
+            weights[prefix + new] = weights.pop(prefix + old)
+
+
 def _renew_constants(potential: Potential, _: object = None) -> None:
-    """With new weights, or a wall, what `freeze` computed from the old ones is computed again."""
-    if len(potential.lone):
+    """Compute the constants of `freeze` again, from new weights or with core repulsion."""
+    if len(potential.isolated):
         potential._compute_constants()
 
 

@@ -110,13 +110,13 @@ def _predict_batch(potential: Potential, batch: list[Atoms], first: int) -> Iter
     graphs = []
     for k, atoms in enumerate(batch):
         try:
-            potential.check_elements(torch.as_tensor(atoms.numbers, device=potential.scale.device))
+            potential.check_elements(torch.as_tensor(atoms.numbers, device=potential.energy_scale.device))
             graphs.append(
                 build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, potential.cutoff)
             )
         except ValueError as error:  # of the same kind, with the structure's name before it
             raise type(error)(f"Structure {first + k} ({atoms.symbols}): {error}") from error
-    out = predict(potential, collate(graphs).to(potential.scale.device)).to("cpu")
+    out = predict(potential, collate(graphs).to(potential.energy_scale.device)).to("cpu")
     ends = np.cumsum([len(atoms) for atoms in batch])
     for k, (end, atoms) in enumerate(zip(ends, batch, strict=True)):
         yield Properties(out.energy[k : k + 1], out.forces[end - len(atoms) : end], out.stress[k : k + 1])

@@ -26,7 +26,7 @@ def labelled(atoms: Atoms, seed: int, **info) -> Atoms:
 
 
 def mixed() -> list[Atoms]:
-    """Molecules, crystals, a slab, lone atoms; some labels missing, some forces masked."""
+    """Molecules, crystals, a slab, isolated atoms; some labels missing, some forces masked."""
     slab = Atoms("Si2", [[0, 0, 0], [1.9, 1.9, 1.3]], cell=[3.8, 3.8, 0], pbc=[True, True, False])
     kinds = [molecule("CH3CH2OH"), molecule("H2O"), bulk("Si", cubic=True), Atoms("H"), slab]
     frames = [labelled(kinds[k % 5], k, group=["a", "b"][k % 2]) for k in range(25)]

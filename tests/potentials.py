@@ -58,8 +58,8 @@ def new_potential(
         backbone,
         {"cutoff": CUTOFF, "n_features": 32, "n_radial": 16, **arguments, **changes},
         reference_energies=REFERENCES,
-        scale=dict.fromkeys(ELEMENTS, 0.8),
-        shift={z: -2.0 - 0.1 * k for k, z in enumerate(ELEMENTS)},
+        energy_scale=dict.fromkeys(ELEMENTS, 0.8),
+        energy_shift={z: -2.0 - 0.1 * k for k, z in enumerate(ELEMENTS)},
         repulsion=repulsion,
     )
     return potential.to(dtype)

@@ -1,4 +1,4 @@
-"""Structures that every potential must treat alike: molecule, crystals, slab, lone atom."""
+"""Structures that every potential must treat alike: molecule, crystals, slab, isolated atom."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def slab(seed: int = 0) -> Atoms:
     return shaken(atoms, seed=seed)
 
 
-def lone(number: int = 6) -> Atoms:
+def isolated_atom(number: int = 6) -> Atoms:
     """One atom in vacuum."""
     return Atoms(numbers=[number], positions=[(0.3, -0.2, 0.1)])
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ase import Atoms
 from potentials import new_potential
-from structures import STRUCTURES, batch_of, evaluate, graph_of, lone, worst
+from structures import STRUCTURES, batch_of, evaluate, graph_of, isolated_atom, worst
 
 from mlpot.forces import predict
 from mlpot.graph import collate, collate_properties, edge_vectors
@@ -16,17 +16,23 @@ from mlpot.potential import Potential
 
 APART = Atoms("CO", positions=[(0, 0, 0), (4.5, 0, 0)])  # Å, beyond the cutoff
 BATCHES = {
-    "one lone atom": [lone()],
-    "lone atoms only": [lone(z) for z in (1, 6, 8)],
-    "no edge": [APART, lone()],
-    "lone atoms and crystals": [lone(1), STRUCTURES["quartz"](), APART, STRUCTURES["copper_atom"](), lone(29)],
-    "every kind": [make() for make in STRUCTURES.values()] + [lone()],
+    "one isolated atom": [isolated_atom()],
+    "isolated atoms only": [isolated_atom(z) for z in (1, 6, 8)],
+    "no edge": [APART, isolated_atom()],
+    "isolated atoms and crystals": [
+        isolated_atom(1),
+        STRUCTURES["quartz"](),
+        APART,
+        STRUCTURES["copper_atom"](),
+        isolated_atom(29),
+    ],
+    "every kind": [make() for make in STRUCTURES.values()] + [isolated_atom()],
 }
 
 
 def sixty_four() -> list[Atoms]:
-    """All kinds of matter in one batch, lone atoms among them."""
-    kinds = itertools.cycle([*STRUCTURES.values(), lone, lambda: APART])
+    """All kinds of matter in one batch, isolated atoms among them."""
+    kinds = itertools.cycle([*STRUCTURES.values(), isolated_atom, lambda: APART])
     return [make() for make in itertools.islice(kinds, 64)]
 
 
@@ -70,15 +76,15 @@ def test_every_batch_has_finite_gradients_of_all_its_labels(variant: str, batch:
 def test_a_lone_atom_teaches_the_weights_nothing(variant: str) -> None:
     # Its energy is E0 whatever the weights are, so its gradient is zero, not merely finite.
     potential = new_potential(variant)
-    predict(potential, batch_of([lone(1), lone(8)]), training=True).energy.sum().backward()
+    predict(potential, batch_of([isolated_atom(1), isolated_atom(8)]), training=True).energy.sum().backward()
     for name, weight in potential.named_parameters():
         assert weight.grad is None or worst(weight.grad, 0.0) <= 1e-13, name
 
 
 def test_collating_collated_graphs_is_collating_once() -> None:
-    a, b, c = (graph_of(make()) for make in (STRUCTURES["ethanol"], STRUCTURES["quartz"], lone))
+    a, b, c = (graph_of(make()) for make in (STRUCTURES["ethanol"], STRUCTURES["quartz"], isolated_atom))
     once, twice = collate([a, b, c]), collate([collate([a, b]), c])
-    for name in ("positions", "numbers", "cell", "pbc", "shift", "batch"):
+    for name in ("positions", "numbers", "cell", "pbc", "cell_shift", "batch"):
         assert torch.equal(getattr(once, name), getattr(twice, name)), name
     for name in ("center", "neighbor", "row_ptr", "reverse"):
         assert torch.equal(getattr(once.edges, name), getattr(twice.edges, name)), name
@@ -91,10 +97,10 @@ def test_collating_nothing_is_an_error() -> None:
 
 def test_prediction_changes_neither_graph_nor_weights(potential: Potential) -> None:
     graph = batch_of(BATCHES["every kind"])
-    before = [t.clone() for t in (graph.positions, graph.cell, graph.shift, graph.edges.center)]
+    before = [t.clone() for t in (graph.positions, graph.cell, graph.cell_shift, graph.edges.center)]
     weights = {name: t.clone() for name, t in potential.state_dict().items()}
     out = predict(potential, graph)
-    after = (graph.positions, graph.cell, graph.shift, graph.edges.center)
+    after = (graph.positions, graph.cell, graph.cell_shift, graph.edges.center)
     assert all(torch.equal(b, a) for b, a in zip(before, after, strict=True))
     assert all(torch.equal(t, weights[name]) for name, t in potential.state_dict().items())
     assert not any(t.requires_grad for t in (graph.positions, out.energy, out.forces, out.stress))

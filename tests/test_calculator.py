@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.stress import full_3x3_to_voigt_6_stress
 from potentials import new_potential
-from structures import STRUCTURES, copper, ethanol, evaluate, lone, quartz, slab
+from structures import STRUCTURES, copper, ethanol, evaluate, isolated_atom, quartz, slab
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.model_file import save_potential
@@ -55,7 +55,7 @@ def test_it_says_what_the_potential_says(name: str, calculator: MLPotCalculator)
         np.testing.assert_array_equal(atoms.get_stress(), full_3x3_to_voigt_6_stress(out.stress[0].numpy()))
 
 
-@pytest.mark.parametrize("make", [ethanol, slab, lone])
+@pytest.mark.parametrize("make", [ethanol, slab, isolated_atom])
 def test_there_is_no_stress_without_three_periodic_directions(
     make: Callable[[], Atoms], calculator: MLPotCalculator
 ) -> None:
@@ -92,7 +92,7 @@ def test_what_is_changed_in_place_is_seen(change: Callable[[Atoms], None], calcu
 
 
 def test_one_calculator_serves_many_structures_in_turn(calculator: MLPotCalculator) -> None:
-    for make in (ethanol, quartz, lone, slab, quartz, ethanol):
+    for make in (ethanol, quartz, isolated_atom, slab, quartz, ethanol):
         assert_as_fresh(with_calculator(make(), calculator))
 
 

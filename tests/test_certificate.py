@@ -86,7 +86,7 @@ SEEDED: list[tuple[type[Toy], Callable[[Subject, Structures], Check]]] = [
     (seeded_too.AlwaysPeriodic, cells.boundaries),
     (seeded_too.CastEarly, symmetry.translation),
     (seeded_too.Unreferenced, locality.smoothness),
-    (seeded_too.NothingForAtoms, locality.lone_atoms),
+    (seeded_too.NothingForAtoms, locality.isolated_atoms),
     (seeded_too.ShuffledSums, state.determinism),
     (seeded_too.StaleNumbers, state.memory),
     (seeded_too.StaleCell, state.memory),
@@ -138,7 +138,7 @@ def test_a_seeded_defect_is_caught_by_its_check(kind, check) -> None:  # type: i
     assert not verdict.figure <= verdict.bar
 
 
-SOUND = [*dict.fromkeys(check for _, check in SEEDED), cells.representation, locality.lone_atoms]
+SOUND = [*dict.fromkeys(check for _, check in SEEDED), cells.representation, locality.isolated_atoms]
 
 
 @pytest.mark.parametrize("check", SOUND, ids=lambda c: c.__name__)
@@ -153,7 +153,7 @@ def test_what_is_not_a_number_fails(check) -> None:  # type: ignore[no-untyped-d
         assert not run(check, NotANumber).passed
     except FloatingPointError:
         # These look for the cutoff first; an error is a failure.
-        assert check in (locality.smoothness, locality.crowd, locality.short_range, locality.lone_atoms)
+        assert check in (locality.smoothness, locality.crowd, locality.short_range, locality.isolated_atoms)
 
 
 def test_a_batch_that_blends_is_told() -> None:

@@ -14,7 +14,7 @@ import torch
 from potentials import VARIANTS, new_potential, small_potential
 from safetensors import safe_open
 from safetensors.torch import save_file
-from structures import ELEMENTS, STRUCTURES, batch_of, evaluate, lone
+from structures import ELEMENTS, STRUCTURES, batch_of, evaluate, isolated_atom
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.forces import predict
@@ -47,7 +47,7 @@ def test_a_loaded_potential_is_the_saved_one_to_the_bit(
     potential = new_potential(variant, dtype=dtype, repulsion=repulsion)
     save_potential(potential, tmp_path / "m.safetensors")
     loaded = load_potential(tmp_path / "m.safetensors")
-    graph = batch_of([make() for make in STRUCTURES.values()] + [lone()])
+    graph = batch_of([make() for make in STRUCTURES.values()] + [isolated_atom()])
     before, after = predict(potential.freeze(), graph), predict(loaded, graph)
     assert loaded.dtype == dtype
     assert torch.equal(before.energy, after.energy)
@@ -142,7 +142,7 @@ WRONG: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], object]] = 
     "unknown dtype": _set("dtype", "float8"),
     "no elements": _set("elements", []),
     "other elements": _set("elements", [1, 6]),
-    "missing weight": lambda header, weights: weights.pop("scale"),
+    "missing weight": lambda header, weights: weights.pop("energy_scale"),
     "extra weight": lambda header, weights: weights.update(extra=torch.zeros(1)),
     "NaN weight": lambda header, weights: weights["backbone.readout.0.weight"][0].fill_(float("nan")),
 }

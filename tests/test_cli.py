@@ -13,7 +13,7 @@ import yaml
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from potentials import Morse, new_potential
-from structures import copper, ethanol, evaluate, lone
+from structures import copper, ethanol, evaluate, isolated_atom
 
 from mlpot.cli import main as cli
 from mlpot.model_file import save_potential
@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a user works: labelled structures, and a potential."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    frames = [ethanol(seed=k) for k in range(24)] + [lone(z) for z in (1, 6, 8)]
+    frames = [ethanol(seed=k) for k in range(24)] + [isolated_atom(z) for z in (1, 6, 8)]
     for atoms in frames:
         out = evaluate(Morse(), atoms)
         atoms.calc = SinglePointCalculator(atoms, energy=out.energy.item(), forces=out.forces.numpy())

@@ -14,7 +14,7 @@ from mlpot.graph import AtomGraph, Edges, edge_vectors
 from mlpot.kernels import ops
 from mlpot.potential import Potential
 from mlpot.stages.spline_grid import SPLINES, KnotEdges
-from mlpot.terms.core_repulsion import Seen
+from mlpot.terms.core_repulsion import TrainingLimits
 
 N_KNOTS, N_FEATURES = 12, 5
 # Dynamo looks at every attribute of the edge vectors, which in float64 are no leaf.
@@ -58,9 +58,11 @@ def test_a_compiled_potential_gives_the_same_energies_and_forces():
     check(schnet().freeze(), "aot_eager")
 
 
-def test_a_compiled_potential_has_its_wall():
+def test_a_compiled_potential_has_its_core_repulsion():
     potential = schnet().freeze()
-    potential.build_wall(Seen({(1, 6): 1.2, (29, 29): 2.6}, {}))  # closer than that in both structures
+    potential.add_core_repulsion(
+        TrainingLimits({(1, 6): 1.2, (29, 29): 2.6}, {})
+    )  # closer than that in both structures
     check(potential, "aot_eager")
 
 

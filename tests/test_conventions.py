@@ -70,7 +70,7 @@ def test_an_edge_goes_from_center_to_neighbor() -> None:
     atoms = Atoms("CO", positions=[(0.1, 0.2, 0.3), (3.9, 0.3, 0.1)], cell=[4, 5, 6], pbc=True)
     graph = graph_of(atoms, 1.5)
     e = int((graph.edges.center == 0).nonzero())
-    i, j, s = graph.edges.center[e], graph.edges.neighbor[e], graph.shift[e]
+    i, j, s = graph.edges.center[e], graph.edges.neighbor[e], graph.cell_shift[e]
     expected = graph.positions[j] + s @ graph.cell[0] - graph.positions[i]
     assert s.tolist() == [-1, 0, 0]
     assert worst(edge_vectors(graph)[e], expected) < 1e-15

@@ -63,7 +63,7 @@ def test_counts_and_ranges(tmp_path):
     np.testing.assert_allclose(found.pressures, [-0.6])
     assert found.nearest["Si", "Si"][0] == pytest.approx(5.43 * 3**0.5 / 4)
     assert found.nearest["H", "O"] == (pytest.approx(molecule("H2O").get_distance(0, 1)), 0)
-    assert found.n_neighbors.n == 22, "lone atoms have no neighbors to count"
+    assert found.n_neighbors.n == 22, "isolated atoms have no neighbors to count"
     assert (found.n_neighbors.min, found.n_neighbors.max) == (2.0, 4.0)
     assert found.neighbor_counts.tolist() == [0, 0, 6, 0, 16]
 

@@ -15,7 +15,7 @@ from ase.build import molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.constraints import FixAtoms, FixBondLength
 from potentials import new_potential
-from structures import copper, ethanol, evaluate, lone, slab
+from structures import copper, ethanol, evaluate, isolated_atom, slab
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.data.h5md import Reader
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_potential(
         new_potential("schnet", n_features=8, n_interactions=1, repulsion=True), folder / "model.safetensors"
     )
-    for make in (copper, ethanol, lone):
+    for make in (copper, ethanol, isolated_atom):
         atoms = make()
         atoms.info = {}
         atoms.write(folder / f"{make.__name__}.xyz")
@@ -201,7 +201,7 @@ def test_drawn_velocities_follow_maxwell_and_boltzmann() -> None:
         (molecule("CH4"), 9),
         (molecule("CO2"), 4),
         (molecule("N2"), 1),
-        (lone(), 0),
+        (isolated_atom(), 0),
         (copper(), 21),
         (slab(), 27),
     ],
@@ -327,7 +327,7 @@ def test_overlapping_atoms_are_refused_before_the_first_step(folder: Path) -> No
     [
         ({"max_start_force": 1e-3}, "max_start_force"),
         ({"structure": "ethanol.xyz", "ensemble": "npt", "max_start_force": 1e3}, "periodic in three directions"),
-        ({"structure": "lone.xyz", "ensemble": "nve"}, "no motion left"),
+        ({"structure": "isolated_atom.xyz", "ensemble": "nve"}, "no motion left"),
         ({"velocities": "file"}, "no velocities"),
     ],
 )

@@ -13,7 +13,7 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from potentials import new_potential
-from structures import STRUCTURES, copper, ethanol, evaluate, lone, quartz, slab
+from structures import STRUCTURES, copper, ethanol, evaluate, isolated_atom, quartz, slab
 
 from mlpot.data import h5md
 from mlpot.data.sources.read import Source, read_structures
@@ -55,7 +55,7 @@ def labelled_wrongly(
 
 @pytest.mark.parametrize("batch_atoms", [1, 20, 1000])
 def test_a_batch_says_what_each_structure_alone_says(batch_atoms: int, potential: Potential) -> None:
-    structures = [STRUCTURES[name]() for name in STRUCTURES] + [lone()]
+    structures = [STRUCTURES[name]() for name in STRUCTURES] + [isolated_atom()]
     for atoms, out in predict_structures(potential, structures, batch_atoms=batch_atoms):
         alone = evaluate(potential, atoms)
         assert out.energy.item() == pytest.approx(alone.energy.item(), abs=1e-10)
@@ -100,7 +100,7 @@ def test_a_force_is_binned_by_its_reference_magnitude(potential: Potential) -> N
 
 def test_isolated_atoms_are_counted_apart(potential: Potential) -> None:
     frames = labelled_wrongly(potential, [ethanol()], energy=0.009)
-    frames += labelled_wrongly(potential, [lone()], energy=5.0)
+    frames += labelled_wrongly(potential, [isolated_atom()], energy=5.0)
     found = errors_of(potential, frames)
     assert found.n_frames == 2
     assert found.overall["energy_per_atom"].mae == pytest.approx(1.0)
@@ -121,7 +121,9 @@ def test_missing_labels_are_counted_and_not_compared(potential: Potential) -> No
 
 
 def test_files_are_written(potential: Potential, tmp_path: Path) -> None:
-    frames = labelled_wrongly(potential, [ethanol(k) for k in range(4)] + [lone()], energy=0.09, forces=0.1)
+    frames = labelled_wrongly(
+        potential, [ethanol(k) for k in range(4)] + [isolated_atom()], energy=0.09, forces=0.1
+    )
     save_potential(potential, tmp_path / "model.safetensors")
     h5md.write(tmp_path / "set.h5", frames, card={})
     found = errors_of(tmp_path / "model.safetensors", tmp_path / "set.h5", output=tmp_path / "out")
@@ -156,7 +158,7 @@ def test_a_structure_that_cannot_be_computed_is_named(potential: Potential) -> N
     with pytest.raises(ValueError, match=r"Structure 1 .* not finite"):
         list(predict_structures(potential, [ethanol(), broken]))
     poisoned = new_potential("schnet", n_features=16)
-    poisoned.scale[0] = torch.nan
+    poisoned.energy_scale[0] = torch.nan
     with pytest.raises(NotFiniteError, match="structure 0"):
         list(predict_structures(poisoned, [ethanol()]))
 
@@ -164,7 +166,7 @@ def test_a_structure_that_cannot_be_computed_is_named(potential: Potential) -> N
 @pytest.mark.parametrize("ending", ["h5", "xyz"])
 def test_predictions_are_written_with_their_structures(ending: str, potential: Potential, tmp_path: Path) -> None:
     save_potential(potential, tmp_path / "model.safetensors")
-    structures = [quartz(), ethanol(), slab(), lone()]
+    structures = [quartz(), ethanol(), slab(), isolated_atom()]
     for atoms in structures:
         atoms.info = {}
     h5md.write(tmp_path / "in.h5", structures, card={})

@@ -19,7 +19,7 @@ from ase import Atoms
 from ase.calculators.lj import LennardJones as AseLennardJones
 from numpy.typing import NDArray
 from potentials import Morse, new_potential, training_graph
-from structures import CUTOFF, STRUCTURES, batch_of, ethanol, evaluate, graph_of, lone, worst
+from structures import CUTOFF, STRUCTURES, batch_of, ethanol, evaluate, graph_of, isolated_atom, worst
 from torch import Tensor
 
 from mlpot.forces import hessian, predict, predict_atoms
@@ -180,7 +180,7 @@ VERSIONS = pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))
 def test_stored_potentials_predict_what_they_predicted(kind: str, version: int) -> None:
     potential = load_potential(DATA / f"golden_v{version}_{kind}.safetensors", dtype=torch.float64)
     expected = golden(version)["kinds"][kind]
-    out = evaluate(potential, *[make() for make in STRUCTURES.values()], lone())
+    out = evaluate(potential, *[make() for make in STRUCTURES.values()], isolated_atom())
     assert worst(out.energy, expected["energy"]) <= 1e-9
     assert worst(out.forces, expected["forces"]) <= 1e-9
     assert worst(out.stress[1:4], expected["stress"]) <= 1e-9
@@ -212,7 +212,7 @@ def make_golden() -> None:
     for kind in KINDS:
         path = DATA / f"golden_v{FORMAT_VERSION}_{kind}.safetensors"
         save_potential(fitted(kind), path, {"made_by": "tests/test_golden.py"})
-        graph = batch_of([*[make() for make in STRUCTURES.values()], lone()])
+        graph = batch_of([*[make() for make in STRUCTURES.values()], isolated_atom()])
         out = predict(load_potential(path, dtype=torch.float64), graph)
         kinds[kind] = {
             "energy": out.energy.tolist(),

@@ -124,7 +124,7 @@ HEADERS: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], object]] 
     "complex": lambda h, w: replace(w, lambda t: t.to(torch.complex64)),
     "NaN": lambda h, w: replace(w, lambda t: t * float("nan")),
     "infinite": lambda h, w: replace(w, lambda t: t / 0),
-    "missing": lambda h, w: w.pop("shift"),
+    "missing": lambda h, w: w.pop("energy_shift"),
     "extra": lambda h, w: w.update(extra=torch.zeros(1)),
 }
 

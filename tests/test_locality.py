@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.neighborlist import neighbor_list
 from potentials import VARIANTS, new_potential
-from structures import CUTOFF, ELEMENTS, REFERENCES, copper, evaluate, graph_of, lone, worst
+from structures import CUTOFF, ELEMENTS, REFERENCES, copper, evaluate, graph_of, isolated_atom, worst
 
 from mlpot.forces import hessian_vector_product
 from mlpot.graph import edge_vectors
@@ -87,7 +87,7 @@ def test_every_radial_basis_is_smooth_at_the_cutoff(variant: str, radial: str) -
 
 
 def test_a_lone_atom_has_its_reference_energy_and_no_force(potential: Potential) -> None:
-    atoms = [lone(z) for z in ELEMENTS]
+    atoms = [isolated_atom(z) for z in ELEMENTS]
     out = evaluate(potential, *atoms)
     assert worst(out.energy, [REFERENCES[z] for z in ELEMENTS]) <= 1e-10
     assert (out.forces == 0).all()

@@ -36,8 +36,8 @@ def made(dtype: torch.dtype = torch.float64, *, repulsion: bool = False, **argum
             "egnn",
             {"n_features": 32, "n_layers": 3, **arguments},
             reference_energies=ELEMENTS,
-            scale={1: 0.5, 6: 0.7, 8: 0.9, 14: 1.1},
-            shift={1: 0.1, 6: -0.2, 8: 0.3, 14: -4.0},
+            energy_scale={1: 0.5, 6: 0.7, 8: 0.9, 14: 1.1},
+            energy_shift={1: 0.1, 6: -0.2, 8: 0.3, 14: -4.0},
             repulsion=repulsion,
         )
         .to(dtype)

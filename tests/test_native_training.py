@@ -16,7 +16,7 @@ from mlpot.potential import Potential
 
 
 def batch() -> AtomGraph:
-    """Molecules, crystals, a slab, a lone atom and a cell that sees many images of itself."""
+    """Molecules, crystals, a slab, an isolated atom and a cell that sees many images of itself."""
     return collate([graph_of(atoms) for atoms in structures()])
 
 
@@ -44,7 +44,7 @@ def by_autograd(potential: Potential) -> Potential:
 def deviation(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
     """Greatest difference within a weight, relative to its greatest gradient."""
     assert found.keys() == wanted.keys()
-    none = "backbone.readout.2.bias"  # the same for a lone atom: nothing is left of it
+    none = "backbone.readout.2.bias"  # the same for an isolated atom: nothing is left of it
     return max(float((found[n] - wanted[n]).abs().max() / wanted[n].abs().max()) for n in found if n != none)
 
 

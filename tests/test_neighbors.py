@@ -10,7 +10,7 @@ from ase.build import bulk
 from ase.neighborlist import primitive_neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from structures import copper, copper_atom, ethanol, graph_of, lone, quartz, slab, worst
+from structures import copper, copper_atom, ethanol, graph_of, isolated_atom, quartz, slab, worst
 
 from mlpot.graph import AtomGraph, edge_vectors
 from mlpot.neighbors import SkinList, build_graph
@@ -50,7 +50,7 @@ CASES: dict[str, tuple[Atoms, float]] = {
     "molecule in a cell it ignores": (with_cell(ethanol(), np.eye(3), False), 3.0),
     "moved by two cells": (by_cells(quartz(), 2), 4.0),
     "moved by nine cells": (by_cells(copper(), 9), 4.0),
-    "lone atom": (lone(), 5.0),
+    "isolated atom": (isolated_atom(), 5.0),
 }
 
 
@@ -76,13 +76,13 @@ def oracle(atoms: Atoms, cutoff: float) -> set[tuple[int, ...]]:
 def check_invariants(graph: AtomGraph, cutoff: float) -> None:
     """Sorted, complete in both directions, row pointers and reverse edges consistent."""
     edges, n = graph.edges, len(graph.edges)
-    key = np.lexsort([*graph.shift.numpy().T[::-1], edges.neighbor.numpy(), edges.center.numpy()])
+    key = np.lexsort([*graph.cell_shift.numpy().T[::-1], edges.neighbor.numpy(), edges.center.numpy()])
     assert (key == np.arange(n)).all(), "edges are ordered by center, neighbor, shift"
     counts = torch.bincount(edges.center, minlength=graph.n_atoms)
     assert torch.equal(edges.row_ptr, torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
     assert torch.equal(edges.reverse[edges.reverse], torch.arange(n))
     assert torch.equal(edges.center[edges.reverse], edges.neighbor)
-    assert torch.equal(graph.shift[edges.reverse], -graph.shift)
+    assert torch.equal(graph.cell_shift[edges.reverse], -graph.cell_shift)
     vectors = edge_vectors(graph)
     assert worst(vectors[edges.reverse], -vectors) < 1e-12
     assert (distances(graph) < cutoff).all()
@@ -93,7 +93,7 @@ def test_pairs_are_those_of_ase(case: str) -> None:
     atoms, cutoff = CASES[case]
     graph = graph_of(atoms, cutoff)
     edges = graph.edges
-    assert as_set(edges.center.numpy(), edges.neighbor.numpy(), graph.shift.numpy()) == oracle(atoms, cutoff)
+    assert as_set(edges.center.numpy(), edges.neighbor.numpy(), graph.cell_shift.numpy()) == oracle(atoms, cutoff)
     check_invariants(graph, cutoff)
 
 
@@ -125,13 +125,13 @@ def test_random_cells_agree_with_ase(
     if (abs(d - cutoff) < 1e-9).any():  # on the cutoff, rounding decides
         return
     edges = graph.edges
-    assert as_set(edges.center.numpy(), edges.neighbor.numpy(), graph.shift.numpy()) == oracle(atoms, cutoff)
+    assert as_set(edges.center.numpy(), edges.neighbor.numpy(), graph.cell_shift.numpy()) == oracle(atoms, cutoff)
     check_invariants(graph, cutoff)
 
 
 def same_graph(one: AtomGraph, other: AtomGraph) -> bool:
     """Equal to the bit and in the same order."""
-    pairs = [(one.positions, other.positions), (one.cell, other.cell), (one.shift, other.shift)]
+    pairs = [(one.positions, other.positions), (one.cell, other.cell), (one.cell_shift, other.cell_shift)]
     pairs += [
         (getattr(one.edges, f), getattr(other.edges, f)) for f in ("center", "neighbor", "row_ptr", "reverse")
     ]

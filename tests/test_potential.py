@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.data import covalent_radii
 from differences import derivative
 from potentials import new_potential, small_potential, training_errors
-from structures import CUTOFF, ELEMENTS, REFERENCES, STRUCTURES, batch_of, evaluate, graph_of, lone, worst
+from structures import CUTOFF, ELEMENTS, REFERENCES, STRUCTURES, batch_of, evaluate, graph_of, isolated_atom, worst
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.forces import predict
@@ -31,18 +31,18 @@ def test_training_teaches(variant: str) -> None:
 def test_the_energy_is_the_formula(variant: str) -> None:
     """E_i = E0 + s (b_i − b alone) + t (1 − exp(−n_i²)), from the backbone's own numbers."""
     potential = small_potential(variant, trained=True)
-    potential.scale.copy_(torch.tensor([0.5, 1.0, 1.5, 2.0, 2.5]))
+    potential.energy_scale.copy_(torch.tensor([0.5, 1.0, 1.5, 2.0, 2.5]))
     potential.freeze()
-    graph = batch_of([make() for make in STRUCTURES.values()] + [lone(z) for z in ELEMENTS])
+    graph = batch_of([make() for make in STRUCTURES.values()] + [isolated_atom(z) for z in ELEMENTS])
     vectors = graph.positions[graph.edges.neighbor] - graph.positions[graph.edges.center]
-    vectors += torch.einsum("ea,eab->eb", graph.shift, graph.cell[graph.batch[graph.edges.center]])
+    vectors += torch.einsum("ea,eab->eb", graph.cell_shift, graph.cell[graph.batch[graph.edges.center]])
     b = potential.backbone(graph.numbers, graph.edges, vectors)
     alone = dict(zip(ELEMENTS, b[-5:], strict=True))
     n = sum_at_centers(PolynomialEnvelope(CUTOFF)(vectors.norm(dim=-1)), graph.edges)
     expected = torch.zeros(graph.n_graphs, dtype=torch.float64)
     for i, z in enumerate(graph.numbers.tolist()):
         k = ELEMENTS.index(z)
-        s, t = potential.scale[k], potential.shift[k]
+        s, t = potential.energy_scale[k], potential.energy_shift[k]
         expected[graph.batch[i]] += REFERENCES[z] + s * (b[i] - alone[z]) + t * (1 - torch.exp(-(n[i] ** 2)))
     assert worst(predict(potential, graph).energy, expected) <= 1e-10
 
@@ -95,12 +95,12 @@ def test_reference_energies_stay_float64() -> None:
 def test_the_shift_is_switched_on_by_neighbors() -> None:
     # A backbone silenced by its scale leaves references and shifts alone.
     potential = small_potential()
-    potential.scale.zero_()
+    potential.energy_scale.zero_()
     potential.freeze()
     energies = [
         evaluate(potential, Atoms("C2", positions=[(0, 0, 0), (0, 0, d)])).energy.item() for d in (1.2, 3.99, 5)
     ]
-    shift = float(potential.shift[ELEMENTS.index(6)])
+    shift = float(potential.energy_shift[ELEMENTS.index(6)])
     assert energies[0] == pytest.approx(2 * REFERENCES[6] + 2 * shift * (1 - np.exp(-1)), abs=0.1)
     assert energies[1] == pytest.approx(2 * REFERENCES[6], abs=1e-9)
     assert energies[2] == 2 * REFERENCES[6]
@@ -108,7 +108,7 @@ def test_the_shift_is_switched_on_by_neighbors() -> None:
 
 def test_frozen_and_free_potentials_agree_and_freezing_forgets_nothing(variant: str) -> None:
     potential = small_potential(variant)
-    graph = batch_of([make() for make in STRUCTURES.values()] + [lone(8)])
+    graph = batch_of([make() for make in STRUCTURES.values()] + [isolated_atom(8)])
     free = predict(potential, graph)
     frozen = predict(potential.freeze(), graph)
     assert worst(free.energy, frozen.energy) <= 1e-10
@@ -119,13 +119,13 @@ def test_frozen_and_free_potentials_agree_and_freezing_forgets_nothing(variant: 
         for weight in potential.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
     for state in (potential, potential.eval(), potential.freeze()):
-        assert evaluate(state, lone(8)).energy.item() == pytest.approx(REFERENCES[8], abs=1e-10)
+        assert evaluate(state, isolated_atom(8)).energy.item() == pytest.approx(REFERENCES[8], abs=1e-10)
 
 
 def test_new_weights_in_a_frozen_potential_keep_the_lone_atom(variant: str) -> None:
     potential = new_potential(variant, seed=0).freeze()
     potential.load_state_dict(new_potential(variant, seed=1).state_dict())
-    assert evaluate(potential, lone(8)).energy.item() == pytest.approx(REFERENCES[8], abs=1e-10)
+    assert evaluate(potential, isolated_atom(8)).energy.item() == pytest.approx(REFERENCES[8], abs=1e-10)
 
 
 def dimers(one: np.ndarray, other: np.ndarray) -> tuple[torch.Tensor, Edges]:
@@ -180,8 +180,8 @@ def test_repulsion_ends_smoothly_at_the_sum_of_covalent_radii() -> None:
 
 def test_repulsion_has_the_derivative_it_claims() -> None:
     potential = new_potential("schnet", repulsion=True)
-    potential.scale.zero_()
-    potential.shift.zero_()
+    potential.energy_scale.zero_()
+    potential.energy_shift.zero_()
     potential.freeze()
     for d in (0.3, 0.6, 1.0, 1.3, 1.9):
         pair = Atoms("OCu", positions=[(0, 0, 0), (0, 0, d)])

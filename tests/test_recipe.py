@@ -83,7 +83,10 @@ def test_a_stored_recipe_is_the_recipe() -> None:
     assert parse_recipe(Recipe, yaml.safe_dump(recipe.model_dump(mode="json"))) == recipe
 
 
-OLD_KEYS = {"guards.strangeness": (MDRecipe, "{model: m, structure: s, guards: {strangeness: 3}}", 3.0)}
+OLD_KEYS = {
+    "model.wall": (Recipe, "{data: {train: set.h5}, model: {wall: false}}", False),
+    "guards.strangeness": (MDRecipe, "{model: m, structure: s, guards: {strangeness: 3}}", 3.0),
+}
 
 
 @pytest.mark.parametrize("key", OLD_KEYS)

@@ -69,9 +69,11 @@ def test_compositions_and_groups_stay_together(tmp_path, by):
 @pytest.mark.parametrize("by", ["random", "block"])
 def test_equal_structures_never_part_and_atoms_train(tmp_path, by):
     frames = walk("H2O", 60, 0)
-    lone = Atoms("O")
-    lone.calc = SinglePointCalculator(lone, energy=-7.0)
-    train, validation, _ = parts(tmp_path, [*frames, *frames, lone], by=by, block=5 if by == "block" else None)
+    isolated_atom = Atoms("O")
+    isolated_atom.calc = SinglePointCalculator(isolated_atom, energy=-7.0)
+    train, validation, _ = parts(
+        tmp_path, [*frames, *frames, isolated_atom], by=by, block=5 if by == "block" else None
+    )
     assert any(len(a) == 1 for a in train)
     assert validation
     train, validation, test = (tmp_path / f"set-{name}.h5" for name in ("train", "validation", "test"))

@@ -40,7 +40,7 @@ WEIGHTS = {"energy": 2.0, "forces": 3.0, "stress": 5.0}
 
 
 def zoo() -> list[Atoms]:
-    """Molecule, crystal, slab, lone atom, and two atoms that do not see each other."""
+    """Molecule, crystal, slab, isolated atom, and two atoms that do not see each other."""
     return [ethanol(), quartz(), slab(), Atoms("H"), Atoms("H2", [(0, 0, 0), (0, 0, 30)]), ethanol(seed=5)]
 
 
@@ -134,8 +134,8 @@ def test_training_lowers_errors_and_leaves_all_files(backbone: str, tmp_path: Pa
     assert card["metrics"] == metrics
     assert card["ranges"]["nearest_distance_A"].keys() == {"Cu-Cu", "Cu-Au", "Au-Au"}
     for atom, energy in zip((29, 79), (a.get_potential_energy() for a in free_atoms()), strict=True):
-        lone = build_graph([atom], np.zeros((1, 3)), np.zeros((3, 3)), False, potential.cutoff)
-        assert predict(potential, lone).energy.item() == energy
+        isolated_atom = build_graph([atom], np.zeros((1, 3)), np.zeros((3, 3)), False, potential.cutoff)
+        assert predict(potential, isolated_atom).energy.item() == energy
 
 
 def test_the_written_potential_has_the_errors_in_the_metrics(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ Point = tuple[float, float, float]  # along a path: Å, eV, eV/Å
 Interval = tuple[Point, Point]
 Scan = Callable[[float], tuple[float, float]]  # distance, Å -> energy, eV, and force along it, eV/Å
 
-HELP = "model.wall: true in the recipe mends it, unless training shows atoms this close"
+HELP = "model.core_repulsion: true in the recipe mends it, unless training shows atoms this close"
 NEAR = 2e-4  # Å from the cutoff; and a tenth of it
 
 
@@ -73,12 +73,12 @@ def crowd(subject: Subject, structures: Structures) -> Check:
     return judge("P10", "crowds", figures)
 
 
-def lone_atoms(subject: Subject, structures: Structures) -> Check:
-    """P14: a lone atom has its stored energy and no force, and two beyond the cutoff are two lone atoms."""
-    figures, alone = [], {}
+def isolated_atoms(subject: Subject, structures: Structures) -> Check:
+    """P14: an isolated atom has its reference energy and no force, also with another atom beyond the cutoff."""
+    figures, isolated = [], {}
     for z in subject.elements:
         out = subject(Atoms([z], positions=[(0.3, -0.2, 0.1)]))
-        alone[z] = out.energy
+        isolated[z] = out.energy
         figures.append(Figure("force, eV/Å", chemical_symbols[z], worst(out.forces), 0.0))
         figures.append(
             Figure(
@@ -98,11 +98,11 @@ def lone_atoms(subject: Subject, structures: Structures) -> Check:
             Figure(
                 "energy beyond the cutoff, eV",
                 pair_name(a, b),
-                worst(out.energy, alone[a] + alone[b]),
+                worst(out.energy, isolated[a] + isolated[b]),
                 1e-10 + rounding,
             )
         )
-    return judge("P14", "lone atoms", figures)
+    return judge("P14", "isolated atoms", figures)
 
 
 def short_range(subject: Subject, structures: Structures) -> Check:

@@ -34,7 +34,7 @@ ALWAYS: dict[str, Run] = {
     "P11": cells.supercell,
     "P12": cells.representation,
     "P13": cells.boundaries,
-    "P14": locality.lone_atoms,
+    "P14": locality.isolated_atoms,
     "P15": locality.short_range,
     "P16": symmetry.momentum,
     "P29": state.side_effects,

@@ -235,7 +235,7 @@ def _print_info(info: DataInfo) -> None:
         "elements": ", ".join(f"{symbol} {n}" for symbol, n in info.elements.items()),
         "groups": ", ".join(f"{group} {n}" for group, n in info.groups.items()),
         "missing labels": ", ".join(f"{n} {what}" for what, n in info.missing.items() if n) or "none",
-        "lone atoms, eV": ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in info.isolated.items()),
+        "isolated atoms, eV": ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in info.isolated.items()),
         "nearest pairs, Å": ", ".join(f"{'-'.join(p)} {d:.2f}" for p, (d, _) in sorted(info.nearest.items())),
         "largest force": "{:.2f} eV/Å in frame {}".format(*info.largest_force),
         **{f"card: {key}": value for key, value in info.card.items()},

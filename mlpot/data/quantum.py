@@ -130,14 +130,14 @@ class GPAW(_Settings):
         """Energy, forces, and the stress of a crystal."""
         import gpaw
 
-        periodic, lone = bool(atoms.pbc.any()), len(atoms) == 1
+        periodic, is_atom = bool(atoms.pbc.any()), len(atoms) == 1
         structure = atoms.copy() if periodic else _boxed(atoms, self.vacuum)
         structure.calc = gpaw.GPAW(
             mode=gpaw.PW(self.cutoff),
             xc=self.functional,
             kpts={"density": self.kpoint_density, "even": True} if periodic else (1, 1, 1),
-            occupations=gpaw.FermiDirac(self.smearing, fixmagmom=lone and not periodic),
-            hund=lone and not periodic,
+            occupations=gpaw.FermiDirac(self.smearing, fixmagmom=is_atom and not periodic),
+            hund=is_atom and not periodic,
             eigensolver=gpaw.Davidson(1),
             convergence={"energy": self.tolerance},
             txt=None,
@@ -216,7 +216,7 @@ def version(code: Code) -> str:
 
 
 def _state(atoms: Atoms, charge: int, multiplicity: int | None) -> tuple[int, int]:
-    """Charge and number of unpaired electrons; a lone atom is neutral and in its ground state."""
+    """Charge and number of unpaired electrons; an isolated atom is neutral and in its ground state."""
     if len(atoms) == 1 and not atoms.pbc.any():
         return 0, int(ground_state_magnetic_moments[atoms.numbers[0]])
     if multiplicity is not None:

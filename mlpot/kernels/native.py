@@ -52,7 +52,9 @@ class Network(NamedTuple):
     index: Array  # (MAX_Z + 1,) int64, of each atomic number among the elements, -1 if it is not one
     cutoff: float  # Å
     nuclei: Array  # (n_elements, 2) float64: Z, Z^0.23
-    limits: Array  # (n_elements, n_elements, 3) float64, Å: low and high of the wall, end of ZBL; 0 without
+    limits: (
+        Array  # (n_elements, n_elements, 3) float64, Å: low and high of the core repulsion, end of ZBL; 0 without
+    )
     screenings: Array  # (4, 2) float64, share and decay of its terms
 
 

@@ -91,7 +91,7 @@ class State(NamedTuple):
     last: Array  # (n_atoms,) int64, the one after its last
     ends: Array  # (n_edges, 2) int64, its atoms
     reverse: Array  # (n_edges,) int64, the edge that points back
-    vector: Array  # (n_edges, 3) float64, Å, r_e as it is shown to the layers, see `models.wall`
+    vector: Array  # (n_edges, 3) float64, Å, r_e as it is shown to the layers, see `terms.core_repulsion`
     d: Array  # (n_edges,) float64, Å, its length
     true: Array  # (n_edges,) float64, Å, the length that it has
     weight: Array  # (n_edges,), u

@@ -139,7 +139,7 @@ def envelope_slope(x):  # type: ignore[no-untyped-def]
 
 @inner
 def smooth_step(x, low, high):  # type: ignore[no-untyped-def]
-    """S((x − low) / (high − low)) of `models.wall`, and its derivative by x; one without a wall, high = 0."""
+    """S((x − low) / (high − low)) of `terms.core_repulsion`, and its derivative by x; 1 without (high = 0)."""
     if high <= 0 or not x < high:  # a crowd at the cutoff may be −1e-16
         return 1.0, 0.0
     width = high - low
@@ -149,7 +149,7 @@ def smooth_step(x, low, high):  # type: ignore[no-untyped-def]
 
 @inner
 def seen_of(d, limits):  # type: ignore[no-untyped-def]
-    """φ(d) of `models.wall`, the distance that the learned part is given, and its derivative."""
+    """φ(d) of `terms.core_repulsion`, the distance that the learned part is given, and its derivative."""
     low, high = limits[0], limits[1]
     if not d < high:
         return d, 1.0

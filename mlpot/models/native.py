@@ -19,7 +19,7 @@ from mlpot.knots import RadialTable
 from mlpot.models.layers import MAX_Z, SiLU
 from mlpot.models.schnet import Interaction, SchNet
 from mlpot.stages.spline_grid import SPLINES
-from mlpot.terms.core_repulsion import Wall
+from mlpot.terms.core_repulsion import CoreRepulsion
 from mlpot.terms.zbl import SCREENING, ZBL
 
 Array = NDArray[Any]
@@ -83,14 +83,14 @@ class Elements(NamedTuple):
     scale: Tensor
     shift: Tensor
     repulsion: ZBL | None
-    wall: Wall | None
+    core_repulsion: CoreRepulsion | None
 
     def limits(self) -> Tensor:
-        """Low and high of the wall, and the end of the repulsion, (n_elements, n_elements, 3) float64, Å, or 0."""
+        """Both ends of the core repulsion and the end of ZBL, (n_elements, n_elements, 3) float64, Å, or 0."""
         n = len(self.numbers)
-        wall = torch.zeros(n, n, 2) if self.wall is None else self.wall.distances
+        core = torch.zeros(n, n, 2) if self.core_repulsion is None else self.core_repulsion.distances
         ends = torch.zeros(n, n) if self.repulsion is None else self.repulsion.ends(self.numbers)
-        return torch.cat([wall.double(), ends[..., None].double()], dim=-1)
+        return torch.cat([core.double(), ends[..., None].double()], dim=-1)
 
     def places(self) -> Array:
         """(MAX_Z + 1,) of each atomic number among the elements, -1 if it is not one."""
@@ -108,8 +108,10 @@ def offsets(graph: AtomGraph) -> Array:
     """shift · cell of each edge (n_edges, 3) float64, Å; empty without periodic images."""
     if not graph.pbc.any():
         return np.empty((0, 3))
-    out: Array = torch.empty_like(graph.shift).numpy()
-    begin, batch, shift, cell = (t.numpy() for t in (graph.edges.row_ptr, graph.batch, graph.shift, graph.cell))
+    out: Array = torch.empty_like(graph.cell_shift).numpy()
+    begin, batch, shift, cell = (
+        t.numpy() for t in (graph.edges.row_ptr, graph.batch, graph.cell_shift, graph.cell)
+    )
     loops("pairs").offsets(begin, batch, shift, cell, out)
     return out
 
@@ -195,7 +197,7 @@ class NativeCall:
         """shift · cell of each edge, none without periodic images; kept while list and cell are the same."""
         if self._last is not None:
             last, cell, offset = self._last
-            if last.shift is graph.shift and torch.equal(cell, graph.cell):
+            if last.cell_shift is graph.cell_shift and torch.equal(cell, graph.cell):
                 return offset
         offset = offsets(graph)
         self._last = graph, graph.cell.clone(), offset
@@ -241,10 +243,11 @@ def network(weights: Weights, table: RadialTable | None, elements: Elements, lon
 def of_elements(elements: Elements, lone: Tensor, last_bias: Tensor) -> dict[str, Tensor]:
     """What every network has of its elements; lone as for `native_schnet`, and the bias of what is read out."""
     columns = elements.scale, elements.shift, lone, last_bias.expand_as(lone), elements.reference
-    crowds = torch.zeros(len(lone), 2) if elements.wall is None else elements.wall.crowds
+    limits = elements.core_repulsion
+    coordination = torch.zeros(len(lone), 2) if limits is None else limits.coordination
     charge = torch.tensor(elements.numbers, dtype=torch.float64)
     return {
-        "per_element": torch.cat([torch.stack([c.double() for c in columns], dim=1), crowds], dim=1),
+        "per_element": torch.cat([torch.stack([c.double() for c in columns], dim=1), coordination], dim=1),
         "nuclei": torch.stack([charge, charge**0.23], dim=1),
         "limits": elements.limits(),
         "screenings": torch.tensor(SCREENING, dtype=torch.float64),

@@ -160,8 +160,8 @@ def initial_potential(recipe: Recipe, start: Baseline) -> Potential:
             recipe.model.backbone,
             recipe.model.arguments,
             reference_energies=start.reference_energies,
-            scale=start.scale,
-            shift=start.shift,
+            energy_scale=start.scale,
+            energy_shift=start.shift,
             repulsion=recipe.model.repulsion,
         )
     return potential.to(torch.float64 if recipe.training.precision == "float64" else torch.float32)

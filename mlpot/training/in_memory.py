@@ -25,7 +25,7 @@ class FlatSet:
     degree: Tensor  # (n_atoms,) int32, edges of each center
     neighbor: Tensor  # (n_edges,) int32
     reverse: Tensor  # (n_edges,) int32
-    shift: Tensor  # (n_edges, 3) int16
+    cell_shift: Tensor  # (n_edges, 3) int16
     cell: Tensor  # (n_frames, 3, 3) float64, Å
     pbc: Tensor  # (n_frames, 3) bool
     energy: Tensor  # (n_frames,) float64, eV
@@ -73,7 +73,7 @@ class FlatSet:
                 row_ptr=torch.cat([degree.new_zeros(1, dtype=torch.int64), degree.cumsum(0)]),
                 reverse=self.reverse.index_select(0, edges) + edge0.index_select(0, edge_batch),
             ),
-            shift=self.shift.index_select(0, edges).double(),
+            cell_shift=self.cell_shift.index_select(0, edges).double(),
             batch=batch,
         )
         labels = Properties(
@@ -107,7 +107,7 @@ def flatten(frames: Iterable[Frame], cutoff: float, indices: Iterable[int] | Non
                 graph.edges.row_ptr.diff().int(),
                 graph.edges.neighbor.int(),
                 graph.edges.reverse.int(),
-                graph.shift.to(torch.int16),
+                graph.cell_shift.to(torch.int16),
                 graph.cell,
                 graph.pbc,
                 torch.tensor([frame.energy], dtype=torch.float64),

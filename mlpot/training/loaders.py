@@ -192,7 +192,7 @@ def even_ends(n_edges: Tensor, n_batches: int) -> Tensor:
         n_edges: (n_frames,) of each frame in its order.
         n_batches: at most n_frames.
     """
-    work = (n_edges + 1).cumsum(0)  # lone atoms are some work too
+    work = (n_edges + 1).cumsum(0)  # isolated atoms are some work too
     k = torch.arange(1, n_batches)
     ends = torch.searchsorted(work, work[-1] * k / n_batches) + 1
     ends = torch.cummax(ends - k, dim=0).values.clamp(min=0) + k if len(ends) else ends

@@ -23,7 +23,7 @@ from mlpot.kernels.reductions import sum_at_centers
 from mlpot.model_file import save_potential
 from mlpot.potential import Potential
 from mlpot.stages.radial import PolynomialEnvelope
-from mlpot.terms.core_repulsion import Seen
+from mlpot.terms.core_repulsion import TrainingLimits
 from mlpot.training.loaders import Batches
 from mlpot.training.recipe import Recipe
 from mlpot.training.splits import Part, Parts
@@ -46,9 +46,9 @@ def write_outputs(
         sets: "train", "validation" and, if there is one, "test".
         facts: what else belongs into the metrics.
     """
-    seen = seen_in(sets["train"], potential.cutoff)
-    if recipe.model.wall:
-        potential.build_wall(seen)  # before it is judged
+    limits = training_limits(sets["train"], potential.cutoff)
+    if recipe.model.core_repulsion:
+        potential.add_core_repulsion(limits)  # before it is evaluated
     metrics = dict(facts)
     for name in [n for n in ("validation", "test") if n in sets]:
         predicted, reference, numbers, n_atoms = predict_all(potential, sets[name])
@@ -62,12 +62,12 @@ def write_outputs(
         "training_set": parts.train.data.path,
         "training_set_hash": parts.train_hash,
         "labels": parts.train.n_labels(),
-        "ranges": ranges(parts.train, seen),
+        "ranges": ranges(parts.train, limits),
         "examples": examples(parts.train),
         "metrics": metrics,
         "recipe": recipe.model_dump(mode="json"),
     }
-    graphs = (graph.to(potential.scale.device) for graph, _ in sets["train"])
+    graphs = (graph.to(potential.energy_scale.device) for graph, _ in sets["train"])
     potential.domain = domain_of(potential.backbone, potential.element_index, len(potential.elements), graphs)
     save_potential(potential, directory / "model.safetensors", card)
     return metrics
@@ -77,7 +77,7 @@ def predict_all(potential: Potential, batches: Iterable[Batch]) -> tuple[Propert
     """Predictions and labels of all batches, atomic numbers, and the number of atoms of each, on the CPU."""
     predicted, reference, numbers, n_atoms = [], [], [], []
     for graph, labels in batches:
-        graph = graph.to(potential.scale.device)
+        graph = graph.to(potential.energy_scale.device)
         predicted.append(predict(potential, graph).to("cpu"))
         reference.append(labels.to("cpu"))
         numbers.append(graph.numbers.cpu())
@@ -102,7 +102,7 @@ def errors(predicted: Properties, reference: Properties, n_atoms: Tensor) -> dic
     return table
 
 
-def ranges(train: Part, seen: Seen) -> dict[str, Any]:
+def ranges(train: Part, limits: TrainingLimits) -> dict[str, Any]:
     """What the training structures span; outside of it a potential guesses."""
     data, frames = train.data, train.indices
     per_atom = (data.energy / data.n_atoms)[frames]
@@ -113,9 +113,9 @@ def ranges(train: Part, seen: Seen) -> dict[str, Any]:
         "largest_force_component_eV_per_A": float(data.largest_force[frames].max()),
         "n_atoms": [int(sizes.min()), int(sizes.max())],
         "nearest_distance_A": {
-            "-".join(chemical_symbols[z] for z in pair): round(d, 4) for pair, d in seen.nearest.items()
+            "-".join(chemical_symbols[z] for z in pair): round(d, 4) for pair, d in limits.distance.items()
         },
-        "fewest_neighbors": {chemical_symbols[z]: round(n, 4) for z, n in seen.fewest.items()},
+        "fewest_neighbors": {chemical_symbols[z]: round(n, 4) for z, n in limits.coordination.items()},
     }
 
 
@@ -142,8 +142,8 @@ def examples(train: Part) -> list[dict[str, Any]]:
     ]
 
 
-def seen_in(batches: Iterable[Batch], cutoff: float) -> Seen:
-    """How close atoms come, and how lonely they are, with neighbours up to a cutoff in Å."""
+def training_limits(batches: Iterable[Batch], cutoff: float) -> TrainingLimits:
+    """The shortest distances and lowest coordinations in batches of structures, within a cutoff in Å."""
     n = len(chemical_symbols)
     nearest = torch.full((n * n,), torch.inf, dtype=torch.float64)
     fewest, envelope = nearest[:n].clone(), PolynomialEnvelope(cutoff)
@@ -153,10 +153,10 @@ def seen_in(batches: Iterable[Batch], cutoff: float) -> Seen:
         pair = torch.minimum(z_i, z_j) * n + torch.maximum(z_i, z_j)
         d = edge_vectors(graph).norm(dim=-1)
         nearest.scatter_reduce_(0, pair, d, "amin")
-        crowd, company = sum_at_centers(envelope(d), graph.edges), graph.edges.row_ptr.diff() > 0
-        fewest.scatter_reduce_(0, graph.numbers[company], crowd[company], "amin")
+        coordination, bonded = sum_at_centers(envelope(d), graph.edges), graph.edges.row_ptr.diff() > 0
+        fewest.scatter_reduce_(0, graph.numbers[bonded], coordination[bonded], "amin")
     pairs, elements = (x.isfinite().nonzero().flatten().tolist() for x in (nearest, fewest))
-    return Seen(
-        nearest={(pair // n, pair % n): nearest[pair].item() for pair in pairs},
-        fewest={z: fewest[z].item() for z in elements},
+    return TrainingLimits(
+        distance={(pair // n, pair % n): nearest[pair].item() for pair in pairs},
+        coordination={z: fewest[z].item() for z in elements},
     )

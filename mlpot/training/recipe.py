@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping
-from typing import Any, Literal, get_type_hints
+from typing import Any, ClassVar, Literal, get_type_hints
 
 from ase.data import atomic_numbers
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
@@ -91,11 +91,13 @@ class DataSection(Section):
 class ModelSection(Section):
     """The potential."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"model.wall": "model.core_repulsion"}
+
     backbone: str = Field(default="schnet", description=f"one of {', '.join(BACKBONES)}")
     repulsion: bool = Field(default=False, description="add the ZBL repulsion of nuclei at short range")
-    wall: bool = Field(
+    core_repulsion: bool = Field(
         default=True,
-        description="end what was learned where atoms are closer, or lonelier, than any of the training",
+        description="replace the network where atoms are closer than in training or have fewer neighbors",
     )
     arguments: dict[str, Any] = Field(default={}, description="of the backbone")
 

@@ -54,7 +54,7 @@ class DataInfo:
     groups: dict[str, int]  # frames of each named family
     missing: dict[str, int]  # frames without energy, forces, stress; stress counts where there is a volume
     n_masked: int  # atoms whose force is not to be learnt
-    isolated: dict[str, float]  # eV, energies of lone atoms
+    isolated: dict[str, float]  # eV, energies of isolated atoms
     energy: Spread  # eV/atom, of frames of more than one atom
     force: Spread  # eV/Å, magnitudes
     force_rms: float  # eV/Å
@@ -63,7 +63,7 @@ class DataInfo:
     stress: Spread  # eV/Å³, components
     nearest: dict[tuple[str, str], tuple[float, int]]  # Å, frame; pairs that meet within the cutoff
     cutoff: float  # Å
-    n_neighbors: Spread  # of an atom within the cutoff, lone atoms left out
+    n_neighbors: Spread  # of an atom within the cutoff, isolated atoms left out
     warnings: list[str]
     energies: dict[str, Floats] = field(repr=False)  # eV/atom by group
     pressures: Floats = field(repr=False)  # eV/Å³, −trace(stress)/3 of each frame that has one

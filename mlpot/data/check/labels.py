@@ -230,13 +230,13 @@ def _mixed(fitted: Fit, tally: Tally) -> Iterator[Finding]:
 
 def _references(tally: Tally, c: Columns, believed: Hypothesis) -> Iterator[Finding]:
     """Energies of isolated atoms against those of the structures."""
-    lone = np.array(sorted(k for members in tally.isolated.values() for k, _ in members), dtype=np.int64)
+    isolated = np.array(sorted(k for members in tally.isolated.values() for k, _ in members), dtype=np.int64)
     for z, members in tally.isolated.items():
         energies = np.array([e for _, e in members])
         if np.ptp(energies) > 1e-3:
             symbol = chemical_symbols[z]
             message = f"The isolated {symbol} atom has {len(members)} energies, {np.ptp(energies):.3g} eV apart."
-            yield finding("reference energies", "error", message, lone)
+            yield finding("reference energies", "error", message, isolated)
     frames = tally.sample()
     elements = {int(z) for f in frames for z in f.numbers}
     if not frames or not elements <= tally.isolated.keys() or believed.energy == infer.PER_ATOM:
@@ -253,15 +253,15 @@ def _references(tally: Tally, c: Columns, believed: Hypothesis) -> Iterator[Find
     mean = float(np.median(-energies / sizes))
     if low <= mean <= high:
         message += f"; from zero, by {mean:.3g}: energies are cohesive, those of the isolated atoms are total."
-        yield finding("reference energies", "error", message, lone, fix=dropping(lone))
+        yield finding("reference energies", "error", message, isolated, fix=dropping(isolated))
         return
     for name, value in ENERGY.items():
         if low <= float(np.median((atoms * value / unit - energies) / sizes)) <= high and name != believed.energy:
             message += f": the isolated atoms are in {name}."
-            yield finding("reference energies", "error", message, lone, fix=f"isolated={name}")
+            yield finding("reference energies", "error", message, isolated, fix=f"isolated={name}")
             return
     message += ": they were computed otherwise than the structures, or are those of other elements."
-    yield finding("reference energies", "error", message, lone, fix=dropping(lone))
+    yield finding("reference energies", "error", message, isolated, fix=dropping(isolated))
 
 
 def _stress(fitted: Fit, believed: Hypothesis, steps: Steps, seen: Examined) -> None:

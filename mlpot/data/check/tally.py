@@ -74,7 +74,7 @@ class Tally:
         self.steps: list[Floats] = []
         self.motions: dict[bytes, Motion] = {}
         self.groups: dict[str, int] = {}
-        self.isolated: dict[int, list[tuple[int, float]]] = {}  # frame and energy of lone atoms
+        self.isolated: dict[int, list[tuple[int, float]]] = {}  # frame and energy of isolated atoms
         self.elements: set[int] = set()
         self.displacement = 0.0  # Å that one unit of the fingerprint stands for
         self._sample: list[tuple[int, Frame]] = []

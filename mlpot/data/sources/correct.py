@@ -28,7 +28,7 @@ def corrected(
     Args:
         frames: read with the units that the file claims.
         corrections: by quantity ("positions", "cell", "energy", "forces", "stress"; "isolated" for those
-            of lone atoms alone), the unit its numbers really are in; a leading minus turns the sign. Besides,
+            of isolated atoms alone), the unit its numbers really are in; a leading minus turns the sign. Besides,
             energy="eV*n_atoms" for energies an atom, stress="virial" for −V σ in eV, voigt="xx,yy,zz,xy,yz,xz" for
             the order of components.
         hold: atoms whose forces are not to be learnt, in frames that have as many.
@@ -60,9 +60,9 @@ def _corrected(
     atoms = atoms.copy()
     atoms.set_cell(atoms.cell.array * scale.get("cell", 1.0), scale_atoms=False)
     atoms.positions *= scale.get("positions", 1.0)
-    lone = len(atoms) == 1 and not atoms.pbc.any()
+    is_atom = len(atoms) == 1 and not atoms.pbc.any()
     if "energy" in results:
-        target = "isolated" if lone and "isolated" in scale else "energy"
+        target = "isolated" if is_atom and "isolated" in scale else "energy"
         n_atoms = len(atoms) if corrections.get(target, "").endswith(PER_ATOM) else 1
         results["energy"] = results["energy"] * scale.get(target, 1.0) * n_atoms
     if "forces" in results:

@@ -1,4 +1,4 @@
-"""Are atoms that are closer or lonelier than any of the training kept sane, smoothly, and at no other price?"""
+"""Core repulsion: are atoms closer than in training kept apart, smoothly, and all others as before?"""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from ase.build import bulk, molecule
 from ase.data import covalent_radii
 from differences import derivative
 from potentials import new_potential, small_potential
+from safetensors import safe_open
+from safetensors.torch import save_file
 from sets import crystals, small_recipe, write
 from structures import CUTOFF, ELEMENTS, STRUCTURES, batch_of, evaluate, graph_of, worst
 
 from mlpot.forces import hessian, predict
 from mlpot.graph import Properties
-from mlpot.model_file import load_potential, save_potential
-from mlpot.potential import Potential
-from mlpot.terms.core_repulsion import EARLY, FEW, LATE, WIDTH, Seen
+from mlpot.model_file import ModelFileError, load_potential, read_header, save_potential
+from mlpot.potential import RENAMED, Potential
+from mlpot.terms.core_repulsion import EARLY, FEW, LATE, WIDTH, TrainingLimits
 from mlpot.training.fit import train
-from mlpot.training.outputs import seen_in
+from mlpot.training.outputs import training_limits
 
-SEEN = Seen(nearest={(1, 6): 1.0, (6, 8): 1.35, (29, 29): 2.2}, fewest={6: 1.5, 29: 6.0})  # others never met
+LIMITS = TrainingLimits(distance={(1, 6): 1.0, (6, 8): 1.35, (29, 29): 2.2}, coordination={6: 1.5, 29: 6.0})
 PAIRS = [(a, b) for i, a in enumerate(ELEMENTS) for b in ELEMENTS[i:]]
 
 
-def walled(variant: str, *, trained: bool = False, repulsion: bool = False) -> Potential:
-    """A frozen potential that knows how close atoms came in training."""
+def with_core_repulsion(variant: str, *, trained: bool = False, repulsion: bool = False) -> Potential:
+    """A frozen potential with the core repulsion that follows from LIMITS."""
     potential = new_potential(variant, repulsion=repulsion)
     if trained:
         potential.load_state_dict(small_potential(variant, trained=True).state_dict(), strict=False)
-    potential.freeze().build_wall(SEEN)
+    potential.freeze().add_core_repulsion(LIMITS)
     return potential
 
 
@@ -42,27 +44,27 @@ def dimer(a: int, b: int, d: float) -> Atoms:
 
 
 def shortest(a: int, b: int) -> float:
-    return SEEN.nearest.get((a, b), covalent_radii[a] + covalent_radii[b])
+    return LIMITS.distance.get((a, b), covalent_radii[a] + covalent_radii[b])
 
 
 def ends(potential: Potential, a: int, b: int) -> tuple[float, float]:
-    """Between which distances two elements meet the wall."""
-    assert potential.wall is not None
-    low, high = potential.wall.distances[potential.element_index[a], potential.element_index[b]].tolist()
+    """The two distances of two elements between which the core repulsion takes over."""
+    assert potential.core_repulsion is not None
+    low, high = potential.core_repulsion.distances[potential.element_index[a], potential.element_index[b]].tolist()
     return low, high
 
 
 @pytest.mark.parametrize("repulsion", [False, True], ids=["plain", "repulsive"])
 def test_a_trained_potential_pushes_atoms_apart_the_more_the_closer(variant: str, repulsion: bool) -> None:
-    potential = walled(variant, trained=True, repulsion=repulsion)
+    potential = with_core_repulsion(variant, trained=True, repulsion=repulsion)
     for a, b in PAIRS:
         r = np.linspace(0.05, ends(potential, a, b)[0], 60)
         assert (evaluate(potential, *[dimer(a, b, d) for d in r]).energy.diff() < 0).all(), (a, b)
 
 
-def test_within_the_wall_only_nuclei_repel(variant: str) -> None:
-    """The learned part does not know where between them the atoms are."""
-    potential = walled(variant, trained=True)
+def test_below_the_lower_distance_only_nuclei_repel(variant: str) -> None:
+    """The network's part of the energy is constant there."""
+    potential = with_core_repulsion(variant, trained=True)
     for a, b in PAIRS:
         r = np.array([0.2, 0.5, 0.7, 0.9]) * ends(potential, a, b)[0]
         out = evaluate(potential, *[dimer(a, b, d) for d in r])
@@ -80,20 +82,20 @@ def test_within_the_wall_only_nuclei_repel(variant: str) -> None:
 def test_structures_like_those_of_training_have_the_same_energy_to_the_last_bit(variant: str) -> None:
     plain = new_potential(variant).freeze()
     graph = batch_of([make() for make in STRUCTURES.values()])
-    walled = copy.deepcopy(plain)
-    walled.build_wall(seen_in([(graph, None)], CUTOFF))
+    repelling = copy.deepcopy(plain)
+    repelling.add_core_repulsion(training_limits([(graph, None)], CUTOFF))
     for native in (True, False):
         if not native:
-            plain.native = walled.native = None
-        without, behind = predict(plain, graph), predict(walled, graph)
-        assert torch.equal(without.energy, behind.energy)
-        assert torch.equal(without.forces, behind.forces)
-        assert torch.equal(without.stress.nan_to_num(), behind.stress.nan_to_num())
+            plain.native = repelling.native = None
+        without, with_it = predict(plain, graph), predict(repelling, graph)
+        assert torch.equal(without.energy, with_it.energy)
+        assert torch.equal(without.forces, with_it.forces)
+        assert torch.equal(without.stress.nan_to_num(), with_it.stress.nan_to_num())
 
 
 @pytest.mark.parametrize("repulsion", [False, True], ids=["plain", "repulsive"])
-def test_the_force_of_a_lone_pair_changes_its_sign_once_at_most(variant: str, repulsion: bool) -> None:
-    potential = walled(variant, trained=True, repulsion=repulsion)
+def test_the_force_of_an_isolated_pair_changes_its_sign_once_at_most(variant: str, repulsion: bool) -> None:
+    potential = with_core_repulsion(variant, trained=True, repulsion=repulsion)
     for a, b in PAIRS:
         if a == 6 or b == 6:  # of which training saw a chain: it may say what it likes of pairs
             continue
@@ -106,13 +108,13 @@ def test_what_training_showed_of_pairs_stays() -> None:
     plain = small_potential(trained=True).freeze()
     taught = copy.deepcopy(plain)
     pairs = [dimer(a, b, d) for a, b in PAIRS for d in (1.1 * shortest(a, b), CUTOFF - 0.3)]
-    taught.build_wall(seen_in([(batch_of(pairs), None)], CUTOFF))
+    taught.add_core_repulsion(training_limits([(batch_of(pairs), None)], CUTOFF))
     assert torch.equal(evaluate(plain, *pairs).energy, evaluate(taught, *pairs).energy)
     assert torch.equal(evaluate(plain, *pairs).forces, evaluate(taught, *pairs).forces)
 
 
-def strange() -> list[Atoms]:
-    """Pairs deep in the wall, at its foot, and before it; atoms with little company, and with just enough."""
+def unlike_training() -> list[Atoms]:
+    """Pairs within the core repulsion, where it begins, and beyond; atoms with few neighbors, and with enough."""
     out = [dimer(6, 8, d) for d in (0.8, 1.5, 3.0)]
     out += [Atoms("OCO", [(0, 0, 0), (0, 0.3, d), (0.2, 0, 2 * d)]) for d in (1.4, 1.8, 2.2, 2.6)]
     for by in (0.6, 0.8, 0.9, 0.97):
@@ -124,9 +126,11 @@ def strange() -> list[Atoms]:
 
 
 @pytest.mark.parametrize("repulsion", [False, True], ids=["plain", "repulsive"])
-def test_forces_and_stress_are_derivatives_of_the_energy_within_the_wall(variant: str, repulsion: bool) -> None:
-    potential = walled(variant, repulsion=repulsion)
-    for atoms in strange():
+def test_forces_and_stress_are_derivatives_of_the_energy_with_core_repulsion(
+    variant: str, repulsion: bool
+) -> None:
+    potential = with_core_repulsion(variant, repulsion=repulsion)
+    for atoms in unlike_training():
         out = evaluate(potential, atoms)
         scale = max(1.0, out.forces.abs().max().item())
 
@@ -150,8 +154,8 @@ def test_forces_and_stress_are_derivatives_of_the_energy_within_the_wall(variant
             assert derivative(strained, 1e-4, order=6) == pytest.approx(expected, rel=1e-6, abs=1e-5)
 
 
-def test_curvature_is_continuous_at_the_foot_and_at_the_top_of_the_wall() -> None:
-    potential = walled("schnet", trained=True)
+def test_curvature_is_continuous_at_both_ends_of_the_core_repulsion() -> None:
+    potential = with_core_repulsion("schnet", trained=True)
     potential.native = None
     for a, b in ((1, 6), (6, 8), (29, 29), (1, 14)):
         for d in ends(potential, a, b):
@@ -162,12 +166,12 @@ def test_curvature_is_continuous_at_the_foot_and_at_the_top_of_the_wall() -> Non
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("repulsion", [False, True], ids=["plain", "repulsive"])
 @pytest.mark.parametrize("variant", ["schnet", "egnn", "egnn_moving"])
-def test_native_calls_have_the_same_wall(variant: str, repulsion: bool, dtype: torch.dtype) -> None:
-    exact = walled(variant, repulsion=repulsion)
+def test_native_calls_have_the_same_core_repulsion(variant: str, repulsion: bool, dtype: torch.dtype) -> None:
+    exact = with_core_repulsion(variant, repulsion=repulsion)
     native = copy.deepcopy(exact).to(dtype)
     assert native.native is not None
     exact.native = None
-    for graph in map(graph_of, strange()):
+    for graph in map(graph_of, unlike_training()):
         truth, out = predict(exact, graph), predict(native, graph)
         assert differ(truth, out) <= (1e-11 if dtype == torch.float64 else 5e-5)
 
@@ -178,24 +182,24 @@ def differ(a: Properties, b: Properties) -> float:
     return max(worst(x, y) / max(1.0, x.abs().max().item()) for x, y in pairs)
 
 
-def test_the_file_keeps_the_wall_in_double_precision(variant: str, tmp_path: Path) -> None:
-    potential = walled(variant)
+def test_the_file_keeps_the_core_repulsion_in_double_precision(variant: str, tmp_path: Path) -> None:
+    potential = with_core_repulsion(variant)
     save_potential(potential.to(torch.float32), tmp_path / "model.safetensors")
     loaded = load_potential(tmp_path / "model.safetensors")
     assert loaded.dtype == torch.float32
-    assert loaded.wall is not None
+    assert loaded.core_repulsion is not None
     high = 1.1 * 0.8 * (covalent_radii[1] + covalent_radii[6])
     assert ends(loaded, 1, 6) == (high - WIDTH * 1.0, high)
     assert ends(loaded, 29, 29)[1] == EARLY * 2.2
     assert ends(loaded, 14, 14)[1] == LATE * 2 * covalent_radii[14]
-    assert torch.equal(loaded.wall.distances, loaded.wall.distances.transpose(0, 1))
-    assert loaded.wall.crowds[:2].tolist() == [[1.0, FEW], [EARLY * 1.5 / FEW, EARLY * 1.5]]
+    assert torch.equal(loaded.core_repulsion.distances, loaded.core_repulsion.distances.transpose(0, 1))
+    assert loaded.core_repulsion.coordination[:2].tolist() == [[1.0, FEW], [EARLY * 1.5 / FEW, EARLY * 1.5]]
     pair = dimer(1, 6, 0.5)
     assert evaluate(loaded, pair).energy.item() == evaluate(potential, pair).energy.item()
 
 
-def test_a_wall_goes_on_if_the_potential_is_trained_again() -> None:
-    potential = walled("schnet")
+def test_core_repulsion_stays_if_the_potential_is_trained_again() -> None:
+    potential = with_core_repulsion("schnet")
     graph = batch_of([dimer(6, 8, 0.8), dimer(1, 6, 0.95)])
     before = predict(potential, graph)
     out = predict(potential.train().requires_grad_(True), graph, training=True)
@@ -206,18 +210,58 @@ def test_a_wall_goes_on_if_the_potential_is_trained_again() -> None:
 
 def test_no_pair_is_kept_farther_apart_than_the_cutoff() -> None:
     potential = new_potential("schnet", cutoff=1.0).freeze()
-    potential.build_wall(Seen({}, {}))
-    assert potential.wall is not None
-    assert potential.wall.distances.max() < 1.0
+    potential.add_core_repulsion(TrainingLimits({}, {}))
+    assert potential.core_repulsion is not None
+    assert potential.core_repulsion.distances.max() < 1.0
 
 
 @pytest.mark.parametrize("backbone", ["schnet", "egnn", "deepsets"])
-def test_training_builds_the_wall_unless_told_not_to(backbone: str, tmp_path: Path) -> None:
+def test_training_adds_core_repulsion_unless_told_not_to(backbone: str, tmp_path: Path) -> None:
     data = write(tmp_path / "set.h5", crystals())
     potential = load_potential(train(small_recipe(data, tmp_path / "run", backbone=backbone)).model)
-    assert potential.wall is not None
+    assert potential.core_repulsion is not None
     for a, b in ((29, 29), (29, 79), (79, 79)):
         out = evaluate(potential, *[dimer(a, b, d) for d in np.linspace(0.05, ends(potential, a, b)[0], 60)])
         assert (out.energy.diff() < 0).all()
-    none = small_recipe(data, tmp_path / "none", "model.wall=false", backbone=backbone)
-    assert load_potential(train(none).model).wall is None
+    none = small_recipe(data, tmp_path / "none", "model.core_repulsion=false", backbone=backbone)
+    assert load_potential(train(none).model).core_repulsion is None
+
+
+def test_a_file_of_format_2_is_read_under_the_names_of_today() -> None:
+    """Written with the weights `scale`, `shift`, `wall.distances`, `wall.crowds`."""
+    path = Path(__file__).parent / "data" / "golden_v2_core_repulsion.safetensors"
+    assert read_header(path)["renamed_weights"]["wall.crowds"] == "core_repulsion.coordination"
+    old = load_potential(path, dtype=torch.float64)
+    assert old.energy_shift.tolist() == pytest.approx([-2.0, -2.1, -2.2, -2.3, -2.4], abs=1e-6)
+    assert old.domain is not None
+    assert old.core_repulsion is not None
+    assert old.core_repulsion.coordination[1].tolist() == pytest.approx([EARLY * 1.5 / FEW, EARLY * 1.5])
+    out = evaluate(old, dimer(1, 6, 0.5), dimer(6, 8, 1.1), dimer(29, 29, 4.0))
+    assert out.energy.tolist() == pytest.approx([-141.82366589318352, -574.0506793505865, -2612.4], abs=1e-8)
+    assert out.forces[[1, 3, 5], 2].tolist() == pytest.approx(
+        [101.63678185278201, 35.453155691369446, 0.0], abs=1e-8
+    )
+
+
+def test_a_weight_under_both_names_is_refused(tmp_path: Path) -> None:
+    source = Path(__file__).parent / "data" / "golden_v2_core_repulsion.safetensors"
+    with safe_open(source, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    save_file(
+        weights | {"energy_shift": weights["shift"].clone()}, tmp_path / "both.safetensors", metadata=metadata
+    )
+    with pytest.raises(ModelFileError, match="under its old and under its new name"):
+        load_potential(tmp_path / "both.safetensors")
+
+
+def test_weights_of_an_earlier_checkpoint_are_read() -> None:
+    potential = with_core_repulsion("schnet", trained=True)
+    today = {f"module.{name}": tensor for name, tensor in potential.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in today.items()}
+    for old, new in RENAMED.items():
+        before[f"module.{old}"] = before.pop(f"module.{new}")
+    module = torch.nn.Module()
+    module.module = with_core_repulsion("schnet")
+    module.load_state_dict(before)
+    assert all(torch.equal(tensor, today[name]) for name, tensor in module.state_dict().items())
