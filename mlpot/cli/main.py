@@ -7,6 +7,7 @@ seconds for torch, Lightning and matplotlib.
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -319,8 +320,14 @@ def _with_error(value: float, error: float | None) -> str:
     return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *where: object, **_: object) -> None:
+    """One line, without the place in our code."""
+    print(f"mlpot: {category.__name__}: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command; errors that a user can mend are one line, all others keep their traceback."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except StoppedError as stopped:

@@ -19,3 +19,7 @@ class LabelError(DataError):
 
 class KeysError(DataError):
     """The names under which a file keeps its labels are not known, or are ambiguous."""
+
+
+class LeftOutWarning(UserWarning):
+    """Something of a source is not in what was written."""

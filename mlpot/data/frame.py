@@ -11,6 +11,7 @@ from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
+from mlpot.data.constraints import constraints_of, held_coordinates, holds_center
 from mlpot.data.errors import LabelError
 
 Floats = NDArray[np.float64]
@@ -18,6 +19,7 @@ Columns = dict[str, NDArray[Any]]
 """The arrays of one frame under the names that `layout.COLUMNS` keeps; an absent label is an absent key."""
 
 VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # place of each tensor element in xx, yy, zz, yz, xz, xy
+OF_ATOMS = {"mass": "masses", "charge": "initial_charges"}  # column -> array of ASE: u, e
 ASE_VELOCITY = float(units.fs)  # Å/fs; one unit of ASE's velocities, sqrt(eV/u)
 
 
@@ -84,6 +86,13 @@ def columns_of(atoms: Atoms, index: int) -> Columns:
     if atoms.has("momenta"):
         velocities = _checked("velocities", atoms.get_velocities(), (n, 3), index)
         columns["velocity"] = velocities * ASE_VELOCITY
+    for key, name in OF_ATOMS.items():
+        if atoms.has(name):
+            columns[key] = _checked(name, atoms.arrays[name], (n,), index)
+    if (held := held_coordinates(atoms)).any():
+        columns["fixed"] = held
+    if holds_center(atoms):
+        columns["fixed_center"] = np.array(True)
     if atoms.has("force_mask"):
         columns["force_mask"] = _mask(atoms.arrays["force_mask"], n, index)
     for name, shape in (("energy", ()), ("forces", (n, 3)), ("stress", (6,))):
@@ -99,10 +108,16 @@ def columns_of(atoms: Atoms, index: int) -> Columns:
 def atoms_of(columns: Mapping[str, NDArray[Any]], pbc: NDArray[np.bool_], group: str | None) -> Atoms:
     """The structure made of the columns of one frame, with a calculator that holds the labels."""
     atoms = Atoms(columns["species"], positions=columns["position"], cell=columns["edges"], pbc=pbc)
+    for key, name in OF_ATOMS.items():  # masses before velocities, of which momenta are made
+        if key in columns:
+            atoms.set_array(name, columns[key])
     if "velocity" in columns:
         atoms.set_velocities(columns["velocity"] / ASE_VELOCITY)
     if "force_mask" in columns:
         atoms.set_array("force_mask", columns["force_mask"])
+    if "fixed" in columns or "fixed_center" in columns:
+        held = columns.get("fixed", np.zeros((len(atoms), 3), dtype=bool))
+        atoms.set_constraint(constraints_of(held, bool(columns.get("fixed_center", False))))
     if "time" in columns:
         atoms.info["time"], atoms.info["step"] = float(columns["time"]), int(columns["step"])
     if group is not None:

@@ -25,8 +25,24 @@ H5MD_UNITS = {
     "stress": "eV Angstrom-3",
     "velocities": "Angstrom fs-1",
     "time": "fs",
+    "masses": "u",
+    "charges": "e",
 }
 """The house units in the notation of H5MD's units module, as our files carry them."""
+
+SINGLE = {
+    "masses": {
+        "u": 1.0,
+        "amu": 1.0,
+        "Da": 1.0,
+        "dalton": 1.0,
+        "g mol-1": 1.0,
+        "g/mol": 1.0,
+        "me": 5.48579909065e-4,
+    },
+    "charges": {"e": 1.0, "|e|": 1.0, "elementary_charge": 1.0},
+}
+"""Units of what is not made of lengths, energies and times; CODATA 2018."""
 
 _SYMBOLS: dict[str, tuple[float, tuple[int, int, int, int]]] = {
     **{name: (factor, (1, 0, 0, 0)) for name, factor in LENGTH.items()},
@@ -49,6 +65,12 @@ def factor(quantity: str, unit: str) -> float:
     Raises:
         UnitsError: the unit is unknown, or measures something else.
     """
+    if quantity in SINGLE:
+        if unit.strip() not in SINGLE[quantity]:
+            raise UnitsError(
+                f"{unit!r} is not a known unit of {quantity}: {', '.join(SINGLE[quantity])}. Give one of them."
+            )
+        return SINGLE[quantity][unit.strip()]
     above, below, dimension = 1.0, 1.0, [0, 0, 0, 0]
     for symbol, power in _powers(unit):
         value, dims = _SYMBOLS[symbol]

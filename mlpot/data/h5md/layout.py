@@ -3,6 +3,7 @@
 /h5md                                     version 1.1, author, creator, modules/units
 /particles/<boundary>/                    one group per number of atoms and boundary: atoms_9, atoms_8_ppp
     species, position, box/edges          each {step, time, value}; velocity, forces, force_mask where any
+    mass, charge, fixed, fixed_center     likewise; fixed: coordinates that are held; fixed_center: that of mass is
 /observables/<boundary>/energy, stress    stress in the Voigt order of ASE
 /parameters/mlpot/index                   (n_frames, 3): particles group, row in it, family of each frame
 /parameters/mlpot/groups, families        the names behind the numbers of the index; `card` holds the card
@@ -50,6 +51,10 @@ COLUMNS = {
     "velocity": Column("particles/{}/velocity", (-1, 3), "f8", NAN, "velocities", "arrays"),
     "forces": Column("particles/{}/forces", (-1, 3), "f8", NAN, "forces", "calc"),
     "force_mask": Column("particles/{}/force_mask", (-1,), "?", True, None, "arrays"),
+    "mass": Column("particles/{}/mass", (-1,), "f8", NAN, "masses", "arrays"),
+    "charge": Column("particles/{}/charge", (-1,), "f8", NAN, "charges", "arrays"),
+    "fixed": Column("particles/{}/fixed", (-1, 3), "?", False, None, "arrays"),
+    "fixed_center": Column("particles/{}/fixed_center", (), "?", False, None, "info"),
     "energy": Column("observables/{}/energy", (), "f8", NAN, "energy", "calc"),
     "stress": Column("observables/{}/stress", (6,), "f8", NAN, "stress", "calc"),
 }

@@ -18,8 +18,9 @@ from mlpot.data.unit_names import H5MD_UNITS, factor
 
 GAP = 16  # rows read and thrown away sooner than starting another slice
 SLICE = 1024  # rows of one slice
-MOTION = ("velocity", "step", "time")
-LABELS = ("velocity", "forces", "energy", "stress")  # columns that a frame may lack
+MOTION = ("velocity", "mass", "charge", "fixed", "fixed_center", "step", "time")  # of no use to a training
+LABELS = ("velocity", "mass", "charge", "forces", "energy", "stress")  # columns that a frame may lack
+OF_ATOMS = {"mass": "u", "charge": "e"}  # may be written once for all frames, and mostly without a unit
 ELSEWHERE = {
     "forces": ("particles/{}/force",),
     "energy": ("observables/{}/potential_energy", "observables/energy", "observables/potential_energy"),
@@ -66,6 +67,7 @@ class Particles:
         # ZnH5MD pads structures of different sizes to the largest with NaN.
         self._padded = "species" in self._data and self._data["species"].dtype.kind == "f"
         self._set_box(group, units)
+        self._set_once(group, units)
         self._scale = {key: self._factor(key, dataset.attrs, units) for key, dataset in self._data.items()}
         self._add_clocks(group["position"], units)
         for key, dataset in self._data.items():
@@ -269,6 +271,16 @@ class Particles:
         if self._fixed["edges"].shape != (3, 3):
             raise FormatError(f"{self._where}/box/edges has shape {edges.shape}, expected (3,) or (3, 3).")
 
+    def _set_once(self, group: h5py.Group, units: Mapping[str, str]) -> None:
+        """Masses and charges that are the same in every frame."""
+        for key in OF_ATOMS.keys() - self._data.keys():
+            dataset = group.get(key)
+            if isinstance(dataset, h5py.Dataset) and dataset.shape == (self._width,):
+                values = np.array(dataset, dtype=np.float64) * (self._factor(key, dataset.attrs, units) or 1.0)
+                if not np.isfinite(values).all():
+                    raise LabelError(f"{self._where}/{key} is not finite. Repair or remove it.")
+                self._fixed[key] = values
+
     def _factor(self, key: str, attrs: Mapping[str, Any], units: Mapping[str, str]) -> float | None:
         """House units in one unit of the file; None for a column without unit."""
         quantity = "time" if key == "time" else COLUMNS[key].quantity if key in COLUMNS else None
@@ -278,6 +290,8 @@ class Particles:
             return float(ASE_VELOCITY)  # it writes ASE's velocities, whatever their unit attribute says
         written, given = attrs.get("unit"), units.get(quantity)
         names = {_text(name) for name in (written, given) if name is not None}
+        if not names and key in OF_ATOMS:
+            names = {OF_ATOMS[key]}
         if not names:
             raise UnitsError(
                 f"{self._where}: the file gives no unit for {quantity}, and none is guessed. "

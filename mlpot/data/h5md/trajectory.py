@@ -69,14 +69,15 @@ class TrajectoryWriter:
         return cast("BinaryIO", self._file)  # it has what HDF5 needs of one
 
     def add(self, atoms: Atoms, *, step: int, time: float) -> None:
-        """Add a structure as it is now, with its momenta and what its calculator has for it; time in fs."""
+        """Add a structure as it is now, with momenta, masses, constraints and results; time in fs."""
         frame = atoms.copy()
         frame.info = {"step": step, "time": time}
+        frame.set_masses(atoms.get_masses())  # as they were used, for those who read without ASE
         if atoms.calc is not None:
             frame.calc = SinglePointCalculator(frame, **atoms.calc.results)
         self._block.append(frame)
         self.n_frames += 1
-        self._held += 100 * len(atoms) + 4096
+        self._held += 110 * len(atoms) + 4096
         if self._held > BLOCK:
             self.commit()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,8 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from mlpot.atomic_files import storing, sync_folder
-from mlpot.data.errors import FormatError, LabelError
+from mlpot.data.constraints import other_constraints
+from mlpot.data.errors import FormatError, LabelError, LeftOutWarning
 from mlpot.data.frame import Columns, columns_of, family
 from mlpot.data.h5md.layout import (
     CARD,
@@ -150,8 +152,14 @@ def extend(file: h5py.File, frames: Iterable[Atoms]) -> int:
     start = int(file[INDEX].shape[0])
     buffers: dict[int, list[Columns]] = {}
     index: list[tuple[int, int, int]] = []
-    held = 0
+    held, told = 0, set[str]()
     for frame, atoms in enumerate(frames, start=start):
+        if new := set(other_constraints(atoms)) - told:
+            told |= new
+            warnings.warn(
+                f"Constraints {', '.join(sorted(new))} are not kept in H5MD, from frame {frame} on; FixAtoms, "
+                "FixCartesian and FixCom are.", LeftOutWarning, stacklevel=2,
+            )  # fmt: skip
         columns = {"step": np.array(float(frame)), "time": np.array(np.nan), **columns_of(atoms, frame)}
         name = group_name(len(atoms), atoms.pbc)
         group = _number(names[GROUPS], name)
