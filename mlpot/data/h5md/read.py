@@ -18,7 +18,7 @@ from mlpot.data.errors import FormatError
 from mlpot.data.frame import Frame, atoms_of, frame_of_columns
 from mlpot.data.h5md.layout import CARD, FAMILIES, GROUPS, INDEX, VERSION
 from mlpot.data.h5md.particles import Particles
-from mlpot.data.h5md.safe_hdf5 import naming_damage, open_checked
+from mlpot.data.h5md.safe_hdf5 import conversion, naming_damage, open_checked
 
 BLOCK = 256  # frames read at once
 
@@ -59,7 +59,10 @@ class Reader:
     def _open(self, units: Mapping[str, str], elements: Elements | None) -> None:
         version = self._file["h5md"].attrs.get("version") if "h5md" in self._file else None
         if version is None or "particles" not in self._file:
-            raise FormatError(f"{self.path} is HDF5 but not H5MD: it lacks /h5md or /particles. Convert it first.")
+            raise FormatError(
+                f"{self.path} is HDF5 but not H5MD: it lacks /h5md or /particles. Convert it: "
+                f"{conversion(self.path)}"
+            )
         if np.shape(version) != (2,) or tuple(version) not in (VERSION, (1, 0)):
             raise FormatError(f"{self.path} is H5MD version {version}, expected [1 1] or [1 0]. Convert it first.")
         ours = INDEX in self._file

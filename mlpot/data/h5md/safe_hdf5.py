@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import math
+import shlex
 import time
 import zlib
 from collections.abc import Collection, Iterator
@@ -22,6 +23,8 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5t, h5z
 
 from mlpot.data.errors import DataError, FormatError
 
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+ENDINGS = (".h5", ".hdf5", ".h5md")
 PATIENCE = 5.0  # seconds for which opening waits for a writer
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without locks say
 MIN_NAME = 16  # bytes of a file that the name of an object takes at least, in the table of its group
@@ -62,10 +65,31 @@ def open_unchecked(path: str | Path) -> h5py.File:
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {path}. Check the path.") from None
     except OSError as error:
+        if not _begins_as_hdf5(Path(path)):
+            raise FormatError(f"{path} is not H5MD. Convert it: {conversion(path)}") from None
         cure = "Restore or remake it; `mlpot data salvage` takes out of it what is whole."
         if Path(f"{path}.journal").exists():
             cure = "Its writer was killed while writing: go on with `mlpot md ... --continue`, which repairs it."
         raise FormatError(f"{path} is not an HDF5 file, or is damaged: {error}. {cure}") from None
+
+
+def conversion(path: str | Path) -> str:
+    """The command that makes H5MD of a file of another format."""
+    target = Path(path).with_name(f"{Path(path).stem}{'-converted' * (Path(path).suffix in ENDINGS)}.h5")
+    return f"mlpot data convert {shlex.quote(str(path))} {shlex.quote(str(target))}"
+
+
+def _begins_as_hdf5(path: Path) -> bool:
+    """Whether a file is HDF5 by its first bytes, or by its name, as where those bytes are damaged."""
+    if path.is_dir():
+        return False
+    if path.suffix in ENDINGS:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SIGNATURE)) == SIGNATURE
+    except OSError:  # it cannot be read at all, and why is what matters
+        return True
 
 
 def check(file: h5py.File) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import ase.db
 import ase.io
 import ase.io.extxyz
 from ase import Atoms
@@ -57,6 +58,9 @@ def read_with_ase(path: Path, kind: str, wanted: slice = slice(None)) -> Iterato
     if kind in ("xyz", "extxyz"):
         yield from _read_xyz(path, kind, wanted)
         return
+    if kind in ("db", "json"):
+        yield from _read_database(path, kind, wanted)
+        return
     numbers = iter(range(wanted.start or 0, 2**62, wanted.step or 1))
     with _opened(path, kind) as source:
         reading = ase.io.iread(source, index=wanted, format=kind, do_not_split_by_at_sign=True)
@@ -93,6 +97,20 @@ def _read_xyz(path: Path, kind: str, wanted: slice) -> Iterator[tuple[int, Atoms
                     f"ASE could not read frame {k} of {path}, line {line}, as {kind}: {error!r}."
                 ) from error
             yield k, atoms
+
+
+def _read_database(path: Path, kind: str, wanted: slice) -> Iterator[tuple[int, Atoms]]:
+    """The rows of a database of ASE with the names and data of their writers, which ASE's reader leaves out."""
+    start = k = wanted.start or 0
+    try:
+        with ase.db.connect(path, type=kind, serial=True) as database:
+            n_frames = database.count()
+            rows = database.select(offset=start, limit=max(0, min(wanted.stop or n_frames, n_frames) - start))
+            for k, row in enumerate(rows, start=start):
+                if k in range(*wanted.indices(n_frames)):
+                    yield k, row.toatoms(add_additional_information=True)
+    except Exception as error:  # whatever stands in a row, ASE raises what that comes to
+        raise FormatError(f"ASE could not read frame {k} of {path} as {kind}: {error!r}.") from error
 
 
 @contextmanager

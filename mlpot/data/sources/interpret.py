@@ -9,10 +9,12 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.cell import Cell
-from ase.constraints import FixAtoms, FixCartesian, FixedLine, FixedPlane, FixScaled
+from ase.constraints import FixAtoms, FixCartesian, FixCom, FixedLine, FixedPlane, FixScaled
+from ase.data import atomic_masses
 from numpy.typing import NDArray
 
-from mlpot.data.errors import LabelError
+from mlpot.data.errors import KeysError, LabelError
+from mlpot.data.frame import VOIGT
 from mlpot.data.sources.names import KNOWN, MEASURED_IN, NONE, Questions, looks_like
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
@@ -21,8 +23,19 @@ from mlpot.data.unit_names import factor
 HOLDS_ATOMS = (FixAtoms, FixCartesian, FixScaled, FixedPlane, FixedLine)
 EV = ("energy", "free_energy", "forces", "stress", "virial")  # of ASE's names those whose unit is known
 FREE_ENERGY = (
-    "energy is the free energy, whose derivative the forces are, not 'energy'; --key energy=energy takes that"
+    "energy taken from 'free_energy', whose derivative the forces are, not from 'energy'; --key "
+    "energy=energy takes that one"
 )
+NO_VOLUME = (
+    "stress left out, as the structure is not periodic in three directions and has no volume; where the "
+    "calculation was periodic, as of slabs in plane waves, --pbc TTT says so"
+)
+MASSES = "masses other than the standard ones kept"
+OWN_NAMES = {
+    "numbers", "positions", "momenta", "masses", "force_mask", "tags", "free_energy", "group", "config_type",
+    "unique_id", "calculator", "calculator_parameters", *KNOWN["charge"], *KNOWN["spin"],
+}  # fmt: skip
+"""What is used, or says nothing of the structure."""
 Pool = Mapping[str, Any]
 """Everything that a structure carries by name: per-atom arrays, info, and results of a calculator."""
 
@@ -42,6 +55,7 @@ class Interpreter:
         self.found: set[str] = set()  # quantities whose given name was there in a frame
         self.names: set[str] = set()  # all names that were seen
         self._claimed = {name.removeprefix("-") for name in reading.keys.values()}
+        self._used = {*self._claimed, *OWN_NAMES}
 
     def structure(self, k: int, atoms: Atoms) -> Atoms:
         """Frame k in house units: without labels if nobody asked for them, then with all else that it carries."""
@@ -63,7 +77,9 @@ class Interpreter:
         mask = self._force_mask(k, atoms)
         if not mask.all():
             clean.set_array("force_mask", mask)
+        clean.set_constraint([c for c in atoms.constraints if isinstance(c, (*HOLDS_ATOMS, FixCom))])
         labels = self._labels(k, clean, pool)
+        self._count_unused(pool)
         if labels:
             clean.calc = SinglePointCalculator(clean, **labels)
         return clean
@@ -106,6 +122,8 @@ class Interpreter:
                 clean.set_array(name, atoms.arrays[name])
         if atoms.has("masses"):
             clean.set_masses(atoms.get_masses())
+            if not np.allclose(atoms.get_masses(), atomic_masses[atoms.numbers], rtol=2e-3):
+                self.report.note(MASSES, k)
         if atoms.has("momenta"):
             clean.set_momenta(atoms.get_momenta())
         return clean
@@ -114,9 +132,11 @@ class Interpreter:
         """Energy, forces and stress in house units, as far as they are there."""
         labels = {key: self._label(k, key, pool, len(clean)) for key in ("energy", "forces", "stress")}
         virial = None if labels["stress"] is not None else self._label(k, "virial", pool, len(clean))
-        if virial is not None:
-            volume = abs(np.linalg.det(clean.cell.array))
-            labels["stress"] = -np.reshape(virial, (3, 3)) / (volume or np.nan)
+        if (virial is not None or labels["stress"] is not None) and not has_volume(clean):
+            labels["stress"] = None
+            self.report.note(NO_VOLUME, k)
+        elif virial is not None:
+            labels["stress"] = -_tensor(virial) / clean.get_volume()
         if "energy" not in self.reading.keys and pool.get("free_energy") is not None:
             free, energy = self._scaled(k, "energy", "free_energy", pool), labels["energy"]
             if energy is None or (labels["forces"] is not None and abs(free - energy) > 1e-6):
@@ -133,6 +153,12 @@ class Interpreter:
             name = key
         else:
             name = self.reading.keys[key]
+            if key == "stress" and looks_like("virial", name):
+                raise KeysError(
+                    f"{name!r} is a virial by its name, and no stress: --key virial={name} --unit energy=eV makes "
+                    "stress = -virial/volume of it."
+                )
+        self._used.add(name.removeprefix("-"))
         return None if pool.get(name.removeprefix("-")) is None else self._scaled(k, key, name, pool)
 
     def _scaled(self, k: int, key: str, name: str, pool: Pool) -> Any:
@@ -188,6 +214,9 @@ class Interpreter:
             return None
         return float(np.ravel(value)[0])
 
+    def _count_unused(self, pool: Pool) -> None:
+        self.report.unused.update(pool.keys() - self._used)
+
     def _force_mask(self, k: int, atoms: Atoms) -> NDArray[np.bool_]:
         """Which atoms were free to feel their forces: codes write zeros for the others."""
         mask: NDArray[np.bool_] = atoms.arrays.get("force_mask", np.ones(len(atoms))).astype(bool)
@@ -201,6 +230,16 @@ class Interpreter:
                 )
             mask[constraint.get_indices()] = False
         return mask
+
+
+def has_volume(atoms: Atoms) -> bool:
+    """Whether a structure has a stress: it is periodic in three directions, along vectors that span a volume."""
+    return bool(atoms.pbc.all()) and atoms.cell.rank == 3
+
+
+def _tensor(values: Any) -> NDArray[np.float64]:
+    """(3, 3) of nine components, or of six in ASE's order."""
+    return np.asarray(values)[VOIGT] if np.size(values) == 6 else np.reshape(values, (3, 3))
 
 
 def _fits(key: str, value: Any, n_atoms: int) -> bool:

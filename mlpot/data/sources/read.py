@@ -21,7 +21,7 @@ from mlpot.data.h5md.safe_hdf5 import open_checked
 from mlpot.data.h5md.write import write
 from mlpot.data.sources.ase_files import RAW, READABLE, ase_kind, read_with_ase
 from mlpot.data.sources.datasets import LAYOUTS, read_foreign
-from mlpot.data.sources.interpret import Interpreter
+from mlpot.data.sources.interpret import NO_VOLUME, Interpreter, has_volume
 from mlpot.data.sources.names import NONE, Questions
 from mlpot.data.sources.reading import Reading
 from mlpot.data.sources.report import Report
@@ -30,10 +30,6 @@ from mlpot.version import __version__
 H5MD_ENDINGS = (".h5", ".hdf5", ".h5md")
 MORE = 1000  # frames that are read after the first that leaves a question, for all questions in one message
 ASE_KEYS = {"energy", "forces", "stress", "virial", "group", "cell", "pbc", "charge", "spin"}
-NO_VOLUME = (
-    "stress left out, as the structure is not periodic in three directions; where the calculation was, as of "
-    "slabs in plane waves, --pbc TTT says so"
-)
 NAN_MISSING = "{} left out, as it is NaN throughout"
 
 Numbered = Iterator[tuple[int, Atoms]]
@@ -186,7 +182,7 @@ class Source:
                 )
             self.report.note(NAN_MISSING.format(key), k)
             del results[key]
-        if "stress" in results and not (atoms.pbc.all() and atoms.cell.rank == 3):
+        if "stress" in results and not has_volume(atoms):
             self.report.note(NO_VOLUME, k)
             del results["stress"]
         if atoms.calc is not None and not results:

@@ -11,7 +11,13 @@ from ase import Atoms
 
 from mlpot.data.frame import Frame
 
-LABELS = {"energy": "energies", "forces": "forces", "stress": "stresses"}
+WORDS = {
+    "energy": ("energy", "energies"),
+    "forces": ("set of forces", "sets of forces"),
+    "stress": ("stress", "stresses"),
+    "velocities": ("set of velocities", "sets of velocities"),
+}
+MOST_NAMES = 12  # listed
 
 
 @dataclass
@@ -21,11 +27,16 @@ class Report:
     path: str
     n_frames: int = 0
     n_labels: Counter[str] = field(default_factory=Counter)
-    """Frames with each label."""
+    """Frames with each label, or velocities."""
+    states: dict[str, Counter[float]] = field(default_factory=lambda: {"charge": Counter(), "spin": Counter()})
+    """Frames of each total charge and spin."""
     n_held: int = 0
     """Atoms whose force is not to be learnt."""
     notes: dict[str, list[int]] = field(default_factory=dict)
     """What happened, in words: of how many frames, and the first of them."""
+
+    unused: Counter[str] = field(default_factory=Counter)
+    """Names in the file that are nothing which is kept, and how many frames have them."""
 
     def note(self, what: str, frame: int) -> None:
         """Count that something was left out, replaced or chosen in a frame of the file."""
@@ -34,7 +45,12 @@ class Report:
     def count(self, atoms: Atoms) -> None:
         """Count a frame that is handed on."""
         self.n_frames += 1
-        self.n_labels.update(() if atoms.calc is None else LABELS.keys() & atoms.calc.results.keys())
+        self.n_labels.update(() if atoms.calc is None else WORDS.keys() & atoms.calc.results.keys())
+        if atoms.has("momenta"):
+            self.n_labels["velocities"] += 1
+        for name, values in self.states.items():
+            if name in atoms.info:
+                values[float(atoms.info[name])] += 1
         if atoms.has("force_mask"):
             self.n_held += int((~atoms.arrays["force_mask"]).sum())
 
@@ -50,14 +66,33 @@ class Report:
 
     def lines(self) -> list[str]:
         """The account in sentences: first what was read, then every note."""
-        labels = [f"{self.n_labels[key]} {plural}" for key, plural in LABELS.items() if self.n_labels[key]]
-        held = [f"{self.n_held} forces masked, of atoms that were held"] if self.n_held else []
-        told = ", ".join([*labels, *held]) or "no labels"
-        return [
-            f"Read {_frames(self.n_frames)} of {self.path}: {told}.",
-            *(f"{what} ({_frames(n)}, the first is {k})." for what, (n, k) in self.notes.items()),
+        told = [_counted(n, *words) for key, words in WORDS.items() if (n := self.n_labels[key])]
+        if self.n_held:
+            told.append(f"{_counted(self.n_held, 'force', 'forces')} masked, of atoms that were held")
+        states = [
+            f"{name} {_state(values)}, which potentials of mlpot cannot see"
+            for name, values in self.states.items()
+            if values.keys() - {0.0, 1.0} or len(values) > 1 or (name == "charge" and 1.0 in values)
         ]
+        lines = [
+            f"Read {_frames(self.n_frames)} of {self.path}: {', '.join(told) or 'no labels'}.",
+            *(f"{what} ({_frames(n)}, the first is {k})." for what, (n, k) in self.notes.items()),
+            *(f"{line[0].upper()}{line[1:]}." for line in states),
+        ]
+        if self.unused:
+            most = self.unused.most_common(MOST_NAMES)
+            more = f" and {len(self.unused) - len(most)} more" if len(self.unused) > len(most) else ""
+            lines.append(f"Not kept: {', '.join(f'{name} ({_frames(n)})' for name, n in most)}{more}.")
+        return lines
+
+
+def _counted(n: int, one: str, many: str) -> str:
+    return f"{n} {one if n == 1 else many}"
 
 
 def _frames(n: int) -> str:
-    return f"{n} frame" if n == 1 else f"{n} frames"
+    return _counted(n, "frame", "frames")
+
+
+def _state(values: Counter[float]) -> str:
+    return ", ".join(f"{value:g} in {_frames(n)}" for value, n in sorted(values.items()))
