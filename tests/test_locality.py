@@ -63,8 +63,10 @@ def test_energy_and_forces_are_continuous_at_the_cutoff(potential: Potential, sc
 def test_the_derivative_of_the_force_is_continuous_at_the_cutoff(potential: Potential, scan) -> None:  # type: ignore[no-untyped-def]
     jumps, largest = zip(*(jump_of_curvature(potential, scan, step) for step in (1e-4, 1e-5, 1e-6)), strict=True)
     assert jumps[1] <= 1e-3 * largest[1]
-    assert 9 < jumps[0] / jumps[1] < 11  # it vanishes with the step: C2
-    assert 9 < jumps[1] / jumps[2] < 11
+    if jumps[0] > 1e-9:  # else it is lost among rounding: a basis that vanishes at the cutoff leaves no jump
+        assert jumps[0] / jumps[1] > 9  # it vanishes with the step: C2
+    if jumps[1] > 1e-9:
+        assert jumps[1] / jumps[2] > 9
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

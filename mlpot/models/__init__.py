@@ -7,13 +7,21 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from mlpot.models.ace import ACE
 from mlpot.models.deepsets import DeepSets
 from mlpot.models.egnn import EGNN
 from mlpot.models.layers import choose
+from mlpot.models.painn import PaiNN
 from mlpot.models.schnet import SchNet
 
-BACKBONES: dict[str, type[nn.Module]] = {"schnet": SchNet, "egnn": EGNN, "deepsets": DeepSets}
-LIMITS = {"cutoff": 100.0, "n_features": 4096, "n_radial": 1024, "n_knots": 8192}
+BACKBONES: dict[str, type[nn.Module]] = {
+    "ace": ACE,
+    "painn": PaiNN,
+    "schnet": SchNet,
+    "egnn": EGNN,
+    "deepsets": DeepSets,
+}
+LIMITS = {"cutoff": 100.0, "n_features": 4096, "n_radial": 1024, "n_knots": 8192, "n_neighbors": 1000.0}
 MAX_ARGUMENT = 64  # of all others, such as the number of layers
 """What is larger is a slip of the pen, or a file made to fill the memory."""
 
