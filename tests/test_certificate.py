@@ -11,25 +11,25 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import faulty_calculators
+import faulty_calculators_2
 import numpy as np
 import pytest
-import seeded
-import seeded_too
 import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.morse import MorsePotential
+from faulty_calculators import CUTOFF, Blended, NotANumber, Toy
 from potentials import new_potential, small_potential
-from seeded import CUTOFF, Blended, NotANumber, Toy
 from structures import copper, copper_atom, ethanol, shaken
 from torch import Tensor
 
-from mlpot.certificate import cells, derivatives, locality, motion, parity, state, symmetry
-from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge
+from mlpot.certificate import backends, cells, derivatives, locality, nve, side_effects, symmetry
+from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, verdict
 from mlpot.certificate.structures import bundled
-from mlpot.certificate.subject import Subject, of_calculator, of_potential
+from mlpot.certificate.tested import CalculatorUnderTest, of_calculator, of_potential
 from mlpot.certificate.verify import QUICK, _not_run, verify
 from mlpot.graph import AtomGraph
 from mlpot.html.certificate import write_page
@@ -40,75 +40,78 @@ CLUSTER = Atoms("Cu4", positions=[(0, 0, 0), (2.4, 0.1, 0), (0.3, 2.5, 0.2), (1.
 ALL: Structures = {"cluster": CLUSTER} | dict(COPPER)
 
 
-def toy(kind: type[Toy] = Toy) -> Subject:
-    references = {29: 1.0} if kind is seeded_too.NothingForAtoms else {}
-    return Subject(
-        kind.__name__, kind, (29, 47) if kind is seeded_too.StaleNumbers else (29,), references=references
+def toy(kind: type[Toy] = Toy) -> CalculatorUnderTest:
+    references = {29: 1.0} if kind is faulty_calculators_2.NothingForAtoms else {}
+    return CalculatorUnderTest(
+        kind.__name__,
+        kind,
+        (29, 47) if kind is faulty_calculators_2.StaleNumbers else (29,),
+        references=references,
     )
 
 
-SEEDED: list[tuple[type[Toy], Callable[[Subject, Structures], Check]]] = [
-    (seeded.StressSign, derivatives.stress),
-    (seeded.StressInGPa, derivatives.stress),
-    (seeded.VoigtSwapped, derivatives.stress),
-    (seeded.ForceSign, derivatives.force),
-    (seeded.Curl, derivatives.force),
-    (seeded.Curl, derivatives.curl),
-    (seeded.Curl, derivatives.loops),
-    (seeded.SingleSums, derivatives.force),
-    (seeded.SingleSums, cells.supercell),
-    (seeded.MissingImage, cells.supercell),
-    (seeded.ZerosForStress, cells.boundaries),
-    (seeded.HardCutoff, locality.smoothness),
-    (seeded.CosineEnvelope, locality.smoothness),
-    (seeded.NeighborCap, locality.crowd),
-    (seeded.Attractive, locality.short_range),
-    (seeded.StaleList, state.memory),
-    (seeded.StaleResult, state.memory),
-    (seeded.Noisy, state.determinism),
-    (seeded.Meddling, state.side_effects),
-    (seeded.WritesInfo, state.side_effects),
-    (seeded.Handed, symmetry.rotation),
-    (seeded.Placed, symmetry.translation),
-    (seeded.Ordered, symmetry.permutation),
-    (seeded.Pulling, symmetry.momentum),
-    (seeded.Unsteady, motion.reversal),
-    (seeded.Growing, motion.drift),
-    (seeded.Creeping, motion.drift),
-    (seeded.TooStrong, motion.scaling),
-    (seeded.Rocket, motion.momenta),
-    (seeded_too.AlmostForces, derivatives.force),
-    (seeded_too.ClippedForces, derivatives.force),
-    (seeded_too.Balanced, derivatives.force),
-    (seeded_too.Twisted, symmetry.momentum),
-    (seeded_too.RightAngled, derivatives.stress),
-    (seeded_too.SignedVolume, cells.representation),
-    (seeded_too.AlwaysPeriodic, cells.boundaries),
-    (seeded_too.CastEarly, symmetry.translation),
-    (seeded_too.Unreferenced, locality.smoothness),
-    (seeded_too.NothingForAtoms, locality.isolated_atoms),
-    (seeded_too.ShuffledSums, state.determinism),
-    (seeded_too.StaleNumbers, state.memory),
-    (seeded_too.StaleCell, state.memory),
-    (seeded_too.StalePbc, state.memory),
-    (seeded_too.Lenient, state.memory),
-    (seeded_too.LastAnswer, state.memory),
-    (seeded_too.SetsDtype, state.side_effects),
-    (seeded_too.SetsEnvironment, state.side_effects),
-    (seeded_too.SilencesWarnings, state.side_effects),
-    (seeded_too.Wraps, state.side_effects),
+SEEDED: list[tuple[type[Toy], Callable[[CalculatorUnderTest, Structures], Check]]] = [
+    (faulty_calculators.StressSign, derivatives.stress),
+    (faulty_calculators.StressInGPa, derivatives.stress),
+    (faulty_calculators.VoigtSwapped, derivatives.stress),
+    (faulty_calculators.ForceSign, derivatives.force),
+    (faulty_calculators.Curl, derivatives.force),
+    (faulty_calculators.Curl, derivatives.curl),
+    (faulty_calculators.Curl, derivatives.loops),
+    (faulty_calculators.SingleSums, derivatives.force),
+    (faulty_calculators.SingleSums, cells.supercell),
+    (faulty_calculators.MissingImage, cells.supercell),
+    (faulty_calculators.ZerosForStress, cells.boundaries),
+    (faulty_calculators.HardCutoff, locality.smoothness),
+    (faulty_calculators.CosineEnvelope, locality.smoothness),
+    (faulty_calculators.NeighborCap, locality.high_coordination),
+    (faulty_calculators.Attractive, locality.short_range),
+    (faulty_calculators.StaleList, side_effects.memory),
+    (faulty_calculators.StaleResult, side_effects.memory),
+    (faulty_calculators.Noisy, side_effects.determinism),
+    (faulty_calculators.Meddling, side_effects.side_effects),
+    (faulty_calculators.WritesInfo, side_effects.side_effects),
+    (faulty_calculators.Handed, symmetry.rotation),
+    (faulty_calculators.Placed, symmetry.translation),
+    (faulty_calculators.Ordered, symmetry.permutation),
+    (faulty_calculators.Pulling, symmetry.momentum),
+    (faulty_calculators.Unsteady, nve.reversal),
+    (faulty_calculators.Growing, nve.drift),
+    (faulty_calculators.Creeping, nve.drift),
+    (faulty_calculators.TooStrong, nve.scaling),
+    (faulty_calculators.Rocket, nve.momenta),
+    (faulty_calculators_2.AlmostForces, derivatives.force),
+    (faulty_calculators_2.ClippedForces, derivatives.force),
+    (faulty_calculators_2.Balanced, derivatives.force),
+    (faulty_calculators_2.Twisted, symmetry.momentum),
+    (faulty_calculators_2.RightAngled, derivatives.stress),
+    (faulty_calculators_2.SignedVolume, cells.representation),
+    (faulty_calculators_2.AlwaysPeriodic, cells.boundaries),
+    (faulty_calculators_2.CastEarly, symmetry.translation),
+    (faulty_calculators_2.Unreferenced, locality.smoothness),
+    (faulty_calculators_2.NothingForAtoms, locality.isolated_atoms),
+    (faulty_calculators_2.ShuffledSums, side_effects.determinism),
+    (faulty_calculators_2.StaleNumbers, side_effects.memory),
+    (faulty_calculators_2.StaleCell, side_effects.memory),
+    (faulty_calculators_2.StalePbc, side_effects.memory),
+    (faulty_calculators_2.Lenient, side_effects.memory),
+    (faulty_calculators_2.LastAnswer, side_effects.memory),
+    (faulty_calculators_2.SetsDtype, side_effects.side_effects),
+    (faulty_calculators_2.SetsEnvironment, side_effects.side_effects),
+    (faulty_calculators_2.SilencesWarnings, side_effects.side_effects),
+    (faulty_calculators_2.Wraps, side_effects.side_effects),
 ]
 
 
 SHORT: dict[object, dict[str, float]] = {
     derivatives.loops: {"n_loops": 1, "n_points": 200},
-    motion.drift: {"picoseconds": 0.3},
-    motion.momenta: {"picoseconds": 0.1},
-    motion.reversal: {"n_steps": 50},
-    state.determinism: {"n_repeats": 3},
+    nve.drift: {"picoseconds": 0.3},
+    nve.momenta: {"picoseconds": 0.1},
+    nve.reversal: {"n_steps": 50},
+    side_effects.determinism: {"n_repeats": 3},
 }
 """What is enough for a toy."""
-MOVING = {motion.drift, motion.momenta, motion.reversal, motion.scaling}
+MOVING = {nve.drift, nve.momenta, nve.reversal, nve.scaling}
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +125,7 @@ def _as_it_was() -> Iterator[None]:
     os.environ.update(environment)
 
 
-def of_backbone(name: str) -> Subject:
+def of_backbone(name: str) -> CalculatorUnderTest:
     return of_potential(small_potential(name, trained=True).freeze())
 
 
@@ -153,7 +156,12 @@ def test_what_is_not_a_number_fails(check) -> None:  # type: ignore[no-untyped-d
         assert not run(check, NotANumber).passed
     except FloatingPointError:
         # These look for the cutoff first; an error is a failure.
-        assert check in (locality.smoothness, locality.crowd, locality.short_range, locality.isolated_atoms)
+        assert check in (
+            locality.smoothness,
+            locality.high_coordination,
+            locality.short_range,
+            locality.isolated_atoms,
+        )
 
 
 def test_a_batch_that_blends_is_told() -> None:
@@ -168,15 +176,15 @@ def test_a_batch_that_blends_is_told() -> None:
 
 def test_a_long_run_tells_how_far_it_is() -> None:
     told: list[str] = []
-    assert motion.long_drift(toy(), {"cluster": CLUSTER}, 1.0, told.append).passed
+    assert nve.long_drift(toy(), {"cluster": CLUSTER}, 1.0, told.append).passed
     assert told[-1] == "P18, cluster, float64: 1 of 1 ps"
 
 
 def test_nan_is_above_every_bar() -> None:
-    figures = [Figure("energy", "here", 0.5, 1.0), Figure("forces", "there", np.nan, 1.0)]
-    verdict = judge("P0", "nothing", figures)
-    assert not verdict.passed
-    assert verdict.what == "forces"
+    figures = [Measurement("energy", "here", 0.5, 1.0), Measurement("forces", "there", np.nan, 1.0)]
+    found = verdict("P0", "nothing", figures)
+    assert not found.passed
+    assert found.what == "forces"
 
 
 @pytest.mark.parametrize(
@@ -198,9 +206,9 @@ def test_a_cosine_envelope_of_ours_is_told() -> None:
 
 
 def test_any_calculator_of_ase_can_be_judged() -> None:
-    subject = of_calculator("ase.calculators.morse:MorsePotential", (29,))
-    assert symmetry.rotation(subject, COPPER).passed
-    assert isinstance(subject.calculator, MorsePotential)
+    tested = of_calculator("ase.calculators.morse:MorsePotential", (29,))
+    assert symmetry.rotation(tested, COPPER).passed
+    assert isinstance(tested.calculator, MorsePotential)
     with pytest.raises(ValueError, match="no calculator"):
         of_calculator("ase.calculators.morse:Nothing", (29,))
 
@@ -233,24 +241,24 @@ def test_what_is_not_run_is_said_with_its_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["schnet", "egnn", "deepsets"])
 @pytest.mark.slow
 def test_the_compiler_gives_the_same(name: str) -> None:
-    check = parity.parity(of_backbone(name), {"ethanol": ethanol()}, compiled=True)
+    check = backends.agreement(of_backbone(name), {"ethanol": ethanol()}, compiled=True)
     assert check.passed, check
     assert "torch.compile" in check.note
 
 
 @pytest.mark.parametrize("off", [1e-8, math.nan])
 def test_a_native_call_that_is_off_is_found(off: float) -> None:
-    subject = of_backbone("schnet")
-    calculator = subject.make()
+    tested = of_backbone("schnet")
+    calculator = tested.make()
     sound = calculator.potential.native
 
     def native(graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor]:
         energy, forces, virial = sound(graph)
         return energy, forces * (1 + off), virial
 
-    assert parity.parity(subject, {"ethanol": ethanol()}).passed
+    assert backends.agreement(tested, {"ethanol": ethanol()}).passed
     calculator.potential.native = native
-    check = parity.parity(replace(subject, make=lambda: calculator), {"ethanol": ethanol()})
+    check = backends.agreement(replace(tested, make=lambda: calculator), {"ethanol": ethanol()})
     assert not check.passed
     assert check.where == "ethanol, modules"
 
@@ -261,6 +269,6 @@ def test_a_native_call_that_is_off_is_found(off: float) -> None:
 def test_calculators_of_ase_miss_what_they_are_known_to_miss(name: str) -> None:
     """A cutoff that is not C2, stress without volume, NaN of coincident atoms; and nothing else."""
     smooth = partial(LennardJones, sigma=2.3, epsilon=0.4, rc=6.0, ro=4.0, smooth=True)
-    certificate = verify(Subject(name, EMT if name == "EMT" else smooth, (29,)), bundled((29,)))
+    certificate = verify(CalculatorUnderTest(name, EMT if name == "EMT" else smooth, (29,)), bundled((29,)))
     assert [c.id for c in certificate.checks if not c.passed] == ["P9", "P13", "P15"]
     assert list(certificate.not_applicable) == ["P4", "P30"]

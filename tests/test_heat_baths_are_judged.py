@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from seeded import StressInGPa, Toy
+from faulty_calculators import StressInGPa, Toy
 
-from mlpot.certificate import bath, pressure, thermal
-from mlpot.certificate.bath import Bath
+from mlpot.certificate import heat_bath, pressure, thermal
 from mlpot.certificate.check import Check, Structures
+from mlpot.certificate.heat_bath import HeatBath
 from mlpot.certificate.statistics import (
     bar_of,
     correlation_time,
@@ -23,24 +23,24 @@ from mlpot.certificate.statistics import (
     mean_and_error,
     slope_of_log_ratio,
 )
-from mlpot.certificate.subject import Subject
+from mlpot.certificate.tested import CalculatorUnderTest
 from mlpot.dynamics.ensembles import Ensemble, build_ensemble
 
 CLUSTER: Structures = {
     "cluster": Atoms("Cu4", positions=[(0, 0, 0), (2.4, 0.1, 0), (0.3, 2.5, 0.2), (1.1, 0.9, 2.3)])
 }
-SHORT = partial(Bath, n_samples=100, every=15, thermostat=15, barostat=100)
+SHORT = partial(HeatBath, n_samples=100, every=15, thermostat=15, barostat=100)
 CRYSTAL: Structures = {"crystal": bulk("Cu", cubic=True, a=3.4)}
 
 
 @pytest.fixture(autouse=True)
 def _few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thermal, "Bath", SHORT)
-    monkeypatch.setattr(bath, "LONGER", 1)
+    monkeypatch.setattr(thermal, "HeatBath", SHORT)
+    monkeypatch.setattr(heat_bath, "LONGER", 1)
 
 
-def toy(kind: type[Toy] = Toy) -> Subject:
-    return Subject(kind.__name__, kind, (29,))
+def toy(kind: type[Toy] = Toy) -> CalculatorUnderTest:
+    return CalculatorUnderTest(kind.__name__, kind, (29,))
 
 
 # --- statistics ---
@@ -86,18 +86,18 @@ def test_many_tests_have_a_higher_bar() -> None:
 
 
 def test_walks_are_as_long_as_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bath, "LONGER", 3)
-    atoms, short = CLUSTER["cluster"], Bath("langevin", 0, n_samples=4, every=2)
-    assert len(bath.long_walk(toy(), "cluster", atoms, short).time) == 12
-    monkeypatch.setattr(bath, "LONG", 0.0)
-    assert len(bath.long_walk(toy(), "cluster", atoms, short).time) == 4
+    monkeypatch.setattr(heat_bath, "LONGER", 3)
+    atoms, short = CLUSTER["cluster"], HeatBath("langevin", 0, n_samples=4, every=2)
+    assert len(heat_bath.long_run_in_heat_bath(toy(), "cluster", atoms, short).time) == 12
+    monkeypatch.setattr(heat_bath, "LONG", 0.0)
+    assert len(heat_bath.long_run_in_heat_bath(toy(), "cluster", atoms, short).time) == 4
 
 
-def conserved(subject: Subject, structures: Structures) -> Check:
-    """As `thermal.conserved`, for long enough to tell a drift from the noise of the walks of a test."""
+def conserved(tested: CalculatorUnderTest, structures: Structures) -> Check:
+    """As `thermal.conserved`, for long enough to tell a drift from the noise of the runs of a test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(thermal, "Bath", partial(SHORT, n_samples=400))
-        return thermal.conserved(subject, structures)
+        patch.setattr(thermal, "HeatBath", partial(SHORT, n_samples=400))
+        return thermal.conserved(tested, structures)
 
 
 CHECKS: list[tuple[Callable[..., Check], Structures]] = [
@@ -127,7 +127,7 @@ def too_hot(*args: Any, **settings: Any) -> Ensemble:
     ("check", "structures"), [pytest.param(*CHECKS[0], marks=pytest.mark.slow), CHECKS[4]], ids=["P22", "P26"]
 )
 def test_a_bath_that_is_too_hot_is_caught(check: Any, structures: Structures, monkeypatch: Any) -> None:
-    monkeypatch.setattr(bath, "build_ensemble", too_hot)
+    monkeypatch.setattr(heat_bath, "build_ensemble", too_hot)
     assert not check(toy(), structures).passed
 
 
@@ -142,5 +142,5 @@ def test_energies_that_are_not_those_of_the_forces_are_caught() -> None:
 
 @pytest.mark.slow
 def test_a_stress_in_other_units_is_not_under_the_pressure_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pressure, "Bath", SHORT)
+    monkeypatch.setattr(pressure, "HeatBath", SHORT)
     assert not pressure.two_pressures(toy(StressInGPa), CRYSTAL).passed

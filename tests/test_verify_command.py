@@ -19,7 +19,7 @@ import mlpot
 from mlpot.certificate import verify as levels
 from mlpot.certificate.check import movable
 from mlpot.certificate.examples import of_training, with_companions
-from mlpot.certificate.request import certify
+from mlpot.certificate.run import certify
 from mlpot.certificate.symmetry import rotation
 from mlpot.data.check.survey import survey
 from mlpot.html.certificate import write_page

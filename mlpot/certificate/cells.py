@@ -8,9 +8,9 @@ import numpy as np
 from ase import Atoms
 from ase.build import make_supercell
 
-from mlpot.certificate.check import Check, Figure, Structures, free, judge, periodic, worst
-from mlpot.certificate.subject import Answer, Subject
+from mlpot.certificate.check import Check, Measurement, Structures, free, periodic, verdict, worst
 from mlpot.certificate.symmetry import differences
+from mlpot.certificate.tested import Answer, CalculatorUnderTest
 
 # Rows of integers with determinant ±1: other vectors of the same lattice.
 LATTICES = {
@@ -24,43 +24,43 @@ SUPERCELLS = {"2×2×2": np.diag([2, 2, 2]), "skewed": np.array([[1, 1, 0], [-1,
 MOST_ATOMS = 1000  # of a supercell
 
 
-def supercell(subject: Subject, structures: Structures) -> Check:
+def supercell(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P11: a supercell has the energy of its cells, their forces and their stress."""
-    figures: list[Figure] = []
+    figures: list[Measurement] = []
     for name, atoms in periodic(structures).items():
-        out = subject(atoms)
+        out = tested(atoms)
         for shape, matrix in SUPERCELLS.items():
             n = round(abs(np.linalg.det(matrix)))
             if n * len(atoms) <= MOST_ATOMS:
-                whole = subject(make_supercell(atoms, matrix, wrap=False))
+                whole = tested(make_supercell(atoms, matrix, wrap=False))
                 expected = Answer(out.energy, np.tile(out.forces, (n, 1)), out.stress)
                 part = Answer(whole.energy / n, whole.forces, whole.stress)
-                figures += _same(subject, part, expected, f"{name}, {shape}")
-    return judge("P11", "supercells", figures)
+                figures += _same(tested, part, expected, f"{name}, {shape}")
+    return verdict("P11", "supercells", figures)
 
 
-def representation(subject: Subject, structures: Structures) -> Check:
+def representation(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P12: neither wrapping, nor whole cells, nor the choice of lattice vectors, nor the last digit matters."""
-    figures: list[Figure] = []
+    figures: list[Measurement] = []
     for name, atoms in periodic(structures).items():
-        out = subject(atoms)
+        out = tested(atoms)
         for how, same in _descriptions(atoms):
-            figures += _same(subject, subject(same), out, f"{name}, {how}")
-    return judge("P12", "descriptions of a cell", figures)
+            figures += _same(tested, tested(same), out, f"{name}, {how}")
+    return verdict("P12", "descriptions of a cell", figures)
 
 
-def boundaries(subject: Subject, structures: Structures) -> Check:
+def boundaries(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P13: what does not repeat changes nothing and has no stress; repeating without a vector is an error."""
-    figures: list[Figure] = []
+    figures: list[Measurement] = []
     for name, atoms in free(structures).items():
         boxed = atoms.copy()
         boxed.set_cell([[3.0, 0.2, 0], [0, 2.0, 0.1], [0.5, 0, 2.5]])
-        figures += _same(subject, subject(boxed), subject(atoms), f"{name}, in a cell that does not repeat")
-        figures.append(_refused(subject, boxed, "stress without volume", name, ask_stress=True))
+        figures += _same(tested, tested(boxed), tested(atoms), f"{name}, in a cell that does not repeat")
+        figures.append(_refused(tested, boxed, "stress without volume", name, ask_stress=True))
         endless = atoms.copy()
         endless.set_cell(np.zeros((3, 3)))
         endless.pbc = True
-        figures.append(_refused(subject, endless, "periodic without a cell", name))
+        figures.append(_refused(tested, endless, "periodic without a cell", name))
     for name, atoms in periodic(structures).items():
         slab = atoms.copy()
         slab.pbc = (True, True, False)
@@ -68,11 +68,11 @@ def boundaries(subject: Subject, structures: Structures) -> Check:
         tilted.set_cell(slab.cell.array + np.array([[0, 0, 0], [0, 0, 0], [1.0, -0.7, 2.0]]))
         outside = slab.copy()
         outside.positions += 3 * slab.cell.array[0] - 5 * slab.cell.array[1] - 2 * slab.cell.array[2]
-        out = subject(slab)
-        figures += _same(subject, subject(tilted), out, f"{name} as a slab, third vector changed")
-        figures += _same(subject, subject(outside), out, f"{name} as a slab, outside the cell")
-        figures.append(_refused(subject, slab, "stress without volume", f"{name} as a slab", ask_stress=True))
-    return judge("P13", "open boundaries", figures)
+        out = tested(slab)
+        figures += _same(tested, tested(tilted), out, f"{name} as a slab, third vector changed")
+        figures += _same(tested, tested(outside), out, f"{name} as a slab, outside the cell")
+        figures.append(_refused(tested, slab, "stress without volume", f"{name} as a slab", ask_stress=True))
+    return verdict("P13", "open boundaries", figures)
 
 
 def _descriptions(atoms: Atoms) -> Iterator[tuple[str, Atoms]]:
@@ -89,19 +89,21 @@ def _descriptions(atoms: Atoms) -> Iterator[tuple[str, Atoms]]:
         yield how, Atoms(atoms.numbers, atoms.positions, cell=np.array(rows) @ atoms.cell.array, pbc=True)
 
 
-def _same(subject: Subject, out: Answer, expected: Answer, where: str) -> Iterator[Figure]:
+def _same(tested: CalculatorUnderTest, out: Answer, expected: Answer, where: str) -> Iterator[Measurement]:
     size = abs(expected.energy)
-    if subject.single:
+    if tested.single:
         return differences(out, expected, where, 1e-5 * len(expected.forces) + 1e-6 * size, 2e-5, 1e-6)
     return differences(out, expected, where, 1e-11 * max(size, 1.0), 1e-10)
 
 
-def _refused(subject: Subject, atoms: Atoms, what: str, where: str, *, ask_stress: bool = False) -> Figure:
+def _refused(
+    tested: CalculatorUnderTest, atoms: Atoms, what: str, where: str, *, ask_stress: bool = False
+) -> Measurement:
     """0 if the question is an error or answered with NaN, 1 if it is answered with a number."""
     atoms = atoms.copy()
-    atoms.calc = subject.calculator
+    atoms.calc = tested.calculator
     try:
         answer = atoms.get_stress() if ask_stress else atoms.get_potential_energy()
     except Exception:  # of any kind: the packages have no common one
-        return Figure(f"{what} answered", where, 0.0, 0.0)
-    return Figure(f"{what} answered", where, float(not np.isnan(worst(answer))), 0.0)
+        return Measurement(f"{what} answered", where, 0.0, 0.0)
+    return Measurement(f"{what} answered", where, float(not np.isnan(worst(answer))), 0.0)

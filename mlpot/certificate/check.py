@@ -1,4 +1,4 @@
-"""What a check found: the figure that came closest to its bar, or went furthest beyond it."""
+"""The result of a check: the measurement closest to its bar, or furthest beyond it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from numpy.typing import ArrayLike
 
 Structures = Mapping[str, Atoms]
 STILL = "mlpot: still"
-"""Key in `info` of structures that no atom is let move from."""
+"""Key in `info` of structures that are not used for dynamics."""
 
 
 class NothingToCheckError(ValueError):
     """A check does not apply to these structures or to this calculator."""
 
 
-class Figure(NamedTuple):
-    """One measured number, which passes if it is not above its bar."""
+class Measurement(NamedTuple):
+    """One measured number, which passes if it does not exceed its bar."""
 
     what: str  # with its unit
     where: str
@@ -41,7 +41,7 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True)
 class Check:
-    """The verdict on one row of the physics table."""
+    """The result of one row of the physics table."""
 
     id: str
     name: str
@@ -53,15 +53,15 @@ class Check:
     note: str = ""
 
 
-def judge(id: str, name: str, figures: Iterable[Figure], note: str = "") -> Check:
-    """The check that passes if every figure does, told by the worst of them.
+def verdict(id: str, name: str, figures: Iterable[Measurement], note: str = "") -> Check:
+    """The check that passes if every measurement does, described by the worst of them.
 
     Raises:
-        NothingToCheckError: there are no figures.
+        NothingToCheckError: there are no measurements.
     """
     found = list(figures)
     if not found:
-        raise NothingToCheckError("no structure that it applies to; give one with --structures")
+        raise NothingToCheckError("the check applies to none of the structures; give one with --structures")
     worst_of_all = max(found, key=lambda f: f.badness)
     what, where, value, bar = worst_of_all
     failed = {f.what for f in found if not f.passed and f.what != what}
@@ -77,15 +77,15 @@ def worst(a: ArrayLike, b: ArrayLike = 0.0) -> float:
 
 
 def periodic(structures: Structures) -> Structures:
-    """Those with three periodic directions."""
+    """The structures with three periodic directions."""
     return {name: atoms for name, atoms in structures.items() if atoms.pbc.all()}
 
 
 def movable(structures: Structures) -> Structures:
-    """Those from which molecular dynamics makes sense."""
+    """The structures that molecular dynamics may start from."""
     return {name: atoms for name, atoms in structures.items() if len(atoms) > 1 and STILL not in atoms.info}
 
 
 def free(structures: Structures) -> Structures:
-    """Those without a periodic direction."""
+    """The structures without a periodic direction."""
     return {name: atoms for name, atoms in structures.items() if not atoms.pbc.any()}

@@ -10,9 +10,9 @@ from ase.data import covalent_radii
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
-from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge, periodic, worst
+from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, periodic, verdict, worst
 from mlpot.certificate.structures import element_pairs, pair_name
-from mlpot.certificate.subject import ALONG, Subject, pair
+from mlpot.certificate.tested import ALONG, CalculatorUnderTest, pair
 
 Floats = NDArray[np.float64]
 
@@ -26,9 +26,9 @@ VOIGT = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
 MOST_COORDINATES = 90  # of one structure, drawn at random from larger ones
 
 
-def force(subject: Subject, structures: Structures) -> Check:
+def force(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P5: forces are minus the derivative of the energy, coordinate by coordinate."""
-    figures, double = [], subject.double
+    figures, double = [], tested.double
     for name, atoms in structures.items():
         out, coordinates = double(atoms), _coordinates(len(atoms))
         expected = np.array([out.forces[i, axis] for i, axis in coordinates])
@@ -41,31 +41,33 @@ def force(subject: Subject, structures: Structures) -> Check:
         bar = max(1e-7, 1e-11 * abs(out.energy))
         if double.single:  # energies are good to some units in the last place only
             bar = 2e-3 + 1e-5 * worst(out.forces) + 2e-7 * abs(out.energy) / SINGLE_STEPS[0]
-        figures.append(Figure("forces, eV/Å", name, _departure(energies, -expected, double.single), bar))
-    for a, b in element_pairs(subject.elements, structures):
+        figures.append(Measurement("forces, eV/Å", name, _departure(energies, -expected, double.single), bar))
+    for a, b in element_pairs(tested.elements, structures):
         figures += _of_close_pair(double, a, b)
-    return judge("P5", "forces are −dE/dr", figures, _of_double(subject))
+    return verdict("P5", "forces are −dE/dr", figures, _of_double(tested))
 
 
-def _of_close_pair(subject: Subject, a: int, b: int) -> Iterator[Figure]:
+def _of_close_pair(tested: CalculatorUnderTest, a: int, b: int) -> Iterator[Measurement]:
     """Forces of two atoms that are too close, where some codes clip them: to a thousandth of what they are."""
     contact = covalent_radii[a] + covalent_radii[b]
     for part in (0.5, 0.7, 0.9):
 
         def energies(step: float, r: float = part * contact) -> Floats:
-            return np.array([subject.energy(pair(a, b, r + step))])
+            return np.array([tested.energy(pair(a, b, r + step))])
 
-        expected = subject(pair(a, b, part * contact)).forces[1] @ ALONG
-        bar = 1e-4 * abs(expected) + (1e-2 if subject.single else 1e-6)
-        found = _departure(energies, -np.array([expected]), subject.single)
-        yield Figure("forces of close pairs, eV/Å", f"{pair_name(a, b)} at {part * contact:.2f} Å", found, bar)
+        expected = tested(pair(a, b, part * contact)).forces[1] @ ALONG
+        bar = 1e-4 * abs(expected) + (1e-2 if tested.single else 1e-6)
+        found = _departure(energies, -np.array([expected]), tested.single)
+        yield Measurement(
+            "forces of close pairs, eV/Å", f"{pair_name(a, b)} at {part * contact:.2f} Å", found, bar
+        )
 
 
-def stress(subject: Subject, structures: Structures) -> Check:
+def stress(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P6: stress is (1/V) dE/dε, component by component, and symmetric."""
-    if not subject.has_stress:
+    if not tested.has_stress:
         raise NothingToCheckError("the calculator gives no stress")
-    figures, double = [], subject.double
+    figures, double = [], tested.double
     for name, atoms in _also_sheared(periodic(structures)).items():
         out, volume = double(atoms), atoms.get_volume()
 
@@ -76,9 +78,9 @@ def stress(subject: Subject, structures: Structures) -> Check:
         bar = max(1e-8, 1e-11 * abs(out.energy) / volume)
         if double.single:
             bar = 1e-3 * worst(out.stress) + (2e-4 + 2e-7 * abs(out.energy) / SINGLE_STEPS[0]) / volume
-        figures.append(Figure("stress, eV/Å³", name, _departure(energies, expected, double.single), bar))
-        figures.append(Figure("asymmetry of stress, eV/Å³", name, worst(out.stress, out.stress.T), 1e-12))
-    return judge("P6", "stress is dE/dε / V", figures, _of_double(subject))
+        figures.append(Measurement("stress, eV/Å³", name, _departure(energies, expected, double.single), bar))
+        figures.append(Measurement("asymmetry of stress, eV/Å³", name, worst(out.stress, out.stress.T), 1e-12))
+    return verdict("P6", "stress is dE/dε / V", figures, _of_double(tested))
 
 
 def _also_sheared(structures: Structures) -> Structures:
@@ -92,9 +94,9 @@ def _also_sheared(structures: Structures) -> Structures:
     return {**structures, f"{name}, sheared": sheared}
 
 
-def curl(subject: Subject, structures: Structures) -> Check:
+def curl(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P7: the Jacobian of the forces is symmetric, λ = ‖J − Jᵀ‖ / 2‖J‖ (F. Bigi et al., arXiv 2412.11569)."""
-    figures, double = [], subject.double
+    figures, double = [], tested.double
     step = SINGLE_STEPS[0] if double.single else 1e-4
     for name, atoms in structures.items():
         if len(atoms) == 1 or 3 * len(atoms) > MOST_COORDINATES:
@@ -106,13 +108,13 @@ def curl(subject: Subject, structures: Structures) -> Check:
 
         j = _derivative(forces, step)
         asymmetry = float(np.linalg.norm(j - j.T) / (2 * np.linalg.norm(j)))
-        figures.append(Figure("λ", name, asymmetry, 1e-4 if double.single else 1e-7))
-    return judge("P7", "forces have no curl", figures, _of_double(subject))
+        figures.append(Measurement("λ", name, asymmetry, 1e-4 if double.single else 1e-7))
+    return verdict("P7", "forces have no curl", figures, _of_double(tested))
 
 
-def loops(subject: Subject, structures: Structures, n_loops: int = 3, n_points: int = 400) -> Check:
+def loops(tested: CalculatorUnderTest, structures: Structures, n_loops: int = 3, n_points: int = 400) -> Check:
     """P8: the work around a closed loop is nothing beside the work along it."""
-    figures, double = [], subject.double
+    figures, double = [], tested.double
     for name, atoms in structures.items():
         if len(atoms) == 1:
             continue
@@ -127,14 +129,14 @@ def loops(subject: Subject, structures: Structures, n_loops: int = 3, n_points: 
             # Pairs that cross the cutoff leave an error of the sum; half the points tell how large it is.
             total, error = np.sum(work), np.sum(work) - 2 * np.sum(work[::2])
             ratio = float(np.maximum(abs(total) - abs(error), 0.0) / np.sum(np.abs(work)))  # NaN stays
-            figures.append(Figure("∮F·dr / ∮|F·dr|", name, ratio, 1e-6 if double.single else 1e-9))
-    return judge("P8", "no work around a loop", figures, _of_double(subject))
+            figures.append(Measurement("∮F·dr / ∮|F·dr|", name, ratio, 1e-6 if double.single else 1e-9))
+    return verdict("P8", "no work around a loop", figures, _of_double(tested))
 
 
-def _work(subject: Subject, atoms: Atoms, by: Floats, along: Floats) -> float:
+def _work(tested: CalculatorUnderTest, atoms: Atoms, by: Floats, along: Floats) -> float:
     moved = atoms.copy()
     moved.positions += by
-    return float((subject(moved).forces * along).sum())
+    return float((tested(moved).forces * along).sum())
 
 
 def _derivative(f: Callable[[float], Floats], h: float) -> Floats:
@@ -177,5 +179,5 @@ def _strained(atoms: Atoms, component: int, size: float) -> Atoms:
     return out
 
 
-def _of_double(subject: Subject) -> str:
-    return "of the same weights in float64" if subject.exact is not None else ""
+def _of_double(tested: CalculatorUnderTest) -> str:
+    return "of the same weights in float64" if tested.exact is not None else ""

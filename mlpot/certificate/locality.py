@@ -11,9 +11,9 @@ from ase.data import chemical_symbols, covalent_radii
 from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 
-from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge, periodic, worst
+from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, periodic, verdict, worst
 from mlpot.certificate.structures import element_pairs, pair_name
-from mlpot.certificate.subject import ALONG, FAR, Subject, pair
+from mlpot.certificate.tested import ALONG, FAR, CalculatorUnderTest, pair
 
 Floats = NDArray[np.float64]
 Point = tuple[float, float, float]  # along a path: Å, eV, eV/Å
@@ -24,40 +24,42 @@ HELP = "model.core_repulsion: true in the recipe mends it, unless training shows
 NEAR = 2e-4  # Å from the cutoff; and a tenth of it
 
 
-def smoothness(subject: Subject, structures: Structures) -> Check:
+def smoothness(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P9: energy, force and its derivative are continuous where a pair crosses the cutoff (C2)."""
-    figures, double = [], subject.double
+    figures, double = [], tested.double
     side, bars = (1e-6, (1e-5, 1e-4)) if double.single else (1e-11, (1e-9, 1e-8))
     for name, cutoff, scan in _scans(double, structures):
         (e0, f0), (e1, f1) = scan(cutoff - side), scan(cutoff + side)
-        figures.append(Figure("jump of energy, eV", name, abs(e1 - e0), bars[0]))
-        figures.append(Figure("jump of force, eV/Å", name, abs(f1 - f0), bars[1] + 4 * side * abs(f0)))
+        figures.append(Measurement("jump of energy, eV", name, abs(e1 - e0), bars[0]))
+        figures.append(Measurement("jump of force, eV/Å", name, abs(f1 - f0), bars[1] + 4 * side * abs(f0)))
         if not double.single:  # its last digits drown the differences
-            figures.append(Figure("jump of dF/dr, of the largest", name, _jump_of_stiffness(scan, cutoff), 1e-4))
-    return judge("P9", "smooth at the cutoff", figures)
+            figures.append(
+                Measurement("jump of dF/dr, of the largest", name, _jump_of_stiffness(scan, cutoff), 1e-4)
+            )
+    return verdict("P9", "smooth at the cutoff", figures)
 
 
-def crowd(subject: Subject, structures: Structures) -> Check:
-    """P10: of 260 neighbours none is dropped and energy follows force, or the crowd is refused."""
-    figures, double = [], subject.double
+def high_coordination(tested: CalculatorUnderTest, structures: Structures) -> Check:
+    """P10: of 260 neighbors none is dropped and energy follows force, or the structure is refused."""
+    figures, double = [], tested.double
     for name, atoms in periodic(structures).items():
         if len(atoms) > 32:
             continue
         dense = atoms.copy()
-        dense.set_cell(atoms.cell.array / _crowding(subject, atoms) ** (1 / 3), scale_atoms=True)
+        dense.set_cell(atoms.cell.array / _coordination(tested, atoms) ** (1 / 3), scale_atoms=True)
         dense = dense if len(dense) > 1 else dense * (2, 1, 1)
         dense.positions += np.random.default_rng(0).normal(scale=0.02, size=dense.positions.shape)
         try:
             one = double(dense)
         except ValueError as refusal:
-            return judge("P10", "crowds", [Figure("refused", name, 0.0, 0.0)], str(refusal)[:80])
+            return verdict("P10", "high coordination", [Measurement("refused", name, 0.0, 0.0)], str(refusal)[:80])
         order = np.random.default_rng(1).permutation(8 * len(dense))
         eight = double((dense * (2, 2, 2))[order])
-        # In a crowd energies are of another size: the bars are relative to it, and high enough for what an EGNN
-        # makes of distances that nobody trained it on (6e-8). A dropped neighbour shows in the first digits.
+        # Energies at high coordination have another magnitude: the bars are relative to it, and above the error of
+        # an EGNN at distances far from its training (6e-8). A dropped neighbor changes the first digits.
         relative = 1e-5 if double.single else 1e-7
         figures.append(
-            Figure(
+            Measurement(
                 "energy of a supercell, eV",
                 name,
                 abs(eight.energy / 8 - one.energy),
@@ -67,85 +69,85 @@ def crowd(subject: Subject, structures: Structures) -> Check:
         expected = np.tile(one.forces, (8, 1))[order]
         size = max(1.0, worst(expected))
         figures.append(
-            Figure("forces in a supercell, eV/Å", name, worst(eight.forces, expected), 10 * relative * size)
+            Measurement("forces in a supercell, eV/Å", name, worst(eight.forces, expected), 10 * relative * size)
         )
-        figures.append(Figure("energy against ∫F·dr, eV", name, *_along_a_path(double, dense)))
-    return judge("P10", "crowds", figures)
+        figures.append(Measurement("energy against ∫F·dr, eV", name, *_along_a_path(double, dense)))
+    return verdict("P10", "high coordination", figures)
 
 
-def isolated_atoms(subject: Subject, structures: Structures) -> Check:
+def isolated_atoms(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P14: an isolated atom has its reference energy and no force, also with another atom beyond the cutoff."""
     figures, isolated = [], {}
-    for z in subject.elements:
-        out = subject(Atoms([z], positions=[(0.3, -0.2, 0.1)]))
+    for z in tested.elements:
+        out = tested(Atoms([z], positions=[(0.3, -0.2, 0.1)]))
         isolated[z] = out.energy
-        figures.append(Figure("force, eV/Å", chemical_symbols[z], worst(out.forces), 0.0))
+        figures.append(Measurement("force, eV/Å", chemical_symbols[z], worst(out.forces), 0.0))
         figures.append(
-            Figure(
+            Measurement(
                 "energy − stored, eV",
                 chemical_symbols[z],
-                worst(out.energy, subject.references.get(z, out.energy)),
+                worst(out.energy, tested.references.get(z, out.energy)),
                 1e-10,
             )
         )
-    for a, b in element_pairs(subject.elements, structures):
-        cutoff = subject.cutoff(a, b)
-        out = subject(pair(a, b, FAR if cutoff is None else cutoff + 1e-6))
-        rounding = 1e-6 * abs(out.energy) if subject.single and not subject.references else 0.0
+    for a, b in element_pairs(tested.elements, structures):
+        cutoff = tested.cutoff(a, b)
+        out = tested(pair(a, b, FAR if cutoff is None else cutoff + 1e-6))
+        rounding = 1e-6 * abs(out.energy) if tested.single and not tested.references else 0.0
         if cutoff is not None:
-            figures.append(Figure("force beyond the cutoff, eV/Å", pair_name(a, b), worst(out.forces), 0.0))
+            figures.append(Measurement("force beyond the cutoff, eV/Å", pair_name(a, b), worst(out.forces), 0.0))
         figures.append(
-            Figure(
+            Measurement(
                 "energy beyond the cutoff, eV",
                 pair_name(a, b),
                 worst(out.energy, isolated[a] + isolated[b]),
                 1e-10 + rounding,
             )
         )
-    return judge("P14", "isolated atoms", figures)
+    return verdict("P14", "isolated atoms", figures)
 
 
-def short_range(subject: Subject, structures: Structures) -> Check:
+def short_range(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P15: atoms that are too close push away, the more the closer, and coincident ones are an error or finite."""
     figures = []
-    for a, b in element_pairs(subject.elements, structures):
+    for a, b in element_pairs(tested.elements, structures):
         name, contact = pair_name(a, b), 0.8 * (covalent_radii[a] + covalent_radii[b])
         distances = np.linspace(0.05, contact, 40)
-        energies = np.array([subject.energy(pair(a, b, r)) for r in distances])
+        energies = np.array([tested.energy(pair(a, b, r)) for r in distances])
         rising = float((~(np.diff(energies) < 0)).sum())  # NaN counts
-        figures.append(Figure("of 39 steps inwards, downhill", name, rising, 0.0))
-        wide = np.linspace(0.4 * contact, min(subject.cutoff(a, b) or 6.0, 6.0), 120)
-        pull = np.array([subject(pair(a, b, r)).forces[1] @ ALONG for r in wide])
+        figures.append(Measurement("of 39 steps inwards, downhill", name, rising, 0.0))
+        wide = np.linspace(0.4 * contact, min(tested.cutoff(a, b) or 6.0, 6.0), 120)
+        pull = np.array([tested(pair(a, b, r)).forces[1] @ ALONG for r in wide])
         signs = np.sign(pull[np.abs(pull) > 1e-2])
         flips = float((np.diff(signs) != 0).sum()) if np.isfinite(pull).all() else np.nan
-        figures.append(Figure("changes of sign of the force", name, flips, 1.0))
-        figures.append(Figure("NaN of coincident atoms", name, _nonsense(subject, pair(a, b, 0.0)), 0.0))
-    return judge("P15", "short range", figures, HELP if subject.potential else "")
+        figures.append(Measurement("changes of sign of the force", name, flips, 1.0))
+        figures.append(Measurement("NaN of coincident atoms", name, _nonsense(tested, pair(a, b, 0.0)), 0.0))
+    return verdict("P15", "short range", figures, HELP if tested.potential else "")
 
 
-def _scans(subject: Subject, structures: Structures) -> Iterator[tuple[str, float, Scan]]:
+def _scans(tested: CalculatorUnderTest, structures: Structures) -> Iterator[tuple[str, float, Scan]]:
     """Pairs across the cutoff, in vacuum and in crystals."""
     found = False
-    for a, b in element_pairs(subject.elements, structures):
-        cutoff = subject.cutoff(a, b)
+    for a, b in element_pairs(tested.elements, structures):
+        cutoff = tested.cutoff(a, b)
         if cutoff is None:
             continue
         found = True
 
         def dimer(r: float, a: int = a, b: int = b) -> tuple[float, float]:
-            out = subject(pair(a, b, r))
+            out = tested(pair(a, b, r))
             return out.energy, float(out.forces[1] @ ALONG)
 
         yield pair_name(a, b), cutoff, dimer
         for name, atoms in periodic(structures).items():
             if len(atoms) > 1 and {a, b} <= set(atoms.numbers):
-                yield from _crystal_scan(subject, name, atoms, a, b, cutoff)
+                yield from _crystal_scan(tested, name, atoms, a, b, cutoff)
     if not found:
         raise NothingToCheckError("no cutoff up to 20 Å was found")
 
 
 def _crystal_scan(
-    subject: Subject, name: str, atoms: Atoms, a: int, b: int, cutoff: float
+    tested: CalculatorUnderTest, name: str, atoms: Atoms, a: int, b: int, cutoff: float
 ) -> Iterator[tuple[str, float, Scan]]:
     """An atom of a crystal that is moved until its distance to another is that of the cutoff."""
     i, j, d, vectors = neighbor_list("ijdD", atoms, cutoff + 0.3)
@@ -158,7 +160,7 @@ def _crystal_scan(
     def scan(r: float) -> tuple[float, float]:
         moved = atoms.copy()
         moved.positions[j[e]] += (r - d[e]) * direction
-        out = subject(moved)
+        out = tested(moved)
         return out.energy, float(out.forces[j[e]] @ direction)
 
     yield f"{pair_name(a, b)} in {name}", cutoff, scan
@@ -179,14 +181,14 @@ def _jump_of_stiffness(scan: Scan, cutoff: float) -> float:
     return abs(left) / max(largest, 1e-4)
 
 
-def _crowding(subject: Subject, atoms: Atoms) -> float:
+def _coordination(tested: CalculatorUnderTest, atoms: Atoms) -> float:
     """Four times the density, or more for 260 neighbours: some codes stop at 256."""
     number = int(atoms.numbers.max())
-    reach = subject.cutoff(number, number) or 5.0
+    reach = tested.cutoff(number, number) or 5.0
     return max(4.0, 260 / (len(atoms) / atoms.get_volume() * 4 / 3 * np.pi * reach**3))
 
 
-def _along_a_path(subject: Subject, atoms: Atoms, n: int = 100) -> tuple[float, float]:
+def _along_a_path(tested: CalculatorUnderTest, atoms: Atoms, n: int = 100) -> tuple[float, float]:
     """What is left of |ΔE + F·dr| where it is worst on the path of an atom, as the interval shrinks; and its bar.
 
     Of a jump everything is left, of a smooth function an eighth with each halving.
@@ -196,7 +198,7 @@ def _along_a_path(subject: Subject, atoms: Atoms, n: int = 100) -> tuple[float, 
     def at(s: float) -> tuple[float, float, float]:
         moved = atoms.copy()
         moved.positions[0] += s * direction
-        out = subject(moved)
+        out = tested(moved)
         return s, out.energy, float(out.forces[0] @ direction)
 
     def gap(ends: Interval) -> float:
@@ -209,14 +211,14 @@ def _along_a_path(subject: Subject, atoms: Atoms, n: int = 100) -> tuple[float, 
     for _ in range(6):
         middle = at((left[0] + right[0]) / 2)
         left, right = max((left, middle), (middle, right), key=gap)
-    noise = (1e-6 if subject.single else 1e-12) * max(1.0, abs(left[1]))
+    noise = (1e-6 if tested.single else 1e-12) * max(1.0, abs(left[1]))
     return gap((left, right)), float(gaps.max() / 20 + noise)
 
 
-def _nonsense(subject: Subject, atoms: Atoms) -> float:
+def _nonsense(tested: CalculatorUnderTest, atoms: Atoms) -> float:
     """1 if the answer is NaN, 0 if it is finite or an error."""
     try:
-        out = subject(atoms)
+        out = tested(atoms)
     except Exception:  # of any kind: the packages have no common one
         return 0.0
     return float(not (np.isfinite(out.energy) and np.isfinite(out.forces).all()))

@@ -6,9 +6,9 @@ import numpy as np
 from ase import Atoms, units
 from numpy.typing import NDArray
 
-from mlpot.certificate.bath import N_SAMPLES, SEEDS, Bath, at_rest, go, walk
-from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge, periodic
-from mlpot.certificate.motion import TEMPERATURE, typical
+from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, periodic, verdict
+from mlpot.certificate.heat_bath import N_SAMPLES, SEEDS, HeatBath, at_rest, go, run_in_heat_bath
+from mlpot.certificate.nve import TEMPERATURE, typical
 from mlpot.certificate.statistics import (
     bar_of,
     correlation_time,
@@ -16,7 +16,7 @@ from mlpot.certificate.statistics import (
     mean_and_error,
     slope_of_log_ratio,
 )
-from mlpot.certificate.subject import Subject
+from mlpot.certificate.tested import CalculatorUnderTest
 from mlpot.units import GPA
 
 Floats = NDArray[np.float64]
@@ -41,53 +41,55 @@ class Nothing:
         return np.zeros(6)
 
 
-def ideal_gas(subject: Subject, structures: Structures, n_samples: int = 6000) -> Check:
+def ideal_gas(tested: CalculatorUnderTest, structures: Structures, n_samples: int = 6000) -> Check:
     """P26: without forces ⟨V⟩ = N kT / P, and σ(V) / ⟨V⟩ = 1 / √N; of the barostat alone."""
     pressure, rng = 1e-4, np.random.default_rng(0)
     expected = N_ATOMS * units.kB * TEMPERATURE / pressure
     edge = expected ** (1 / 3)
     gas = Atoms(f"Ar{N_ATOMS}", edge * rng.random((N_ATOMS, 3)), cell=edge * np.eye(3), pbc=True)
     gas.calc = Nothing()
-    seen = go(gas, Bath("npt-isotropic", 0, TEMPERATURE, pressure, n_samples, 5, 10, 25), 4.0).seen["volume_A3"]
+    seen = go(gas, HeatBath("npt-isotropic", 0, TEMPERATURE, pressure, n_samples, 5, 10, 25), 4.0).seen[
+        "volume_A3"
+    ]
     mean, error = (x / expected for x in mean_and_error(seen))
     spread = seen.var() * N_ATOMS / expected**2
     little = 3 * (4 * correlation_time(seen) / len(seen)) ** 0.5  # of a variance
     figures = [
-        Figure("|⟨V⟩ P / NkT − 1|", "ideal gas", abs(mean - 1), max(0.01, 3 * error)),
-        Figure("|N σ²(V) / ⟨V⟩² − 1|", "ideal gas", abs(spread - 1), max(0.05, little)),
+        Measurement("|⟨V⟩ P / NkT − 1|", "ideal gas", abs(mean - 1), max(0.01, 3 * error)),
+        Measurement("|N σ²(V) / ⟨V⟩² − 1|", "ideal gas", abs(spread - 1), max(0.05, little)),
     ]
-    return judge("P26", "ideal gas", figures, "of the barostat alone, whatever the potential")
+    return verdict("P26", "ideal gas", figures, "of the barostat alone, whatever the potential")
 
 
-def two_pressures(subject: Subject, structures: Structures) -> Check:
+def two_pressures(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P27: a crystal is under the pressure asked for; between two, volumes are as likely as Boltzmann says."""
-    if not subject.has_stress:
+    if not tested.has_stress:
         raise NothingToCheckError("the calculator gives no stress")
     figures, at = [], periodic(typical(structures))
     n_tests = max(1, len(at) * len(SEEDS))
     for name, atoms in at.items():
-        kT, higher = units.kB * TEMPERATURE, _pressure_that_shows(subject, atoms)
+        kT, higher = units.kB * TEMPERATURE, _pressure_that_shows(tested, atoms)
         for seed in SEEDS:
-            baths = [Bath("npt-isotropic", seed, TEMPERATURE, p) for p in (0.0, higher)]
-            walks = [walk(subject, name, atoms, bath) for bath in baths]
-            slope, error = slope_of_log_ratio(*(independent(w.seen["volume_A3"]) for w in walks))
+            baths = [HeatBath("npt-isotropic", seed, TEMPERATURE, p) for p in (0.0, higher)]
+            runs = [run_in_heat_bath(tested, name, atoms, bath) for bath in baths]
+            slope, error = slope_of_log_ratio(*(independent(w.seen["volume_A3"]) for w in runs))
             where = f"{name}, seed {seed}"
             off = abs(slope + higher / kT) / error
-            figures.append(Figure("slope of ln p₂/p₁, σ", where, off, bar_of(3.0, n_tests)))
-            for bath, w in zip(baths, walks, strict=True):
+            figures.append(Measurement("slope of ln p₂/p₁, σ", where, off, bar_of(3.0, n_tests)))
+            for bath, w in zip(baths, runs, strict=True):
                 mean, error = mean_and_error(w.seen["pressure_GPa"] * GPA)
                 off = abs(mean - bath.pressure) / error
-                figures.append(Figure("⟨P⟩ − P, σ", where, off, bar_of(2.0, 2 * n_tests)))
-    return judge("P27", "two pressures", figures, f"{len(SEEDS)} seeds, {N_SAMPLES} samples each")
+                figures.append(Measurement("⟨P⟩ − P, σ", where, off, bar_of(2.0, 2 * n_tests)))
+    return verdict("P27", "two pressures", figures, f"{len(SEEDS)} seeds, {N_SAMPLES} samples each")
 
 
-def _pressure_that_shows(subject: Subject, atoms: Atoms) -> float:
+def _pressure_that_shows(tested: CalculatorUnderTest, atoms: Atoms) -> float:
     """eV/Å³, which moves the mean volume by its standard deviation: √(B kT / V)."""
-    rest = at_rest(subject, atoms, with_cell=True)
+    rest = at_rest(tested, atoms, with_cell=True)
     pressures = []
     for size in (1.005, 0.995):
         strained = rest.copy()
         strained.set_cell(size * rest.cell.array, scale_atoms=True)
-        pressures.append(-np.trace(subject(strained).stress) / 3)
+        pressures.append(-np.trace(tested(strained).stress) / 3)
     bulk_modulus = (pressures[1] - pressures[0]) / 0.03
     return float(np.sqrt(max(bulk_modulus, 0.0) * units.kB * TEMPERATURE / rest.get_volume()))

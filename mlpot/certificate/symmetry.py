@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, free, judge, worst
+from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, free, verdict, worst
 from mlpot.certificate.structures import shaken
-from mlpot.certificate.subject import Answer, Subject
+from mlpot.certificate.tested import Answer, CalculatorUnderTest
 from mlpot.forces import predict
 from mlpot.graph import collate
 from mlpot.neighbors import build_graph
@@ -29,24 +29,24 @@ N_TURNS = 20
 N_BATCH, MOST_ATOMS = 64, 2000
 
 
-def translation(subject: Subject, structures: Structures) -> Check:
+def translation(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P1: moving everything by up to 1000 Å changes nothing."""
 
     def moves(atoms: Atoms, rng: np.random.Generator) -> Iterator[tuple[Atoms, Answer]]:
-        out = subject(atoms)
+        out = tested(atoms)
         for by in [np.array([1000.0, 0, 0]), *rng.uniform(-1000, 1000, (3, 3)) / np.sqrt(3)]:
             moved = atoms.copy()
             moved.positions += by
             yield moved, out
 
-    return judge("P1", "translation", _compare(subject, structures, moves, TRANSLATION))
+    return verdict("P1", "translation", _compare(tested, structures, moves, TRANSLATION))
 
 
-def rotation(subject: Subject, structures: Structures) -> Check:
+def rotation(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P2: forces and stress turn with the structure, in rotations and reflections."""
 
     def turns(atoms: Atoms, rng: np.random.Generator) -> Iterator[tuple[Atoms, Answer]]:
-        out = subject(atoms)
+        out = tested(atoms)
         for _ in range(N_TURNS):
             q, r = np.linalg.qr(rng.normal(size=(3, 3)))
             q = q * np.sign(np.diag(r))  # uniform over O(3)
@@ -55,23 +55,23 @@ def rotation(subject: Subject, structures: Structures) -> Check:
             turned.positions = atoms.positions @ q.T
             yield turned, Answer(out.energy, out.forces @ q.T, q @ out.stress @ q.T)
 
-    return judge("P2", "rotation and reflection", _compare(subject, structures, turns, ROTATION))
+    return verdict("P2", "rotation and reflection", _compare(tested, structures, turns, ROTATION))
 
 
-def permutation(subject: Subject, structures: Structures) -> Check:
+def permutation(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P3: the order of atoms does not matter."""
 
     def orders(atoms: Atoms, rng: np.random.Generator) -> Iterator[tuple[Atoms, Answer]]:
-        out = subject(atoms)
+        out = tested(atoms)
         for order in [np.arange(len(atoms))[::-1], *(rng.permutation(len(atoms)) for _ in range(4))]:
             yield atoms[order], Answer(out.energy, out.forces[order], out.stress)
 
-    return judge("P3", "permutation", _compare(subject, structures, orders, PERMUTATION))
+    return verdict("P3", "permutation", _compare(tested, structures, orders, PERMUTATION))
 
 
-def batches(subject: Subject, structures: Structures) -> Check:
+def batches(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P4: a structure has the same answer in a batch, and feels nothing of the others there."""
-    potential = subject.potential
+    potential = tested.potential
     if potential is None:
         raise NothingToCheckError("a calculator takes one structure at a time")
     mixed = list(islice(_many(structures), N_BATCH))
@@ -79,8 +79,8 @@ def batches(subject: Subject, structures: Structures) -> Check:
     whole, first = collate(graphs), len(mixed[0][1])
     together = predict(potential, whole)
     forces = torch.split(together.forces, [len(a) for _, a in mixed])
-    bar_energy, bar_forces, relative = BATCH[subject.single]
-    figures: list[Figure] = []
+    bar_energy, bar_forces, relative = BATCH[tested.single]
+    figures: list[Measurement] = []
     for k, (name, atoms) in enumerate(mixed):
         out = predict(potential, graphs[k])
         alone = Answer(out.energy.item(), out.forces.numpy(), out.stress[0].numpy())
@@ -90,8 +90,8 @@ def batches(subject: Subject, structures: Structures) -> Check:
     moved[first:] += 1e-3 * torch.from_numpy(np.random.default_rng(2).normal(size=moved[first:].shape))
     other = predict(potential, replace(whole, positions=moved))
     change = worst(other.forces[:first], together.forces[:first]) + worst(other.energy[0], together.energy[0])
-    figures.append(Figure("felt when the others move, eV and eV/Å", mixed[0][0], change, 0.0))
-    return judge("P4", "batches", figures, f"{len(mixed)} structures")
+    figures.append(Measurement("felt when the others move, eV and eV/Å", mixed[0][0], change, 0.0))
+    return verdict("P4", "batches", figures, f"{len(mixed)} structures")
 
 
 def _many(structures: Structures) -> Iterator[tuple[str, Atoms]]:
@@ -105,39 +105,41 @@ def _many(structures: Structures) -> Iterator[tuple[str, Atoms]]:
             yield name, shaken(atoms, seed=seed)
 
 
-def momentum(subject: Subject, structures: Structures) -> Check:
+def momentum(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P16: forces have no sum, and in vacuum no torque."""
     figures = []
     for name, atoms in structures.items():
-        forces = subject(atoms).forces
+        forces = tested(atoms).forces
         rms = float(np.sqrt((forces**2).sum(axis=1).mean()))
-        bar = len(atoms) * (1e-7 * max(rms, 1.0) if subject.single else 1e-12)
-        figures.append(Figure("net force, eV/Å", name, worst(forces.sum(axis=0)), bar))
+        bar = len(atoms) * (1e-7 * max(rms, 1.0) if tested.single else 1e-12)
+        figures.append(Measurement("net force, eV/Å", name, worst(forces.sum(axis=0)), bar))
         if name in free(structures):
             arms = atoms.positions - atoms.positions.mean(axis=0)
             # In float32 the force of a pair is along its vector to 1e-7 only, however exactly it is summed.
-            bar *= 10 if subject.single else max(1.0, float(np.linalg.norm(arms, axis=1).max()))
-            figures.append(Figure("torque, eV", name, worst(np.cross(arms, forces).sum(axis=0)), bar))
-    return judge("P16", "net force and torque", figures)
+            bar *= 10 if tested.single else max(1.0, float(np.linalg.norm(arms, axis=1).max()))
+            figures.append(Measurement("torque, eV", name, worst(np.cross(arms, forces).sum(axis=0)), bar))
+    return verdict("P16", "net force and torque", figures)
 
 
 Same = Callable[[Atoms, np.random.Generator], Iterator[tuple[Atoms, Answer]]]
 
 
-def _compare(subject: Subject, structures: Structures, same: Same, bars: dict[bool, Bars]) -> Iterator[Figure]:
-    bar_energy, bar_forces, relative = bars[subject.single]
+def _compare(
+    tested: CalculatorUnderTest, structures: Structures, same: Same, bars: dict[bool, Bars]
+) -> Iterator[Measurement]:
+    bar_energy, bar_forces, relative = bars[tested.single]
     for name, atoms in structures.items():
         rng = np.random.default_rng(1)
         for other, expected in same(atoms, rng):
-            yield from differences(subject(other), expected, name, bar_energy * len(atoms), bar_forces, relative)
+            yield from differences(tested(other), expected, name, bar_energy * len(atoms), bar_forces, relative)
 
 
 def differences(
     out: Answer, expected: Answer, where: str, bar_energy: float, bar_forces: float, relative: float = 0.0
-) -> Iterator[Figure]:
+) -> Iterator[Measurement]:
     """Of energy, forces and, where there is one, stress; `relative` to the largest force."""
     bar = bar_forces + relative * worst(expected.forces)
-    yield Figure("energy, eV", where, worst(out.energy, expected.energy), bar_energy)
-    yield Figure("forces, eV/Å", where, worst(out.forces, expected.forces), bar)
+    yield Measurement("energy, eV", where, worst(out.energy, expected.energy), bar_energy)
+    yield Measurement("forces, eV/Å", where, worst(out.forces, expected.forces), bar)
     if not np.isnan(expected.stress).all() or not np.isnan(out.stress).all():
-        yield Figure("stress, eV/Å³", where, worst(out.stress, expected.stress), bar)
+        yield Measurement("stress, eV/Å³", where, worst(out.stress, expected.stress), bar)

@@ -13,9 +13,16 @@ from ase import Atoms, units
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from mlpot.certificate.bath import N_SAMPLES, SEEDS, Bath, Walk, long_walk, walk
-from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge
-from mlpot.certificate.motion import TEMPERATURE, drift_figure, length, typical
+from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, verdict
+from mlpot.certificate.heat_bath import (
+    N_SAMPLES,
+    SEEDS,
+    HeatBath,
+    HeatBathRun,
+    long_run_in_heat_bath,
+    run_in_heat_bath,
+)
+from mlpot.certificate.nve import TEMPERATURE, drift_measurement, length, typical
 from mlpot.certificate.statistics import (
     bar_of,
     distance_from_gamma,
@@ -24,7 +31,7 @@ from mlpot.certificate.statistics import (
     n_independent,
     slope_of_log_ratio,
 )
-from mlpot.certificate.subject import Subject
+from mlpot.certificate.tested import CalculatorUnderTest
 from mlpot.dynamics.recipe import EnsembleName
 
 Floats = NDArray[np.float64]
@@ -33,29 +40,29 @@ DRIFT = 5.0  # meV/atom/ns
 LITTLE = 1e-3  # Å, a step of differences of forces
 
 
-def kinetic_energy(subject: Subject, structures: Structures) -> Check:
+def kinetic_energy(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P22: kinetic energies are distributed as they should, and every element and direction has its share.
 
     Shares are judged with Langevin's thermostat only: the other keeps what vibrations in a harmonic crystal have.
     """
     figures, lengths, at = [], [], typical(structures)
-    n_walks, kT = max(1, len(at) * len(THERMOSTATS) * len(SEEDS)), units.kB * TEMPERATURE
+    n_runs, kT = max(1, len(at) * len(THERMOSTATS) * len(SEEDS)), units.kB * TEMPERATURE
     for name, atoms in at.items():
         for ensemble in THERMOSTATS:
-            walks = [long_walk(subject, name, atoms, Bath(ensemble, seed)) for seed in SEEDS]
+            runs = [long_run_in_heat_bath(tested, name, atoms, HeatBath(ensemble, seed)) for seed in SEEDS]
             where = f"{name}, {ensemble}"
-            for w in walks:
+            for w in runs:
                 energies = independent(w.seen["kinetic_eV"])
-                distance = distance_from_gamma(energies, w.n_degrees / 2, kT, 0.01 / n_walks)
-                figures.append(Figure("distance of kinetic energies from theirs", where, *distance))
+                distance = distance_from_gamma(energies, w.n_degrees / 2, kT, 0.01 / n_runs)
+                figures.append(Measurement("distance of kinetic energies from theirs", where, *distance))
         groups = list(_groups(atoms.numbers))
-        walks = [long_walk(subject, name, atoms, Bath("langevin", seed)) for seed in SEEDS]
-        lengths.append(len(walks[0].time))
+        runs = [long_run_in_heat_bath(tested, name, atoms, HeatBath("langevin", seed)) for seed in SEEDS]
+        lengths.append(len(runs[0].time))
         for group, here in groups:
-            shares = [2 * w.kinetic[:, here].mean(axis=1) for w in walks]
+            shares = [2 * w.kinetic[:, here].mean(axis=1) for w in runs]
             off = abs(np.mean(shares) - kT) / (kT * np.sqrt(2 / here.sum() / sum(map(n_independent, shares))))
-            figures.append(Figure(f"share of {group}, σ", name, off, bar_of(2.5, len(groups) * len(at))))
-    return judge("P22", "kinetic energies", figures, _told(lengths))
+            figures.append(Measurement(f"share of {group}, σ", name, off, bar_of(2.5, len(groups) * len(at))))
+    return verdict("P22", "kinetic energies", figures, _told(lengths))
 
 
 def _groups(numbers: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
@@ -66,37 +73,37 @@ def _groups(numbers: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.bool_]
             yield f"{chemical_symbols[z]} along {'xyz'[axis]}", here
 
 
-def configurational(subject: Subject, structures: Structures, n_frames: int = 40) -> Check:
+def configurational(tested: CalculatorUnderTest, structures: Structures, n_frames: int = 40) -> Check:
     """P23: the temperature of positions, ⟨F²⟩ / ⟨−∇·F⟩, is that of velocities.
 
     H. H. Rugh, Phys. Rev. Lett. 78, 772 (1997).
     """
     figures, lengths = [], []
     for name, atoms in typical(structures).items():
-        walks = [long_walk(subject, name, atoms, Bath("langevin", seed)) for seed in SEEDS]
-        lengths.append(len(walks[0].time))
-        square = _over_seeds([_squares(subject.double, w) for w in walks])
-        divergence = _over_seeds([_divergences(subject.double, w, n_frames) for w in walks])
-        kinetic = _over_seeds([w.warmth for w in walks])
+        runs = [long_run_in_heat_bath(tested, name, atoms, HeatBath("langevin", seed)) for seed in SEEDS]
+        lengths.append(len(runs[0].time))
+        square = _over_seeds([_squares(tested.double, w) for w in runs])
+        divergence = _over_seeds([_divergences(tested.double, w, n_frames) for w in runs])
+        kinetic = _over_seeds([w.thermal_energy for w in runs])
         error = float(np.linalg.norm([error / mean for mean, error in (square, divergence, kinetic)]))
         off = abs(square[0] / divergence[0] / kinetic[0] - 1)
-        figures.append(Figure("|T(positions) / T(velocities) − 1|", name, off, max(0.01, 3 * error)))
+        figures.append(Measurement("|T(positions) / T(velocities) − 1|", name, off, max(0.01, 3 * error)))
     told = f"{_told(lengths)}; the bar is 0.01, or three standard errors"
-    return judge("P23", "temperature of positions", figures, told)
+    return verdict("P23", "temperature of positions", figures, told)
 
 
 def _over_seeds(series: Sequence[Floats]) -> tuple[float, float]:
-    """Mean of several walks, and its standard error."""
+    """Mean of several runs, and its standard error."""
     means, errors = zip(*(mean_and_error(values) for values in series), strict=True)
     return float(np.mean(means)), float(np.linalg.norm(errors)) / len(series)
 
 
-def _squares(subject: Subject, w: Walk) -> Floats:
+def _squares(tested: CalculatorUnderTest, w: HeatBathRun) -> Floats:
     """F², (eV/Å)², all along a walk."""
-    return np.array([(subject(_at(w, positions)).forces ** 2).sum() for positions in w.positions])
+    return np.array([(tested(_at(w, positions)).forces ** 2).sum() for positions in w.positions])
 
 
-def _divergences(subject: Subject, w: Walk, n_frames: int) -> Floats:
+def _divergences(tested: CalculatorUnderTest, w: HeatBathRun, n_frames: int) -> Floats:
     """−∇·F by differences, eV/Å², of frames spread over a walk."""
     found = []
     for positions in w.positions[:: max(1, len(w.positions) // n_frames)]:
@@ -104,18 +111,18 @@ def _divergences(subject: Subject, w: Walk, n_frames: int) -> Floats:
         for (i, axis), sign in product(np.ndindex(len(w.atoms), 3), (-1, 1)):
             moved = _at(w, positions)
             moved.positions[i, axis] += sign * LITTLE
-            total.append(-sign * subject(moved).forces[i, axis] / (2 * LITTLE))
+            total.append(-sign * tested(moved).forces[i, axis] / (2 * LITTLE))
         found.append(np.sum(total))
     return np.array(found)
 
 
-def _at(w: Walk, positions: Floats) -> Atoms:
+def _at(w: HeatBathRun, positions: Floats) -> Atoms:
     atoms = w.atoms.copy()
     atoms.positions = positions
     return atoms
 
 
-def ensembles(subject: Subject, structures: Structures) -> Check:
+def ensembles(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P24: between two temperatures, potential energies are as much more likely as Boltzmann says."""
     figures, at = [], typical(structures)
     bar = bar_of(3.0, max(1, len(at) * len(THERMOSTATS) * len(SEEDS)))
@@ -124,30 +131,30 @@ def ensembles(subject: Subject, structures: Structures) -> Check:
         expected = 1 / (units.kB * TEMPERATURE) - 1 / (units.kB * hot)
         for ensemble in THERMOSTATS:
             for seed in SEEDS:
-                baths = [Bath(ensemble, seed, t) for t in (TEMPERATURE, hot)]
-                walks = [walk(subject, name, atoms, bath) for bath in baths]
-                slope, error = slope_of_log_ratio(*(independent(w.seen["potential_eV"]) for w in walks))
+                baths = [HeatBath(ensemble, seed, t) for t in (TEMPERATURE, hot)]
+                runs = [run_in_heat_bath(tested, name, atoms, bath) for bath in baths]
+                slope, error = slope_of_log_ratio(*(independent(w.seen["potential_eV"]) for w in runs))
                 off = abs(slope - expected) / error
-                figures.append(Figure("slope of ln p₂/p₁, σ", f"{name}, {ensemble}, seed {seed}", off, bar))
-    return judge("P24", "energies at two temperatures", figures, _told([N_SAMPLES]))
+                figures.append(Measurement("slope of ln p₂/p₁, σ", f"{name}, {ensemble}, seed {seed}", off, bar))
+    return verdict("P24", "energies at two temperatures", figures, _told([N_SAMPLES]))
 
 
-def conserved(subject: Subject, structures: Structures) -> Check:
+def conserved(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P25: what thermostats and barostats conserve, their own energy included, does not drift."""
     figures, errors = [], []
     for name, atoms in typical(structures).items():
         names: list[EnsembleName] = ["bussi", "nose-hoover"]
-        if atoms.pbc.all() and subject.has_stress:
+        if atoms.pbc.all() and tested.has_stress:
             names += ["npt-isotropic", "npt"]
         for ensemble in names:
-            w = long_walk(subject, name, atoms, Bath(ensemble, SEEDS[0]))
+            w = long_run_in_heat_bath(tested, name, atoms, HeatBath(ensemble, SEEDS[0]))
             energy, where = w.seen["conserved_eV"], f"{name}, {ensemble}"
-            figure, error = drift_figure(w.time, energy, len(atoms), where, DRIFT)
+            figure, error = drift_measurement(w.time, energy, len(atoms), where, DRIFT)
             figures.append(figure)
             errors.append(error)
     if not figures:
         raise NothingToCheckError("no structure that it applies to; give one with --structures")
-    return judge("P25", "conserved quantities", figures, length(float(w.time[-1]), errors))
+    return verdict("P25", "conserved quantities", figures, length(float(w.time[-1]), errors))
 
 
 def _told(lengths: Sequence[int]) -> str:

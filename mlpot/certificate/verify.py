@@ -14,13 +14,23 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from mlpot.certificate import cells, derivatives, locality, motion, parity, pressure, state, symmetry, thermal
+from mlpot.certificate import (
+    backends,
+    cells,
+    derivatives,
+    locality,
+    nve,
+    pressure,
+    side_effects,
+    symmetry,
+    thermal,
+)
 from mlpot.certificate.check import Check, NothingToCheckError, Structures
-from mlpot.certificate.subject import Subject
+from mlpot.certificate.tested import CalculatorUnderTest
 from mlpot.version import __version__
 
 Level = Literal["quick", "full"]
-Run = Callable[[Subject, Structures], Check]
+Run = Callable[[CalculatorUnderTest, Structures], Check]
 
 ALWAYS: dict[str, Run] = {
     "P1": symmetry.translation,
@@ -30,38 +40,38 @@ ALWAYS: dict[str, Run] = {
     "P5": derivatives.force,
     "P6": derivatives.stress,
     "P9": locality.smoothness,
-    "P10": locality.crowd,
+    "P10": locality.high_coordination,
     "P11": cells.supercell,
     "P12": cells.representation,
     "P13": cells.boundaries,
     "P14": locality.isolated_atoms,
     "P15": locality.short_range,
     "P16": symmetry.momentum,
-    "P29": state.side_effects,
-    "P30": parity.parity,
-    "P31": state.memory,
+    "P29": side_effects.side_effects,
+    "P30": backends.agreement,
+    "P31": side_effects.memory,
 }
 QUICK = ALWAYS | {
-    "P17": partial(motion.drift, picoseconds=0.5),
-    "P19": motion.scaling,
-    "P28": partial(state.determinism, n_repeats=20),
+    "P17": partial(nve.drift, picoseconds=0.5),
+    "P19": nve.scaling,
+    "P28": partial(side_effects.determinism, n_repeats=20),
 }
 FULL = ALWAYS | {
     "P7": derivatives.curl,
     "P8": derivatives.loops,
-    "P17": motion.drift,
-    "P18": motion.long_drift,
-    "P19": partial(motion.scaling, n_halvings=2),
-    "P20": motion.reversal,
-    "P21": motion.momenta,
+    "P17": nve.drift,
+    "P18": nve.long_drift,
+    "P19": partial(nve.scaling, n_halvings=2),
+    "P20": nve.reversal,
+    "P21": nve.momenta,
     "P22": thermal.kinetic_energy,
     "P23": thermal.configurational,
     "P24": thermal.ensembles,
     "P25": thermal.conserved,
     "P26": pressure.ideal_gas,
     "P27": pressure.two_pressures,
-    "P28": state.determinism,
-    "P30": partial(parity.parity, compiled=True),
+    "P28": side_effects.determinism,
+    "P30": partial(backends.agreement, compiled=True),
 }
 LEVELS: dict[Level, dict[str, Run]] = {"quick": QUICK, "full": FULL}
 
@@ -100,18 +110,18 @@ class Certificate:
 
 
 def verify(
-    subject: Subject,
+    tested: CalculatorUnderTest,
     structures: Structures,
     level: Level = "quick",
     *,
     long_ps: float = 100.0,
-    tell: motion.Tell = lambda text: None,
+    tell: nve.Tell = lambda text: None,
 ) -> Certificate:
     """Judge a calculator on structures; a check that ends in an error has failed.
 
     Args:
-        subject: of `subject.of_model` or `subject.of_calculator`.
-        structures: by name; molecules, crystals or slabs of elements that the subject knows.
+        tested: of `tested.of_model` or `tested.of_calculator`.
+        structures: by name; molecules, crystals or slabs of elements that it knows.
         level: `quick` is a minute for a small molecule and a small crystal.
         long_ps: length of the long runs of level `full`, ps: P18 and P21.
         tell: is given lines on how far `full` has come.
@@ -120,43 +130,43 @@ def verify(
     checks, not_applicable = [], {}
     runs = dict(LEVELS[level])
     if "P18" in runs:
-        runs["P18"] = partial(motion.long_drift, picoseconds=long_ps, tell=tell)
-        runs["P21"] = partial(motion.momenta, picoseconds=long_ps)
+        runs["P18"] = partial(nve.long_drift, picoseconds=long_ps, tell=tell)
+        runs["P21"] = partial(nve.momenta, picoseconds=long_ps)
     for id, run in sorted(runs.items(), key=lambda item: int(item[0][1:])):
         tell(f"{id} begins after {perf_counter() - started:.0f} s")
         try:
-            checks.append(run(subject, structures))
+            checks.append(run(tested, structures))
         except NothingToCheckError as reason:
             not_applicable[id] = str(reason)
         except Exception as error:  # of any package and kind: an error is a result here
             cause = f"{type(error).__name__}: {error}".splitlines()[0]
             checks.append(Check(id, "ended in an error", "error", "", np.nan, 0.0, False, cause))
     return Certificate(
-        subject=subject.name,
+        subject=tested.name,
         level=level,
         structures={name: str(atoms.symbols) for name, atoms in structures.items()},
-        precision="float32" if subject.single else "float64",
+        precision="float32" if tested.single else "float64",
         checks=checks,
         not_applicable=not_applicable,
-        not_run=dict(_not_run(subject, level, long_ps)),
+        not_run=dict(_not_run(tested, level, long_ps)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         mlpot=__version__,
         seconds=round(perf_counter() - started, 1),
     )
 
 
-def _not_run(subject: Subject, level: Level, long_ps: float) -> Iterator[tuple[str, str]]:
+def _not_run(tested: CalculatorUnderTest, level: Level, long_ps: float) -> Iterator[tuple[str, str]]:
     """What is left out, and why."""
     yield from ((id, "only at level full") for id in FULL if id not in LEVELS[level])
     if level == "full" and long_ps < 1000:
         yield "P18 over 1 ns", f"{long_ps:g} ps were asked for; --long-ps 1000"
-    if subject.potential is None:
+    if tested.potential is None:
         return
     if level == "quick":
         yield "P30 under torch.compile", "only at level full"
     if not torch.cuda.is_available():
         yield from ((f"{id} on a GPU", "no CUDA device here") for id in ("P28", "P30"))
-    elif not parity.on_gpu(subject.potential):
+    elif not backends.on_gpu(tested.potential):
         yield "P28 on a GPU", "the CPU was asked for; --device cuda"
     yield "P30 on a GPU of Apple's", "it has no float64, in which energies are summed"
     yield "P30 as TorchScript", "potentials are not exported to it"

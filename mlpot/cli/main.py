@@ -232,7 +232,7 @@ def verify(
     dtype: Dtype = None,
 ) -> None:
     """Hold a potential to the physics it must obey; exit status 1 if a check fails."""
-    from mlpot.certificate.request import certify
+    from mlpot.certificate.run import certify
     from mlpot.html.certificate import write_page
     from mlpot.model_file import seal as store
 

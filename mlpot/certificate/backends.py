@@ -12,16 +12,16 @@ from ase import Atoms
 from torch import Tensor
 
 from mlpot.calculator import MLPotCalculator
-from mlpot.certificate.check import Check, Figure, NothingToCheckError, Structures, judge, worst
-from mlpot.certificate.subject import Answer, Subject
+from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, verdict, worst
+from mlpot.certificate.tested import Answer, CalculatorUnderTest
 from mlpot.forces import AtomicEnergies, Native, predict
 from mlpot.graph import Edges
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
 
-Home = Callable[[Atoms], Answer]
+Backend = Callable[[Atoms], Answer]
 # Energy (eV/atom), forces (eV/Å) and stress (eV/Å³), and forces relative to the largest.
-HOMES = {False: (1e-11, 1e-11, 1e-12), True: (2e-5, 2e-5, 1e-6)}
+BACKENDS = {False: (1e-11, 1e-11, 1e-12), True: (2e-5, 2e-5, 1e-6)}
 TYPES = (2e-5, 5e-5, 1e-5)
 
 
@@ -50,37 +50,39 @@ class Compiled:
         return self.potential.reference_energies(numbers)
 
 
-def parity(subject: Subject, structures: Structures, compiled: bool = False) -> Check:
+def agreement(tested: CalculatorUnderTest, structures: Structures, compiled: bool = False) -> Check:
     """P30: both types, native calls and modules, other devices and the compiler give the same.
 
     The compiler takes its time, so it is given the smallest structure alone.
     """
-    if subject.potential is None:
+    if tested.potential is None:
         raise NothingToCheckError("not a potential of this package")
-    homes, figures = dict(_homes(subject.potential)), list[Figure]()
+    backends, figures = dict(_backends(tested.potential)), list[Measurement]()
     for name, atoms in structures.items():
-        out = subject(atoms)
-        if subject.exact is not None:
-            figures += _departures(out, subject.exact(atoms), f"{name}, float64", TYPES)
-        for home, answer in homes.items():
-            figures += _departures(out, answer(atoms), f"{name}, {home}", HOMES[subject.single])
-    beside = [*(["float64"] if subject.exact is not None else []), *homes]
+        out = tested(atoms)
+        if tested.exact is not None:
+            figures += _departures(out, tested.exact(atoms), f"{name}, float64", TYPES)
+        for backend, answer in backends.items():
+            figures += _departures(out, answer(atoms), f"{name}, {backend}", BACKENDS[tested.single])
+    beside = [*(["float64"] if tested.exact is not None else []), *backends]
     if compiled and structures:
         name, atoms = min(structures.items(), key=lambda item: (len(item[1]) == 1, len(item[1])))
         torch.compiler.reset()
-        other = _predicted(Compiled(subject.potential), subject.potential, atoms)
-        figures += _departures(subject(atoms), other, f"{name}, torch.compile", HOMES[subject.single])
+        other = _predicted(Compiled(tested.potential), tested.potential, atoms)
+        figures += _departures(tested(atoms), other, f"{name}, torch.compile", BACKENDS[tested.single])
         beside.append("torch.compile")
-    return judge("P30", "equal however computed", figures, f"beside {', '.join(beside)}")
+    return verdict("P30", "equal however computed", figures, f"beside {', '.join(beside)}")
 
 
-def _homes(potential: Potential) -> Iterator[tuple[str, Home]]:
+def _backends(potential: Potential) -> Iterator[tuple[str, Backend]]:
     plain = deepcopy(potential).train()  # as it is differentiated by its weights
     plain.native = None
     yield "modules", lambda atoms: _predicted(plain, potential, atoms)
     if torch.cuda.is_available():
         other = "cpu" if on_gpu(potential) else "cuda"
-        elsewhere = Subject(other, lambda: MLPotCalculator(potential, device=other), potential.elements)
+        elsewhere = CalculatorUnderTest(
+            other, lambda: MLPotCalculator(potential, device=other), potential.elements
+        )
         yield other, elsewhere
 
 
@@ -95,10 +97,10 @@ def _predicted(potential: AtomicEnergies, of: Potential, atoms: Atoms) -> Answer
     return Answer(out.energy.item(), out.forces.numpy(), out.stress[0].numpy())
 
 
-def _departures(out: Answer, other: Answer, where: str, bars: tuple[float, float, float]) -> Iterator[Figure]:
+def _departures(out: Answer, other: Answer, where: str, bars: tuple[float, float, float]) -> Iterator[Measurement]:
     energy, absolute, relative = bars
     bar = absolute + relative * worst(other.forces)
-    yield Figure("energy, eV", where, worst(out.energy, other.energy), energy * len(out.forces))
-    yield Figure("forces, eV/Å", where, worst(out.forces, other.forces), bar)
+    yield Measurement("energy, eV", where, worst(out.energy, other.energy), energy * len(out.forces))
+    yield Measurement("forces, eV/Å", where, worst(out.forces, other.forces), bar)
     if not np.isnan(out.stress).all():
-        yield Figure("stress, eV/Å³", where, worst(out.stress, other.stress), min(bar, 1e-5))
+        yield Measurement("stress, eV/Å³", where, worst(out.stress, other.stress), min(bar, 1e-5))

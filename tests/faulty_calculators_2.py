@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import all_changes
-from seeded import Rocket, Toy
+from faulty_calculators import Rocket, Toy
 
 
 class AlmostForces(Toy):

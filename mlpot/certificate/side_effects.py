@@ -16,33 +16,33 @@ import torch
 from ase import Atoms
 from numpy.typing import NDArray
 
-from mlpot.certificate.check import Check, Figure, Structures, judge, worst
-from mlpot.certificate.parity import on_gpu
+from mlpot.certificate.backends import on_gpu
+from mlpot.certificate.check import Check, Measurement, Structures, verdict, worst
 from mlpot.certificate.structures import shaken
-from mlpot.certificate.subject import Answer, Subject, answer
+from mlpot.certificate.tested import Answer, CalculatorUnderTest, answer
 
 N_REPEATS = 100
 N_STEPS = 24  # of a walk of 0.05 Å each: many times any skin
 SAME = {False: 1e-11, True: 1e-5}  # eV/atom, eV/Å, eV/Å³
 
 
-def determinism(subject: Subject, structures: Structures, n_repeats: int = N_REPEATS) -> Check:
+def determinism(tested: CalculatorUnderTest, structures: Structures, n_repeats: int = N_REPEATS) -> Check:
     """P28: the same question has the same answer, on a CPU to the last bit."""
-    figures, gpu = [], on_gpu(subject.potential)
+    figures, gpu = [], on_gpu(tested.potential)
     for name, atoms in structures.items():
-        first, other = subject(atoms), shaken(atoms, seed=9)
+        first, other = tested(atoms), shaken(atoms, seed=9)
         bars = (1e-6 * len(atoms), 1e-5) if gpu else (0.0, 0.0)
         for k in range(n_repeats):
             if k % 10 == 0:
-                subject(other)
-            subject.calculator.reset()
-            again = subject(atoms)
-            figures.append(Figure("energy, eV", name, worst(again.energy, first.energy), bars[0]))
-            figures.append(Figure("forces, eV/Å", name, worst(again.forces, first.forces), bars[1]))
-    return judge("P28", "determinism", figures, f"{n_repeats} repeats")
+                tested(other)
+            tested.calculator.reset()
+            again = tested(atoms)
+            figures.append(Measurement("energy, eV", name, worst(again.energy, first.energy), bars[0]))
+            figures.append(Measurement("forces, eV/Å", name, worst(again.forces, first.forces), bars[1]))
+    return verdict("P28", "determinism", figures, f"{n_repeats} repeats")
 
 
-def side_effects(subject: Subject, structures: Structures) -> Check:
+def side_effects(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P29: asking, in vain too, changes neither the structure nor anything that other programs rely on."""
     figures = []
     for name, atoms in structures.items():
@@ -51,12 +51,12 @@ def side_effects(subject: Subject, structures: Structures) -> Check:
         asked.info["mine"] = 1
         asked.set_array("mine", np.arange(len(atoms)))
         kept = asked.copy()
-        asked.calc = subject.make()
+        asked.calc = tested.make()
         out = answer(asked)
         mine = np.array(asked.get_forces())
         asked.get_forces()[:] = np.nan  # a caller may do what it likes with its copy
-        figures.append(Figure("forces changed through a result", name, worst(asked.get_forces(), mine), 0.0))
-        _ask_in_vain(subject, atoms)
+        figures.append(Measurement("forces changed through a result", name, worst(asked.get_forces(), mine), 0.0))
+        _ask_in_vain(tested, atoms)
         after = _surroundings()
         changed = [what for what in before if before[what] != after[what]]
         changed += (
@@ -64,39 +64,41 @@ def side_effects(subject: Subject, structures: Structures) -> Check:
         )
         changed += [key for key in kept.arrays if not np.array_equal(asked.arrays[key], kept.arrays[key])]
         changed += [] if np.array_equal(asked.cell.array, kept.cell.array) else ["cell"]
-        figures.append(Figure(f"changed: {', '.join(changed) or 'nothing'}", name, float(len(changed)), 0.0))
+        figures.append(Measurement(f"changed: {', '.join(changed) or 'nothing'}", name, float(len(changed)), 0.0))
         assert len(out.forces) == len(atoms)
-    return judge("P29", "no side effects", figures)
+    return verdict("P29", "no side effects", figures)
 
 
-def memory(subject: Subject, structures: Structures) -> Check:
+def memory(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P31: after any change in place and along any walk, the answer is that of a new calculator."""
-    figures: list[Figure] = []
+    figures: list[Measurement] = []
     for name, start in structures.items():
-        atoms, bar = start.copy(), SAME[subject.single]
+        atoms, bar = start.copy(), SAME[tested.single]
         atoms.set_constraint()
-        atoms.calc = subject.make()
-        for what, change in [*_changes(subject, atoms), *_walk(atoms)]:
+        atoms.calc = tested.make()
+        for what, change in [*_changes(tested, atoms), *_walk(atoms)]:
             change(atoms)
-            out, fresh = answer(atoms), subject(atoms, subject.make())
+            out, fresh = answer(atoms), tested(atoms, tested.make())
             where, relative = f"{name}, {what}", max(1.0, worst(fresh.forces))
             figures += _departures(out, fresh, where, bar * len(atoms), bar * relative)
-    return judge("P31", "no stale memory", figures)
+    return verdict("P31", "no stale memory", figures)
 
 
-def _departures(out: Answer, fresh: Answer, where: str, bar_energy: float, bar_forces: float) -> Iterator[Figure]:
-    yield Figure("energy, eV", where, worst(out.energy, fresh.energy), bar_energy)
-    yield Figure("forces, eV/Å", where, worst(out.forces, fresh.forces), bar_forces)
+def _departures(
+    out: Answer, fresh: Answer, where: str, bar_energy: float, bar_forces: float
+) -> Iterator[Measurement]:
+    yield Measurement("energy, eV", where, worst(out.energy, fresh.energy), bar_energy)
+    yield Measurement("forces, eV/Å", where, worst(out.forces, fresh.forces), bar_forces)
     if not np.isnan(fresh.stress).all():
-        yield Figure("stress, eV/Å³", where, worst(out.stress, fresh.stress), bar_forces)
+        yield Measurement("stress, eV/Å³", where, worst(out.stress, fresh.stress), bar_forces)
 
 
 Change = tuple[str, Callable[[Atoms], object]]
 
 
-def _changes(subject: Subject, atoms: Atoms) -> Iterator[Change]:
+def _changes(tested: CalculatorUnderTest, atoms: Atoms) -> Iterator[Change]:
     """Each of what an answer may depend on, changed in place; and of what it may not."""
-    others = [z for z in subject.elements if z != atoms.numbers[0]]
+    others = [z for z in tested.elements if z != atoms.numbers[0]]
     yield "as it was", lambda a: None
     yield "one position", lambda a: a.positions.__setitem__((0, 1), a.positions[0, 1] + 0.05)
     yield "one position a little", lambda a: a.positions.__setitem__((0, 1), a.positions[0, 1] + 1e-8)
@@ -129,11 +131,11 @@ def _displace(atoms: Atoms, by: NDArray[np.float64]) -> None:
     atoms.positions += by
 
 
-def _ask_in_vain(subject: Subject, atoms: Atoms) -> None:
+def _ask_in_vain(tested: CalculatorUnderTest, atoms: Atoms) -> None:
     """Let the calculator meet a structure that it should refuse."""
     wrong = atoms.copy()
     wrong.positions[0] = np.nan
-    wrong.calc = subject.make()
+    wrong.calc = tested.make()
     try:
         wrong.get_potential_energy()
     except Exception:  # of any kind; what counts is what is left behind

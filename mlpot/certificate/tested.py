@@ -1,4 +1,4 @@
-"""What is judged: an ASE calculator, and what is known of it."""
+"""The ASE calculator under test, and what is known about it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mlpot.calculator import MLPotCalculator
 from mlpot.model_file import load_potential
 from mlpot.potential import Potential
 
-FAR = 60.0  # Å, where two atoms do not see each other
-ALONG = np.array([2.0, -1.0, 2.0]) / 3  # no axis: the direction of pairs
-LONGEST_CUTOFF = 20.0  # Å, that is looked for
+FAR = 60.0  # Å, a distance at which two atoms do not interact
+ALONG = np.array([2.0, -1.0, 2.0]) / 3  # direction of pairs, along no axis
+LONGEST_CUTOFF = 20.0  # Å, the longest cutoff that bisection looks for
 
 
 class Answer(NamedTuple):
-    """What a calculator says of a structure."""
+    """Energy, forces and stress that a calculator returns."""
 
     energy: float  # eV
     forces: NDArray[np.float64]  # (n_atoms, 3) eV/Å
@@ -33,27 +33,29 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A calculator on trial."""
+class CalculatorUnderTest:
+    """A calculator under test."""
 
     name: str
     make: Callable[[], Any]  # a new ASE calculator
     elements: tuple[int, ...]
     single: bool = False  # computes in float32
-    exact: Subject | None = None  # the same weights in float64, if `single`
+    exact: CalculatorUnderTest | None = None  # the same weights in float64, if `single`
     known_cutoff: float | None = None  # Å
     references: Mapping[int, float] = field(default_factory=dict)  # eV of each free atom
     potential: Potential | None = None
-    walks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)  # gone, for several checks
+    runs: dict[Any, Any] = field(
+        default_factory=dict, compare=False, repr=False
+    )  # cached runs of dynamics, shared by checks
 
     @cached_property
     def calculator(self) -> Any:
-        """The one calculator that is asked everything, as in a user's script."""
+        """The calculator that answers every question, as in a user's script."""
         return self.make()
 
     @property
-    def double(self) -> Subject:
-        """The same weights in float64, where known: what differences of energies are taken of."""
+    def double(self) -> CalculatorUnderTest:
+        """The same weights in float64 where known, for differences of energies."""
         return self.exact or self
 
     def __call__(self, atoms: Atoms, calculator: Any = None) -> Answer:
@@ -71,13 +73,13 @@ class Subject:
 
     @cached_property
     def has_stress(self) -> bool:
-        """Whether it claims to know the stress."""
+        """Whether the calculator implements stress."""
         return "stress" in self.calculator.implemented_properties
 
     def cutoff(self, a: int, b: int) -> float | None:
-        """Å, beyond which two atoms do not see each other; None if they always do.
+        """Distance (Å) beyond which two atoms do not interact; None if they always do.
 
-        Where it is not known it is found by bisection of a dimer.
+        An unknown cutoff is found by bisection of a dimer.
         """
         if self.known_cutoff is not None:
             return self.known_cutoff
@@ -85,23 +87,23 @@ class Subject:
         if not np.isfinite(far):
             raise FloatingPointError(f"The energy of two atoms {FAR:g} Å apart is {far}.")
 
-        def sees(r: float) -> bool:
+        def interact(r: float) -> bool:
             out = self(pair(a, b, r))
             return out.energy != far or bool(out.forces.any())
 
         grid = np.arange(1.0, LONGEST_CUTOFF + 0.25, 0.25)
-        seen = [r for r in grid if sees(r)]
+        seen = [r for r in grid if interact(r)]
         if not seen or seen[-1] == grid[-1]:
             return None
         near, beyond = seen[-1], seen[-1] + 0.25
         for _ in range(50):
             middle = (near + beyond) / 2
-            near, beyond = (middle, beyond) if sees(middle) else (near, middle)
+            near, beyond = (middle, beyond) if interact(middle) else (near, middle)
         return float(beyond)
 
 
 def answer(atoms: Atoms) -> Answer:
-    """What the structure's own calculator says of it."""
+    """What the calculator attached to the structure returns."""
     energy = float(atoms.get_potential_energy())
     forces = np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64)
     if not (atoms.pbc.all() and "stress" in atoms.calc.implemented_properties):
@@ -114,15 +116,15 @@ def pair(a: int, b: int, distance: float) -> Atoms:
     return Atoms([a, b], [(0, 0, 0), distance * ALONG])
 
 
-def of_model(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Subject:
+def of_model(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> CalculatorUnderTest:
     """The potential in a file, as it is deployed; errors as `load_potential`."""
     return of_potential(load_potential(path, device=device, dtype=dtype), name=Path(path).name, device=device)
 
 
-def of_potential(potential: Potential, *, name: str = "potential", device: str = "cpu") -> Subject:
+def of_potential(potential: Potential, *, name: str = "potential", device: str = "cpu") -> CalculatorUnderTest:
     """A potential in its own type."""
     single = potential.dtype == torch.float32
-    return Subject(
+    return CalculatorUnderTest(
         name=name,
         make=lambda: MLPotCalculator(potential, device=device),
         elements=potential.elements,
@@ -134,12 +136,12 @@ def of_potential(potential: Potential, *, name: str = "potential", device: str =
     )
 
 
-def of_calculator(where: str, elements: tuple[int, ...], *, single: bool = False) -> Subject:
+def of_calculator(where: str, elements: tuple[int, ...], *, single: bool = False) -> CalculatorUnderTest:
     """An ASE calculator of any package.
 
     Args:
         where: module:name, of a calculator or of what makes one when called without arguments.
-        elements: that it is asked about.
+        elements: atomic numbers of the structures it is given.
         single: it computes in float32.
 
     Raises:
@@ -153,4 +155,4 @@ def of_calculator(where: str, elements: tuple[int, ...], *, single: bool = False
             f"There is no calculator {where} ({error}). Give module:name, the module importable from here."
         ) from error
     is_instance = not isinstance(found, type) and callable(getattr(found, "get_property", None))
-    return Subject(where, (lambda: deepcopy(found)) if is_instance else found, elements, single)
+    return CalculatorUnderTest(where, (lambda: deepcopy(found)) if is_instance else found, elements, single)

@@ -1,4 +1,4 @@
-"""Walks of atoms in contact with a heat bath: our integrators with the calculator on trial."""
+"""Molecular dynamics in contact with a heat bath: our integrators with the calculator under test."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
 from numpy.typing import NDArray
 
-from mlpot.certificate.motion import TEMPERATURE, start, step
-from mlpot.certificate.subject import Subject
+from mlpot.certificate.nve import TEMPERATURE, start, step
+from mlpot.certificate.tested import CalculatorUnderTest
 from mlpot.dynamics.ensembles import build_ensemble
 from mlpot.dynamics.log import observe
 from mlpot.dynamics.recipe import NPT, EnsembleName, MDRecipe
@@ -22,12 +22,12 @@ from mlpot.units import GPA
 
 Floats = NDArray[np.float64]
 SEEDS = (0, 1, 2)
-N_SAMPLES, EVERY = 200, 40  # of a walk; steps between them
-LONG, LONGER = 40.0, 8  # seconds that a longer walk may take, how many times as long it is at most
+N_SAMPLES, EVERY = 200, 40  # samples of a run, steps between samples
+LONG, LONGER = 40.0, 8  # seconds that a longer run may take, and its largest length as a multiple
 
 
-class Bath(NamedTuple):
-    """What atoms are in contact with, and for how long."""
+class HeatBath(NamedTuple):
+    """Ensemble, temperature and pressure of a run, and its length."""
 
     ensemble: EnsembleName
     seed: int
@@ -40,8 +40,8 @@ class Bath(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Walk:
-    """What was seen every so many steps."""
+class HeatBathRun:
+    """Samples of a run, one every `every` steps."""
 
     atoms: Atoms
     n_degrees: int
@@ -51,36 +51,38 @@ class Walk:
     kinetic: Floats  # (n, n_atoms, 3) eV, of each atom in each direction
 
     @property
-    def warmth(self) -> Floats:
+    def thermal_energy(self) -> Floats:
         """kT of the velocities, eV."""
         return 2 * self.seen["kinetic_eV"] / self.n_degrees
 
 
-def walk(subject: Subject, name: str, atoms: Atoms, bath: Bath) -> Walk:
-    """From near rest; one that was gone before is not gone again."""
-    if (name, bath) not in subject.walks:
-        subject.walks[name, bath] = go(at_rest(subject, atoms, bath.ensemble in NPT), bath, step(atoms))
-    found: Walk = subject.walks[name, bath]
+def run_in_heat_bath(tested: CalculatorUnderTest, name: str, atoms: Atoms, bath: HeatBath) -> HeatBathRun:
+    """Runs MD from a relaxed structure; cached by (name, bath)."""
+    if (name, bath) not in tested.runs:
+        tested.runs[name, bath] = go(at_rest(tested, atoms, bath.ensemble in NPT), bath, step(atoms))
+    found: HeatBathRun = tested.runs[name, bath]
     return found
 
 
-def long_walk(subject: Subject, name: str, atoms: Atoms, bath: Bath) -> Walk:
-    """As `walk`, with as many samples as are quick to have, for means that need many."""
-    if name not in subject.walks:
+def long_run_in_heat_bath(tested: CalculatorUnderTest, name: str, atoms: Atoms, bath: HeatBath) -> HeatBathRun:
+    """As `run_in_heat_bath`, with more samples if they take less than a minute, for means that need many."""
+    if name not in tested.runs:
         began = perf_counter()
         for k in range(10):
             moved = atoms.copy()
             moved.positions[0] += 1e-3 * k
-            subject(moved)
-        subject.walks[name] = (perf_counter() - began) / 10  # seconds of a step
-    times = LONG / (subject.walks[name] * bath.n_samples * bath.every)
-    return walk(subject, name, atoms, bath._replace(n_samples=int(bath.n_samples * np.clip(times, 1, LONGER))))
+            tested(moved)
+        tested.runs[name] = (perf_counter() - began) / 10  # seconds of a step
+    times = LONG / (tested.runs[name] * bath.n_samples * bath.every)
+    return run_in_heat_bath(
+        tested, name, atoms, bath._replace(n_samples=int(bath.n_samples * np.clip(times, 1, LONGER)))
+    )
 
 
 class NoEntropy:
-    """A calculator that does not tell a free energy: without entropy of electrons it is the energy.
+    """Wraps a calculator without a free energy: without electronic entropy, the free energy is the energy.
 
-    ASE's chains of thermostats ask for it.
+    ASE's Nosé-Hoover chains ask for the free energy.
     """
 
     def __init__(self, calculator: Any):
@@ -94,21 +96,21 @@ class NoEntropy:
         return float(self._calculator.get_potential_energy(atoms))
 
 
-def at_rest(subject: Subject, atoms: Atoms, with_cell: bool) -> Atoms:
-    """A copy of the structure near rest, with the calculator; its cell too if asked."""
-    out = start(subject, atoms)
-    tells = "free_energy" in subject.calculator.implemented_properties
-    out.calc = subject.calculator if tells else NoEntropy(subject.calculator)
+def at_rest(tested: CalculatorUnderTest, atoms: Atoms, with_cell: bool) -> Atoms:
+    """A relaxed copy of the structure with the calculator; with_cell relaxes the cell, too."""
+    out = start(tested, atoms)
+    has_free_energy = "free_energy" in tested.calculator.implemented_properties
+    out.calc = tested.calculator if has_free_energy else NoEntropy(tested.calculator)
     if with_cell:
         FIRE(FrechetCellFilter(out), logfile=None).run(fmax=0.05, steps=200)
     return out
 
 
-def go(atoms: Atoms, bath: Bath, dt: float) -> Walk:
-    """Molecular dynamics of atoms that have a calculator, by steps of dt (fs); the beginning is left out."""
+def go(atoms: Atoms, bath: HeatBath, dt: float) -> HeatBathRun:
+    """Molecular dynamics of atoms that have a calculator, in steps of dt (fs), after equilibration."""
     rng = np.random.default_rng(bath.seed)
     settings = {
-        "model": "on trial",
+        "model": "under test",
         "structure": "of the certificate",
         "ensemble": bath.ensemble,
         "timestep_fs": dt,
@@ -128,4 +130,4 @@ def go(atoms: Atoms, bath: Bath, dt: float) -> Walk:
         kinetic.append(atoms.get_momenta() ** 2 / (2 * atoms.get_masses()[:, None]))
     seen = {key: np.array([line[key] for line in lines]) for key in lines[0]}
     atoms.calc = None
-    return Walk(atoms, known.n_degrees, seen.pop("time"), seen, np.array(positions), np.array(kinetic))
+    return HeatBathRun(atoms, known.n_degrees, seen.pop("time"), seen, np.array(positions), np.array(kinetic))

@@ -1,4 +1,4 @@
-"""From what a user names to a certificate: a file or a calculator, and structures of theirs or ours."""
+"""The certificate of a model file or a calculator, on given structures or our own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from ase import Atoms
 
 from mlpot.certificate.examples import of_training, with_companions
-from mlpot.certificate.motion import Tell
+from mlpot.certificate.nve import Tell
 from mlpot.certificate.structures import bundled, elements_of, numbers_of
-from mlpot.certificate.subject import Subject, of_calculator, of_model
+from mlpot.certificate.tested import CalculatorUnderTest, of_calculator, of_model
 from mlpot.certificate.verify import Certificate, Level, verify
 from mlpot.data.sources.read import read_structures
 from mlpot.model_file import DTYPES
@@ -29,17 +29,17 @@ def certify(
     long_ps: float = 100.0,
     tell: Tell = lambda text: None,
 ) -> Certificate:
-    """The certificate of a model's file, or of a calculator of any package.
+    """The certificate of a model file, or of an ASE calculator of any package.
 
     Args:
         model: file of a trained potential.
-        structures: any file that ASE reads, of which four are taken; by default some of its training that the
-            model's file holds, or ours.
+        structures: any file that ASE reads, of which four structures are used; by default the training structures
+            in the model file, or ours.
         level: "quick" or "full".
         calculator: module:name, instead of a model.
         elements: of the calculator, such as "H,C,O"; those of the structures by default.
-        device: where the model computes.
-        dtype: "float32" or "float64"; of a model its own by default, of a calculator float64.
+        device: on which the model computes.
+        dtype: "float32" or "float64"; by default that of the model, or float64 for a calculator.
         long_ps, tell: as `verify`.
 
     Raises:
@@ -48,26 +48,28 @@ def certify(
     """
     given = _read(structures) if structures is not None else {}
     if model is not None:
-        subject = of_model(model, device=device, dtype=DTYPES[dtype] if dtype else None)
+        tested = of_model(model, device=device, dtype=DTYPES[dtype] if dtype else None)
     else:
-        subject = _foreign(calculator or "", elements, given, single=dtype == "float32")
-    unknown = set(elements_of(given.values())) - set(subject.elements)
+        tested = _foreign(calculator or "", elements, given, single=dtype == "float32")
+    unknown = set(elements_of(given.values())) - set(tested.elements)
     if unknown:
         raise ValueError(
-            f"{structures} holds Z = {sorted(unknown)}, unknown to {subject.name}. Give other structures."
+            f"{structures} holds Z = {sorted(unknown)}, unknown to {tested.name}. Give other structures."
         )
     if given:
         chosen = with_companions(given)
     else:
-        header = {} if subject.potential is None else subject.potential.header
-        chosen = of_training(header) or bundled(subject.elements)
-    return verify(subject, chosen, level, long_ps=long_ps, tell=tell)
+        header = {} if tested.potential is None else tested.potential.header
+        chosen = of_training(header) or bundled(tested.elements)
+    return verify(tested, chosen, level, long_ps=long_ps, tell=tell)
 
 
-def _foreign(calculator: str, elements: str | None, given: dict[str, Atoms], *, single: bool) -> Subject:
+def _foreign(
+    calculator: str, elements: str | None, given: dict[str, Atoms], *, single: bool
+) -> CalculatorUnderTest:
     known = numbers_of(elements) if elements else elements_of(given.values())
     if not known:
-        raise ValueError("What the calculator can do is not known. Give --elements H,C,O or --structures.")
+        raise ValueError("The elements of the calculator are unknown. Give --elements H,C,O or --structures.")
     return of_calculator(calculator, known, single=single)
 
 
@@ -79,7 +81,7 @@ def _read(path: str | Path) -> dict[str, Atoms]:
 
 
 def _bare(atoms: Atoms) -> Atoms:
-    """Without labels and constraints; charge and spin in `info` stay."""
+    """A copy without labels and constraints; charge and spin in `info` stay."""
     out = atoms.copy()
     out.calc = None
     out.set_constraint()
