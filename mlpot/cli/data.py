@@ -41,6 +41,19 @@ RawForces = Annotated[
     bool, typer.Option("--raw-forces", help="Forces are the potential's, also of atoms that are held.")
 ]
 
+ElementNames = Annotated[
+    str | None,
+    typer.Option(
+        "--elements", help="Where the file tells types: Si,O or 0=Na,1=Cl; where it tells nothing: Si8O16."
+    ),
+]
+ElementsFrom = Annotated[
+    Path | None, typer.Option("--elements-from", help="A file with the same atoms in the same order.")
+]
+KeepUnconverged = Annotated[
+    bool, typer.Option("--keep-unconverged", help="Take frames whose self-consistency did not converge.")
+]
+
 
 @data_app.command()
 def convert(
@@ -53,6 +66,9 @@ def convert(
     pbc: Boundary = None,
     nan_is_missing: NanIsMissing = False,
     raw_forces: RawForces = False,
+    elements: ElementNames = None,
+    elements_from: ElementsFrom = None,
+    keep_unconverged: KeepUnconverged = False,
     correct: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,10 +83,11 @@ def convert(
 ) -> None:
     """Turn a file of labelled structures into H5MD; units are given or read, never guessed."""
     from mlpot.data.sources.convert import convert as run
-    from mlpot.data.sources.read import Source
+    from mlpot.data.sources.read import Source, named_elements
     from mlpot.data.sources.reading import Reading
 
-    reading = Reading(format, _pairs(key), _pairs(unit), index, pbc, nan_is_missing, raw_forces)
+    said = _pairs(key), _pairs(unit), index, pbc, nan_is_missing, raw_forces
+    reading = Reading(format, *said, True, named_elements(elements, elements_from), keep_unconverged)
     read = Source(source, reading)
     n = run(
         read,
@@ -91,13 +108,14 @@ def data_info(
     file: Annotated[Path, typer.Argument(help="A file of structures of any kind.")],
     cutoff: Annotated[float, typer.Option(min=0.1, help="Å, for neighbors and distances.")] = 5.0,
     picture: Annotated[Path | None, typer.Option(help="Write a picture, such as info.png.")] = None,
+    elements: ElementNames = None,
+    elements_from: ElementsFrom = None,
 ) -> None:
     """Tell what is in a training set, and what looks wrong with it."""
     from mlpot.data.check.info import info as run
-    from mlpot.data.sources.read import Source
     from mlpot.figures.data import plot_data_info
 
-    source = Source(file)
+    source = source_of(file, elements, elements_from)
     found = run(source, cutoff)
     _print_info(found)
     print_account(source)
@@ -113,13 +131,14 @@ def check(
     quick: Annotated[bool, typer.Option("--quick", help="Units, signs and labels of a sample alone.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write the report, such as check.json.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures, such as check.html.")] = None,
+    elements: ElementNames = None,
+    elements_from: ElementsFrom = None,
 ) -> None:
     """Examine a training set; exit status 0: nothing wrong, 3: warnings, 4: errors."""
     from mlpot.data.check.check import check as run
-    from mlpot.data.sources.read import Source
     from mlpot.html.data_check import write_page
 
-    source = Source(file)
+    source = source_of(file, elements, elements_from)
     report = run(source, against=against, quick=quick)
     _print_report(report)
     print_account(source)
@@ -147,14 +166,15 @@ def split(
         Path | None, typer.Option("--output", "-o", help="Folder; by default that of the file.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws the parts.")] = 0,
+    elements: ElementNames = None,
+    elements_from: ElementsFrom = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write training, validation and test sets that share no structure."""
-    from mlpot.data.sources.read import Source
     from mlpot.data.split import split as run
 
     parts = [float(part) for part in fractions.split(",")]
-    source = Source(file)
+    source = source_of(file, elements, elements_from)
     written = run(source, parts, by=by, block=block, output=output, seed=seed, overwrite=overwrite)
     print_account(source)
     for path, n in written.items():
@@ -187,6 +207,8 @@ def label(
     workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each.")] = 1,
     card: Card = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget an interrupted run.")] = False,
+    elements: ElementNames = None,
+    elements_from: ElementsFrom = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Compute energies, forces and stresses by quantum chemistry; an interrupted run goes on where it was."""
@@ -198,7 +220,7 @@ def label(
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("labelling", total=None)
         report = run(
-            source,
+            source_of(source, elements, elements_from, labels=False),
             destination,
             calculator=calculator,
             settings=assign({}, settings or ()),
@@ -211,6 +233,14 @@ def label(
     for frame, reason in report.failures.items():
         console.print(f"Frame {frame} failed: {reason}", soft_wrap=True)
     console.print(f"{report.labelled} of {report.frames} structures labelled in {destination}", soft_wrap=True)
+
+
+def source_of(file: Path, elements: str | None, elements_from: Path | None, *, labels: bool = True) -> Source:
+    """A file of structures as its format says, but for elements that it may not tell."""
+    from mlpot.data.sources.read import Source, named_elements
+    from mlpot.data.sources.reading import Reading
+
+    return Source(file, Reading(labels=labels, elements=named_elements(elements, elements_from)))
 
 
 def print_account(source: Source) -> None:

@@ -15,7 +15,16 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from mlpot.cli.data import Overwrite, console, data_app, new_table, print_account
+from mlpot.cli.data import (
+    ElementNames,
+    ElementsFrom,
+    Overwrite,
+    console,
+    data_app,
+    new_table,
+    print_account,
+    source_of,
+)
 from mlpot.signals import StoppedError
 
 if TYPE_CHECKING:
@@ -120,13 +129,14 @@ def evaluate(
     device: Device = "cpu",
     dtype: Dtype = None,
     batch_atoms: BatchAtoms = 1024,
+    elements: ElementNames = None,
+    elements_from: ElementsFrom = None,
 ) -> None:
     """Compare a potential with labelled structures."""
-    from mlpot.data.sources.read import Source
     from mlpot.evaluate import NAMES
     from mlpot.evaluate import evaluate as run
 
-    source = Source(data)
+    source = source_of(data, elements, elements_from)
     found = run(model, source, device=device, dtype=dtype, batch_atoms=batch_atoms, output=output)
     _print_evaluation(found, NAMES)
     print_account(source)
@@ -142,13 +152,16 @@ def predict(
     device: Device = "cpu",
     dtype: Dtype = None,
     batch_atoms: BatchAtoms = 1024,
+    elements: ElementNames = None,
+    elements_from: ElementsFrom = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write structures with the energies, forces and stresses of a potential."""
     from mlpot.predict import predict_file
 
+    source = source_of(structures, elements, elements_from, labels=False)
     n = predict_file(
-        model, structures, output, device=device, dtype=dtype, batch_atoms=batch_atoms, overwrite=overwrite
+        model, source, output, device=device, dtype=dtype, batch_atoms=batch_atoms, overwrite=overwrite
     )
     console.print(f"{n} structures written to {output}", soft_wrap=True)
 

@@ -65,6 +65,9 @@ class MDRecipe(Section):
     model: Path = Field(description="trained potential, a file that mlpot wrote", examples=["model.safetensors"])
     structure: Path = Field(description="any file that ASE reads, or H5MD", examples=["start.xyz"])
     frame: int = Field(0, description="which structure of the file; negative counts from the end")
+    elements: str | None = Field(
+        None, description="of types, such as Si,O, where the structure is of LAMMPS and does not name elements"
+    )
     repeat: tuple[int, int, int] = Field((1, 1, 1), description="copies of the cell along its vectors")
     ensemble: EnsembleName = Field(
         "langevin", description="npt-isotropic keeps the shape of the cell, npt lets all of it move"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.data.constraints import constraints_of, held_coordinates, holds_center, other_constraints
-from mlpot.data.sources.read import read_structure
+from mlpot.data.sources.read import named_elements, read_structure
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
@@ -37,7 +37,7 @@ def starting_atoms(recipe: MDRecipe, calculator: MLPotCalculator, rng: np.random
         UnknownElementError: an element the potential was not made for.
         FileNotFoundError, FormatError: as `read_structure`.
     """
-    atoms = read_structure(recipe.structure, recipe.frame)
+    atoms = read_structure(recipe.structure, recipe.frame, named_elements(recipe.elements, None))
     has_velocities = atoms.has("momenta")
     check_constraints(atoms, recipe.structure)
     if recipe.repeat != (1, 1, 1):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import ase.db
 import ase.io
+import ase.io.aims
 import ase.io.extxyz
 from ase import Atoms
 from ase.io.formats import UnknownFileTypeError, ioformats, open_with_compression
 
 from mlpot.data.errors import FormatError
+from mlpot.data.sources.cut_off import text_for_ase
 
 MAX_BEYOND = 100  # lines that a reader may ask for where there are none
 READABLE = {
@@ -44,8 +47,17 @@ def ase_kind(path: Path) -> str:
     return kind if kind in ioformats else ""
 
 
-def read_with_ase(path: Path, kind: str, wanted: slice = slice(None)) -> Iterator[tuple[int, Atoms]]:
+def read_with_ase(
+    path: Path,
+    kind: str,
+    wanted: slice = slice(None),
+    note: Callable[[str, int], None] = lambda what, frame: None,
+) -> Iterator[tuple[int, Atoms]]:
     """The structures of a file in a format of ASE with their numbers in the file, streamed.
+
+    Args:
+        path, kind, wanted: the file, its format, and which of its frames.
+        note: is told what ASE is not given to read.
 
     Raises:
         FormatError: a format whose reader could be led to run or open something else, or a damaged file.
@@ -62,16 +74,25 @@ def read_with_ase(path: Path, kind: str, wanted: slice = slice(None)) -> Iterato
         yield from _read_database(path, kind, wanted)
         return
     numbers = iter(range(wanted.start or 0, 2**62, wanted.step or 1))
-    with _opened(path, kind) as source:
-        reading = ase.io.iread(source, index=wanted, format=kind, do_not_split_by_at_sign=True)
+    with _opened(path, kind, note) as source:
+        reading = _reading(source, kind, wanted)
         for k in numbers:
             try:
-                atoms = next(reading)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of ASE's to its own users
+                    atoms = next(reading)
             except StopIteration:
                 return
             except Exception as error:  # ASE has a hundred readers, and each fails in its own way
                 raise FormatError(f"ASE could not read frame {k} of {path} as {kind}: {error!r}.") from error
             yield k, atoms
+
+
+def _reading(source: _Lines | str, kind: str, wanted: slice) -> Iterator[Atoms]:
+    if kind == "aims-output" and not isinstance(source, str):  # ASE itself takes nothing but a name
+        yield from ase.io.aims.read_aims_output(source, index=wanted)
+    else:
+        yield from ase.io.iread(source, index=wanted, format=kind, do_not_split_by_at_sign=True)
 
 
 def _read_xyz(path: Path, kind: str, wanted: slice) -> Iterator[tuple[int, Atoms]]:
@@ -165,8 +186,14 @@ class _Lines(io.TextIOWrapper):
 
 
 @contextmanager
-def _opened(path: Path, kind: str) -> Iterator[_Lines | str]:
+def _opened(path: Path, kind: str, note: Callable[[str, int], None]) -> Iterator[_Lines | str]:
     """What ASE is given to read: lines where that is what it wants, else the name."""
+    if (given := text_for_ase(path, kind)) is not None:
+        text, missing, step = given
+        if missing:
+            note(missing, step)
+        yield _Lines(io.BytesIO(text.encode()))
+        return
     if not ioformats[kind].acceptsfd or ioformats[kind].isbinary:
         yield str(path)
         return

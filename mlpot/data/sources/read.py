@@ -14,17 +14,20 @@ import numpy as np
 from ase import Atoms
 from ase.io.formats import ioformats
 
+from mlpot.data.elements import Elements
 from mlpot.data.errors import FormatError, KeysError, LabelError
 from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
 from mlpot.data.h5md.read import BLOCK, Reader
-from mlpot.data.h5md.safe_hdf5 import open_checked
+from mlpot.data.h5md.safe_hdf5 import naming_damage, open_unchecked
 from mlpot.data.h5md.write import write
+from mlpot.data.sources import lammps
 from mlpot.data.sources.ase_files import RAW, READABLE, ase_kind, read_with_ase
 from mlpot.data.sources.datasets import LAYOUTS, read_foreign
 from mlpot.data.sources.interpret import NO_VOLUME, Interpreter, has_volume
 from mlpot.data.sources.names import NONE, Questions
 from mlpot.data.sources.reading import Reading
 from mlpot.data.sources.report import Report
+from mlpot.data.sources.unconverged import converged
 from mlpot.version import __version__
 
 H5MD_ENDINGS = (".h5", ".hdf5", ".h5md")
@@ -67,7 +70,7 @@ class Source:
         """What the file says the data are."""
         if self.kind != "h5md":
             return {}
-        with Reader(self.path, units=self.reading.units) as reader:
+        with self._reader() as reader:
             return reader.card
 
     @property
@@ -75,7 +78,7 @@ class Source:
         """Frames in the file, where they need not be read to be counted."""
         if self.kind != "h5md":
             return None
-        with Reader(self.path, units=self.reading.units) as reader:
+        with self._reader() as reader:
             return len(range(len(reader))[self.reading.wanted])
 
     def numbered(self, start: int = 0, stop: int | None = None, step: int = 1) -> Numbered:
@@ -107,7 +110,7 @@ class Source:
             yield k, frame_of_columns(columns_of(atoms, k), atoms.pbc, family(atoms))
 
     def _h5md_records(self, step: int) -> Iterator[tuple[int, Frame]]:
-        with Reader(self.path, units=self.reading.units) as reader:
+        with self._reader() as reader:
             chosen = range(len(reader))[self.reading.wanted][::step]
             for start in range(0, len(chosen), BLOCK):
                 block = chosen[start : start + BLOCK]
@@ -140,9 +143,26 @@ class Source:
     def _h5md(self, wanted: slice) -> Numbered:
         if self.reading.keys:
             raise KeysError(f"{self.path} is H5MD, which names its quantities itself. Leave out --key.")
-        with Reader(self.path, units=self.reading.units) as reader:
+        with self._reader() as reader:
             chosen = range(len(reader))[wanted]
             yield from zip(chosen, reader.frames(chosen.start, chosen.stop, chosen.step), strict=True)
+
+    def _reader(self) -> Reader:
+        return Reader(self.path, units=self.reading.units, elements=self.reading.elements)
+
+    def _ase_atoms(self, wanted: slice) -> Numbered:
+        """What ASE reads, but with true elements, and without frames that did not converge."""
+        frames = read_with_ase(self.path, self.kind, wanted, self.report.note)
+        if self.kind in lammps.KINDS:
+            said = self.reading
+            frames = lammps.lammps_frames(
+                self.path, self.kind, frames, said.elements, said.units, self.report.note
+            )
+        elif self.reading.elements is not None:
+            raise KeysError(f"{self.path} is of format {self.kind}, which names elements. Leave out --elements.")
+        if self.reading.labels and not self.reading.keep_unconverged:
+            frames = converged(self.path, self.kind, frames, self.report.note)
+        return frames
 
     def _ase(self, wanted: slice) -> Numbered:
         reading = self.reading
@@ -156,7 +176,7 @@ class Source:
         questions = Questions(str(self.path))
         interpreter = Interpreter(str(self.path), reading, self.report, questions)
         n_more = 0
-        for k, atoms in read_with_ase(self.path, self.kind, wanted):
+        for k, atoms in self._ase_atoms(wanted):
             clean = interpreter.structure(k, atoms)
             if not questions:
                 yield k, clean
@@ -193,7 +213,15 @@ class Source:
 def _datasets(path: Path, kind: str, reading: Reading, report: Report) -> Numbered:
     """npz and HDF5 in a layout that is known or given."""
     layout = kind if kind in LAYOUTS else None
-    return enumerate(read_foreign(path, format=layout, keys=reading.keys, units=reading.units))
+    frames = read_foreign(
+        path,
+        format=layout,
+        keys=reading.keys,
+        units=reading.units,
+        elements=reading.elements,
+        note=report.note,
+    )
+    return enumerate(frames)
 
 
 FORMATS: dict[str, Callable[[Path, str, Reading, Report], Numbered]] = {
@@ -209,8 +237,8 @@ def kind_of(path: Path) -> str:
         FormatError: none.
     """
     if path.is_file() and h5py.is_hdf5(path):
-        with open_checked(path) as file:
-            return "h5md" if "h5md" in file else "hdf5"
+        with naming_damage(str(path)), open_unchecked(path) as file:
+            return "h5md" if file.id.links.exists(b"h5md") else "hdf5"
     if path.suffix in H5MD_ENDINGS and path.is_file():
         return "h5md"  # damaged: whoever opens it says how
     if path.suffix == ".npz":
@@ -235,16 +263,29 @@ def read_structures(path: str | Path, start: int = 0, stop: int | None = None, s
     yield from as_source(path, labels=False).frames(start, stop, step)
 
 
-def read_structure(path: str | Path, index: int = 0) -> Atoms:
-    """One structure of a file, counted from the end if negative.
+def read_structure(path: str | Path, index: int = 0, elements: Elements | None = None) -> Atoms:
+    """One structure of a file, counted from the end if negative; `elements` of its types, if it has types alone.
 
     Raises:
         FileNotFoundError, FormatError: as `read_structures`, or the file has no such structure.
     """
-    source = Source(path, Reading(index=str(index), labels=False))
+    source = Source(path, Reading(index=str(index), labels=False, elements=elements))
     for atoms in source.frames():
         return atoms
     raise FormatError(f"{path} has no structure {index}. Give an index that is there.")
+
+
+def named_elements(names: str | None, file: str | Path | None) -> Elements | None:
+    """Elements as a user names them, or as those of the first structure of another file; None if neither is given.
+
+    Raises:
+        KeysError: both are given, or a name is none; FileNotFoundError, FormatError: as `read_structures`.
+    """
+    if names is not None and file is not None:
+        raise KeysError("Give either --elements or --elements-from, not both.")
+    if file is not None:
+        return Elements(numbers=read_structure(file).numbers)
+    return None if names is None else Elements(names)
 
 
 def write_structures(path: str | Path, structures: Iterable[Atoms], *, overwrite: bool = False) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpot.data.elements import Elements
 from mlpot.data.errors import FormatError, KeysError
 
 PERIODIC = {"t": True, "true": True, "p": True, "periodic": True, "1": True, "f": False, "false": False,
@@ -30,6 +31,8 @@ class Reading:
         nan_is_missing: a label that is NaN throughout is one that was not calculated.
         raw_forces: forces are those of the potential, also of atoms that constraints hold.
         labels: whether labels are wanted; otherwise structures alone, with everything else that they carry.
+        elements: of the atoms or their types, where the file does not tell.
+        keep_unconverged: take frames of outputs whose self-consistency did not converge.
     """
 
     format: str | None = None
@@ -40,6 +43,8 @@ class Reading:
     nan_is_missing: bool = False
     raw_forces: bool = False
     labels: bool = True
+    elements: Elements | None = None
+    keep_unconverged: bool = False
 
     @property
     def wanted(self) -> slice:

@@ -18,6 +18,7 @@ WORDS = {
     "velocities": ("set of velocities", "sets of velocities"),
 }
 MOST_NAMES = 12  # listed
+SHOWN = 10  # frames that are named in a sentence
 
 
 @dataclass
@@ -33,14 +34,17 @@ class Report:
     n_held: int = 0
     """Atoms whose force is not to be learnt."""
     notes: dict[str, list[int]] = field(default_factory=dict)
-    """What happened, in words: of how many frames, and the first of them."""
+    """What happened, in words: in how many frames, and the first of them."""
 
     unused: Counter[str] = field(default_factory=Counter)
     """Names in the file that are nothing which is kept, and how many frames have them."""
 
     def note(self, what: str, frame: int) -> None:
         """Count that something was left out, replaced or chosen in a frame of the file."""
-        self.notes.setdefault(what, [0, frame])[0] += 1
+        frames = self.notes.setdefault(what, [0])
+        frames[0] += 1
+        if len(frames) <= SHOWN:
+            frames.append(frame)
 
     def count(self, atoms: Atoms) -> None:
         """Count a frame that is handed on."""
@@ -76,7 +80,7 @@ class Report:
         ]
         lines = [
             f"Read {_frames(self.n_frames)} of {self.path}: {', '.join(told) or 'no labels'}.",
-            *(f"{what} ({_frames(n)}, the first is {k})." for what, (n, k) in self.notes.items()),
+            *(f"{what} ({_frames(n)}: {_listed(n, shown)})." for what, (n, *shown) in self.notes.items()),
             *(f"{line[0].upper()}{line[1:]}." for line in states),
         ]
         if self.unused:
@@ -88,6 +92,10 @@ class Report:
 
 def _counted(n: int, one: str, many: str) -> str:
     return f"{n} {one if n == 1 else many}"
+
+
+def _listed(n: int, shown: list[int]) -> str:
+    return ", ".join(map(str, shown)) + (", ..." if n > len(shown) else "")
 
 
 def _frames(n: int) -> str:

@@ -1,0 +1,178 @@
+"""LAMMPS' dumps and data files: types that are no elements, numbers in one of its styles of units, no energies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.lammps import convert
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import atomic_masses, atomic_numbers
+from ase.io.formats import open_with_compression
+from numpy.typing import NDArray
+
+from mlpot.data.elements import Elements, ask_for_types
+from mlpot.data.errors import UnitsError
+
+KINDS = ("lammps-dump-text", "lammps-data")
+STYLES = ("real", "metal", "si", "cgs", "electron", "micro", "nano")
+NO_STABLE_ISOTOPE = {43, 61, *range(84, 90), *range(93, 119)}
+NEAR = 0.1  # u, within which a mass names an element
+HEAD = 10_000  # lines of a dump among which its columns and units stand
+NO_VELOCITIES = (
+    "velocities left out, as their unit is not known; --unit lammps=metal, or another style of LAMMPS, keeps them"
+)
+
+
+@dataclass
+class _Said:
+    """What a file says of types and units besides the atoms."""
+
+    columns: list[str] = field(default_factory=list)
+    style: str | None = None
+    masses: dict[int, float] = field(default_factory=dict)  # u, by type
+    labels: dict[int, str] = field(default_factory=dict)
+
+
+def lammps_frames(
+    path: Path,
+    kind: str,
+    frames: Iterable[tuple[int, Atoms]],
+    elements: Elements | None,
+    units: Mapping[str, str],
+    note: Callable[[str, int], None],
+) -> Iterator[tuple[int, Atoms]]:
+    """The frames that ASE reads, with their true elements, in Å, Å/fs and eV/Å where the style is known.
+
+    Args:
+        path, kind: the file and its format, one of `KINDS`.
+        frames: as ASE reads them: types for atomic numbers, units metal, an energy of 0 beside forces.
+        elements: of the types, where the file does not tell.
+        units: "lammps" is the style; "forces" their unit, where no style is known.
+        note: is told what was left out.
+
+    Raises:
+        KeysError: the file tells types alone; UnitsError: forces of no known unit.
+    """
+    said = _dump(path) if kind == "lammps-dump-text" else _data(path)
+    style = units.get("lammps", said.style)
+    if style is not None and style not in STYLES:
+        raise UnitsError(f"{style!r} is no style of units of LAMMPS that is read: {', '.join(STYLES)}.")
+    if said.style is not None and style != said.style:
+        raise UnitsError(f"{path} is in units {said.style}, as it says itself, not {style}.")
+    for k, atoms in frames:
+        numbers = _numbers(f"{path}, frame {k}", atoms, said, elements)
+        yield k, _in_house_units(path, k, atoms, numbers, style, units, note)
+
+
+def _in_house_units(
+    path: Path,
+    k: int,
+    atoms: Atoms,
+    numbers: NDArray[np.int64],
+    style: str | None,
+    units: Mapping[str, str],
+    note: Callable[[str, int], None],
+) -> Atoms:
+    forces = None if atoms.calc is None else atoms.calc.results.get("forces")
+    if forces is not None and style is None and "forces" not in units:
+        raise UnitsError(
+            f"{path}, frame {k} has forces, and the unit is not said: kcal/mol/Å in LAMMPS' units real, eV/Å in "
+            "units metal. Give the style, --unit lammps=real or metal, ..."
+        )
+    scale = {q: _factor(q, style) for q in ("distance", "velocity", "force")}
+    length = scale["distance"]
+    clean = Atoms(numbers, atoms.positions * length, cell=atoms.cell.array * length, pbc=atoms.pbc)
+    if atoms.has("momenta") and style is not None:
+        clean.set_velocities(atoms.get_velocities() * scale["velocity"])
+    elif atoms.has("momenta"):
+        note(NO_VELOCITIES, k)
+    known = ("numbers", "positions", "momenta", "masses", "initial_charges", "mmcharges", "id", "type", "mol-id")
+    for name, values in atoms.arrays.items():
+        if name not in known and values.dtype.kind in "iuf":
+            clean.set_array(name, values)
+    if forces is not None:
+        clean.calc = SinglePointCalculator(clean, forces=forces * scale["force"])
+    return clean
+
+
+def _factor(quantity: str, style: str | None) -> float:
+    """ASE's unit in one of a style; ASE took the numbers for those of metal."""
+    if style is None:
+        return 1.0
+    return float(convert(1.0, quantity, style, "ASE") / convert(1.0, quantity, "metal", "ASE"))
+
+
+def _numbers(where: str, atoms: Atoms, said: _Said, elements: Elements | None) -> NDArray[np.int64]:
+    """Atomic numbers: as the user says, or by names, or by masses, or not at all."""
+    if "element" in said.columns:
+        return np.asarray(atoms.numbers, dtype=np.int64)
+    types = np.asarray(atoms.arrays.get("type", atoms.numbers), dtype=np.int64)
+    if elements is not None:
+        return elements.of_types(where, types)
+    named = {t: atomic_numbers.get(label, 0) for t, label in said.labels.items()}
+    if not named or not all(named.values()):
+        named = _by_mass(said.masses)
+    if not all(named.get(t) for t in set(types.tolist())):
+        masses = ", ".join(f"{t}: {m:g}" for t, m in sorted(said.masses.items())[:10])
+        why = f"Their masses ({masses}) are not clearly those of elements. " if masses else ""
+        ask_for_types(where, sorted(set(types.tolist())), why)
+    return np.array([named[t] for t in types.tolist()], dtype=np.int64)
+
+
+def _by_mass(masses: Mapping[int, float]) -> dict[int, int]:
+    """The element of each type whose mass is clearly its; 0 where none is, as of beads and of units lj."""
+    if set(masses.values()) == {1.0}:
+        return {}
+    z = np.array([k for k in range(1, 119) if k not in NO_STABLE_ISOTOPE])
+    found = {}
+    for kind, mass in masses.items():
+        far = np.abs(atomic_masses[z] - mass)
+        first, second = np.argsort(far)[:2]
+        found[kind] = int(z[first]) if far[first] < min(NEAR, far[second] / 2) else 0
+    return found
+
+
+def _dump(path: Path) -> _Said:
+    """What the head of a dump says, and the masses of its first frame."""
+    said = _Said()
+    with open_with_compression(str(path), "rt") as lines:
+        head = iter(islice(lines, HEAD))
+        for line in head:
+            if line.startswith("ITEM: UNITS"):
+                said.style = next(head, "").strip()
+            elif line.startswith("ITEM: ATOMS"):
+                said.columns = line.split()[2:]
+                break
+        if not {"mass", "type"} <= set(said.columns):
+            return said
+        mass, kind = said.columns.index("mass"), said.columns.index("type")
+        for line in lines:
+            words = line.split()
+            if line.startswith("ITEM") or len(words) < len(said.columns):
+                break
+            said.masses[int(words[kind])] = float(words[mass])
+    return said
+
+
+def _data(path: Path) -> _Said:
+    """The sections of a data file that tell of types."""
+    said, section = _Said(), ""
+    with open_with_compression(str(path), "rt") as lines:
+        for k, line in enumerate(lines):
+            text, words = line.partition("#")[0].strip(), line.partition("#")[0].split()
+            if k == 0:
+                found = re.search(r"units\s*=\s*(\w+)", line)  # as write_data notes it
+                said.style = found[1] if found and found[1] in STYLES else None
+            elif text and not text[0].isdigit() and text[0] not in "-+.":
+                section = text
+            elif section == "Masses" and len(words) >= 2:
+                said.masses[int(words[0]) if words[0].isdigit() else len(said.masses) + 1] = float(words[1])
+            elif section == "Atom Type Labels" and len(words) >= 2 and words[0].isdigit():
+                said.labels[int(words[0])] = words[1]
+    return said
