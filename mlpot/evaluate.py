@@ -17,8 +17,9 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from mlpot.data.errors import LabelError
-from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
+from mlpot.data.frame import Frame, columns_of, family, frame_of_columns, has_volume
 from mlpot.data.sources.read import Source, as_source
+from mlpot.error_table import MILLI, Error, ErrorSums
 from mlpot.figures.parity import compare, plot_parity, write_compared
 from mlpot.graph import Properties, collate_properties
 from mlpot.model_file import DTYPES, hash_of, load_potential
@@ -39,17 +40,6 @@ NAMES = {
 MAX_DRAWN = 2000  # frames in a picture
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Error:
-    """The distribution of predicted − reference, in one line."""
-
-    mae: float
-    rmse: float
-    bias: float  # mean of predicted − reference
-    worst: float  # greatest |predicted − reference|
-    n: int  # numbers compared
 
 
 @dataclass(frozen=True)
@@ -85,39 +75,20 @@ class Evaluation:
     frames: tuple[FrameError, ...]
 
 
-class _Tally:
-    """Running sums of errors, so that a set of any size needs the memory of one batch."""
-
-    def __init__(self) -> None:
-        self.n, self.absolute, self.square, self.sum, self.worst = 0, 0.0, 0.0, 0.0, 0.0
-
-    def add(self, errors: Floats) -> None:
-        size = np.abs(errors)
-        self.n += errors.size
-        self.absolute += float(size.sum())
-        self.square += float(np.square(errors).sum())
-        self.sum += float(errors.sum())
-        self.worst = max(self.worst, float(size.max(initial=0.0)))
-
-    def result(self) -> Error:
-        n = self.n
-        return Error(self.absolute / n, (self.square / n) ** 0.5, self.sum / n, self.worst, n)
-
-
 class _Account:
     """What is gathered frame by frame; tables are keyed by (table, row)."""
 
     def __init__(self) -> None:
-        self.tallies: dict[tuple[str, str], _Tally] = defaultdict(_Tally)
+        self.tallies: dict[tuple[str, str], ErrorSums] = defaultdict(ErrorSums)
         self.missing = Counter({"energy": 0, "forces": 0, "stress": 0})
         self.frames: list[FrameError] = []
 
     def add(self, index: int, formula: str, frame: Frame, out: Properties) -> None:
-        energy_error = 1e3 * (out.energy.item() - frame.energy)
-        force_error = 1e3 * (out.forces.numpy() - frame.forces)
+        energy_error = MILLI * (out.energy.item() - frame.energy)
+        force_error = MILLI * (out.forces.numpy() - frame.forces)
         known = np.isfinite(force_error).all(axis=1)
         n = len(frame.numbers)
-        is_isolated = n == 1 and not frame.pbc.any()
+        is_isolated = frame.is_isolated
         tables = ["overall"] + ([] if frame.group is None else [f"group {frame.group}"])
         for table in tables:
             if is_isolated:
@@ -126,12 +97,15 @@ class _Account:
                 self._add(table, "energy", energy_error)
                 self._add(table, "energy_per_atom", energy_error / n)
                 self._add(table, "forces", force_error[known])
-            self._add(table, "stress", 1e3 * (out.stress[0].numpy() - frame.stress))
+                if frame.has_stress:
+                    self._add(table, "stress", MILLI * (out.stress[0].numpy() - frame.stress))
         if not is_isolated:
             self._add_forces(frame.numbers[known], frame.forces[known], force_error[known])
             self.missing["forces"] += int((~known).sum())
         self.missing["energy"] += int(np.isnan(frame.energy))
-        self.missing["stress"] += int(frame.pbc.all() and np.isnan(frame.stress).any())
+        self.missing["stress"] += int(
+            has_volume(frame.pbc, frame.cell) and not is_isolated and not frame.has_stress
+        )
         size = np.abs(force_error[known])
         self.frames.append(
             FrameError(
@@ -141,9 +115,9 @@ class _Account:
         )  # fmt: skip
 
     def _add(self, table: str, row: str, errors: Floats | float) -> None:
-        finite = np.asarray(errors)[np.isfinite(errors)]
+        finite = np.asarray(errors, dtype=np.float64)[np.isfinite(errors)]
         if finite.size:
-            self.tallies[table, row].add(finite)
+            self.tallies[table, row].add(torch.from_numpy(finite))
 
     def _add_forces(self, numbers: NDArray[np.int64], forces: Floats, errors: Floats) -> None:
         for z in np.unique(numbers):
@@ -227,7 +201,7 @@ def evaluate(
     account, sample = _Account(), _Sample()
     for index, atoms, frame, out in _compared(potential, data, batch_atoms):
         account.add(index, atoms.get_chemical_formula(), frame, out)
-        if len(atoms) > 1 or atoms.pbc.any():
+        if not frame.is_isolated:
             sample.offer(frame, out)
     evaluation = account.result()
     if not evaluation.overall:

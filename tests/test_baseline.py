@@ -44,15 +44,41 @@ def test_one_frame_is_enough() -> None:
 
 def test_isolated_atoms_are_taken_as_computed_if_there_is_one_of_each() -> None:
     counts, energies = frames()
-    isolated = {1: -13.0, 6: -1000.0, 8: -2000.0, 29: -1.0}
-    assert reference_energies(counts, energies, ELEMENTS, isolated) == {1: -13.0, 6: -1000.0, 8: -2000.0}
+    found = reference_energies(counts, energies, ELEMENTS, {1: -13.0, 6: -1000.0, 8: -2000.0, 29: -1.0})
+    assert found.energies == {1: -13.0, 6: -1000.0, 8: -2000.0}
+    assert set(found.sources.values()) == {"isolated atom"}
 
 
-def test_a_missing_isolated_atom_means_a_fit_for_all() -> None:
+def test_known_reference_energies_are_held_and_the_others_fitted() -> None:
+    """Given ones go before isolated atoms; what is left of the energies decides on the rest."""
     counts, energies = frames(noise=0.0)
-    fitted = reference_energies(counts, energies, ELEMENTS, {1: -13.0, 6: -1000.0})
-    assert list(fitted) == ELEMENTS
-    assert list(fitted.values()) == pytest.approx(TRUTH, abs=1e-8)
+    found = reference_energies(counts, energies, ELEMENTS, {1: -99.0, 6: TRUTH[1]}, {1: TRUTH[0]})
+    assert list(found.energies) == ELEMENTS
+    assert (found.energies[1], found.energies[6]) == (TRUTH[0], TRUTH[1])
+    assert found.energies[8] == pytest.approx(TRUTH[2], abs=1e-8)
+    assert found.sources == {1: "given", 6: "isolated atom", 8: "fitted"}
+
+
+def test_a_wrong_reference_energy_is_held_all_the_same() -> None:
+    counts, energies = frames(noise=0.0)
+    assert reference_energies(counts, energies, ELEMENTS, {}, {6: -1000.0}).energies[6] == -1000.0
+
+
+def test_elements_in_one_ratio_only_are_determined_once_one_of_them_is_known() -> None:
+    counts = np.array([[1, 1, 1], [2, 2, 5], [3, 3, 2], [4, 4, 4], [2, 2, 3], [1, 1, 2]], dtype=float)
+    energies = counts @ TRUTH
+    open_ones = reference_energies(counts, energies, ELEMENTS, {})
+    assert open_ones.sources == {1: "not determined", 6: "not determined", 8: "fitted"}
+    assert open_ones.energies[8] == pytest.approx(TRUTH[2], abs=1e-6)
+    held = reference_energies(counts, energies, ELEMENTS, {1: TRUTH[0]})
+    assert held.sources == {1: "isolated atom", 6: "fitted", 8: "fitted"}
+    assert list(held.energies.values()) == pytest.approx(TRUTH, abs=1e-6)
+
+
+def test_without_energies_what_is_not_known_is_zero_and_said_to_be_open() -> None:
+    found = reference_energies(np.zeros((0, 3)), np.zeros(0), ELEMENTS, {6: -1000.0})
+    assert found.energies == {1: 0.0, 6: -1000.0, 8: 0.0}
+    assert found.sources == {1: "not determined", 6: "isolated atom", 8: "not determined"}
 
 
 def test_shifts_are_what_binding_leaves() -> None:

@@ -22,7 +22,7 @@ WORKBENCHES = [
 
 FLOOR = {
     "units": 1, "version": 1, "signals": 1, "graph": 1, "recipes": 1, "atomic_files": 1,
-    "stages": 2, "neighbors": 2, "extrapolation": 2, "forces": 2,
+    "stages": 2, "neighbors": 2, "extrapolation": 2, "forces": 2, "error_table": 2,
     "kernels": 2.3,
     "knots": 2.6,  # tables are built by kernels
     "data": 3, "terms": 3,

@@ -79,7 +79,9 @@ def test_arguments_of_the_backbone_are_spelt_out() -> None:
 
 
 def test_a_stored_recipe_is_the_recipe() -> None:
-    recipe = parse_recipe(Recipe, MINIMAL, ["model.backbone=egnn", "loss.kind=huber", "training.max_minutes=60"])
+    recipe = parse_recipe(
+        Recipe, MINIMAL, ["model.backbone=egnn", "loss.function=huber", "training.max_minutes=60"]
+    )
     assert parse_recipe(Recipe, yaml.safe_dump(recipe.model_dump(mode="json"))) == recipe
 
 

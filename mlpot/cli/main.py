@@ -30,7 +30,8 @@ from mlpot.signals import StoppedError
 if TYPE_CHECKING:
     from mlpot.certificate.verify import Certificate
     from mlpot.dynamics.run import MDSummary
-    from mlpot.evaluate import Error, Evaluation
+    from mlpot.error_table import Error
+    from mlpot.evaluate import Evaluation
 
 app = typer.Typer(
     name="mlpot",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.geometry import minkowski_reduce
 from numpy.typing import NDArray
 
 from mlpot.data.constraints import constraints_of, held_coordinates, holds_center
@@ -20,6 +22,8 @@ Columns = dict[str, NDArray[Any]]
 
 VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # place of each tensor element in xx, yy, zz, yz, xz, xy
 OF_ATOMS = {"mass": "masses", "charge": "initial_charges"}  # column -> array of ASE: u, e
+ISOLATED = 8.0  # Å, between periodic images of an atom that no potential of ours lets feel them
+ISOLATED_FAMILIES = {"isolatedatom", "isolatedatoms"}  # of GAP, MACE and others, without signs, in lower case
 ASE_VELOCITY = float(units.fs)  # Å/fs; one unit of ASE's velocities, sqrt(eV/u)
 
 
@@ -35,6 +39,42 @@ class Frame:
     forces: Floats  # (n_atoms, 3) eV/Å; NaN too where the force mask is False
     stress: Floats  # (3, 3) eV/Å³
     group: str | None  # the family of structures it belongs to
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether it is one isolated atom, whose energy is a reference energy."""
+        return is_isolated(len(self.numbers), self.pbc, self.cell, self.group)
+
+    @property
+    def has_stress(self) -> bool:
+        """Whether there is a stress that a potential can learn: one of a structure with a volume."""
+        return bool(np.isfinite(self.stress).all()) and has_volume(self.pbc, self.cell)
+
+
+def has_volume(pbc: NDArray[np.bool_], cell: Floats) -> bool:
+    """Whether a structure is periodic in three directions, so that a stress (energy over volume) exists."""
+    return bool(pbc.all()) and abs(float(np.linalg.det(cell))) > 0.0
+
+
+def is_isolated(n_atoms: int, pbc: NDArray[np.bool_], cell: Floats, group: str | None) -> bool:
+    """Whether a frame is one isolated atom, in the open or in a periodic box, so that its energy is a reference.
+
+    An atom in a box is isolated if its nearest image is farther than `ISOLATED` Å, or if its family says so.
+
+    Args:
+        n_atoms: of the frame.
+        pbc: (3,) periodic directions.
+        cell: (3, 3) Å.
+        group: the family of the frame.
+    """
+    if n_atoms != 1:
+        return False
+    if not pbc.any() or re.sub(r"[^a-z]", "", (group or "").lower()) in ISOLATED_FAMILIES:
+        return True
+    if np.linalg.norm(cell[pbc], axis=1).min() <= ISOLATED or np.linalg.matrix_rank(cell[pbc]) < pbc.sum():
+        return False
+    shortest = minkowski_reduce(cell, pbc)[0][pbc]  # the shortest lattice vector is among the reduced ones
+    return bool(np.linalg.norm(shortest, axis=1).min() > ISOLATED)
 
 
 def frame_of(atoms: Atoms) -> Frame:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from ase import Atoms
+from numpy.typing import NDArray
 
 from mlpot.data.check.check import tally
 from mlpot.data.check.checks import correlation_time
@@ -18,6 +20,12 @@ from mlpot.data.h5md.write import write
 from mlpot.data.sources.read import Source, as_source
 
 NAMES = ("train", "validation", "test")
+
+
+class RareElementWarning(UserWarning):
+    """Frames were kept in the training set because an element is in no others."""
+
+
 By = Literal["block", "composition", "group", "random"]
 
 
@@ -34,7 +42,8 @@ def split(
     """Write the parts as H5MD beside the file and return how many frames each has.
 
     Frames that belong together never part: those of a block, a composition or a group; always, equal structures.
-    Isolated atoms go to the training set, whose reference energies they are.
+    Isolated atoms go to the training set, whose reference energies they are; so does what is the last to hold an
+    element.
 
     Args:
         file: of any kind.
@@ -59,9 +68,13 @@ def split(
     for target in targets:
         if target.exists() and not overwrite:
             raise FileExistsError(f"{target} exists. Choose another folder, or ask to overwrite it.")
-    columns = tally(source).columns()
+    seen = tally(source)
+    columns = seen.columns()
     pieces = _pieces(source, columns, by, block)
-    part = _drawn(pieces, columns.n_atoms > 1, fractions, seed, by)
+    part, n_kept = _drawn(pieces, ~columns.isolated, seen.holds(columns), fractions, seed, by)
+    if n_kept:
+        message = f"{n_kept} pieces by {by} train although drawn otherwise: they hold the last of an element."
+        warnings.warn(message, RareElementWarning, stacklevel=2)
     counts = {}
     for k, target in enumerate(targets):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,22 +121,39 @@ def _joined(keys: Ints, c: Columns) -> Ints:
         keys = new
 
 
-def _drawn(pieces: Ints, structure: np.ndarray, fractions: list[float], seed: int, by: str) -> Ints:
-    """The part of each frame: pieces in random order fill the smallest parts first."""
+def _drawn(
+    pieces: Ints,
+    structure: NDArray[np.bool_],
+    holds: NDArray[np.bool_],
+    fractions: list[float],
+    seed: int,
+    by: str,
+) -> tuple[Ints, int]:
+    """The part of each frame, and how many pieces had to train: pieces in random order fill the smallest first.
+
+    A piece trains if it is the last that holds an element which no training piece holds yet.
+    """
     sizes = np.bincount(pieces[structure], minlength=pieces.max() + 1)
     order = np.random.default_rng(seed).permutation(np.flatnonzero(sizes))
     if len(order) < len(fractions):
         raise DataError(
             f"There are {len(order)} pieces by {by}, too few for {len(fractions)} parts. Split by another rule."
         )
+    elements = np.zeros((len(sizes), holds.shape[1]), dtype=np.bool_)
+    np.logical_or.at(elements, pieces[structure], holds[structure])
+    left, trained, n_kept = elements.sum(axis=0), np.zeros(holds.shape[1], dtype=np.bool_), 0
     part = np.zeros(pieces.max() + 1, dtype=np.int64)
     wanted = np.array(fractions) * sizes.sum()
     filled = np.zeros(len(fractions))
     for piece in sorted(order, key=lambda p: -sizes[p]) if by in ("composition", "group") else order:
-        short = (wanted - filled) / wanted
-        part[piece] = int(np.argmax(short))
+        short = int(np.argmax((wanted - filled) / wanted))
+        is_last = bool((elements[piece] & ~trained & (left == 1)).any())
+        part[piece] = 0 if is_last else short
+        n_kept += is_last and short > 0
+        trained |= elements[piece] & (part[piece] == 0)
+        left = left - elements[piece]
         filled[part[piece]] += sizes[piece]
-    return np.where(structure, part[pieces], 0)
+    return np.where(structure, part[pieces], 0), n_kept
 
 
 def _chosen(source: Source, mine: np.ndarray) -> Iterator[Atoms]:

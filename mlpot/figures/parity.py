@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from mlpot.error_table import MILLI, error_of
 from mlpot.figures.svg import Draw, plain_logarithmic
 from mlpot.graph import Properties
 
@@ -128,13 +129,12 @@ def parity_panels(compared: Compared) -> dict[str, Draw]:
 def _draw(names: tuple[str, str], pairs: Floats, axes: Axes) -> None:
     name, error_unit = names
     reference, predicted = pairs[:, 0].ravel(), pairs[:, 1].ravel()
-    error = (predicted - reference) * 1e3
     low, high = reference.min(), reference.max()
     margin = 0.03 * max(high - low, 1e-6)
     axes.plot([low - margin, high + margin], [low - margin, high + margin], color="0.6", linewidth=0.8, zorder=1)
     axes.plot(reference, predicted, ".", markersize=2.5, alpha=0.5, rasterized=True, zorder=2)
-    mae, rmse = np.abs(error).mean(), np.sqrt(np.square(error).mean())
-    axes.set_title(f"MAE {mae:.3g}, RMSE {rmse:.3g} {error_unit}", fontsize=9)
+    error = error_of(torch.from_numpy(MILLI * (predicted - reference)))
+    axes.set_title(f"MAE {error.mae:.3g}, RMSE {error.rmse:.3g} {error_unit}", fontsize=9)
     axes.set_xlabel(f"reference {name}")
     axes.xaxis.set_major_locator(MaxNLocator(5))  # energies per atom take many digits
     axes.set_ylabel("predicted")
@@ -145,7 +145,7 @@ def _draw(names: tuple[str, str], pairs: Floats, axes: Axes) -> None:
 def draw_force_errors(compared: Compared, axes: Axes) -> None:
     """Error of the force on each atom against the force, and the median error of forces of about one size."""
     sizes = {e: np.linalg.norm(pairs[:, 0], axis=1) for e, pairs in compared.forces.items()}
-    errors = {e: 1e3 * np.linalg.norm(pairs[:, 1] - pairs[:, 0], axis=1) for e, pairs in compared.forces.items()}
+    errors = {e: MILLI * np.linalg.norm(pairs[:, 1] - pairs[:, 0], axis=1) for e, pairs in compared.forces.items()}
     for element in compared.forces:
         axes.plot(sizes[element], errors[element], ".", markersize=2, alpha=0.4, rasterized=True, label=element)
     size, error = (np.concatenate(list(parts.values())) for parts in (sizes, errors))

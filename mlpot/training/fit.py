@@ -20,7 +20,7 @@ from mlpot.training.losses import Loss
 from mlpot.training.messages import Messages
 from mlpot.training.module import HALVINGS, TrainingDivergedError, TrainingModule
 from mlpot.training.outputs import write_outputs
-from mlpot.training.recipe import Recipe
+from mlpot.training.recipe import LossSection, Recipe
 from mlpot.training.run_directory import check_holds_run, data_of, prepare_directory, read_checkpoint
 from mlpot.training.splits import Baseline, Part, Parts, make_baseline, make_parts
 from mlpot.training.trainer import (
@@ -125,7 +125,7 @@ def fit(
             batches.run = trainer
         to_device(sets, trainer)
         n_steps = recipe.training.epochs * len(sets["train"])
-        loss = Loss(**recipe.loss.model_dump())
+        loss = make_loss(recipe.loss)
         module = TrainingModule(potential, loss, recipe.optimizer, n_steps=n_steps, halvings=halvings)
         last = str(directory / LAST) if resume and (directory / LAST).exists() else None
         try:
@@ -150,6 +150,13 @@ def diverged(error: TrainingDivergedError, state: str, module: TrainingModule) -
         f"The training diverged{lowered}: {error}. The last good state is {state}. Look for wrong labels with "
         f"`mlpot data check`, or start anew with optimizer.learning_rate={rate:.1g}, or a smaller training.clip."
     )
+
+
+def make_loss(section: LossSection) -> Loss:
+    """The loss of a recipe."""
+    weights = (section.energy, section.forces, section.stress)
+    thresholds = (section.energy_threshold, section.forces_threshold, section.stress_threshold)
+    return Loss(weights, section.function, thresholds)
 
 
 def initial_potential(recipe: Recipe, start: Baseline) -> Potential:

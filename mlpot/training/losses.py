@@ -1,78 +1,99 @@
-"""What is minimised: residuals of energies per atom, force components and stress, with missing labels left out."""
+"""What is minimised: residuals of energies per atom, force components and stress, with missing labels left out.
+
+All three are intensive: a cell and its supercell have equal terms, whatever the function of the residual.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mlpot.error_table import QUANTITIES, error_sums, residuals
 from mlpot.graph import AtomGraph, Properties
 
-QUANTITIES = ("energy", "forces", "stress")
+
+@dataclass(frozen=True)
+class Labels(Properties):
+    """Labels, and how much the frames that carry them count."""
+
+    weight: Tensor  # (n_graphs,) float64, of mean 1 over the training set; (0,) where all frames count alike
 
 
-def absolute(r: Tensor, delta: float) -> Tensor:
+def absolute(r: Tensor, threshold: float) -> Tensor:
     """|r|."""
     return r.abs()
 
 
-def squared(r: Tensor, delta: float) -> Tensor:
+def squared(r: Tensor, threshold: float) -> Tensor:
     """r²."""
     return r.square()
 
 
-def huber(r: Tensor, delta: float) -> Tensor:
-    """r²/2 up to delta, delta (|r| − delta/2) beyond."""
-    return torch.nn.functional.huber_loss(r, torch.zeros_like(r), reduction="none", delta=delta)
+def huber(r: Tensor, threshold: float) -> Tensor:
+    """r² up to the threshold t, t (2|r| − t) beyond: the squared function whose slope stops growing."""
+    return 2 * torch.nn.functional.huber_loss(r, torch.zeros_like(r), reduction="none", delta=threshold)
 
 
-KINDS: dict[str, Callable[[Tensor, float], Tensor]] = {"squared": squared, "absolute": absolute, "huber": huber}
-
-
-def residuals(predicted: Properties, labels: Properties, graph: AtomGraph) -> list[tuple[Tensor, Tensor]]:
-    """(residual, known) of energies per atom, forces and stress; a residual is zero where the label is missing.
-
-    The label is known where it is not NaN. Zero is put in before anything is squared, so that a NaN never
-    reaches a gradient.
-    """
-    ones = torch.ones_like(graph.batch, dtype=labels.energy.dtype)
-    n_atoms = torch.zeros_like(labels.energy).index_add(0, graph.batch, ones)
-    pairs = (
-        (predicted.energy / n_atoms, labels.energy / n_atoms),
-        (predicted.forces, labels.forces),
-        (predicted.stress, labels.stress),
-    )
-    result = []
-    for value, label in pairs:
-        known = ~label.isnan()
-        result.append((torch.where(known, value - label, 0.0), known))
-    return result
+FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "squared": squared,
+    "absolute": absolute,
+    "huber": huber,
+}
 
 
 class Loss:
-    """Σ_q weight_q · mean over the known labels of quantity q of kind(residual)."""
+    """Σ_q weight_q · Σ_known w_frame · function(residual) / number of known labels of quantity q.
 
-    def __init__(self, *, energy: float, forces: float, stress: float, kind: str, delta: float):
-        self.weights = (energy, forces, stress)
-        self.function, self.delta = KINDS[kind], delta
+    Args:
+        weights: of energy, forces and stress.
+        function: one of `FUNCTIONS`.
+        thresholds: of huber, for energy (eV/atom), forces (eV/Å) and stress (eV/Å³).
+    """
+
+    def __init__(
+        self,
+        weights: tuple[float, float, float],
+        function: str = "squared",
+        thresholds: tuple[float, float, float] = (0.01, 0.01, 0.01),
+    ):
+        self.weights, self.thresholds, self.function = weights, thresholds, FUNCTIONS[function]
 
     def __call__(self, predicted: Properties, labels: Properties, graph: AtomGraph) -> Tensor:
         """The loss of a batch, a scalar."""
         total = 0 * predicted.energy.sum()  # DDP wants a gradient of every weight, whatever is labelled
-        for weight, (residual, known) in zip(self.weights, residuals(predicted, labels, graph), strict=True):
+        terms = self._terms(residuals(predicted, labels, graph), labels, graph)
+        for weight, (term, known) in zip(self.weights, terms, strict=True):
             if weight > 0:
-                total = total + weight * self.function(residual, self.delta).sum() / known.sum().clamp(min=1)
+                total = total + weight * term / known.sum().clamp(min=1)
         return total
 
+    def _terms(
+        self, all_residuals: list[tuple[Tensor, Tensor]], labels: Properties, graph: AtomGraph
+    ) -> list[tuple[Tensor, Tensor]]:
+        """For each quantity Σ w_frame · function(residual), and which labels are known."""
+        frame = labels.weight if isinstance(labels, Labels) and len(labels.weight) else None
+        terms = []
+        for quantity, threshold, (residual, known) in zip(QUANTITIES, self.thresholds, all_residuals, strict=True):
+            values = self.function(residual, threshold)
+            if frame is not None:
+                weight = frame.index_select(0, graph.batch) if quantity == "forces" else frame
+                values = values * weight.view(-1, *[1] * (values.dim() - 1))
+            terms.append((values.sum(), known))
+        return terms
+
     def tally(self, predicted: Properties, labels: Properties, graph: AtomGraph) -> Tensor:
-        """(3, 4) sums over a batch for each quantity: kind(residual), |residual|, residual², known labels."""
+        """(3, 5) sums over a batch for each quantity: Σ w · function(residual), then `error_sums`, unweighted."""
+        compared = residuals(predicted, labels, graph)
+        terms = self._terms(compared, labels, graph)
         rows = [
-            torch.stack([self.function(r, self.delta).sum(), r.abs().sum(), r.square().sum(), known.sum()])
-            for r, known in residuals(predicted, labels, graph)
+            torch.cat([term.double()[None], error_sums(residual, known)])
+            for (term, _), (residual, known) in zip(terms, compared, strict=True)
         ]
         return torch.stack(rows)
 
     def of_tally(self, tally: Tensor) -> Tensor:
         """The loss of a whole set, from the sum of the tallies of its batches."""
-        return (tally.new_tensor(self.weights) * tally[:, 0] / tally[:, 3].clamp(min=1)).sum()
+        return (tally.new_tensor(self.weights) * tally[:, 0] / tally[:, 1].clamp(min=1)).sum()

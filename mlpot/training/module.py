@@ -10,10 +10,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from mlpot.error_table import MILLI, QUANTITIES
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Properties
 from mlpot.potential import Potential
-from mlpot.training.losses import QUANTITIES, Loss
+from mlpot.training.losses import Loss
 from mlpot.training.recipe import OptimizerSection
 
 Batch = tuple[AtomGraph, Properties]
@@ -35,6 +36,10 @@ def relative_rate(recipe: OptimizerSection, step: int, n_steps: int) -> float:
         return 1.0
     done = min(1.0, (step - recipe.warmup_steps) / max(1, n_steps - recipe.warmup_steps))
     return recipe.final_fraction + (1 - recipe.final_fraction) * (1 + math.cos(math.pi * done)) / 2
+
+
+class NoLossError(RuntimeError):
+    """The loss is exactly zero, as if there were no label."""
 
 
 class TrainingModule(LightningModule):
@@ -80,6 +85,7 @@ class TrainingModule(LightningModule):
         loss = torch.stack(self._loss).mean()
         self._loss.clear()
         self._check(loss, "training")
+        self._check_labels(loss, "training")
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         self.log_dict(
             {"train/loss": loss.float(), "train/rate": rate, "train/seconds": self.seconds}, sync_dist=True
@@ -97,7 +103,7 @@ class TrainingModule(LightningModule):
                 group["lr"] = base * self.rate(scheduler.last_epoch)  # type: ignore[union-attr]
 
     def on_validation_epoch_start(self) -> None:
-        self._tally = torch.zeros(3, 4, dtype=torch.float64, device=self.device)
+        self._tally = torch.zeros(3, 5, dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         graph, labels = batch
@@ -108,12 +114,13 @@ class TrainingModule(LightningModule):
         assert isinstance(tally, Tensor)
         loss = self.loss.of_tally(tally)
         self._check(loss, "validation")
+        self._check_labels(loss, "validation")
         self.first_loss = min(self.first_loss, loss.item()) if self.current_epoch == 0 else self.first_loss
         log = {"validation/loss": loss}
-        for name, (_, magnitude, square, n) in zip(QUANTITIES, tally, strict=True):
+        for name, (_, n, magnitude, square, _) in zip(QUANTITIES, tally, strict=True):
             if n > 0:
-                log[f"validation/{name}_mae"] = 1e3 * magnitude / n
-                log[f"validation/{name}_rmse"] = 1e3 * (square / n).sqrt()
+                log[f"validation/{name}_mae"] = MILLI * magnitude / n
+                log[f"validation/{name}_rmse"] = MILLI * (square / n).sqrt()
         self.log_dict({name: value.float() for name, value in log.items()})
         shown = {"meV/atom": "validation/energy_mae", "meV/Å": "validation/forces_mae"}
         self.log_dict({k: log[v].float() for k, v in shown.items() if v in log}, prog_bar=True, logger=False)
@@ -125,6 +132,13 @@ class TrainingModule(LightningModule):
             raise TrainingDivergedError(
                 f"the {name} loss of epoch {self.current_epoch + 1} is {loss.item():.3g}, at a learning rate of "
                 f"{self.optimizers().param_groups[0]['lr']:.2g}"  # type: ignore[union-attr]
+            )
+
+    def _check_labels(self, loss: Tensor, name: str) -> None:
+        if loss == 0 and self.trainer.world_size == 1:
+            raise NoLossError(
+                f"The {name} loss of epoch {self.current_epoch + 1} is exactly zero: no label counts, or nothing is "
+                "left to learn. Look at the labels with `mlpot data info`, and at the weights of the loss."
             )
 
     def configure_optimizers(self) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mlpot.atomic_files import write_whole
 from mlpot.data.h5md import Frame
+from mlpot.error_table import MILLI, error_of
 from mlpot.extrapolation import domain_of
 from mlpot.figures.parity import compare, plot_parity, write_compared
 from mlpot.figures.training import logs_of, plot_learning_curve
@@ -86,7 +87,11 @@ def predict_all(potential: Potential, batches: Iterable[Batch]) -> tuple[Propert
 
 
 def errors(predicted: Properties, reference: Properties, n_atoms: Tensor) -> dict[str, float]:
-    """MAE and RMSE in meV, meV/atom, meV/Å and meV/Å³, of the labels that are there."""
+    """MAE and RMSE in meV, meV/atom, meV/Å and meV/Å³, of the labels that are there, and how many were left out.
+
+    Structures without energy, atoms without forces and structures without stress (or without the volume that one
+    needs, where the prediction is NaN) are left out.
+    """
     quantities = {
         "energy_{}_meV": (predicted.energy, reference.energy),
         "energy_{}_meV_per_atom": (predicted.energy / n_atoms, reference.energy / n_atoms),
@@ -95,10 +100,15 @@ def errors(predicted: Properties, reference: Properties, n_atoms: Tensor) -> dic
     }
     table: dict[str, float] = {"n_structures": len(n_atoms)}
     for name, (value, label) in quantities.items():
-        known = 1e3 * (value - label)[~label.isnan()]
-        if len(known):
-            table[name.format("mae")] = known.abs().mean().item()
-            table[name.format("rmse")] = known.square().mean().sqrt().item()
+        known = ~label.isnan()
+        if name.startswith("stress"):
+            known &= ~value.isnan()
+        if known.any():
+            error = error_of(MILLI * (value - label)[known])
+            table[name.format("mae")], table[name.format("rmse")] = error.mae, error.rmse
+        if not name.endswith("meV"):
+            lacking = ~known if known.dim() == 1 else ~known.flatten(1).all(dim=1)
+            table[f"{name.partition('_')[0]}_left_out"] = int(lacking.sum())
     return table
 
 

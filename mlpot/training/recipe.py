@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_type_hints
 
@@ -79,6 +80,12 @@ class DataSection(Section):
             raise ValueError(f"at least one frame is needed to choose the best weights, got {value}")
         return value
 
+    @field_validator("check", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        """YAML reads `off` as false."""
+        return "off" if value is False else value
+
     @field_validator("reference_energies")
     @classmethod
     def _elements(cls, value: dict[str, float] | None) -> dict[str, float] | None:
@@ -111,15 +118,38 @@ class ModelSection(Section):
 
 
 class LossSection(Section):
-    """What is minimised: Σ weight · mean of the residuals; a weight of 0 leaves a label out."""
+    """What is minimised: Σ weight · mean of function(residual); a weight of 0 leaves a label out.
+
+    Each mean is over the labels that are there, of energies per atom, force components and stress components, so
+    that a cell and its supercell count alike.
+    """
 
     energy: float = Field(default=1.0, ge=0, description="weight of energies per atom, eV/atom")
     forces: float = Field(default=1.0, ge=0, description="weight of force components, eV/Å")
     stress: float = Field(default=1.0, ge=0, description="weight of stress components, eV/Å³")
-    kind: Literal["squared", "absolute", "huber"] = Field(default="squared", description="how a residual counts")
-    delta: float = Field(
-        default=0.01, gt=0, description="huber: residuals above it count linearly, in the units above"
+    function: Literal["squared", "absolute", "huber"] = Field(
+        default="squared", description="of a residual; huber: squared up to a threshold, linear beyond"
     )
+    energy_threshold: float = Field(default=0.01, gt=0, description="huber: of energies per atom, eV/atom")
+    forces_threshold: float = Field(default=0.01, gt=0, description="huber: of force components, eV/Å")
+    stress_threshold: float = Field(default=0.01, gt=0, description="huber: of stress components, eV/Å³")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_keys(cls, values: Any) -> Any:
+        """`kind` and `delta` of older recipes under the names that they have now."""
+        if not isinstance(values, Mapping) or not {"kind", "delta"} & values.keys():
+            return values
+        new = {key: value for key, value in values.items() if key not in ("kind", "delta")}
+        if "kind" in values:
+            warnings.warn("loss.kind is now called loss.function.", FutureWarning, stacklevel=2)
+            new.setdefault("function", values["kind"])
+        if "delta" in values:
+            names = [f"{quantity}_threshold" for quantity in ("energy", "forces", "stress")]
+            message = f"loss.delta is now given for each quantity: {', '.join(f'loss.{name}' for name in names)}."
+            warnings.warn(message, FutureWarning, stacklevel=2)
+            new = dict.fromkeys(names, values["delta"]) | new
+        return new
 
     @model_validator(mode="after")
     def _some_weight(self) -> LossSection:

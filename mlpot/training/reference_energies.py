@@ -3,31 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+NOT_DETERMINED = "not determined"
+
+
+@dataclass(frozen=True)
+class References:
+    """Energy of an isolated atom of each element, and where it is from."""
+
+    energies: dict[int, float]  # eV, by atomic number
+    sources: dict[int, str]  # "given", "isolated atom", "fitted", or "not determined"
+
+    def lines(self) -> list[str]:
+        """One line an element, to be printed."""
+        return [
+            f"reference energy of {chemical_symbols[z]:2s} {energy:14.4f} eV   {self.sources[z]}"
+            for z, energy in self.energies.items()
+        ]
 
 
 def reference_energies(
-    counts: Floats, energies: Floats, elements: list[int], isolated: Mapping[int, float]
-) -> dict[int, float]:
-    """Energy of each free atom, eV: as computed where `isolated` has it, fitted for all elements otherwise.
+    counts: Floats,
+    energies: Floats,
+    elements: list[int],
+    isolated: Mapping[int, float],
+    given: Mapping[int, float] | None = None,
+) -> References:
+    """Energy of an isolated atom of each element, eV: known ones are held, and the others fitted to what is left.
 
     Args:
         counts: (n_frames, n_elements) atoms of each element in each frame.
-        energies: (n_frames,) eV.
+        energies: (n_frames,) eV; none: what is not known is zero.
         elements: atomic number of each column.
-        isolated: energies of isolated atoms, eV.
+        isolated: energies of isolated atoms in the set, eV.
+        given: energies that the user gives, eV; they go before those of the set.
 
-    Isolated atoms are used only if every element has one: a mixture of computed and fitted references would
-    depend on the composition of the set.
+    An element is "not determined" where compositions tell only sums of it and of others that are not known: the
+    shortest solution shares such a sum out, which is right for compositions like those of the set alone.
     """
-    if all(z in isolated for z in elements):
-        return {z: float(isolated[z]) for z in elements}
-    fitted = robust_least_squares(counts, energies)
-    return {z: float(e) for z, e in zip(elements, fitted, strict=True)}
+    known = {z: float(e) for z, e in {**isolated, **(given or {})}.items() if z in elements}
+    sources = {z: "given" if z in (given or {}) else "isolated atom" for z in known}
+    open_ones = np.array([k for k, z in enumerate(elements) if z not in known], dtype=int)
+    found = dict(known)
+    if len(open_ones) and not len(energies):
+        found |= {elements[k]: 0.0 for k in open_ones}
+        sources |= {elements[k]: NOT_DETERMINED for k in open_ones}
+    elif len(open_ones):
+        held = np.array([known.get(z, 0.0) for z in elements])
+        n_atoms = counts.sum(axis=1)
+        fitted = robust_least_squares(counts[:, open_ones], energies - counts @ held, n_atoms)
+        clear = determined(counts[:, open_ones])
+        for k, energy, is_clear in zip(open_ones, fitted, clear, strict=True):
+            found[elements[k]] = float(energy)
+            sources[elements[k]] = "fitted" if is_clear else NOT_DETERMINED
+    return References({z: found[z] for z in elements}, {z: sources[z] for z in elements})
+
+
+def determined(counts: Floats) -> NDArray[np.bool_]:
+    """(n_elements,) whether the compositions tell the energy of each element, and not only sums of several."""
+    if not counts.size:
+        return np.zeros(counts.shape[1], dtype=np.bool_)
+    composition = np.unique(counts, axis=0)
+    _, size, rows = np.linalg.svd(composition / max(1.0, np.abs(composition).max()), full_matrices=True)
+    rank = int((size > 1e-8 * max(1e-300, size[0])).sum())
+    unseen = np.abs(rows[rank:]).max(axis=0, initial=0.0)  # directions that no composition has
+    return np.asarray(unseen < 1e-6)
 
 
 def shifts(
@@ -38,13 +84,16 @@ def shifts(
     return {z: float(e) for z, e in zip(elements, robust_least_squares(counts, binding), strict=True)}
 
 
-def robust_least_squares(counts: Floats, energies: Floats, n_rounds: int = 30) -> Floats:
+def robust_least_squares(
+    counts: Floats, energies: Floats, n_atoms: Floats | None = None, n_rounds: int = 30
+) -> Floats:
     """Coefficients x of energies ≈ counts · x with Huber weights, so that a few bad frames do not count.
 
+    Residuals count per atom, of all atoms where `n_atoms` (n_frames,) is given, else of those in `counts`.
     The shortest solution is taken where compositions do not tell elements apart. P. J. Huber, Ann. Math.
     Statist. 35, 73 (1964); by iteratively reweighted least squares.
     """
-    n_atoms = counts.sum(axis=1)
+    n_atoms = counts.sum(axis=1) if n_atoms is None else n_atoms
     a, b = counts / n_atoms[:, None], energies / n_atoms
     weight = np.ones_like(b)
     for _ in range(n_rounds):

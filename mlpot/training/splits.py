@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
+from numpy.typing import NDArray
 
 from mlpot.data.check.check import check
 from mlpot.data.check.survey import Ints, Survey, read_frames, survey
 from mlpot.data.h5md import Frame, content_hash
+from mlpot.data.split import RareElementWarning
 from mlpot.training import reference_energies as baseline
 from mlpot.training.recipe import DataSection, LossSection
+from mlpot.training.reference_energies import NOT_DETERMINED, References
 
 SAMPLE = 50_000  # atoms that tell how large forces are
 
@@ -118,15 +121,15 @@ def make_parts(recipe: DataSection, loss: LossSection) -> Parts:
 
 
 def structures(data: Survey) -> Part:
-    """All frames that are not free atoms.
+    """All frames that are not isolated atoms.
 
     Raises:
         NothingToLearnError: there are none.
     """
-    indices = np.flatnonzero(~data.is_free_atom)
+    indices = np.flatnonzero(~data.is_isolated)
     if not len(indices):
         raise NothingToLearnError(
-            f"{data.path}: nothing to learn, every frame is a free atom. Add structures of several atoms."
+            f"{data.path}: nothing to learn, every frame is an isolated atom. Add structures of several atoms."
         )
     return Part(data, indices)
 
@@ -134,17 +137,59 @@ def structures(data: Survey) -> Part:
 def split(whole: Part, validation: int | float, seed: int) -> tuple[Part, Part]:
     """Training and validation parts, drawn by the seed.
 
+    A frame stays in training if it is the last that holds one of its elements.
+
     Raises:
         ValueError: too few structures.
     """
     n = validation if isinstance(validation, int) else max(1, round(validation * len(whole)))
     if not 0 < n < len(whole):
         raise ValueError(
-            f"{whole.data.path} has {len(whole)} structures besides free atoms, too few to draw {n} for "
+            f"{whole.data.path} has {len(whole)} structures besides isolated atoms, too few to draw {n} for "
             "validation. Give more data, or a smaller data.validation."
         )
-    chosen = np.isin(np.arange(len(whole)), np.random.default_rng(seed).permutation(len(whole))[:n])
-    return Part(whole.data, whole.indices[~chosen]), Part(whole.data, whole.indices[chosen])
+    order = np.random.default_rng(seed).permutation(len(whole))
+    chosen, kept = draw(whole.data.holds(whole.indices), order, n)
+    if not len(chosen):
+        raise ValueError(
+            f"{whole.data.path}: no structure can be drawn for validation, as each is the only one of an element. "
+            "Give more data, or a validation file."
+        )
+    if len(kept):
+        message = kept_note(whole.data, whole.indices[kept], len(chosen), n)
+        warnings.warn(message, RareElementWarning, stacklevel=3)
+    mine = np.isin(np.arange(len(whole)), chosen)
+    return Part(whole.data, whole.indices[~mine]), Part(whole.data, whole.indices[mine])
+
+
+def draw(holds: NDArray[np.bool_], order: Ints, n: int) -> tuple[Ints, Ints]:
+    """The first n frames of an order that can go without taking an element away, and those that were passed over.
+
+    Args:
+        holds: (n_frames, n_elements) which frame holds which element.
+    """
+    left = holds.sum(axis=0)
+    chosen: list[int] = []
+    kept: list[int] = []
+    for frame in order:
+        if len(chosen) == n:
+            break
+        if (left[holds[frame]] == 1).any():
+            kept.append(int(frame))
+        else:
+            chosen.append(int(frame))
+            left = left - holds[frame]
+    return np.array(chosen, dtype=np.int64), np.array(kept, dtype=np.int64)
+
+
+def kept_note(data: Survey, frames: Ints, n_drawn: int, n: int) -> str:
+    """What is said of frames that were not drawn for validation."""
+    shown = ", ".join(str(k) for k in frames[:10]) + (" ..." if len(frames) > 10 else "")
+    few = f" {n_drawn} frames were drawn instead of {n}." if n_drawn < n else ""
+    return (
+        f"{len(frames)} frames of {data.path} ({shown}) stay in training although drawn for validation: they are "
+        f"the last that hold one of their elements.{few}"
+    )
 
 
 def check_labels(part: Part, loss: LossSection) -> None:
@@ -169,14 +214,14 @@ def check_units(recipe: DataSection) -> None:
     """Raise DoubtfulDataError, or warn, if a sample of the training set shows wrong units, signs or labels."""
     if recipe.check == "off":
         return
-    for found in check(recipe.train, quick=True).findings:
-        if found.severity != "error":
-            continue
-        mend = f" To mend: {found.fix}." if found.fix else ""
-        message = f"{recipe.train}: {found.message}{mend}"
-        if recipe.check == "refuse":
-            raise DoubtfulDataError(f"{message} To train on it as it is: data.check=warn.")
-        warnings.warn(message, DoubtfulDataWarning, stacklevel=2)
+    errors = [found for found in check(recipe.train, quick=True).findings if found.severity == "error"]
+    if not errors:
+        return
+    told = [f"{found.message}{f' To mend: {found.fix}.' if found.fix else ''}" for found in errors]
+    message = "\n".join(f"{recipe.train}: {line}" for line in told)
+    if recipe.check == "refuse":
+        raise DoubtfulDataError(f"{message}\nTo train on it as it is: data.check=warn.")
+    warnings.warn(message, DoubtfulDataWarning, stacklevel=2)
 
 
 def check_elements(train: Part, other: Part) -> None:
@@ -206,11 +251,32 @@ def check_leakage(parts: Parts, *, allow: bool) -> None:
             )
 
 
+class ReferenceEnergyWarning(UserWarning):
+    """Energies of isolated atoms that the set does not tell."""
+
+
+def warn_of_references(found: References, unused: list[str], has_energies: bool) -> None:
+    """Name what was given in vain, and elements that stay open although others are known."""
+    if unused:
+        message = f"data.reference_energies has {', '.join(unused)}, which no training structure holds."
+        warnings.warn(message, ReferenceEnergyWarning, stacklevel=3)
+    unclear = [chemical_symbols[z] for z, source in found.sources.items() if source == NOT_DETERMINED]
+    if unclear and has_energies and len(unclear) < len(found.sources):
+        warnings.warn(
+            f"The compositions tell only sums of the reference energies of {', '.join(unclear)}: they are shared "
+            "out, which is right for compositions like those of the training set alone. Give these too in "
+            "data.reference_energies, or as isolated atoms in the set.",
+            ReferenceEnergyWarning,
+            stacklevel=3,
+        )
+
+
 @dataclass(frozen=True)
 class Baseline:
     """What a potential starts from, by atomic number."""
 
     reference_energies: dict[int, float]  # eV
+    sources: dict[int, str]  # of the reference energies, as `reference_energies.References` has them
     scale: dict[int, float]  # eV
     shift: dict[int, float]  # eV
 
@@ -220,18 +286,19 @@ def make_baseline(train: Part, given: dict[str, float] | None) -> Baseline:
 
     Args:
         train: the training part.
-        given: eV by chemical symbol; goes before the free atoms in the file.
+        given: eV by chemical symbol; goes before the isolated atoms in the file.
     """
     data, elements = train.data, train.elements
-    isolated = {**data.free_atoms(), **{atomic_numbers[s]: e for s, e in (given or {}).items()}}
+    chosen = {atomic_numbers[s]: e for s, e in (given or {}).items()}
     labelled = train.indices[np.isfinite(data.energy[train.indices])]
+    counts, energies = data.counts(labelled, elements), data.energy[labelled]
+    found = baseline.reference_energies(counts, energies, elements, data.isolated_atoms(), chosen)
+    unused = [symbol for symbol in given or {} if atomic_numbers[symbol] not in elements]
+    warn_of_references(found, unused, len(labelled) > 0)
     if len(labelled):
-        counts, energies = data.counts(labelled, elements), data.energy[labelled]
-        references = baseline.reference_energies(counts, energies, elements, isolated)
-        shift = baseline.shifts(counts, energies, elements, references)
+        shift = baseline.shifts(counts, energies, elements, found.energies)
     else:  # forces alone: energies are known up to a constant
-        references = {z: isolated.get(z, 0.0) for z in elements}
         shift = dict.fromkeys(elements, 0.0)
     sample = train.sample()
     numbers, forces = (np.concatenate([getattr(f, name) for f in sample]) for name in ("numbers", "forces"))
-    return Baseline(references, baseline.force_scales(numbers, forces, elements), shift)
+    return Baseline(found.energies, found.sources, baseline.force_scales(numbers, forces, elements), shift)

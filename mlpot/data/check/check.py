@@ -13,14 +13,13 @@ from ase.data import chemical_symbols
 
 from mlpot.data.check import checks, labels
 from mlpot.data.check import duplicates as alike
-from mlpot.data.check.finding import Finding, Report, finding
+from mlpot.data.check.finding import ORDER, Finding, Report, finding
 from mlpot.data.check.stream import chunks
 from mlpot.data.check.tally import Columns, Tally
 from mlpot.data.errors import DataError
 from mlpot.data.sources.read import Source, as_source
 
 QUICK_FRAMES = 400  # that the quick examination reads
-ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
 def check(file: str | Path | Source, *, against: str | Path | Source | None = None, quick: bool = False) -> Report:
@@ -121,7 +120,7 @@ def command(path: str | Path, fix: str) -> str:
 
 
 def _facts(seen: Tally, c: Columns) -> dict[str, str]:
-    structures = c.n_atoms > 1
+    structures = ~c.isolated
     bonds = c.bond[np.isfinite(c.bond)]
     tau = checks.correlation_time(c)
     facts = {
@@ -140,7 +139,7 @@ def _facts(seen: Tally, c: Columns) -> dict[str, str]:
 
 
 def _curves(c: Columns) -> dict[str, Any]:
-    structures = c.n_atoms > 1
+    structures = ~c.isolated
     every = max(1, len(c.index) // 5000)
     return {
         "index": c.index[structures][::every],

@@ -21,7 +21,7 @@ STILL = 1e-6  # Å
 
 def labels(c: Columns, path: str) -> Iterator[Finding]:
     """Missing and constant labels."""
-    structures = c.n_atoms > 1
+    structures = ~c.isolated
     n = int(structures.sum())
     energy, forces = np.isfinite(c.energy) & structures, (c.unlabelled < c.n_atoms) & structures
     if n == 0:
@@ -45,7 +45,20 @@ def labels(c: Columns, path: str) -> Iterator[Finding]:
     stressless = np.flatnonzero(c.has_stress & (c.stress == 0.0) & structures)
     if 1 < len(stressless) == (c.has_stress & structures).sum():
         yield finding("labels", "error", "All stresses are zero: they were never computed.", c.index[stressless])
+    yield from _without_volume(c)
     yield from _constant(c, energy)
+
+
+def _without_volume(c: Columns) -> Iterator[Finding]:
+    """Stresses of molecules, wires and slabs, which no potential has."""
+    frames = np.flatnonzero(c.stress_without_volume & ~c.isolated)
+    if len(frames):
+        message = (
+            f"{len(frames)} structures that are not periodic in three directions have a stress. It is not trained "
+            "on and not compared, as there is no volume to divide by."
+        )
+        severity: Severity = "warning" if (c.stress[frames] > 0).any() else "note"
+        yield finding("stress without volume", severity, message, c.index[frames])
 
 
 def _constant(c: Columns, energy: np.ndarray) -> Iterator[Finding]:
@@ -82,7 +95,7 @@ def closeness(c: Columns) -> Iterator[Finding]:
                 f"bond lengths; {c.closest[worst]:.3f} Å in frame {c.index[worst]}."
             )
             yield finding("overlap", severity, message, c.index[frames], fix=dropping(c.index[frames]))
-    alone = np.flatnonzero((c.n_atoms > 1) & (c.fewest == 0) & (c.overlap >= COLLAPSED))
+    alone = np.flatnonzero(~c.isolated & (c.fewest == 0) & (c.overlap >= COLLAPSED))
     if len(alone):
         message = f"{len(alone)} frames hold atoms without any neighbour within 5 Å."
         yield finding("neighbours", "note", message, c.index[alone])
@@ -92,7 +105,7 @@ def outliers(c: Columns) -> Iterator[Finding]:
     """Energies and forces far from those of all other frames."""
     energy = np.full(len(c.index), np.nan)
     for kind in np.unique(c.composition):
-        mine = np.flatnonzero((c.composition == kind) & np.isfinite(c.energy) & (c.n_atoms > 1))
+        mine = np.flatnonzero((c.composition == kind) & np.isfinite(c.energy) & ~c.isolated)
         if len(mine) >= FEW:
             per_atom = c.energy[mine] / c.n_atoms[mine]
             energy[mine] = robust(per_atom, 1e-3)
@@ -104,7 +117,7 @@ def outliers(c: Columns) -> Iterator[Finding]:
             f"composition; frame {c.index[worst]}: {c.energy[worst]:.4f} eV ({energy[worst]:+.0f})."
         )
         yield finding("outliers", "warning", message, c.index[far], fix=dropping(c.index[far]))
-    size = np.where(c.n_atoms > 1, c.force, np.nan)
+    size = np.where(~c.isolated, c.force, np.nan)
     typical = float(np.nanmedian(size[size > 0])) if (size > 0).any() else 0.0
     big = np.flatnonzero(size > max(HUGE_FORCE, OUTLIER * typical))
     if len(big) and len(big) < 0.2 * len(size):

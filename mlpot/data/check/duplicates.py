@@ -18,7 +18,7 @@ NEAR = 4e-3  # Å, of frames that teach the same
 
 def repeated(c: Columns) -> tuple[Ints, Ints]:
     """Rows of structures that repeat an earlier one exactly, and of the earlier ones."""
-    structures = np.flatnonzero(c.n_atoms > 1)
+    structures = np.flatnonzero(~c.isolated)
     _, first, again = np.unique(c.digest[structures], return_index=True, return_inverse=True)
     original = structures[first][again]
     return structures[structures != original], original[structures != original]
@@ -26,7 +26,7 @@ def repeated(c: Columns) -> tuple[Ints, Ints]:
 
 def duplicates(c: Columns, displacement: float) -> Iterator[Finding]:
     """Frames that repeat an earlier one, exactly or nearly."""
-    structures = np.flatnonzero(c.n_atoms > 1)
+    structures = np.flatnonzero(~c.isolated)
     exact, original = repeated(c)
     if len(exact):
         disagree = int((np.abs(c.energy[exact] - c.energy[original]) > 1e-3).sum())
@@ -74,7 +74,7 @@ def _pairs(c: Columns, frames: Ints, displacement: float) -> tuple[Ints, Ints]:
 
 def shared(train: Columns, other: Columns, displacement: float) -> tuple[Ints, Ints, Ints]:
     """Rows of `other` that are in the training set: exactly; rotated or reordered; nearly."""
-    theirs = np.flatnonzero(other.n_atoms > 1)
+    theirs = np.flatnonzero(~other.isolated)
     exact = theirs[np.isin(other.digest[theirs], train.digest)]
     rest = np.setdiff1d(theirs, exact)
     near, moved = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
@@ -92,7 +92,7 @@ def shared(train: Columns, other: Columns, displacement: float) -> tuple[Ints, I
 
 def leakage(train: Columns, other: Columns, displacement: float, path: str, against: str) -> Iterator[Finding]:
     """Structures of `other` that are in the training set."""
-    n = int((other.n_atoms > 1).sum())
+    n = int((~other.isolated).sum())
     exact, moved, close = shared(train, other, displacement)
     both, fix = np.sort(np.concatenate([exact, moved])), f"without={against}"
     if len(both):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Severity = Literal["note", "warning", "error"]
 EXIT_STATUS: dict[Severity, int] = {"note": 0, "warning": 3, "error": 4}
 """Of `mlpot data check`; 1 and 2 stay what they are for every command: it failed, or was called wrongly."""
+ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 MOST_FRAMES = 20  # frames named by index
 
 

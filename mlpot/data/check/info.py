@@ -12,7 +12,7 @@ from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 
 from mlpot.data.errors import DataError
-from mlpot.data.frame import Frame
+from mlpot.data.frame import Frame, has_volume
 from mlpot.data.sources.read import Source, as_source
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
@@ -54,7 +54,8 @@ class DataInfo:
     groups: dict[str, int]  # frames of each named family
     missing: dict[str, int]  # frames without energy, forces, stress; stress counts where there is a volume
     n_masked: int  # atoms whose force is not to be learnt
-    isolated: dict[str, float]  # eV, energies of isolated atoms
+    n_stress_without_volume: int  # frames with a stress that no potential has
+    isolated: dict[str, float]  # eV, energies of isolated atoms, in the open or in a box
     energy: Spread  # eV/atom, of frames of more than one atom
     force: Spread  # eV/Å, magnitudes
     force_rms: float  # eV/Å
@@ -122,7 +123,7 @@ class _Survey:
         self.elements: Counter[int] = Counter()
         self.groups: Counter[str] = Counter()
         self.missing = dict.fromkeys(("energy", "forces", "stress"), 0)
-        self.n_periodic = self.n_masked = 0
+        self.n_periodic = self.n_masked = self.n_stress_without_volume = 0
         self.isolated: dict[str, float] = {}
         self.largest_force = (0.0, -1)
         self.force_counts = np.zeros(len(FORCE_BINS) - 1, dtype=np.int64)
@@ -142,29 +143,33 @@ class _Survey:
         self.n_periodic += bool(frame.pbc.any())
         self._add_labels(frame)
         self.slope.add(frame)
-        if n == 1 and not frame.pbc.any():
-            self.isolated[chemical_symbols[frame.numbers[0]]] = frame.energy
+        if frame.is_isolated:
+            symbol = chemical_symbols[frame.numbers[0]]
+            if np.isfinite(frame.energy):
+                self.isolated[symbol] = min(frame.energy, self.isolated.get(symbol, frame.energy))
         else:
             self._add_distances(frame)
 
     def _add_labels(self, frame: Frame) -> None:
         if np.isnan(frame.energy):
             self.missing["energy"] += 1
-        elif len(frame.numbers) > 1:
+        elif not frame.is_isolated:
             per_atom = frame.energy / len(frame.numbers)
             self.energy.add(np.array([per_atom]))
             self.energies.setdefault(frame.group or "", []).append(per_atom)
         known = np.isfinite(frame.forces[:, 0])
         if not known.any():
-            self.missing["forces"] += len(known) > 1 or bool(frame.pbc.any())
+            self.missing["forces"] += not frame.is_isolated
         else:
             self.n_masked += int((~known).sum())
             size = np.linalg.norm(frame.forces[known], axis=1)
             self.force.add(size)
             self.force_counts += np.histogram(np.clip(size, FORCE_BINS[0], FORCE_BINS[-1]), FORCE_BINS)[0]
             self.largest_force = max(self.largest_force, (float(size.max()), self.k))
-        if np.isnan(frame.stress[0, 0]):
-            self.missing["stress"] += bool(frame.pbc.all())
+        if np.isnan(frame.stress).any():
+            self.missing["stress"] += has_volume(frame.pbc, frame.cell) and not frame.is_isolated
+        elif not frame.has_stress:
+            self.n_stress_without_volume += 1
         else:
             self.stress.add(frame.stress[UPPER])
             self.pressures.append(-float(np.trace(frame.stress)) / 3.0)
@@ -201,6 +206,7 @@ class _Survey:
             groups=dict(self.groups.most_common()),
             missing=self.missing,
             n_masked=self.n_masked,
+            n_stress_without_volume=self.n_stress_without_volume,
             isolated=self.isolated,
             energy=self.energy.spread(),
             force=force,
@@ -236,6 +242,11 @@ class _Survey:
         if self.largest_force[0] > 100.0:
             size, frame = self.largest_force
             yield f"The largest force is {size:.3g} eV/Å, in frame {frame}: did that calculation converge?"
+        if self.n_stress_without_volume:
+            yield (
+                f"{self.n_stress_without_volume} frames have a stress but are not periodic in three "
+                "directions: it is not trained on, as no potential has one there."
+            )
         yield from self.slope.warnings()
 
 

@@ -12,6 +12,7 @@ from ase.data import chemical_symbols, covalent_radii
 from mlpot.data.check import infer_units as infer
 from mlpot.data.check.checks import FEW, OUTLIER, dropping, robust, strain_slope, trajectory_slope
 from mlpot.data.check.finding import Finding, Severity, finding
+from mlpot.data.check.geometry import NOBLE
 from mlpot.data.check.infer_units import PROBABLE, SURE, Evidence, Hypothesis, StressVerdict, Verdict
 from mlpot.data.check.linear import Basis, Fit, fit
 from mlpot.data.check.tally import Columns, Steps, Tally
@@ -24,6 +25,10 @@ BOND_ERROR = 0.35  # of the logarithm of nearest distances in sums of covalent r
 BINDING = {False: (0.05, 12.0), True: (1.2, 9.0)}  # eV an atom; the latter where all elements are covalent
 COVALENT = {1, 5, 6, 7, 8, 9, 14, 15, 16, 17}
 MOST_MISFIT = 8.0
+CLEAR = 3.0  # times the noise of predicted forces, above which they are judged
+VANISHING = 0.005  # of the median of a sample: forces that are zero but for noise; kcal/mol is 0.04 of an eV
+AGREEING = 0.5  # of logarithms of ratios that one unit explains
+CHANCE = 6  # components of forces, up to which chance or symmetry may align them with a prediction
 PLACES = ("yz", "xz", "xy")
 
 
@@ -46,6 +51,7 @@ def examine(tally: Tally, c: Columns, steps: Steps) -> Examined:
     isolated = {z: e[0][1] for z, e in tally.isolated.items() if np.isfinite(e[0][1])}
     if len(frames) < FEWEST:
         seen.skipped["units of energy, forces and stress"] = f"only {len(frames)} labelled structures"
+        seen.findings += _references(tally, c, Hypothesis())
         return seen
     elements = sorted({int(z) for f in frames for z in f.numbers})
     basis, fitted = _fit(frames, elements)
@@ -60,7 +66,7 @@ def examine(tally: Tally, c: Columns, steps: Steps) -> Examined:
         seen.skipped["energies against forces"] = "too few labels, or energies that do not vary"
         return seen
     seen.findings += _unrelated(fitted)
-    seen.findings += _mixed(fitted, tally)
+    seen.findings += _mixed(fitted)
     _stress(fitted, believed, steps, seen)
     return seen
 
@@ -212,20 +218,37 @@ def _unrelated(fitted: Fit) -> Iterator[Finding]:
         yield finding("energies", "error", message)
 
 
-def _mixed(fitted: Fit, tally: Tally) -> Iterator[Finding]:
-    """Frames whose forces are another multiple of the prediction than those of the rest."""
+def _mixed(fitted: Fit) -> Iterator[Finding]:
+    """Frames whose forces are one and the same multiple of the prediction, another than that of the rest.
+
+    Forces that vanish (of perfect crystals, relaxed structures, dimers near their minimum) have chance directions
+    and ratios. So frames are judged only where label and prediction stand clear of noise: that of the labels is
+    told by their size beside that of the others, that of the prediction by what is across the label. Where few
+    components leave the direction to chance, frames count only if their ratios agree, as those of a unit do.
+    """
     pairs = [(fitted.forces(k), frame.forces.ravel()) for k, frame in enumerate(fitted.frames)]
-    ours, theirs = (np.maximum([np.linalg.norm(p[side]) for p in pairs], 1e-12) for side in (0, 1))
-    cosine = np.array([float(a @ b) for a, b in pairs]) / (ours * theirs)
-    slope = np.sign(cosine) * theirs / ours
+    size = np.array([len(labelled) for _, labelled in pairs])
+    ours, theirs = (np.array([np.sqrt(np.mean(p[side] ** 2)) for p in pairs]) for side in (0, 1))
+    cosine = np.array([float(np.mean(a * b)) for a, b in pairs]) / np.maximum(ours * theirs, 1e-300)
+    across = ours * np.sqrt(np.maximum(0.0, 1 - cosine**2))  # of the prediction, whatever the unit of the label
+    telling = size > CHANCE
+    noise = float(np.median(across[telling])) if telling.any() else 0.0
+    large = [x > VANISHING * np.median(x) for x in (ours, theirs)]
+    slope = np.sign(cosine) * theirs / np.maximum(ours, 1e-300)
     usual = (slope > 0.35) & (slope < 2.8)
-    strange = np.flatnonzero(~usual & (np.abs(cosine) > 0.8))
-    if len(strange) > max(1, 0.01 * len(slope)) and fitted.forces_explained > 0.5:
-        message = (
-            f"The forces of {len(strange)} of {len(slope)} sampled structures are about "
-            f"{np.median(slope[strange]):.3g} times those expected of the others: units or signs are mixed."
-        )
-        yield finding("mixed units", "error", message)
+    strange = (ours > CLEAR * noise) & large[0] & large[1] & ~usual & (np.abs(cosine) > 0.8)
+    enough = max(1.0, 0.01 * len(slope))
+    if fitted.forces_explained < 0.5 or strange.sum() <= enough:
+        return
+    middle = float(np.median(slope[strange]))
+    agree = strange & (np.abs(np.log(np.maximum(slope / middle, 1e-300))) < AGREEING)
+    if (strange & telling).sum() <= enough and agree.sum() <= max(enough, 0.75 * strange.sum()):
+        return
+    message = (
+        f"The forces of {strange.sum()} of {len(slope)} sampled structures are about {middle:.3g} times those "
+        "expected of the others: units or signs are mixed."
+    )
+    yield finding("mixed units", "error", message)
 
 
 def _references(tally: Tally, c: Columns, believed: Hypothesis) -> Iterator[Finding]:
@@ -245,9 +268,13 @@ def _references(tally: Tally, c: Columns, believed: Hypothesis) -> Iterator[Find
     energies = unit * np.array([f.energy for f in frames])
     sizes = np.array([len(f.numbers) for f in frames])
     atoms = unit * np.array([sum(tally.isolated[int(z)][0][1] for z in f.numbers) for f in frames])
-    binding = float(np.median((atoms - energies) / sizes))
+    each = (atoms - energies) / sizes
+    binding = float(np.median(each))
     low, high = BINDING[elements <= COVALENT]
-    if low <= binding <= high:
+    if elements <= set(np.flatnonzero(NOBLE).tolist()):
+        low = -high  # hardly bound, and not at all where compressed
+    # The most bound tell whether the references are too low: many of a dissociation curve are not bound at all.
+    if low <= float(np.percentile(each, 95)) and binding <= high:
         return
     message = f"Measured from the isolated atoms, the structures are bound by {binding:.4g} eV an atom"
     mean = float(np.median(-energies / sizes))

@@ -20,7 +20,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Chunk:
-    """Frames with the same number of atoms and boundary, in the order of the file."""
+    """Frames with the same number of atoms and boundary, in the order of the file; all isolated atoms, or none."""
 
     index: Ints  # (n_frames,) in the file
     numbers: Ints  # (n_frames, n_atoms)
@@ -32,6 +32,11 @@ class Chunk:
     stress: Floats  # (n_frames, 3, 3) eV/Å³
     frames: list[Frame]
 
+    @property
+    def is_isolated(self) -> bool:
+        """Whether the frames are isolated atoms, in the open or in a box."""
+        return self.frames[0].is_isolated
+
 
 def chunks(file: str | Path | Source, stride: int = 1) -> Iterator[Chunk]:
     """Every `stride`-th frame of a file of any kind, with its number in the file.
@@ -41,9 +46,10 @@ def chunks(file: str | Path | Source, stride: int = 1) -> Iterator[Chunk]:
     """
     stream = as_source(file).records(stride)
     while block := list(islice(stream, BLOCK)):
-        kinds: dict[tuple[int, bytes], list[tuple[int, Frame]]] = {}
+        kinds: dict[tuple[int, bytes, bool], list[tuple[int, Frame]]] = {}
         for k, frame in block:
-            kinds.setdefault((len(frame.numbers), frame.pbc.tobytes()), []).append((k, frame))
+            kind = (len(frame.numbers), frame.pbc.tobytes(), frame.is_isolated)
+            kinds.setdefault(kind, []).append((k, frame))
         yield from (_chunk(members) for members in kinds.values())
 
 

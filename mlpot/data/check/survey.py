@@ -28,8 +28,9 @@ class Survey:
     energy: Floats  # (n_frames,) eV
     n_forces: Ints  # (n_frames,) atoms with a force
     largest_force: Floats  # (n_frames,) component, eV/Å; zero without forces
-    has_stress: NDArray[np.bool_]  # (n_frames,)
-    is_free_atom: NDArray[np.bool_]  # (n_frames,) one atom without periodic images
+    has_stress: NDArray[np.bool_]  # (n_frames,) one that a potential can learn
+    stress_without_volume: NDArray[np.bool_]  # (n_frames,) one that no potential has, as there is no volume
+    is_isolated: NDArray[np.bool_]  # (n_frames,) one isolated atom, in the open or in a box
     digest: NDArray[np.uint64]  # (n_frames,) of numbers, positions and cell
     composition: Ints  # (n_frames,) row of `compositions`
     compositions: Ints  # (n_kinds, N_NUMBERS) atoms of each atomic number
@@ -43,10 +44,17 @@ class Survey:
         """(n_frames, n_elements) atoms of each element."""
         return self.compositions[:, elements][self.composition[frames]].astype(np.float64)
 
-    def free_atoms(self) -> dict[int, float]:
-        """Energies of the free atoms in the file, eV."""
-        free = np.flatnonzero(self.is_free_atom & np.isfinite(self.energy))
-        return {int(self.compositions[self.composition[k]].argmax()): float(self.energy[k]) for k in free}
+    def holds(self, frames: Ints) -> NDArray[np.bool_]:
+        """(n_frames, N_NUMBERS) which elements are in which frame."""
+        return (self.compositions > 0)[self.composition[frames]]
+
+    def isolated_atoms(self) -> dict[int, float]:
+        """Energies of the isolated atoms in the file, eV; the lowest of each element, its ground state."""
+        energies: dict[int, float] = {}
+        for k in np.flatnonzero(self.is_isolated & np.isfinite(self.energy)):
+            z, energy = int(self.compositions[self.composition[k]].argmax()), float(self.energy[k])
+            energies[z] = min(energy, energies.get(z, energy))
+        return energies
 
 
 def survey(path: str | Path) -> Survey:
@@ -90,8 +98,9 @@ def _row(frame: Frame, kinds: dict[bytes, int]) -> tuple[Any, ...]:
         frame.energy,
         known.sum(),
         np.abs(frame.forces[known]).max(initial=0.0),
-        bool(np.isfinite(frame.stress).all()),
-        len(frame.numbers) == 1 and not frame.pbc.any(),
+        frame.has_stress,
+        bool(np.isfinite(frame.stress).all()) and not frame.has_stress,
+        frame.is_isolated,
         np.frombuffer(content.digest()[:8], dtype=np.uint64)[0],
         kinds.setdefault(counts.tobytes(), len(kinds)),
     )

@@ -33,7 +33,9 @@ class Columns:
     unlabelled: Ints  # atoms without force
     net: Floats  # |ΣF|, eV/Å
     torque: Floats  # |Σ r × F|, eV, about the middle; NaN for periodic frames
-    has_stress: NDArray[np.bool_]
+    isolated: NDArray[np.bool_]  # one isolated atom, in the open or in a box
+    has_stress: NDArray[np.bool_]  # one that a potential can learn
+    stress_without_volume: NDArray[np.bool_]  # one that no potential has
     stress: Floats  # greatest component, eV/Å³
     periodic: NDArray[np.bool_]  # in all directions
     closest: Floats  # Å
@@ -76,6 +78,7 @@ class Tally:
         self.groups: dict[str, int] = {}
         self.isolated: dict[int, list[tuple[int, float]]] = {}  # frame and energy of isolated atoms
         self.elements: set[int] = set()
+        self.elements_of: dict[int, NDArray[np.bool_]] = {}  # (119,) which are in a composition, by its hash
         self.displacement = 0.0  # Å that one unit of the fingerprint stands for
         self._sample: list[tuple[int, Frame]] = []
         self._every, self._seen = 1, 0
@@ -86,7 +89,7 @@ class Tally:
         for frame in chunk.frames:
             if frame.group is not None:
                 self.groups[frame.group] = self.groups.get(frame.group, 0) + 1
-        if chunk.numbers.shape[1] == 1 and not chunk.pbc.any():
+        if chunk.is_isolated:
             for k, z, e in zip(chunk.index, chunk.numbers[:, 0], chunk.energy, strict=True):
                 self.isolated.setdefault(int(z), []).append((int(k), float(e)))
         else:
@@ -94,6 +97,9 @@ class Tally:
             self._calibrate(chunk)
             self._follow(chunk)
         self.parts.append(_columns(chunk))
+        kinds, first = np.unique(self.parts[-1][2], return_index=True)
+        for kind, k in zip(kinds, first, strict=True):
+            self.elements_of[int(kind)] = np.isin(np.arange(119), chunk.numbers[k])
         self.steps.append(_steps(chunk))
 
     def columns(self) -> Columns:
@@ -101,6 +107,11 @@ class Tally:
         joined = [np.concatenate(column) for column in zip(*self.parts, strict=True)]
         order = np.argsort(joined[0], kind="stable")
         return Columns(*(column[order] for column in joined))
+
+    def holds(self, c: Columns) -> NDArray[np.bool_]:
+        """(n_frames, 119) which elements are in which frame."""
+        kinds, which = np.unique(c.composition, return_inverse=True)
+        return np.array([self.elements_of[int(kind)] for kind in kinds])[which]
 
     def all_steps(self) -> Steps:
         """All small steps."""
@@ -169,7 +180,7 @@ def _shifted(chunk: Chunk, shift: Floats) -> Chunk:
 
 def _columns(chunk: Chunk) -> list[NDArray[Any]]:
     n_frames, n = chunk.numbers.shape
-    if n == 1 and not chunk.pbc.any():
+    if chunk.is_isolated:
         shells, none = np.zeros((n_frames, len(SHELLS))), np.full(n_frames, np.inf)
         distances = [none, none, np.full(n_frames, np.nan), *np.zeros((2, n_frames), dtype=np.int64), shells]
     else:
@@ -193,7 +204,9 @@ def _columns(chunk: Chunk) -> list[NDArray[Any]]:
         (~known).sum(axis=1),
         net,
         torque,
-        np.isfinite(chunk.stress).all(axis=(1, 2)),
+        np.full(n_frames, chunk.is_isolated),
+        has_stress := np.array([frame.has_stress for frame in chunk.frames]),
+        np.isfinite(chunk.stress).all(axis=(1, 2)) & ~has_stress,
         np.abs(chunk.stress).max(axis=(1, 2)),
         np.full(n_frames, bool(chunk.pbc.all())),
         *distances,

@@ -12,6 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlpot.data.check.check import tally
 from mlpot.data.check.duplicates import repeated, shared
 from mlpot.data.errors import KeysError, LabelError, UnitsError
+from mlpot.data.frame import family, is_isolated
 from mlpot.data.sources.read import Source
 from mlpot.data.unit_names import factor
 
@@ -60,7 +61,7 @@ def _corrected(
     atoms = atoms.copy()
     atoms.set_cell(atoms.cell.array * scale.get("cell", 1.0), scale_atoms=False)
     atoms.positions *= scale.get("positions", 1.0)
-    is_atom = len(atoms) == 1 and not atoms.pbc.any()
+    is_atom = is_isolated(len(atoms), atoms.pbc, atoms.cell.array, family(atoms))
     if "energy" in results:
         target = "isolated" if is_atom and "isolated" in scale else "energy"
         n_atoms = len(atoms) if corrections.get(target, "").endswith(PER_ATOM) else 1

@@ -1,0 +1,81 @@
+"""Errors of predictions against labels: which labels count, and how they are summed up, for all figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mlpot.graph import AtomGraph, Properties
+
+QUANTITIES = ("energy", "forces", "stress")
+MILLI = 1e3  # from eV to meV, in which all figures are told
+
+
+@dataclass(frozen=True)
+class Error:
+    """The distribution of predicted − reference, in one line."""
+
+    mae: float
+    rmse: float
+    bias: float  # mean of predicted − reference
+    worst: float  # greatest |predicted − reference|
+    n: int  # numbers compared
+
+
+def residuals(predicted: Properties, labels: Properties, graph: AtomGraph) -> list[tuple[Tensor, Tensor]]:
+    """(predicted − label, known) of energies per atom (eV), force components (eV/Å) and stress components (eV/Å³).
+
+    A label is known where it is not NaN; that of a stress only where the structure is periodic in three
+    directions, as no potential predicts another. A residual is zero where the label is not known: zero is put in
+    before anything is squared, so that a NaN never reaches a gradient.
+    """
+    ones = torch.ones_like(graph.batch, dtype=labels.energy.dtype)
+    n_atoms = torch.zeros_like(labels.energy).index_add(0, graph.batch, ones)
+    known = (
+        ~labels.energy.isnan(),
+        ~labels.forces.isnan(),
+        ~labels.stress.isnan() & graph.pbc.all(dim=1)[:, None, None],
+    )
+    errors = (
+        predicted.energy / n_atoms - labels.energy / n_atoms,
+        predicted.forces - labels.forces,
+        predicted.stress - labels.stress,
+    )
+    return [(torch.where(there, error, 0.0), there) for error, there in zip(errors, known, strict=True)]
+
+
+def error_sums(errors: Tensor, known: Tensor) -> Tensor:
+    """(4,) float64: n, Σ|r|, Σr² and Σr of the residuals that are known; zero where they are not."""
+    r = errors.double()
+    return torch.stack([known.sum().double(), r.abs().sum(), r.square().sum(), r.sum()])
+
+
+class ErrorSums:
+    """Running sums of the errors of one quantity, so that a set of any size needs the memory of one batch."""
+
+    def __init__(self) -> None:
+        self.sums, self.worst = torch.zeros(4, dtype=torch.float64), 0.0
+
+    def add(self, errors: Tensor) -> None:
+        """Take in known errors, of any shape."""
+        self.sums += error_sums(errors, torch.ones_like(errors, dtype=torch.bool))
+        if errors.numel():
+            self.worst = max(self.worst, float(errors.abs().max()))
+
+    def result(self) -> Error:
+        """Mean, root mean square, bias and worst of all of them.
+
+        Raises:
+            ZeroDivisionError: nothing was added.
+        """
+        n, absolute, square, total = self.sums.tolist()
+        return Error(absolute / n, (square / n) ** 0.5, total / n, self.worst, int(n))
+
+
+def error_of(errors: Tensor) -> Error:
+    """The error of known residuals, of any shape."""
+    sums = ErrorSums()
+    sums.add(errors)
+    return sums.result()

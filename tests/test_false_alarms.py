@@ -1,0 +1,109 @@
+"""What `data check` must not take for a fault, and that it still finds the fault beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.optimize import BFGS
+from sets import crystals, labelled, small_recipe, write
+
+from mlpot.data.check.check import check
+from mlpot.training.splits import DoubtfulDataError, make_parts
+
+
+def scaled(atoms: Atoms, factor: float) -> Atoms:
+    """The structure with forces in another unit."""
+    copy, labels = atoms.copy(), atoms.calc.results
+    copy.calc = SinglePointCalculator(copy, **labels | {"forces": factor * labels["forces"]})
+    return copy
+
+
+def scan(n: int = 20) -> list[Atoms]:
+    """Perfect crystals from compressed to stretched, whose forces are the noise of a calculation."""
+    frames, rng = [], np.random.default_rng(5)
+    for a in np.linspace(3.45, 4.05, n):
+        atoms = labelled(bulk("Cu", "fcc", a=a, cubic=True))
+        noise = 1e-4 * rng.normal(size=(len(atoms), 3))
+        atoms.calc.results["forces"] = atoms.calc.results["forces"] + noise
+        frames.append(atoms)
+    return frames
+
+
+def elastic(n: int = 20) -> list[Atoms]:
+    """Sheared perfect crystals of two atoms, exactly without forces."""
+    frames, rng = [], np.random.default_rng(6)
+    for _ in range(n):
+        atoms = bulk("Cu", "fcc", a=3.6) * (1, 1, 2)
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.normal(scale=0.02, size=(3, 3))), scale_atoms=True)
+        frames.append(labelled(atoms))
+    return frames
+
+
+def relaxed(n: int = 12) -> list[Atoms]:
+    """Cells with a gold atom, relaxed until forces are small but not zero."""
+    frames = []
+    for seed in range(n):
+        atoms = crystals(n)[seed]
+        atoms.calc = EMT()
+        BFGS(atoms, logfile=None).run(fmax=0.02, steps=40)
+        atoms.calc = None
+        frames.append(labelled(atoms))
+    return frames
+
+
+def dimers(n: int = 24) -> list[Atoms]:
+    """A bond from short to long, near whose minimum forces change their sign."""
+    return [labelled(Atoms("CuAu", [(0, 0, 0), (0, 0, d)])) for d in np.linspace(2.2, 2.9, n)]
+
+
+@pytest.mark.parametrize("still", [scan, elastic, relaxed, dimers], ids=lambda f: f.__name__)
+def test_forces_that_vanish_are_no_mixed_units(still, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    data = write(tmp_path / "set.h5", [*crystals(60), *still()])
+    assert "mixed units" not in {f.check for f in check(data).findings}
+    recipe = small_recipe(data, tmp_path / "run")
+    assert len(make_parts(recipe.data, recipe.loss).train)
+
+
+@pytest.mark.parametrize(
+    ("factor", "n"), [(1 / 51.42, 8), (23.06, 8), (-1.0, 10)], ids=["Ha/bohr", "kcal", "sign"]
+)
+def test_a_part_in_other_units_is_found_beside_forces_that_vanish(factor: float, n: int, tmp_path: Path) -> None:
+    frames = [scaled(a, factor) if k < n else a for k, a in enumerate(crystals(60))]
+    data = write(tmp_path / "set.h5", [*frames, *scan(), *dimers()])
+    findings = check(data).findings
+    assert "mixed units" in {f.check for f in findings}, findings
+    assert [f.severity for f in findings] == sorted(
+        (f.severity for f in findings), key=["error", "warning", "note"].index
+    )
+
+
+def test_no_alarm_hides_another(tmp_path: Path) -> None:
+    """Gradients instead of forces, and an isolated atom with two energies: training names both."""
+    atoms = [labelled(Atoms("Cu"), "energy"), labelled(Atoms("Au"), "energy"), labelled(Atoms("Au"), "energy")]
+    atoms[2].calc.results["energy"] = -100.0
+    data = write(tmp_path / "set.h5", [*atoms, *(scaled(a, -1.0) for a in crystals(60))])
+    recipe = small_recipe(data, tmp_path / "run")
+    with pytest.raises(DoubtfulDataError) as told:
+        make_parts(recipe.data, recipe.loss)
+    assert "gradients" in str(told.value)
+    assert "isolated Au atom has 2 energies" in str(told.value)
+
+
+def test_few_structures_do_not_hide_references_that_are_off(tmp_path: Path) -> None:
+    gold = Atoms("Au")
+    gold.calc = SinglePointCalculator(gold, energy=-500.0)
+    data = write(tmp_path / "set.h5", [labelled(Atoms("Cu"), "energy"), gold, *crystals(12)])
+    assert "reference energies" in {f.check for f in check(data).findings}
+
+
+def test_a_dissociation_curve_is_bound_by_what_binds_most(tmp_path: Path) -> None:
+    atoms = [labelled(Atoms(s), "energy") for s in ("Cu", "Au")]
+    far = [labelled(Atoms("CuAu", [(0, 0, 0), (0, 0, d)])) for d in np.linspace(2.0, 7.5, 40)]
+    data = write(tmp_path / "set.h5", [*atoms, *far])
+    assert "reference energies" not in {f.check for f in check(data).findings}
