@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 
 from mlpot.potential import Potential
 from mlpot.signals import SignalledAtOnce, SignalledError, stop_request
+from mlpot.training import data_summary
 from mlpot.training.in_memory import flatten
 from mlpot.training.interruption import StopOnSignal, end_with_parent
 from mlpot.training.loaders import Alone, Batches, MemoryBatches, StreamedBatches, sample_of, should_stream
@@ -84,7 +85,9 @@ def _train(recipe: Recipe, callbacks: Sequence[Callback], *, resume: bool, overw
     if resume:
         check_holds_run(directory)
     parts = make_parts(recipe.data, recipe.loss)
-    potential = initial_potential(recipe, make_baseline(parts.train, recipe.data.reference_energies))
+    start = make_baseline(parts.train, recipe.data.reference_energies)
+    tell(*data_summary.told(parts, start))
+    potential = initial_potential(recipe, start)
     sets = make_sets(recipe, parts, potential.cutoff)
     with announcements_off(), matmul_precision(recipe.training.precision):
         trainer = make_trainer(recipe, directory, callbacks)
@@ -100,7 +103,7 @@ def _train(recipe: Recipe, callbacks: Sequence[Callback], *, resume: bool, overw
         module, trainer = fit(recipe, potential, sets, trainer, callbacks, tell, resume=resume)
     if not trainer.is_global_zero:
         return TrainingResult(directory, potential, {})
-    return finish(directory, module, trainer, recipe, parts, sets)
+    return finish(directory, module, trainer, recipe, parts, sets, data_summary.facts(parts, start))
 
 
 def fit(
@@ -214,6 +217,7 @@ def finish(
     recipe: Recipe,
     parts: Parts,
     sets: dict[str, Batches],
+    learned_from: dict[str, Any],
 ) -> TrainingResult:
     """Take the weights of the best epoch and write all outputs."""
     best = read_checkpoint(directory / BEST)
@@ -230,7 +234,7 @@ def finish(
         "halvings": module.halvings,
         "device": str(trainer.strategy.root_device),
         "processes": trainer.world_size,
-        "labels": parts.train.n_labels(),
+        **learned_from,
         "repeated_structures": parts.repeated(),
     }
     for batches in sets.values():

@@ -137,8 +137,8 @@ class TrainingModule(LightningModule):
     def _check_labels(self, loss: Tensor, name: str) -> None:
         if loss == 0 and self.trainer.world_size == 1:
             raise NoLossError(
-                f"The {name} loss of epoch {self.current_epoch + 1} is exactly zero: no label counts, or nothing is "
-                "left to learn. Look at the labels with `mlpot data info`, and at the weights of the loss."
+                f"The {name} loss of epoch {self.current_epoch + 1} is exactly zero: no label counts, or "
+                "nothing is left to learn. Look at labels with `mlpot data info`, and at the weights of the loss."
             )
 
     def configure_optimizers(self) -> Any:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -19,13 +18,6 @@ class References:
 
     energies: dict[int, float]  # eV, by atomic number
     sources: dict[int, str]  # "given", "isolated atom", "fitted", or "not determined"
-
-    def lines(self) -> list[str]:
-        """One line an element, to be printed."""
-        return [
-            f"reference energy of {chemical_symbols[z]:2s} {energy:14.4f} eV   {self.sources[z]}"
-            for z, energy in self.energies.items()
-        ]
 
 
 def reference_energies(

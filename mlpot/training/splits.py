@@ -72,7 +72,12 @@ class Part:
             "energy": int(np.isfinite(self.data.energy[self.indices]).sum()),
             "forces": int(self.data.n_forces[self.indices].sum()),
             "stress": int(self.data.has_stress[self.indices].sum()),
+            "stress_without_volume": int(self.data.stress_without_volume[self.indices].sum()),
         }
+
+    def labels_by_file(self) -> dict[str, dict[str, int]]:
+        """Those of each file of the set."""
+        return {self.data.path: self.n_labels()}
 
     def n_repeated(self, other: Part) -> int:
         """How many structures have the same atoms in the same places as one of another part."""

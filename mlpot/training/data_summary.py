@@ -1,0 +1,42 @@
+"""What a training learns from, told before its first step and kept with its results: labels used, references."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ase.data import chemical_symbols
+
+from mlpot.training.splits import Baseline, Part, Parts
+
+
+def told(parts: Parts, start: Baseline) -> list[str]:
+    """Lines for the user: labels of each part, and where each reference energy is from."""
+    lines = []
+    for name, part in _named(parts).items():
+        for path, n in part.labels_by_file().items():
+            left = n["stress_without_volume"]
+            lines.append(
+                f"{name}: {path}: {n['structures']} structures, {n['energy']} energies, {n['forces']} forces on "
+                f"atoms, {n['stress']} stresses{f' ({left} without a volume left out)' if left else ''}"
+            )
+    return lines + [
+        f"reference energy of {chemical_symbols[z]:2s} {energy:14.4f} eV, {start.sources[z]}"
+        for z, energy in start.reference_energies.items()
+    ]
+
+
+def facts(parts: Parts, start: Baseline) -> dict[str, Any]:
+    """The same for metrics.json and the card of the model."""
+    return {
+        "labels": parts.train.n_labels(),
+        "labels_by_file": {name: part.labels_by_file() for name, part in _named(parts).items()},
+        "reference_energies": {
+            chemical_symbols[z]: {"energy_eV": energy, "source": start.sources[z]}
+            for z, energy in start.reference_energies.items()
+        },
+    }
+
+
+def _named(parts: Parts) -> dict[str, Part]:
+    test = {} if parts.test is None else {"test": parts.test}
+    return {"train": parts.train, "validation": parts.validation, **test}
