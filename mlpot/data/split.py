@@ -71,10 +71,7 @@ def split(
     seen = tally(source)
     columns = seen.columns()
     pieces = _pieces(source, columns, by, block)
-    part, n_kept = _drawn(pieces, ~columns.isolated, seen.holds(columns), fractions, seed, by)
-    if n_kept:
-        message = f"{n_kept} pieces by {by} train although drawn otherwise: they hold the last of an element."
-        warnings.warn(message, RareElementWarning, stacklevel=2)
+    part = _drawn(pieces, ~columns.isolated, seen.holds(columns), fractions, seed, by)
     counts = {}
     for k, target in enumerate(targets):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -128,8 +125,8 @@ def _drawn(
     fractions: list[float],
     seed: int,
     by: str,
-) -> tuple[Ints, int]:
-    """The part of each frame, and how many pieces had to train: pieces in random order fill the smallest first.
+) -> Ints:
+    """The part of each frame: pieces in random order fill the smallest parts first.
 
     A piece trains if it is the last that holds an element which no training piece holds yet.
     """
@@ -153,7 +150,10 @@ def _drawn(
         trained |= elements[piece] & (part[piece] == 0)
         left = left - elements[piece]
         filled[part[piece]] += sizes[piece]
-    return np.where(structure, part[pieces], 0), n_kept
+    if n_kept:
+        message = f"{n_kept} pieces by {by} train although drawn otherwise: they hold the last of an element."
+        warnings.warn(message, RareElementWarning, stacklevel=3)
+    return np.where(structure, part[pieces], 0)
 
 
 def _chosen(source: Source, mine: np.ndarray) -> Iterator[Atoms]:
