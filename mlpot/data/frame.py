@@ -22,7 +22,7 @@ Columns = dict[str, NDArray[Any]]
 
 VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # place of each tensor element in xx, yy, zz, yz, xz, xy
 OF_ATOMS = {"mass": "masses", "charge": "initial_charges"}  # column -> array of ASE: u, e
-ISOLATED = 8.0  # Å, between periodic images of an atom that no potential of ours lets feel them
+ISOLATED = 8.0  # Å, from an atom to its nearest periodic image: beyond, it is isolated
 ISOLATED_FAMILIES = {"isolatedatom", "isolatedatoms"}  # of GAP, MACE and others, without signs, in lower case
 ASE_VELOCITY = float(units.fs)  # Å/fs; one unit of ASE's velocities, sqrt(eV/u)
 
