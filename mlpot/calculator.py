@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from mlpot.forces import predict, predict_atoms
+from mlpot.forces import periodic_directions, predict, predict_atoms, volumes
 from mlpot.graph import AtomGraph
 from mlpot.model_file import load_potential
 from mlpot.neighbors import SkinList
 from mlpot.potential import Potential
+
+
+def no_stress(atoms: Atoms) -> str:
+    """Why a structure has no stress, and what to do."""
+    pbc = "".join("FT"[int(p)] for p in atoms.pbc)
+    if not atoms.pbc.any():
+        return (
+            f"There is no stress without a periodic direction (pbc {pbc}): a molecule has no volume. If the "
+            "structure is a crystal, a slab or a wire, give it its cell and set atoms.pbc."
+        )
+    lengths = ", ".join(f"{length:.4g}" for length in atoms.cell.lengths())
+    axes = tuple(int(axis) for axis in np.flatnonzero(~atoms.pbc))
+    what = f"Add vacuum: atoms.center(vacuum=10, axis={axes})" if axes else "Correct the cell"
+    return (
+        f"A stress is that of the cell's volume, and with edges of {lengths} Å (pbc {pbc}) there is none. {what}."
+    )
 
 
 class MLPotCalculator(Calculator):
@@ -30,7 +47,7 @@ class MLPotCalculator(Calculator):
     Raises (on calculation):
         UnknownElementError: an element the potential was not made for.
         ValueError: positions or cell are not finite, or two atoms are in one place.
-        PropertyNotImplementedError: stress without three periodic directions.
+        PropertyNotImplementedError: stress without a periodic direction, or with a cell without a volume.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress", "energies", "stresses"]  # noqa: RUF012
@@ -77,14 +94,26 @@ class MLPotCalculator(Calculator):
         out = predict(self.potential, graph).to("cpu")
         energy = out.energy.item()
         self.results = {"energy": energy, "free_energy": energy, "forces": out.forces.numpy()}
-        has_volume = bool(a.pbc.all())
+        has_volume = bool(volumes(graph.cell, graph.pbc).isfinite())
         if has_volume:
             self.results["stress"] = full_3x3_to_voigt_6_stress(out.stress[0].numpy())
         if {"energies", "stresses"} & set(properties):
             atomic = predict_atoms(self.potential, self._graph(wide=False)).to("cpu")
             self.results["energies"] = atomic.energies.numpy()
             if has_volume:
-                self.results["stresses"] = full_3x3_to_voigt_6_stress(atomic.virials.numpy() / a.get_volume())
+                onto = periodic_directions(graph).cpu()
+                stresses = onto @ atomic.virials @ onto / a.get_volume()
+                self.results["stresses"] = full_3x3_to_voigt_6_stress(stresses.numpy())
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """As of any calculator; where there is no stress, the error tells why and what to do."""
+        try:
+            return super().get_property(name, atoms, allow_calculation)
+        except PropertyNotImplementedError as error:
+            asked = self.atoms if atoms is None else atoms
+            if name not in ("stress", "stresses") or asked is None:
+                raise
+            raise PropertyNotImplementedError(no_stress(asked)) from error
 
     def _graph(self, wide: bool = True) -> AtomGraph:
         """The structure with its edges; with those in the skin too where a native call skips them."""

@@ -19,6 +19,9 @@ from torch import Tensor
 
 from mlpot.graph import AtomGraph, Edges, Movable, Properties, edge_vectors
 
+FLAT = 1e-9
+"""A cell whose volume is less than this part of the product of its edges has none."""
+
 Native = Callable[[AtomGraph], tuple[Tensor, Tensor, Tensor] | None]
 """Energies (n_graphs,) eV, forces (n_atoms, 3) eV/Å and virials (n_graphs, 3, 3) eV of whole structures in
 float64, differentiable once by weights that require it, without a graph of theirs; None for a structure with an
@@ -55,7 +58,8 @@ def predict(potential: AtomicEnergies, graph: AtomGraph, *, training: bool = Fal
         training: keep the graph of the gradient, so that a loss on forces reaches the weights.
 
     Returns:
-        Properties in float64. Stress is NaN where a graph is not periodic in three directions.
+        Properties in float64. Stress is that of the cell's volume, zero out of the periodic directions, and NaN
+        where nothing is periodic or the cell is flat.
     """
     with torch.set_grad_enabled(training):
         known = potential.native(graph) if potential.native is not None else None
@@ -68,14 +72,42 @@ def predict(potential: AtomicEnergies, graph: AtomGraph, *, training: bool = Fal
     return out if training else Properties(out.energy.detach(), out.forces.detach(), out.stress.detach())
 
 
+def volumes(cell: Tensor, pbc: Tensor) -> Tensor:
+    """(n_graphs,) Å³, by which a stress is defined: NaN without a periodic direction, or with a flat cell."""
+    volume = torch.linalg.det(cell).abs()
+    return torch.where(pbc.any(-1) & (volume > FLAT * cell.norm(dim=-1).prod(-1)), volume, torch.nan)
+
+
 def _stress(virial: Tensor, graph: AtomGraph) -> Tensor:
-    """(n_graphs, 3, 3) eV/Å³ of virials in eV; NaN without three periodic directions."""
+    """(n_graphs, 3, 3) eV/Å³ of virials in eV; NaN without a volume, zero out of the periodic directions.
+
+    Strain of what is periodic alone is strain of the cell: along the vacuum of a slab the volume means nothing.
+    """
     if not graph.pbc.any():
         return torch.full_like(graph.cell, torch.nan)
-    volume = torch.linalg.det(graph.cell).abs()
-    has_volume = (graph.pbc.all(-1) & (volume > 0))[:, None, None]
-    safe_volume = torch.where(has_volume, volume[:, None, None], 1.0)  # else 0/NaN poisons gradients
-    return torch.where(has_volume, (virial + virial.mT) / 2 / safe_volume, torch.nan)
+    volume = volumes(graph.cell, graph.pbc)[:, None, None]
+    safe_volume = torch.where(volume.isnan(), 1.0, volume)  # else 0/NaN poisons gradients
+    stress = (virial + virial.mT) / 2 / safe_volume
+    if not graph.pbc.all():
+        onto = periodic_directions(graph)
+        stress = onto @ stress @ onto
+    return torch.where(volume.isnan(), torch.nan, stress)
+
+
+def periodic_directions(graph: AtomGraph) -> Tensor:
+    """(n_graphs, 3, 3): the projection on the span of the periodic cell vectors; exact along the axes."""
+    vectors = torch.where(graph.pbc[:, :, None], graph.cell, 0.0)
+    along = vectors.sum(1)  # of one periodic vector itself, of two their normal
+    normal = torch.linalg.cross(vectors, vectors.roll(-1, dims=1)).sum(1)
+    is_plane = (graph.pbc.sum(-1) == 2)[:, None]
+    axis = torch.where(is_plane, normal, along)
+    length = axis.norm(dim=-1, keepdim=True)
+    unit = axis / torch.where(length > 0, length, 1.0)
+    onto = unit[:, :, None] * unit[:, None, :]
+    space = torch.eye(3, dtype=onto.dtype, device=onto.device)
+    return torch.where(
+        graph.pbc.all(-1)[:, None, None], space, torch.where(is_plane[:, :, None], space - onto, onto)
+    )
 
 
 def predict_atoms(potential: AtomicEnergies, graph: AtomGraph) -> AtomicProperties:

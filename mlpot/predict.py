@@ -49,7 +49,7 @@ def labelled(atoms: Atoms, out: Properties) -> Atoms:
     copy = atoms.copy()
     energy = out.energy.item()
     results = {"energy": energy, "free_energy": energy, "forces": out.forces.numpy()}
-    if atoms.pbc.all():
+    if out.stress.isfinite().all():
         results["stress"] = full_3x3_to_voigt_6_stress(out.stress[0].numpy())
     copy.calc = SinglePointCalculator(copy, **results)
     return copy
