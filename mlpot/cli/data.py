@@ -69,6 +69,7 @@ def convert(
     elements: ElementNames = None,
     elements_from: ElementsFrom = None,
     keep_unconverged: KeepUnconverged = False,
+    cell: Annotated[str | None, typer.Option(help="Å, where CP2K's file of cells is absent: 10,10,10.")] = None,
     correct: Annotated[
         list[str] | None,
         typer.Option(
@@ -87,7 +88,7 @@ def convert(
     from mlpot.data.sources.reading import Reading
 
     said = _pairs(key), _pairs(unit), index, pbc, nan_is_missing, raw_forces
-    reading = Reading(format, *said, True, named_elements(elements, elements_from), keep_unconverged)
+    reading = Reading(format, *said, True, named_elements(elements, elements_from), keep_unconverged, cell)
     read = Source(source, reading)
     n = run(
         read,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from typing import IO
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.lib.npyio import NpzFile
+from numpy.typing import NDArray
 
 from mlpot.data.errors import FormatError
 from mlpot.data.h5md.safe_hdf5 import MAX_CHUNK, MAX_RATIO, naming_damage
@@ -36,6 +38,17 @@ def open_arrays(file: IO[bytes], name: str) -> NpzFile:
         file.seek(0)
         arrays: NpzFile = np.load(file, allow_pickle=False)
     return arrays
+
+
+def map_array(path: Path) -> NDArray[Any]:
+    """The array of an npy file, of which only what is used is read; nothing is unpickled.
+
+    Raises:
+        FormatError: no npy file, damaged, Python objects, or smaller than it says.
+    """
+    with naming_damage(str(path)):
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def _check(where: str, members: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:

@@ -22,11 +22,14 @@ from mlpot.data.h5md.safe_hdf5 import naming_damage, open_unchecked
 from mlpot.data.h5md.write import write
 from mlpot.data.sources import lammps
 from mlpot.data.sources.ase_files import RAW, READABLE, ase_kind, read_with_ase
+from mlpot.data.sources.cp2k import is_cp2k, read_cp2k
 from mlpot.data.sources.datasets import LAYOUTS, read_foreign
+from mlpot.data.sources.deepmd import is_deepmd, read_deepmd
 from mlpot.data.sources.interpret import NO_VOLUME, Interpreter, has_volume
 from mlpot.data.sources.names import NONE, Questions
 from mlpot.data.sources.reading import Reading
 from mlpot.data.sources.report import Report
+from mlpot.data.sources.schnetpack import is_schnetpack, read_schnetpack
 from mlpot.data.sources.unconverged import converged
 from mlpot.version import __version__
 
@@ -225,6 +228,9 @@ def _datasets(path: Path, kind: str, reading: Reading, report: Report) -> Number
 
 
 FORMATS: dict[str, Callable[[Path, str, Reading, Report], Numbered]] = {
+    "deepmd": read_deepmd,
+    "cp2k-xyz": read_cp2k,
+    "schnetpack": read_schnetpack,
     **dict.fromkeys(("npz", "hdf5", *LAYOUTS), _datasets),
 }
 """Readers of what ASE does not read: all frames with their numbers, in house units."""
@@ -243,7 +249,14 @@ def kind_of(path: Path) -> str:
         return "h5md"  # damaged: whoever opens it says how
     if path.suffix == ".npz":
         return "npz"
-    if not (kind := ase_kind(path)):
+    if is_deepmd(path):
+        return "deepmd"
+    if is_cp2k(path):
+        return "cp2k-xyz"
+    kind = ase_kind(path)
+    if kind == "db" and path.is_file() and is_schnetpack(path):
+        return "schnetpack"
+    if not kind:
         raise FormatError(f"{path} shows no format that ASE knows. Name it with --format.")
     return kind
 

@@ -32,6 +32,7 @@ class Reading:
         raw_forces: forces are those of the potential, also of atoms that constraints hold.
         labels: whether labels are wanted; otherwise structures alone, with everything else that they carry.
         elements: of the atoms or their types, where the file does not tell.
+        cell: in Å where CP2K's file of cells is absent: three lengths, or nine numbers, row by row.
         keep_unconverged: take frames of outputs whose self-consistency did not converge.
     """
 
@@ -45,6 +46,24 @@ class Reading:
     labels: bool = True
     elements: Elements | None = None
     keep_unconverged: bool = False
+    cell: str | None = None
+
+    @property
+    def lattice(self) -> NDArray[np.float64] | None:
+        """(3, 3) Å, the cell that is given, if any.
+
+        Raises:
+            KeysError: it is none.
+        """
+        if self.cell is None:
+            return None
+        try:
+            numbers = np.array([float(part) for part in self.cell.replace(",", " ").split()])
+        except ValueError:
+            numbers = np.empty(0)
+        if numbers.size not in (3, 9) or not np.isfinite(numbers).all():
+            raise KeysError(f"{self.cell!r} is no cell. Write three lengths in Å, 10,10,10, or nine numbers.")
+        return np.diag(numbers) if numbers.size == 3 else numbers.reshape(3, 3)
 
     @property
     def wanted(self) -> slice:

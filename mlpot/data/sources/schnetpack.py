@@ -1,0 +1,113 @@
+"""Databases of SchNetPack: ASE's, with labels in `row.data` and units in the metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ase.db
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mlpot.data.errors import KeysError, LabelError, UnitsError
+from mlpot.data.h5md.safe_hdf5 import naming_damage
+from mlpot.data.sources.names import NONE, looks_like
+from mlpot.data.sources.reading import Reading
+from mlpot.data.sources.report import Report
+from mlpot.data.unit_names import factor
+
+UNITS, LENGTH = "_property_unit_dict", "_distance_unit"
+SHAPES = {"energy": ((), (1,)), "forces": ((-1, 3),), "stress": ((3, 3), (1, 3, 3), (6,))}
+EXAMPLE = {"positions": "Angstrom", "energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
+USUAL = {"energy": ("energy",), "forces": ("forces",), "stress": ("stress",)}
+
+
+def is_schnetpack(path: Path) -> bool:
+    """Whether a database of ASE is one of SchNetPack."""
+    with naming_damage(str(path)), ase.db.connect(path, type="db") as database:
+        metadata = database.metadata
+        if UNITS in metadata:
+            return True
+        row = next(iter(database.select(limit=1)), None)
+    return row is not None and any(looks_like(q, name) for name in row.data for q in ("energy", "forces"))
+
+
+def read_schnetpack(path: Path, kind: str, reading: Reading, report: Report) -> Iterator[tuple[int, Atoms]]:
+    """The rows of a database in the order of their numbers, with labels by the names and units of the metadata.
+
+    Raises:
+        KeysError: several names could be the label; UnitsError: the unit of a label is not said.
+        LabelError: a label has the wrong shape.
+    """
+    if unknown := set(reading.keys) - set(SHAPES):
+        raise KeysError(f"{sorted(unknown)} cannot be named in SchNetPack's databases. Correct --key.")
+    with naming_damage(str(path)):
+        database = ase.db.connect(path, type="db")
+        metadata = dict(database.metadata)
+        rows = iter(database.select())
+    units: Mapping[str, str] = metadata.get(UNITS, {})
+    length = _factor(str(path), "positions", metadata.get(LENGTH), reading)
+    names: dict[str, str] | None = None
+    for k in range(2**62):
+        with naming_damage(f"{path}, row {k}"):
+            row = next(rows, None)
+            if row is None:
+                return
+            atoms, data = row.toatoms(), dict(row.data)
+        if names is None:
+            names = _names(path, [*units, *data], reading)
+            scales = {q: _factor(str(path), q, units.get(name), reading, name) for q, name in names.items()}
+        clean = Atoms(atoms.numbers, atoms.positions * length, cell=atoms.cell.array * length, pbc=atoms.pbc)
+        labels = {
+            q: _label(f"{path}, row {k}", q, data[n], clean, scales[q]) for q, n in names.items() if n in data
+        }
+        if labels:
+            clean.calc = SinglePointCalculator(clean, **labels)
+        for name in sorted(set(data) - set(names.values())):
+            report.unused[name] += 1
+        yield k, clean
+
+
+def _names(path: Path, there: list[str], reading: Reading) -> dict[str, str]:
+    """Under which name each label is kept."""
+    names = {}
+    for quantity, usual in USUAL.items():
+        given = reading.keys.get(quantity)
+        if given is not None and given != NONE and given.removeprefix("-") not in there:
+            raise KeysError(f"{path} has nothing named {given}. It has {sorted(set(there))}. Correct --key.")
+        likely = list(dict.fromkeys(name for name in there if looks_like(quantity, name)))
+        known = [name for name in usual if name in there] or (likely if len(likely) == 1 else [])
+        if given is None and likely and not known:
+            options = " or ".join(f"--key {quantity}={name}" for name in [*likely, NONE])
+            raise KeysError(f"{path}: which is the {quantity}, {', '.join(likely)}? Say {options}.")
+        name = given if given is not None else (known[0] if known else NONE)
+        if name != NONE:
+            names[quantity] = name.removeprefix("-")
+    return names
+
+
+def _factor(where: str, quantity: str, written: Any, reading: Reading, name: str = "positions") -> float:
+    """House units in one unit of the file, which the metadata or else the user says."""
+    unit = written if isinstance(written, str) and written not in ("", "1") else reading.units.get(quantity)
+    if unit is None:
+        raise UnitsError(
+            f"{where} does not say in which unit {name!r} is. Say it: --unit {quantity}={EXAMPLE[quantity]}."
+        )
+    sign = -1.0 if reading.keys.get(quantity, "").startswith("-") else 1.0
+    return sign * factor(quantity, unit)
+
+
+def _label(where: str, quantity: str, value: Any, atoms: Atoms, scale: float) -> Any:
+    array = np.asarray(value)
+    shapes = [tuple(len(atoms) if n == -1 else n for n in shape) for shape in SHAPES[quantity]]
+    if array.dtype.kind not in "iuf" or array.shape not in shapes:
+        raise LabelError(
+            f"{where}: {quantity} has shape {array.shape} of {array.dtype}, expected "
+            f"{' or '.join(map(str, shapes))}. Name another with --key, or correct the database."
+        )
+    array = array.astype(float) * scale
+    if quantity == "energy":
+        return float(array.ravel()[0])
+    return array.reshape(3, 3) if quantity == "stress" and array.size == 9 else array

@@ -1,0 +1,222 @@
+"""Do folders of DeePMD-kit, trajectories of CP2K and databases of SchNetPack arrive with the right numbers?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ase.db
+import numpy as np
+import pytest
+from ase import Atoms
+from frames import converted
+
+from mlpot.data.elements import Elements
+from mlpot.data.h5md import FormatError, KeysError, LabelError, UnitsError
+from mlpot.data.sources.convert import convert
+from mlpot.data.sources.read import Source
+from mlpot.data.sources.reading import Reading
+from mlpot.units import BOHR, HARTREE, KCAL_MOL
+
+N, Z = 4, np.array([8, 1, 1])
+rng = np.random.default_rng(11)
+R, F, E = rng.normal(size=(N, 3, 3)), rng.normal(size=(N, 3, 3)), rng.normal(size=N)
+CELL = np.array([[9.0, 0, 0], [1.0, 8.0, 0], [0, 0, 7.0]])
+V = rng.normal(size=(N, 3, 3)) + 0.0
+V = V + V.transpose(0, 2, 1)
+
+
+def frames_of(path: Path, **said) -> list[Atoms]:
+    return list(Source(path, Reading(**said)).frames())
+
+
+# --- DeePMD-kit ---
+
+
+def deepmd(folder: Path, *, sets: int = 2, **more) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "type.raw").write_text("0\n1\n1\n")
+    (folder / "type_map.raw").write_text("O\nH\n")
+    arrays = {
+        "coord": R.reshape(N, -1), "force": F.reshape(N, -1), "energy": E, "virial": V.reshape(N, -1),
+        "box": np.tile(CELL.ravel(), (N, 1)), **more,
+    }  # fmt: skip
+    for k, part in enumerate(np.array_split(np.arange(N), sets)):
+        (folder / f"set.{k:03d}").mkdir()
+        for name, array in arrays.items():
+            if array is not None:
+                np.save(folder / f"set.{k:03d}" / f"{name}.npy", array[part])
+    return folder
+
+
+def test_a_system_of_deepmd(tmp_path):
+    for kind in ("f4", "f8"):
+        folder = deepmd(tmp_path / kind / "water", coord=R.reshape(N, -1).astype(kind), energy=E[:, None])
+        frames = converted(folder)
+        assert [a.numbers.tolist() for a in frames] == [Z.tolist()] * N
+        np.testing.assert_array_equal([a.positions for a in frames], R.astype(kind))
+        np.testing.assert_array_equal([a.get_potential_energy() for a in frames], E)
+        np.testing.assert_array_equal([a.get_forces() for a in frames], F)
+        np.testing.assert_allclose(frames[1].get_stress(voigt=False), -V[1] / np.linalg.det(CELL))
+        np.testing.assert_array_equal(frames[0].cell.array, CELL)
+        assert all(a.pbc.all() for a in frames)
+
+
+def test_systems_in_a_folder_are_families_and_molecules_have_no_box(tmp_path):
+    deepmd(tmp_path / "a" / "x", box=None, virial=None)
+    deepmd(tmp_path / "b", sets=1)
+    (tmp_path / "a" / "x" / "nopbc").touch()
+    frames = frames_of(tmp_path)
+    assert [a.info["group"] for a in frames] == ["a/x"] * N + ["b"] * N
+    assert not any(a.pbc.any() for a in frames[:N])
+    assert all(a.pbc.all() for a in frames[N:])
+
+
+def test_mixed_types_and_their_padding(tmp_path):
+    types = np.array([[0, 1, 1], [1, 0, 1], [1, 1, -1], [0, 1, 1]])
+    folder = deepmd(tmp_path / "mixed", real_atom_types=types)
+    (folder / "type.raw").write_text("0\n0\n0\n")
+    frames = frames_of(folder)
+    assert [a.get_chemical_formula(mode="reduce") for a in frames] == ["OH2", "HOH", "H2", "OH2"]
+    np.testing.assert_array_equal(frames[2].get_forces(), F[2, :2])
+
+
+def test_deepmd_without_a_type_map_asks(tmp_path):
+    folder = deepmd(tmp_path / "water")
+    (folder / "type_map.raw").unlink()
+    with pytest.raises(KeysError, match=r"types \(0, 1\).*no type_map\.raw.*--elements 0=Na,1=Cl"):
+        converted(folder)
+    assert frames_of(folder, elements=Elements("0=O,1=H"))[0].numbers.tolist() == Z.tolist()
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [
+        ({"coord": R[:, :2].reshape(N, -1)}, r"coord\.npy has shape \(2, 6\).*expected \(frames, 9\)"),
+        ({"energy": np.array([1, None, 2, 3], dtype=object)}, "energy.npy is damaged"),
+        ({"coord": None}, "has no coord.npy"),
+        ({"force": F.reshape(N, -1).astype("f2")}, "of half precision"),
+    ],
+)
+def test_a_spoilt_system_of_deepmd_is_refused(tmp_path, spoilt, message):
+    folder = deepmd(tmp_path / "spoilt", **spoilt)
+    with pytest.raises(FormatError, match=message):
+        convert(folder, tmp_path / "set.h5")
+    assert not (tmp_path / "set.h5").exists()
+
+
+def test_text_of_deepmd(tmp_path):
+    for name, array in (
+        ("type", [0, 1, 1]),
+        ("coord", R.reshape(N, -1)),
+        ("energy", E),
+        ("box", [CELL.ravel()] * N),
+    ):
+        np.savetxt(tmp_path / f"{name}.raw", array, fmt="%d" if name == "type" else "%.17g")
+    (tmp_path / "type_map.raw").write_text("O H\n")
+    frames = frames_of(tmp_path)
+    np.testing.assert_array_equal([a.positions for a in frames], R)
+    assert [a.get_potential_energy() for a in frames] == list(E)
+
+
+# --- CP2K ---
+
+
+def cp2k(folder: Path, *, steps=range(N), forces=range(N), cells: bool = True) -> Path:
+    symbols = ["O", "H", "H"]
+    for what, values, taken in (("pos", R, steps), ("frc", F, forces)):
+        lines = []
+        for k in taken:
+            lines += [f"{3:8d}", f" i = {5 * k:8d}, time = {2.5 * k:12.3f}, E = {E[k]:20.10f}"]
+            lines += [
+                f" {s:2s} " + " ".join(f"{x:20.10f}" for x in row)
+                for s, row in zip(symbols, values[k], strict=True)
+            ]
+        if lines:
+            (folder / f"water-{what}-1.xyz").write_text("\n".join([*lines, ""]))
+    if cells:
+        rows = [
+            f"{5 * k} {2.5 * k} " + " ".join(map(str, (CELL * (1 + 0.01 * k)).ravel())) + " 504.0"
+            for k in range(N)
+        ]
+        (folder / "water-1.cell").write_text(
+            "\n".join(["#   Step   Time [fs]       Ax [Angstrom] ...", *rows, ""])
+        )
+    return folder / "water-pos-1.xyz"
+
+
+def test_a_trajectory_of_cp2k_with_its_forces_and_cells(tmp_path):
+    frames = converted(cp2k(tmp_path))
+    np.testing.assert_allclose([a.positions for a in frames], R, atol=1e-10)
+    np.testing.assert_allclose([a.get_potential_energy() for a in frames], E * HARTREE, atol=1e-8)
+    np.testing.assert_allclose([a.get_forces() for a in frames], F * HARTREE / BOHR, atol=1e-7)
+    np.testing.assert_allclose(frames[2].cell.array, CELL * 1.02)
+    assert all(a.pbc.all() for a in frames)
+
+
+def test_forces_of_cp2k_belong_to_their_step(tmp_path):
+    source = Source(cp2k(tmp_path, forces=(1, 3)))
+    frames = list(source.frames())
+    assert ["forces" in a.calc.results for a in frames] == [False, True, False, True]
+    np.testing.assert_allclose(frames[3].get_forces(), F[3] * HARTREE / BOHR, atol=1e-7)
+    assert "no forces, as the file of forces has none of this step (2 frames: 0, 2)." in source.report.lines()
+
+
+def test_nothing_of_cp2k_is_guessed(tmp_path):
+    path = cp2k(tmp_path, cells=False)
+    with pytest.raises(KeysError, match=r"no water-1\.cell beside.*--cell 10,10,10.*--pbc FFF"):
+        converted(path)
+    assert not frames_of(path, pbc="FFF")[0].pbc.any()
+    np.testing.assert_array_equal(frames_of(path, cell="9 8 7")[0].cell.lengths(), [9, 8, 7])
+    with pytest.raises(KeysError, match="'9 8' is no cell"):
+        frames_of(path, cell="9 8")
+    with pytest.raises(KeysError, match=r"Give PROJECT-pos-1\.xyz"):
+        converted(tmp_path / "water-frc-1.xyz")
+    path.write_text(path.read_text()[:-40])
+    with pytest.raises(FormatError, match="frame 3 ends before its last atom"):
+        frames_of(path, pbc="FFF")
+    (tmp_path / "water-frc-1.xyz").unlink()
+    cp2k(tmp_path, forces=())
+    source = Source(path)
+    assert "forces" not in next(source.frames()).calc.results
+    assert "no forces, as there is no water-frc-1.xyz beside it" in source.report.lines()[1]
+
+
+# --- SchNetPack ---
+
+
+def schnetpack(path: Path, units: dict[str, str], names=("energy", "forces"), **metadata) -> Path:
+    with ase.db.connect(path, type="db") as database:
+        for k in range(N):
+            values = dict(zip(names, (E[k : k + 1], F[k]), strict=True))
+            database.write(Atoms(Z, R[k]), data={**values, "charges": np.zeros(3)})
+        database.metadata = {"_property_unit_dict": units, "_distance_unit": "Ang", **metadata}
+    return path
+
+
+def test_a_database_of_schnetpack_tells_its_units(tmp_path):
+    path = schnetpack(tmp_path / "md17.db", {"energy": "kcal/mol", "forces": "kcal/mol/Ang"})
+    frames = converted(path)
+    np.testing.assert_allclose([a.positions for a in frames], R)
+    np.testing.assert_allclose([a.get_potential_energy() for a in frames], E * KCAL_MOL)
+    np.testing.assert_allclose([a.get_forces() for a in frames], F * KCAL_MOL)
+    path = schnetpack(tmp_path / "bohr.db", {"energy": "Hartree", "forces": "Hartree/Bohr"}, _distance_unit="Bohr")
+    frames = converted(path)
+    np.testing.assert_allclose(frames[1].positions, R[1] * BOHR)
+    np.testing.assert_allclose(frames[1].get_forces(), F[1] * HARTREE / BOHR)
+
+
+def test_names_and_units_of_schnetpack_are_asked_for(tmp_path):
+    path = schnetpack(
+        tmp_path / "qm9.db", {"energy_U0": "Hartree", "energy_U": "Hartree"}, ("energy_U0", "energy_U")
+    )
+    with pytest.raises(KeysError, match="--key energy=energy_U0 or --key energy=energy_U or --key energy=none"):
+        converted(path)
+    assert converted(path, keys={"energy": "energy_U0"})[2].get_potential_energy() == E[2] * HARTREE
+    with pytest.raises(KeysError, match="nothing named E0"):
+        converted(path, keys={"energy": "E0"})
+    path = schnetpack(tmp_path / "bare.db", {"energy": "", "forces": "eV/Ang"})
+    with pytest.raises(UnitsError, match=r"in which unit 'energy' is.*--unit energy=eV"):
+        converted(path)
+    assert converted(path, units={"energy": "eV"})[0].get_potential_energy() == E[0]
+    with pytest.raises(LabelError, match=r"energy has shape \(3,\)"):
+        converted(path, keys={"energy": "charges"}, units={"energy": "eV"})
