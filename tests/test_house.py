@@ -40,6 +40,7 @@ DOOR = {
     "ase.io": {"data"},
     "ase.md": {"dynamics"},
     "ase.calculators": {"calculator", "data", "predict", "dynamics"},  # to carry results
+    "dpdata": {"data"},
     "e3nn": {"models"},
     "gpaw": {"data"},
     "lightning": {"training"},
@@ -53,7 +54,7 @@ DOOR = {
     "typer": {"cli"},
     "vesin": {"neighbors"},
 }
-OPTIONAL = {"e3nn", "gpaw", "numba", "pyscf", "tblite", "torch_scatter", "triton"}
+OPTIONAL = {"dpdata", "e3nn", "gpaw", "numba", "pyscf", "tblite", "torch_scatter", "triton"}
 """Extras, which may be imported where they are used, at their door."""
 
 

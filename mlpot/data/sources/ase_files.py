@@ -18,6 +18,7 @@ from ase.io.formats import UnknownFileTypeError, ioformats, open_with_compressio
 
 from mlpot.data.errors import FormatError
 from mlpot.data.sources.cut_off import text_for_ase
+from mlpot.data.sources.programs import cause, origin
 
 MAX_BEYOND = 100  # lines that a reader may ask for where there are none
 READABLE = {
@@ -64,8 +65,8 @@ def read_with_ase(
     """
     if kind not in READABLE:
         raise FormatError(
-            f"{path} is in no format that is read ({kind or 'unknown'}). Convert it to extxyz with a program you "
-            f"trust, or name the format, one of: {', '.join(sorted(READABLE))}."
+            f"{path} is in no format that is read ({kind or 'unknown'}). {origin(path)} Convert it to "
+            f"extxyz with a program you trust, or name the format, one of: {', '.join(sorted(READABLE))}."
         )
     if kind in ("xyz", "extxyz"):
         yield from _read_xyz(path, kind, wanted)
@@ -84,7 +85,9 @@ def read_with_ase(
             except StopIteration:
                 return
             except Exception as error:  # ASE has a hundred readers, and each fails in its own way
-                raise FormatError(f"ASE could not read frame {k} of {path} as {kind}: {error!r}.") from error
+                raise FormatError(
+                    f"ASE could not read frame {k} of {path} as {kind}: {cause(path, kind, error)}"
+                ) from error
             yield k, atoms
 
 
@@ -115,7 +118,7 @@ def _read_xyz(path: Path, kind: str, wanted: slice) -> Iterator[tuple[int, Atoms
                     atoms = next(ase.io.extxyz.read_xyz(io.StringIO(text), 0))
             except Exception as error:  # whatever stands in a line, ASE raises what that comes to
                 raise FormatError(
-                    f"ASE could not read frame {k} of {path}, line {line}, as {kind}: {error!r}."
+                    f"ASE could not read frame {k} of {path}, line {line}, as {kind}: {cause(path, kind, error)}"
                 ) from error
             yield k, atoms
 

@@ -20,13 +20,15 @@ from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
 from mlpot.data.h5md.read import BLOCK, Reader
 from mlpot.data.h5md.safe_hdf5 import naming_damage, open_unchecked
 from mlpot.data.h5md.write import write
-from mlpot.data.sources import lammps
+from mlpot.data.sources import dpdata_files, lammps
 from mlpot.data.sources.ase_files import RAW, READABLE, ase_kind, read_with_ase
 from mlpot.data.sources.cp2k import is_cp2k, read_cp2k
 from mlpot.data.sources.datasets import LAYOUTS, read_foreign
 from mlpot.data.sources.deepmd import is_deepmd, read_deepmd
+from mlpot.data.sources.dpdata_files import by_dpdata, read_dpdata
 from mlpot.data.sources.interpret import NO_VOLUME, Interpreter, has_volume
 from mlpot.data.sources.names import NONE, Questions
+from mlpot.data.sources.programs import origin
 from mlpot.data.sources.reading import Reading
 from mlpot.data.sources.report import Report
 from mlpot.data.sources.schnetpack import is_schnetpack, read_schnetpack
@@ -93,11 +95,17 @@ class Source:
         """
         self.report = Report(str(self.path))
         wanted = self._slice(start, stop, step)
+        k = None
         for k, atoms in self._read(wanted):
             if self.kind != "h5md" and self.reading.labels:
                 self._finish(k, atoms)
             self.report.count(atoms)
             yield k, atoms
+        if k is None and wanted.start == 0 and self.kind in ioformats:
+            raise FormatError(
+                f"{self.path} has no frame that is found in it as {self.kind}. {origin(self.path)} If it is in "
+                "another format, name that with --format."
+            )
 
     def frames(self, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Atoms]:
         """The frames alone."""
@@ -139,6 +147,8 @@ class Source:
             yield from self._h5md(wanted)
         elif self.kind in FORMATS:
             frames = FORMATS[self.kind](self.path, self.kind, self.reading, self.report)
+            if self.reading.labels and not self.reading.keep_unconverged:
+                frames = converged(self.path, self.kind, frames, self.report.note)
             yield from islice(frames, wanted.start, wanted.stop, wanted.step)
         else:
             yield from self._ase(wanted)
@@ -231,6 +241,7 @@ FORMATS: dict[str, Callable[[Path, str, Reading, Report], Numbered]] = {
     "deepmd": read_deepmd,
     "cp2k-xyz": read_cp2k,
     "schnetpack": read_schnetpack,
+    **dict.fromkeys(dpdata_files.KINDS, read_dpdata),
     **dict.fromkeys(("npz", "hdf5", *LAYOUTS), _datasets),
 }
 """Readers of what ASE does not read: all frames with their numbers, in house units."""
@@ -256,9 +267,11 @@ def kind_of(path: Path) -> str:
     kind = ase_kind(path)
     if kind == "db" and path.is_file() and is_schnetpack(path):
         return "schnetpack"
-    if not kind:
-        raise FormatError(f"{path} shows no format that ASE knows. Name it with --format.")
-    return kind
+    # ASE takes these for the formats of their endings.
+    program = by_dpdata(path) if kind in ("", "gaussian-out", "espresso-out") else ""
+    if not kind and not program:
+        raise FormatError(f"{path} shows no format that ASE knows. {origin(path)} Name its format with --format.")
+    return program or kind
 
 
 def as_source(file: str | Path | Source, *, labels: bool = True) -> Source:

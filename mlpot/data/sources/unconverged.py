@@ -77,7 +77,7 @@ MARKS = {
     ),
 }
 COVERED = ("vasp-xml", "vasp-out", *MARKS)
-"""Formats of ASE in which unconverged frames are found."""
+"""Formats in which unconverged frames are found."""
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Unconverged:
         if energy is None or not np.isfinite(energy):
             bare = atoms.calc is not None and atoms.calc.results.get("forces") is not None
             return NOT_REACHED if bare and self.energies else None
-        close = [why for value, why in self.energies if abs(value - energy) < 1e-6 + 1e-9 * abs(energy)]
+        close = [why for value, why in self.energies if abs(value - energy) < 1e-6 + 1e-8 * abs(energy)]
         return close[0] if close else None
 
 

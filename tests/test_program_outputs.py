@@ -1,0 +1,163 @@
+"""Is what cannot be read named by the program that wrote it, with a way out, and never by Python's own words?"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.io import write as write_with_ase
+from frames import converted
+from outputs import orca, outcar, steps_of
+
+from mlpot.data.h5md import DataError, FormatError, LabelError
+from mlpot.data.sources.convert import convert
+from mlpot.data.sources.read import Source
+from mlpot.data.sources.reading import Reading
+from mlpot.units import BOHR, HARTREE
+
+
+def refusal(path: Path, **said) -> str:
+    with pytest.raises(DataError) as caught:
+        list(Source(path, Reading(**said)).frames())
+    text = str(caught.value)
+    assert str(path) in text
+    assert "Error(" not in text, "Python's own words"
+    return text
+
+
+WRITTEN = {
+    "log.lammps": (
+        "LAMMPS (2 Aug 2023)\nunits metal\nLoop time of 1.2 on 1 procs\n",
+        "from LAMMPS (its log): give the dump",
+    ),
+    "job.out": ("                  Welcome to Q-Chem\n     A Quantum Leap Into The Future\n", "from Q-Chem"),
+    "molpro.out": ("  ***  PROGRAM SYSTEM MOLPRO  ***\n", "from Molpro"),
+    "scf.log": (" Entering Gaussian System, Link 0=g16\n # pbe\n", "from Gaussian: give the whole output"),
+    "run.log": ("  x T B  \n xtb version 6.6\n", "from xTB"),
+    "openmx.out": (" Welcome to OpenMX   Ver. 3.9 \n", "from OpenMX"),
+    "empty.log": ("\n" * 3, "If it is in another format"),
+    "notes.abc": ("some words\n", "shows no format that ASE knows"),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_the_program_is_named_and_what_to_give_instead(tmp_path, name):
+    text, expected = WRITTEN[name]
+    (tmp_path / name).write_text(text)
+    assert expected in refusal(tmp_path / name)
+
+
+def test_what_is_packed_is_to_be_unpacked(tmp_path):
+    archive = tmp_path / "set.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        member = tarfile.TarInfo("set.xyz")
+        member.size = 3
+        file.addfile(member, io.BytesIO(b"1\n\n"))
+    assert "unpack it first (tar xzf set.tar.gz)" in refusal(archive)
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as file:
+        file.writestr("set.xyz", "1\n")
+    assert "unzip set.zip" in refusal(tmp_path / "set.zip")
+    (tmp_path / "set.xyz.zst").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(20))
+    assert "zstd -d set.xyz.zst" in refusal(tmp_path / "set.xyz.zst")
+    (tmp_path / "set.pkl").write_bytes(b"\x80\x04" + bytes(20))
+    assert "pickle, which may run code" in refusal(tmp_path / "set.pkl")
+    np.save(tmp_path / "coord.npy", np.zeros((2, 9)))
+    assert "of DeePMD-kit, give the folder that has type.raw" in refusal(tmp_path / "coord.npy")
+    (tmp_path / "data.lmdb").write_bytes(bytes(16) + b"\xde\xc0\xef\xbe" + bytes(100))
+    assert "LMDB" in refusal(tmp_path / "data.lmdb")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.txt").touch()
+    assert "is a folder with a.txt" in refusal(tmp_path / "folder")
+
+
+def test_a_file_that_a_reader_stumbles_over_says_why_and_what_else_can_be_read(tmp_path):
+    path = tmp_path / "OUTCAR"
+    text = outcar(steps_of(-4.0, (True, True)))
+    path.write_text(text.replace("TOTEN  =", "TOTEN  = =", 1))
+    told = refusal(path)
+    assert "frame 0 of" in told
+    assert "another version, an option of the program, or damage" in told
+    assert "vasprun.xml of the same run can be read: give that, or try --format dpdata:vasp/outcar" in told
+    (tmp_path / "vasprun.xml").touch()
+    assert "vasprun.xml is beside it" in refusal(path)
+    path.write_text(text[: text.rfind("POSITION") + 150])
+    assert len(list(Source(path).frames())) == 1, "whole steps of a run that was cut off"
+    path = tmp_path / "orca.out"
+    path.write_text(orca([(-1.0, True)]).split("ORCA SCF GRADIENT")[0])
+    assert "--format dpdata:orca/spout" in refusal(path)
+
+
+# --- dpdata ---
+
+
+def cp2k_output(*, converged: bool = True, times: int = 1) -> str:
+    lines = [
+        " DBCSR| Multiplication driver                                               BLAS",
+        " CP2K| version string: CP2K 2023.1",
+    ]
+    for k, row in enumerate(("a", "b", "c")):
+        vector = ["0.000"] * 3
+        vector[k] = f"{9 + k}.000"
+        lines += [f" CELL| Vector {row} [angstrom]:     {'   '.join(vector)}   |{row}| =    9.0"]
+    lines += ["  1. Atomic kind: O                                     Number of atoms:       1"]
+    lines += ["  2. Atomic kind: H                                     Number of atoms:       1"]
+    lines += [
+        " MODULE QUICKSTEP: ATOMIC COORDINATES IN ANGSTROM",
+        "  Atom  Kind  Element       X           Y           Z",
+        "",
+    ]
+    lines += ["       1     1 O  8    1.000000    0.000000    0.000000    6.0    15.9994"]
+    lines += ["       2     2 H  1    1.960000    0.000000    0.000000    1.0     1.0079", ""]
+    for _ in range(times):
+        lines += [
+            "  *** SCF run converged in    12 steps ***"
+            if converged
+            else " *** WARNING: SCF run NOT converged ***"
+        ]
+        lines += [" ENERGY| Total FORCE_EVAL ( QS ) energy (a.u.):              -17.164344758312"]
+    lines += [" ATOMIC FORCES in [a.u.]", "", " # Atom   Kind   Element          X              Y              Z"]
+    lines += ["      1      1      O           0.01000000     0.00000000     0.00000000"]
+    lines += [
+        "      2      2      H          -0.01000000     0.00000000     0.00000000",
+        " SUM OF ATOMIC FORCES  0 0 0 0",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def test_a_single_point_of_cp2k_is_read_by_dpdata(tmp_path):
+    pytest.importorskip("dpdata", reason="an optional door: pip install mlpot[dpdata]")
+    path = tmp_path / "cp2k.log"
+    path.write_text(cp2k_output())
+    (atoms,) = converted(path)
+    assert atoms.get_chemical_symbols() == ["O", "H"]
+    assert atoms.get_potential_energy() == pytest.approx(-17.164344758312 * HARTREE, rel=1e-7)
+    np.testing.assert_allclose(atoms.get_forces()[:, 0], np.array([0.01, -0.01]) * HARTREE / BOHR, rtol=1e-6)
+    np.testing.assert_allclose(atoms.cell.lengths(), [9, 10, 11])
+    assert atoms.pbc.all()
+    path.write_text(cp2k_output(times=3))
+    assert "log of 3 energies of CP2K" in refusal(path)
+    path.write_text(cp2k_output(converged=False))
+    with pytest.raises(LabelError, match="self-consistency of CP2K did not converge"):
+        convert(path, tmp_path / "set.h5")
+
+
+def test_an_outcar_is_read_by_dpdata_where_asked_for(tmp_path):
+    pytest.importorskip("dpdata", reason="an optional door: pip install mlpot[dpdata]")
+    path = tmp_path / "OUTCAR"
+    path.write_text("no OUTCAR at all\n")
+    assert "cannot be read by dpdata as vasp/outcar" in refusal(path, format="dpdata:vasp/outcar")
+
+
+def test_a_good_file_is_not_taken_for_a_program_s(tmp_path):
+    """A comment that names a program changes nothing."""
+    water = Atoms("OH2", np.eye(3), info={"made_with": "CP2K| version string: VASP"})
+    write_with_ase(tmp_path / "set.xyz", water, format="extxyz")
+    assert len(list(Source(tmp_path / "set.xyz", Reading(labels=False)).frames())) == 1
+    with pytest.raises(FormatError, match="There is no format 'dpdata:nothing'"):
+        list(Source(tmp_path / "set.xyz", Reading(format="dpdata:nothing")).frames())
