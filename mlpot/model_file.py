@@ -71,8 +71,8 @@ def save_potential(potential: Potential, path: str | Path, card: Mapping[str, An
     _write(Path(path), weights, header)
 
 
-def seal(path: str | Path, certificate: Mapping[str, Any]) -> None:
-    """Store a certificate in a potential's file, with the SHA-256 of the weights that it is about.
+def attach_certificate(path: str | Path, certificate: Mapping[str, Any]) -> None:
+    """Store a certificate in a model file, with the SHA-256 of the certified weights.
 
     Args:
         path: a file written by `save_potential`.

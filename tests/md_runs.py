@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlpot import atomic_files as durable
+from mlpot import atomic_files
 from mlpot.calculator import MLPotCalculator
 from mlpot.data.h5md import Reader, journal
 from mlpot.dynamics import log, run
@@ -144,7 +144,7 @@ class Fault:
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Take hold of every way to the disk."""
         faulty = self(WRITE_ALL)
-        for module in (durable, journal, log):
+        for module in (atomic_files, journal, log):
             patch.setattr(module, "write_all", faulty)
         for name in ("fsync", "replace"):
             patch.setattr(os, name, self(getattr(os, name)))
@@ -158,7 +158,7 @@ class FullDisk(Fault):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-WRITE_ALL = durable.write_all
+WRITE_ALL = atomic_files.write_all
 
 
 def in_a_child(do: Callable[[], Any], killed: Fault | None, wait: float | None) -> bool:

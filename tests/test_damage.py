@@ -1,4 +1,4 @@
-"""Is every damaged byte of our files found, and is every frame that it spares salvaged?"""
+"""Is every damaged byte of our files found, and is every frame that it spares recovered?"""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from frames import assert_same, labelled
+from typer.testing import CliRunner
 
 from mlpot.atomic_files import StorageError
-from mlpot.data.h5md import DataError, FormatError, Reader, content_hash, write
-from mlpot.data.h5md import repair as mend
-from mlpot.data.h5md.recover import Salvage, salvage
+from mlpot.cli.main import app
+from mlpot.data.h5md import DataError, FormatError, Reader, content_hash, repair, write
+from mlpot.data.h5md.recover import Recovered, recover
 from mlpot.data.h5md.trajectory import TrajectoryWriter
 
 
@@ -124,20 +125,20 @@ def test_a_bit_that_makes_another_unit_is_found(whole, tmp_path):
             Reader(tmp_path / "set.h5")
 
 
-def salvaged(raw: bytes, folder: Path) -> tuple[list[tuple[object, ...]], Salvage]:
+def recovered(raw: bytes, folder: Path) -> tuple[list[tuple[object, ...]], Recovered]:
     (folder / "bad.h5").write_bytes(raw)
-    told = salvage(folder / "bad.h5", folder / "good.h5", overwrite=True)
+    told = recover(folder / "bad.h5", folder / "good.h5", overwrite=True)
     assert (folder / "bad.h5").read_bytes() == raw
     assert sorted(path.name for path in folder.iterdir()) == ["bad.h5", "good.h5"]
     return content(folder / "good.h5"), told
 
 
-def test_a_whole_file_is_salvaged_whole(whole, tmp_path):
-    found, told = salvaged(whole.read_bytes(), tmp_path)
+def test_a_whole_file_is_recovered_whole(whole, tmp_path):
+    found, told = recovered(whole.read_bytes(), tmp_path)
     assert found == content(whole)
     assert (told.n_frames, told.n_lost, told.notes) == (60, 0, [])
     with Reader(tmp_path / "good.h5") as reader:
-        assert reader.card == {"level": "PBE", "salvaged from": "bad.h5"}
+        assert reader.card == {"level": "PBE", "recovered from": "bad.h5"}
 
 
 def test_a_damaged_chunk_costs_its_own_frames_and_no_others(whole, tmp_path):
@@ -146,7 +147,7 @@ def test_a_damaged_chunk_costs_its_own_frames_and_no_others(whole, tmp_path):
         index = [(reader._groups[g]._where.rpartition("/")[2], row) for g, row, _ in reader._index]
     values = [c for c in chunks(whole) if c[0].endswith("/value")]
     for name, place, size, rows in rng.sample(values, 8):
-        found, told = salvaged(flipped(raw, place + rng.randrange(size), rng.randrange(8)), tmp_path)
+        found, told = recovered(flipped(raw, place + rng.randrange(size), rng.randrange(8)), tmp_path)
         spared = [
             f for f, (g, row) in zip(before, index, strict=True) if g not in name.split("/") or row not in rows
         ]
@@ -159,7 +160,7 @@ def test_lost_order_is_that_of_the_steps_and_lost_steps_cost_no_frame(whole, tmp
     for name, place, size, _ in chunks(whole):
         if name.endswith("/value"):
             continue
-        found, told = salvaged(flipped(raw, place + size // 2, 5), tmp_path)
+        found, told = recovered(flipped(raw, place + size // 2, 5), tmp_path)
         assert told.n_frames == 60
         assert any("lost" in note for note in told.notes), name
         assert [f[:7] for f in found] == [f[:7] for f in before], name  # but for family, step and time
@@ -174,7 +175,7 @@ def test_a_wrong_bit_of_the_metadata_is_put_right(whole, tmp_path):
     complete = 0
     for place in rng.sample(np.flatnonzero(~values).tolist(), 20):
         try:
-            complete += salvaged(flipped(raw, place, rng.randrange(8)), tmp_path)[0] == before
+            complete += recovered(flipped(raw, place, rng.randrange(8)), tmp_path)[0] == before
         except FormatError:
             assert not set(raw[place : place + 1]) - set(b"OHDRCKEAIBST")  # letters of a signature
     assert complete >= 19
@@ -185,7 +186,7 @@ def test_what_is_left_of_a_file_that_was_cut_off_is_true(whole, tmp_path):
     most = 0
     for part in (0.3, 0.6, 0.8, 0.9, 0.99):
         try:
-            found, told = salvaged(raw[: int(part * len(raw))], tmp_path)
+            found, told = recovered(raw[: int(part * len(raw))], tmp_path)
         except FormatError:
             continue
         most = max(most, len(found))
@@ -194,7 +195,7 @@ def test_what_is_left_of_a_file_that_was_cut_off_is_true(whole, tmp_path):
     assert most > 40
 
 
-def test_a_trajectory_is_salvaged_with_what_its_journal_holds(tmp_path):
+def test_a_trajectory_is_recovered_with_what_its_journal_holds(tmp_path):
     path, water = tmp_path / "run.h5", [labelled(molecule("H2O"), k) for k in range(30)]
     writer = TrajectoryWriter(path, card={})
     with h5py.File(path, "r"):  # whoever reads keeps the commits in the journal
@@ -204,7 +205,7 @@ def test_a_trajectory_is_salvaged_with_what_its_journal_holds(tmp_path):
         shutil.copy(path, tmp_path / "killed.h5")
         shutil.copy(f"{path}.journal", tmp_path / "killed.h5.journal")
     writer.close()
-    salvage(tmp_path / "killed.h5", tmp_path / "good.h5")
+    recover(tmp_path / "killed.h5", tmp_path / "good.h5")
     with Reader(tmp_path / "good.h5") as reader:
         for ours, theirs in zip(water, reader.frames(), strict=True):
             assert_same(ours, theirs)
@@ -212,27 +213,27 @@ def test_a_trajectory_is_salvaged_with_what_its_journal_holds(tmp_path):
 
 def test_nothing_is_made_of_nothing(whole, tmp_path):
     with pytest.raises(FileNotFoundError):
-        salvage(tmp_path / "absent.h5", tmp_path / "new.h5")
+        recover(tmp_path / "absent.h5", tmp_path / "new.h5")
     with pytest.raises(FileExistsError):
-        salvage(whole, whole)
+        recover(whole, whole)
     for raw in (b"", bytes(1000), b"\x89HDF\r\n\x1a\n" + bytes(100), whole.read_bytes()[:400]):
         (tmp_path / "bad.h5").write_bytes(raw)
         with pytest.raises(FormatError):
-            salvage(tmp_path / "bad.h5", tmp_path / "new.h5")
+            recover(tmp_path / "bad.h5", tmp_path / "new.h5")
     with h5py.File(tmp_path / "bad.h5", "w") as file:
         file["particles"] = h5py.ExternalLink("outside.h5", "/")
     with pytest.raises(FormatError, match="is a link"):
-        salvage(tmp_path / "bad.h5", tmp_path / "new.h5")
+        recover(tmp_path / "bad.h5", tmp_path / "new.h5")
     assert [path.name for path in tmp_path.iterdir()] == ["bad.h5"]
 
 
 def test_the_checksum_is_that_of_its_author():
     """R. Jenkins, lookup3.c (2006), driver5: of nothing, and of a sentence."""
     sentence = b"Four score and seven years ago"
-    assert mend.agree([sentence + (0x17770551).to_bytes(4, "little")]).all()
+    assert repair.agree([sentence + (0x17770551).to_bytes(4, "little")]).all()
     for place in range(8 * len(sentence)):
-        assert mend.wrong_bit(flipped(sentence, place // 8, place % 8), 0x17770551) == place
-    assert mend.whole_length(sentence + (0x17770551).to_bytes(4, "little") + b"behind") == len(sentence)
+        assert repair.wrong_bit(flipped(sentence, place // 8, place % 8), 0x17770551) == place
+    assert repair.whole_length(sentence + (0x17770551).to_bytes(4, "little") + b"behind") == len(sentence)
 
 
 CONVERT = (
@@ -271,3 +272,10 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_read(tmp_pa
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match="Choose a folder that can be written"):
         write(tmp_path / "set.h5", never(), card={})
+
+
+def test_the_old_name_of_the_command_is_still_accepted(whole, tmp_path):
+    for name in ("recover", "salvage"):
+        done = CliRunner().invoke(app, ["data", name, str(whole), str(tmp_path / f"{name}.h5")])
+        assert done.exit_code == 0, done.output
+    assert "salvage" not in CliRunner().invoke(app, ["data", "--help"]).output

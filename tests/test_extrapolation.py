@@ -17,7 +17,7 @@ from structures import STRUCTURES, batch_of, copper, graph_of
 from mlpot.calculator import MLPotCalculator
 from mlpot.data.h5md import Reader
 from mlpot.dynamics.ensembles import Ensemble
-from mlpot.dynamics.guards import NO_DOMAIN, WINDOW, Watch
+from mlpot.dynamics.guards import NO_DOMAIN, WINDOW, Monitor
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.recipe import Guards
 from mlpot.dynamics.run import run_md
@@ -153,11 +153,11 @@ def test_neighbors_that_come_or_go_are_a_warning(folder: Path) -> None:
     atoms = copper()
     atoms.calc = MLPotCalculator(folder / "known.safetensors")
     atoms.get_forces()
-    watch = Watch(
+    monitor = Monitor(
         md_recipe(folder, guards={"extrapolation_grade": None}), atoms, Ensemble("langevin", None, 24, None), {}
     )
-    assert watch.look(atoms) is watch.look(atoms) is None
-    assert watch.warnings == {}
+    assert monitor.check_slowly(atoms) is monitor.check_slowly(atoms) is None
+    assert monitor.warnings == {}
     atoms.set_cell(1.2 * atoms.cell.array, scale_atoms=True)
-    assert watch.look(atoms) is None
-    assert "neighbors went from" in watch.warnings["neighbors"]
+    assert monitor.check_slowly(atoms) is None
+    assert "neighbors went from" in monitor.warnings["neighbors"]

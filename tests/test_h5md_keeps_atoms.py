@@ -17,7 +17,7 @@ from md_runs import md_recipe, prepare
 from mlpot.data.constraints import held_coordinates, holds_center
 from mlpot.data.errors import LeftOutWarning, UnitsError
 from mlpot.data.h5md import Reader, write
-from mlpot.data.h5md.recover import salvage
+from mlpot.data.h5md.recover import recover
 from mlpot.data.h5md.trajectory import TrajectoryWriter
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.run import run_md
@@ -56,7 +56,7 @@ def test_each_frame_keeps_its_own(tmp_path: Path) -> None:
         assert not reader[0].has("masses")
         assert not reader[0].constraints
         assert reader[0].get_kinetic_energy() == 0
-    assert salvage(tmp_path / "a.h5", tmp_path / "b.h5").n_frames == 5
+    assert recover(tmp_path / "a.h5", tmp_path / "b.h5").n_frames == 5
     with Reader(tmp_path / "b.h5") as reader:
         same(next(iter(reader.frames(2))), center)
 

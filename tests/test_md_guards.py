@@ -21,7 +21,7 @@ from structures import copper, quartz
 from mlpot.calculator import MLPotCalculator
 from mlpot.dynamics.checkpoints import Checkpoints
 from mlpot.dynamics.ensembles import Ensemble
-from mlpot.dynamics.guards import NO_DOMAIN, Distances, Watch, least_distances
+from mlpot.dynamics.guards import NO_DOMAIN, Distances, Monitor, least_distances
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.recipe import Guards
 from mlpot.dynamics.run import run_md
@@ -161,10 +161,10 @@ def test_atoms_that_fly_off_are_told(folder: Path) -> None:
     atoms.set_momenta(np.ones((5, 3)))
     atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((5, 3)))
     stage = md_recipe(folder, guards={"temperature": None})
-    watch = Watch(stage, atoms, Ensemble("langevin", None, 15, None), {})
-    assert watch.stops(atoms, 1) is None
+    monitor = Monitor(stage, atoms, Ensemble("langevin", None, 15, None), {})
+    assert monitor.stops(atoms, 1) is None
     atoms.positions[1] += 130
-    assert "Atom 1 is" in str(watch.stops(atoms, 2))
+    assert "Atom 1 is" in str(monitor.stops(atoms, 2))
 
 
 @pytest.mark.parametrize("make", [copper, quartz, lambda: molecule("CH3CH2OH")])

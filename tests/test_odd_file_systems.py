@@ -19,7 +19,7 @@ from sets import crystals, small_recipe, write
 
 from mlpot.atomic_files import StorageError
 from mlpot.data.h5md import Reader
-from mlpot.data.h5md.recover import salvage
+from mlpot.data.h5md.recover import recover
 from mlpot.dynamics.run import run_md
 from mlpot.training.fit import train
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def everything(folder: Path, out: Path, workers: int = 1) -> None:
     """Write a set, read it, train on it, streamed too, and simulate."""
     data = write(out / "set.h5", crystals())
-    salvage(data, out / "saved.h5")
+    recover(data, out / "saved.h5")
     with Reader(out / "saved.h5") as reader:
         assert len(reader) == 16
     train(small_recipe(data, out / "train"))

@@ -229,5 +229,5 @@ def test_what_is_not_h5md_is_told_the_command_that_converts_it(run, tmp_path, na
         make_parts(DataSection(train=str(path)), LossSection())
     broken = tmp_path / "broken.h5"
     broken.write_bytes(b"\x89HDF\r\n\x1a\n and no more")
-    with pytest.raises(FormatError, match="mlpot data salvage"):
+    with pytest.raises(FormatError, match="mlpot data recover"):
         make_parts(DataSection(train=str(broken)), LossSection())

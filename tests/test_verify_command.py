@@ -23,7 +23,7 @@ from mlpot.certificate.run import certify
 from mlpot.certificate.symmetry import rotation
 from mlpot.data.check.survey import survey
 from mlpot.html.certificate import write_page
-from mlpot.model_file import ModelFileError, save_potential, seal
+from mlpot.model_file import ModelFileError, attach_certificate, save_potential
 from mlpot.training.outputs import examples
 from mlpot.training.splits import structures
 
@@ -43,7 +43,7 @@ def _rotations_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_seal_goes_with_the_weights(model: Path) -> None:
     before = mlpot.load(model).state_dict()
-    seal(model, {"passed": True})
+    attach_certificate(model, {"passed": True})
     sealed = mlpot.load(model)
     assert sealed.header["certificate"]["result"] == {"passed": True}
     assert sealed.header["certificate"]["of_these_weights"] is True
@@ -52,7 +52,7 @@ def test_a_seal_goes_with_the_weights(model: Path) -> None:
 
 def test_a_seal_on_other_weights_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlpot.model_file.hash_of", lambda weights: "of others")
-    seal(model, {"passed": True})
+    attach_certificate(model, {"passed": True})
     monkeypatch.undo()
     with pytest.warns(UserWarning, match="of other weights"):
         potential = mlpot.load(model)

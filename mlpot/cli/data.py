@@ -183,13 +183,13 @@ def split(
 
 
 @data_app.command()
-def salvage(
+def recover(
     file: Annotated[Path, typer.Argument(help="Damaged H5MD file that mlpot wrote; it is left as it is.")],
     destination: Annotated[Path, typer.Argument(help="H5MD file to write.")],
     overwrite: Overwrite = False,
 ) -> None:
     """Take every whole frame out of a damaged file; exit status 0: nothing is lost, 3: something is."""
-    from mlpot.data.h5md.recover import salvage as run
+    from mlpot.data.h5md.recover import recover as run
 
     told = run(file, destination, overwrite=overwrite)
     for note in told.notes:
@@ -197,6 +197,9 @@ def salvage(
     least = "at least " if told.notes else ""  # what is in notes may have had frames that nobody counted
     console.print(f"{told.n_frames} frames written to {destination}, {least}{told.n_lost} lost", soft_wrap=True)
     raise typer.Exit(3 if told.n_lost or told.notes else 0)
+
+
+data_app.command("salvage", hidden=True)(recover)  # its name until version 0.1
 
 
 @data_app.command()

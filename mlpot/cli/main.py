@@ -248,7 +248,7 @@ def verify(
     """Hold a potential to the physics it must obey; exit status 1 if a check fails."""
     from mlpot.certificate.run import certify
     from mlpot.html.certificate import write_page
-    from mlpot.model_file import seal as store
+    from mlpot.model_file import attach_certificate
 
     if (model is None) == (calculator is None) or (seal and model is None):
         raise ValueError("Give either the file of a model or --calculator; --seal needs the file.")
@@ -271,7 +271,7 @@ def verify(
     if html is not None:
         write_page(certificate.as_dict(), html)
     if seal and model is not None:
-        store(model, certificate.as_dict())
+        attach_certificate(model, certificate.as_dict())
         console.print(f"Sealed: {model}", soft_wrap=True)
     if not certificate.passed:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""What a run must not cross: looked at after every step, before the step counts."""
+"""The bounds that stop a run, checked after every step, before the step counts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from mlpot.neighbors import build_graph
 
 Floats = NDArray[np.float64]
 WINDOW = 100  # steps over which the energy is compared
-NEAR = 1.5  # pairs are looked for up to this part of the sum of the largest covalent radii
+NEAR = 1.5  # the neighbor list reaches this multiple of the sum of the largest covalent radii
 COORDINATION = 0.3  # warn when the mean number of neighbors changes by this fraction between two checks
-MANY_FORCES = 3.0  # times the greatest force in training: worth a warning
+MANY_FORCES = 3.0  # warn when a force exceeds this multiple of the greatest force in training
 
 FAR = 2.0  # warn when one atom's extrapolation grade exceeds this
 MANY_FAR = 0.01  # warn when this fraction of the atoms, and at least two, have a grade above 1
@@ -31,7 +31,7 @@ ONLY_TRAINING = Guards(min_distance=None, min_trained_distance=1.0)
 
 
 class Distances:
-    """The closest pairs, looked for only when the atoms moved far enough to have come too close.
+    """The closest pairs, searched only when atoms have moved far enough to have come too close.
 
     Args:
         numbers: (n_atoms,) atomic numbers.
@@ -43,20 +43,22 @@ class Distances:
         present = np.unique(numbers)
         self._most = least[np.ix_(present, present)].max()
         self._reach = max(2 * NEAR * covalent_radii[present].max(), self._most + 0.5)
-        self._clear: tuple[float, Floats, Floats] | None = None  # room left, positions and cell then
+        self._clear: tuple[float, Floats, Floats] | None = (
+            None  # smallest excess distance (Å), positions and cell at the last search
+        )
 
     def too_close(self, atoms: Atoms) -> str | None:
-        """The pair that is closer than it must be, in words."""
+        """A sentence about the pair that is too close, None if there is none."""
         if self._is_clear(atoms):
             return None
         center, neighbor, distance = self._pairs(atoms)
         z = self._numbers
-        rooms = distance - self._least[z[center], z[neighbor]]
-        least = min(float(rooms.min(initial=np.inf)), self._reach - self._most)
+        excess = distance - self._least[z[center], z[neighbor]]
+        least = min(float(excess.min(initial=np.inf)), self._reach - self._most)
         if least >= 0:
             self._clear = (least, atoms.positions.copy(), atoms.cell.array.copy())
             return None
-        e = int(rooms.argmin())
+        e = int(excess.argmin())
         i, j = int(center[e]), int(neighbor[e])
         return (
             f"Atoms {i} ({chemical_symbols[z[i]]}) and {j} ({chemical_symbols[z[j]]}) are {distance[e]:.3f} Å "
@@ -64,14 +66,14 @@ class Distances:
         )
 
     def _is_clear(self, atoms: Atoms) -> bool:
-        """Whether nothing can be too close that was not when last looked.
+        """Whether no pair can have come too close since the last search.
 
-        A strain of the cell shrinks no distance by more than its least singular value s; what atoms moved beside
-        it, u at most, is added: d' ≥ s d − 2 u.
+        A strain of the cell shrinks no distance by more than its least singular value s; atoms move by at most u
+        beside it: d' ≥ s d − 2 u.
         """
         if self._clear is None:
             return False
-        room, positions, cell = self._clear
+        excess, positions, cell = self._clear
         shrunk = 1.0
         if not np.array_equal(cell, atoms.cell.array):
             if not atoms.pbc.all():
@@ -80,7 +82,7 @@ class Distances:
             positions = positions @ strain
             shrunk = min(1.0, float(np.linalg.svd(strain, compute_uv=False).min()))
         moved = math.sqrt(np.square(atoms.positions - positions).sum(axis=1).max())
-        return 2 * moved < shrunk * room - (1 - shrunk) * self._most
+        return 2 * moved < shrunk * excess - (1 - shrunk) * self._most
 
     def nearest(self, atoms: Atoms) -> float:
         """The shortest distance, Å; infinite if no pair is near."""
@@ -102,24 +104,24 @@ def least_distances(guards: Guards, trained: Mapping[str, float]) -> Floats:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What is looked at every so many steps only; NaN where it is not known."""
+class SlowChecks:
+    """What is computed every `WINDOW` steps only; NaN where it is not known."""
 
-    neighbors: float  # of an atom, in the mean
+    neighbors: float  # mean number of neighbors of an atom
     extrapolation_grade: float  # the highest of all atoms
 
 
-UNSEEN = Look(math.nan, math.nan)
+NOT_CHECKED = SlowChecks(math.nan, math.nan)
 
 
-class Watch:
+class Monitor:
     """The guards of one stage of a run.
 
     Args:
         stage: its guards and temperature.
         atoms: at its beginning.
         ensemble: which runs.
-        ranges: what the potential's file tells of its training, {} if nothing.
+        ranges: of the training structures, from the model file; {} if it has none.
     """
 
     def __init__(self, stage: MDRecipe, atoms: Atoms, ensemble: Ensemble, ranges: Mapping[str, Any]):
@@ -139,12 +141,12 @@ class Watch:
         self._thermal = ensemble.n_degrees * half_kT * warmest
         self._per_ps = max(1, round(1000 / stage.timestep_fs))
         self._energy, self._volume = math.nan, math.nan
-        self.seen = UNSEEN
+        self.last = NOT_CHECKED
         self.warnings: dict[str, str] = {}
         self._set_references(atoms, 0)
 
     def stops(self, atoms: Atoms, step: int) -> str | None:
-        """Why the run must not go on from here, after `step` steps of the stage; None if it may."""
+        """The reason to stop after `step` steps of the stage, None if there is none."""
         results = atoms.calc.results
         if not (math.isfinite(results["energy"]) and np.isfinite(results["forces"]).all()):
             return "The energy or a force is not finite."
@@ -164,18 +166,18 @@ class Watch:
         return found
 
     def nearest(self, atoms: Atoms) -> float:
-        """The shortest distance, Å; infinite if no pair is near. One that training did not see is a warning."""
+        """The shortest distance, Å; infinite if no pair is near. Warns below the distances in training."""
         unseen = self._seen.too_close(atoms)
         if unseen is not None:
             self.warnings.setdefault("distance", f"{unseen}, the shortest in training.")
         return self._distances.nearest(atoms)
 
-    def look(self, atoms: Atoms) -> str | None:
-        """Why the run must not go on, by what takes too long to be asked at every step."""
-        potential, before = atoms.calc.potential, self.seen.neighbors
+    def check_slowly(self, atoms: Atoms) -> str | None:
+        """The reason to stop, None if there is none, by checks that are too slow for every step."""
+        potential, before = atoms.calc.potential, self.last.neighbors
         graph = build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, potential.cutoff)
         neighbors = len(graph.edges) / len(atoms)
-        self.seen = Look(neighbors, math.nan)
+        self.last = SlowChecks(neighbors, math.nan)
         if abs(neighbors - before) > COORDINATION * before:
             self.warnings.setdefault(
                 "neighbors", f"An atom's neighbors went from {before:.3g} to {neighbors:.3g} in {WINDOW} steps."
@@ -188,7 +190,7 @@ class Watch:
             return None
         worst = int(grades.argmax())
         most = float(grades[worst])
-        self.seen = Look(neighbors, most)
+        self.last = SlowChecks(neighbors, most)
         found = (
             f"Atom {worst} ({atoms.symbols[worst]}) has extrapolation grade {most:.3g}: it is {most:.3g} times as "
             "far from the training set as 99.9 % of the training atoms"

@@ -1,4 +1,4 @@
-"""What is observed along a run: one line of a CSV file every few steps, and what the lines add up to."""
+"""The log of a run: one line of a CSV file every few steps, and statistics of the lines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Observation:
     volume_A3: float
     max_force_eV_A: float
     nearest_A: float
-    neighbors: float  # of an atom, in the mean; looked at every 100 steps, as the next
+    neighbors: float  # mean number of neighbors of an atom, every 100 steps, as the next
     extrapolation_grade: float  # the highest of all atoms, see `extrapolation`
     steps_per_s: float
     ns_per_day: float
@@ -48,7 +48,7 @@ class Observation:
 
 
 def observe(atoms: Atoms, ensemble: Ensemble) -> dict[str, float]:
-    """What a line of the log says of the atoms as they are."""
+    """The quantities of a line of the log, of the current atoms."""
     potential, kinetic = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy())
     pressure = volume = math.nan
     if atoms.pbc.all():
@@ -67,7 +67,7 @@ def observe(atoms: Atoms, ensemble: Ensemble) -> dict[str, float]:
 
 
 def resident_memory() -> float:
-    """MB that this process holds."""
+    """Resident memory of this process, MB."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except FileNotFoundError:  # not Linux: the most it ever held
@@ -134,7 +134,7 @@ class Log:
         self.size += len(content)
 
     def sync(self) -> None:
-        """Have every line on disk."""
+        """Write every line to disk."""
         with storing(self.path, 0):
             os.fsync(self._file.fileno())
 
@@ -165,13 +165,13 @@ def of_stage(columns: dict[str, Floats], began_ps: float) -> dict[str, Floats]:
 
 
 class Pace:
-    """Steps per second between two looks."""
+    """Speed of a run, in steps per second."""
 
     def __init__(self, step: int):
         self._last = (step, time.perf_counter())
 
-    def look(self, step: int) -> float:
-        """Steps per second since the last look."""
+    def since_last(self, step: int) -> float:
+        """Steps per second since the last call."""
         (last_step, last_time), now = self._last, time.perf_counter()
         self._last = (step, now)
         return (step - last_step) / max(now - last_time, 1e-9)

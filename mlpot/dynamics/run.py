@@ -21,7 +21,7 @@ from mlpot.dynamics.checkpoints import Checkpoint, CheckpointError, Checkpoints
 from mlpot.dynamics.lock import folder_lock
 from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
 from mlpot.dynamics.recipe import MDRecipe
-from mlpot.dynamics.simulation import Drive
+from mlpot.dynamics.simulation import Simulation
 from mlpot.dynamics.start import starting_atoms
 from mlpot.dynamics.states import identical
 from mlpot.figures.md import plot_md
@@ -86,20 +86,20 @@ def run_md(recipe: MDRecipe, *, resume: bool = False) -> MDSummary:
     """
     with folder_lock(recipe.output), stop_request() as stop:
         began, stopped = time.perf_counter(), None
-        with _prepared(recipe, resume) as drive:
+        with _prepared(recipe, resume) as simulation:
             (recipe.output / "md.json").unlink(missing_ok=True)  # what is left last says that a run has ended
             try:
-                drive.run(stop)
+                simulation.run(stop)
             except StoppedError as error:
                 stopped = error
-        summary = _summary(drive, time.perf_counter() - began, stopped)
-        _write_report(recipe, drive, summary)
+        summary = _summary(simulation, time.perf_counter() - began, stopped)
+        _write_report(recipe, simulation, summary)
     if stopped is not None:
         raise stopped
     return summary
 
 
-def _prepared(recipe: MDRecipe, resume: bool) -> Drive:
+def _prepared(recipe: MDRecipe, resume: bool) -> Simulation:
     there = recipe.output / "trajectory.h5"
     checkpoints = Checkpoints(recipe.output)
     newest = checkpoints.newest if resume else None
@@ -119,7 +119,7 @@ def _prepared(recipe: MDRecipe, resume: bool) -> Drive:
         atoms.calc = calculator
     ranges = calculator.potential.header.get("card", {}).get("ranges", {})
     card = _provenance(recipe, calculator, terms["model"])
-    return Drive(recipe, atoms, rng, checkpoints, card=card, ranges=ranges, terms=terms)
+    return Simulation(recipe, atoms, rng, checkpoints, card=card, ranges=ranges, terms=terms)
 
 
 def _physics(stage: MDRecipe) -> dict[str, Any]:
@@ -162,33 +162,35 @@ def _provenance(recipe: MDRecipe, calculator: MLPotCalculator, model_hash: str) 
     }
 
 
-def _write_report(recipe: MDRecipe, drive: Drive, summary: MDSummary) -> None:
+def _write_report(recipe: MDRecipe, simulation: Simulation, summary: MDSummary) -> None:
     report = {
         "summary": asdict(summary),
         "recipe": recipe.model_dump(mode="json"),
-        "provenance": drive.card,
+        "provenance": simulation.card,
         "mlpot": __version__,
     }
     write_whole(recipe.output / "md.json", (json.dumps(report, indent=2) + "\n").encode())
     columns = read_log(recipe.output / "log.csv")
-    plot_md(columns, len(drive.atoms), recipe.output / "md.png", title=f"{summary.formula}, {summary.ensemble}")
+    plot_md(
+        columns, len(simulation.atoms), recipe.output / "md.png", title=f"{summary.formula}, {summary.ensemble}"
+    )
 
 
-def _summary(drive: Drive, wall_s: float, stopped: StoppedError | None) -> MDSummary:
-    columns = of_stage(read_log(drive.recipe.output / "log.csv"), drive.stage_began_ps)
-    atoms, mark = drive.atoms, drive.mark
+def _summary(simulation: Simulation, wall_s: float, stopped: StoppedError | None) -> MDSummary:
+    columns = of_stage(read_log(simulation.recipe.output / "log.csv"), simulation.stage_began_ps)
+    atoms, progress = simulation.atoms, simulation.progress
     temperature, temperature_error = mean_and_error(columns["temperature_K"])
     pressure, pressure_error = mean_and_error(columns["pressure_GPa"]) if atoms.pbc.all() else (None, None)
-    speed = (drive.step - drive.first) / wall_s
-    recipe = drive.plan[mark.stage]
+    speed = (simulation.step - simulation.first) / wall_s
+    recipe = simulation.plan[progress.stage]
     return MDSummary(
         formula=atoms.get_chemical_formula(),
         n_atoms=len(atoms),
-        n_degrees=mark.n_degrees,
+        n_degrees=progress.n_degrees,
         n_fixed=int(held_coordinates(atoms).any(axis=1).sum()),
         ensemble=recipe.ensemble,
-        steps=drive.step,
-        time_ps=drive.time_fs(mark.stage, mark.step) / 1e3,
+        steps=simulation.step,
+        time_ps=simulation.time_fs(progress.stage, progress.step) / 1e3,
         temperature_K=temperature,
         temperature_error=temperature_error,
         pressure_GPa=pressure,
@@ -197,7 +199,7 @@ def _summary(drive: Drive, wall_s: float, stopped: StoppedError | None) -> MDSum
         wall_s=wall_s,
         steps_per_s=speed,
         ns_per_day=speed * recipe.timestep_fs * 86400 / 1e6,
-        warnings=tuple(drive.warnings.values()),
+        warnings=tuple(simulation.warnings.values()),
         stopped=None if stopped is None else str(stopped),
         blown_up=isinstance(stopped, BlowUpError),
     )

@@ -1,4 +1,4 @@
-"""The steps of a run: each is computed, judged, recorded, and only then counts."""
+"""The steps of a run: each is computed, checked and recorded before it counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlpot.data.h5md.trajectory import TrajectoryWriter
 from mlpot.data.sources.read import write_structures
 from mlpot.dynamics.checkpoints import Checkpoint, Checkpoints
 from mlpot.dynamics.ensembles import Ensemble, build_ensemble
-from mlpot.dynamics.guards import UNSEEN, WINDOW, Watch
+from mlpot.dynamics.guards import NOT_CHECKED, WINDOW, Monitor
 from mlpot.dynamics.log import Log, Observation, Pace, Slope, observe, resident_memory
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.states import State, identity
@@ -28,8 +28,8 @@ HOUR = 3600.0  # seconds
 
 
 @dataclass(frozen=True)
-class Mark:
-    """Where a run stands after a step that counts: what a checkpoint keeps."""
+class Progress:
+    """The state of a run after its last valid step, as a checkpoint stores it."""
 
     stage: int
     step: int  # of the stage
@@ -40,17 +40,17 @@ class Mark:
     log_bytes: int
 
 
-class Drive:
-    """A run from where it stands to its end.
+class Simulation:
+    """A run, from its current state to its end.
 
     Args:
         recipe: of the whole run.
         atoms: with calculator and velocities, as the run begins or as they were at the checkpoint.
         rng: of the thermostats.
-        checkpoints: of the run's folder; its newest is gone on from, if there is one.
+        checkpoints: of the run's folder; the run continues from the newest, if there is one.
         card: of the trajectory.
-        ranges: what the potential's file tells of its training.
-        terms: what must be the same when the run is continued, JSON-able.
+        ranges: of the training structures, from the model file.
+        terms: settings that must be the same when the run is continued, JSON-able.
     """
 
     def __init__(
@@ -75,36 +75,36 @@ class Drive:
         newest = checkpoints.newest
         if newest is None:
             self._enter(0)
-            self.mark = self._mark(0, Slope(), n_frames=0, log_bytes=0)
+            self.progress = self._progress(0, Slope(), n_frames=0, log_bytes=0)
             self.save()
         else:
-            self.mark = self._go_back(newest)
+            self.progress = self._resume(newest)
         self.first = self.step
 
     def __enter__(self) -> Self:
-        path, keep = self.recipe.output / "trajectory.h5", self.mark.n_frames or None
+        path, keep = self.recipe.output / "trajectory.h5", self.progress.n_frames or None
         with ExitStack() as files:
             self._trajectory = files.enter_context(
                 TrajectoryWriter(path, card=self.card, keep=keep, overwrite=True)
             )
-            self._log = files.enter_context(Log(self.recipe.output / "log.csv", keep=self.mark.log_bytes))
+            self._log = files.enter_context(Log(self.recipe.output / "log.csv", keep=self.progress.log_bytes))
             self._files = files.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._files.close()  # what came after the last checkpoint is cut off when the run goes on
+        self._files.close()  # frames and lines after the last checkpoint are cut off when the run continues
 
-    # --- where the run stands ---
+    # --- the state of the run ---
 
     @property
     def step(self) -> int:
         """Steps done, of the whole run."""
-        return int(self._first_steps[self.mark.stage]) + self.mark.step
+        return int(self._first_steps[self.progress.stage]) + self.progress.step
 
     @property
     def stage_began_ps(self) -> float:
         """When the stage that runs began."""
-        return float(self._first_times[self.mark.stage]) / 1e3
+        return float(self._first_times[self.progress.stage]) / 1e3
 
     def time_fs(self, stage: int, step: int) -> float:
         """Simulated since the beginning of the run."""
@@ -114,23 +114,23 @@ class Drive:
         self._stage = stage
         self._ensemble: Ensemble = build_ensemble(self.atoms, self.plan[stage], self.rng, n_degrees)
 
-    def _go_back(self, checkpoint: Checkpoint) -> Mark:
+    def _resume(self, checkpoint: Checkpoint) -> Progress:
         facts = checkpoint.facts
         self.warnings = facts["warnings"]
         self._enter(facts["stage"], facts["n_degrees"])
         state = State.stored(checkpoint.arrays, facts["rng"])
         state.put_back(self.atoms, self._ensemble, self.rng)
         slope = Slope(*facts["slope"])
-        return self._mark(facts["step"], slope, n_frames=facts["n_frames"], log_bytes=facts["log_bytes"])
+        return self._progress(facts["step"], slope, n_frames=facts["n_frames"], log_bytes=facts["log_bytes"])
 
-    def _mark(self, step: int, slope: Slope, *, n_frames: int, log_bytes: int) -> Mark:
+    def _progress(self, step: int, slope: Slope, *, n_frames: int, log_bytes: int) -> Progress:
         state = State.of(self.atoms, self._ensemble, self.rng)
-        return Mark(self._stage, step, self._ensemble.n_degrees, state, slope, n_frames, log_bytes)
+        return Progress(self._stage, step, self._ensemble.n_degrees, state, slope, n_frames, log_bytes)
 
-    # --- how it goes on ---
+    # --- steps ---
 
     def run(self, stop: StopRequest) -> None:
-        """Go to the end of the plan.
+        """Run all remaining stages.
 
         Raises:
             StoppedError: a guard, a signal or the clock ended the run; it is saved.
@@ -139,10 +139,12 @@ class Drive:
         self._began = self._saved = time.monotonic()
         self._pace = Pace(self.step)
         try:
-            for stage in range(self.mark.stage, len(self.plan)):
+            for stage in range(self.progress.stage, len(self.plan)):
                 if stage != self._stage:
                     self._enter(stage)
-                    self.mark = self._mark(0, Slope(), n_frames=self.mark.n_frames, log_bytes=self.mark.log_bytes)
+                    self.progress = self._progress(
+                        0, Slope(), n_frames=self.progress.n_frames, log_bytes=self.progress.log_bytes
+                    )
                 self._run_stage(stop)
         except (StorageError, BlowUpError):
             raise  # nothing can be stored, or all is
@@ -153,50 +155,51 @@ class Drive:
 
     def _run_stage(self, stop: StopRequest) -> None:
         stage = self.plan[self._stage]
-        self._watch = Watch(stage, self.atoms, self._ensemble, self._ranges)
-        self._watch.warnings = self.warnings
-        if self.step == 0 and self.mark.log_bytes == 0:
-            self._watch.look(self.atoms)
+        self._monitor = Monitor(stage, self.atoms, self._ensemble, self._ranges)
+        self._monitor.warnings = self.warnings
+        if self.step == 0 and self.progress.log_bytes == 0:
+            self._monitor.check_slowly(self.atoms)
             self._count(0)
             self.save()
-        while self.mark.step < stage.n_steps:
+        while self.progress.step < stage.n_steps:
             self._stop_if_asked(stop)
             self._advance(stage)
             if time.monotonic() - self._saved >= self.recipe.checkpoint_s:
                 self.save()
-                self._check_room()
+                self._check_disk()
 
     def _advance(self, stage: MDRecipe) -> None:
-        step = self.mark.step + 1
+        step = self.progress.step + 1
         if stage.temperature_end_K is not None:
             self._ensemble.set_temperature(stage.temperature(step))
         try:
             self._ensemble.dynamics.step()
             self.atoms.get_forces()
-            reason = self._watch.stops(self.atoms, step)
+            reason = self._monitor.stops(self.atoms, step)
             if reason is None and (self.step + 1) % WINDOW == 0:
-                reason = self._watch.look(self.atoms)
+                reason = self._monitor.check_slowly(self.atoms)
         except ValueError as error:  # of the calculator: positions not finite, or two atoms in one place
             self.atoms.calc.results = {}
-            raise self._blown_up(str(error)) from error
+            raise self._stopped_by_guard(str(error)) from error
         if reason is not None:
-            raise self._blown_up(reason)
+            raise self._stopped_by_guard(reason)
         self._count(step)
 
     def _count(self, step: int) -> None:
-        """Record a step and let it count."""
+        """Record a step, after which it counts."""
         of_run, time_fs = int(self._first_steps[self._stage]) + step, self.time_fs(self._stage, step)
-        slope = self.mark.slope
+        slope = self.progress.slope
         if of_run % self.recipe.log_every == 0:
             slope = self._observe(step, of_run, time_fs)
         if of_run % self.recipe.write_every == 0:
             self._trajectory.add(self.atoms, step=of_run, time=time_fs)
-        self.mark = self._mark(step, slope, n_frames=self._trajectory.n_frames, log_bytes=self._log.size)
+        self.progress = self._progress(step, slope, n_frames=self._trajectory.n_frames, log_bytes=self._log.size)
 
     def _observe(self, step: int, of_run: int, time_fs: float) -> Slope:
-        stage, speed, seen = self.plan[self._stage], self._pace.look(of_run), observe(self.atoms, self._ensemble)
-        slope = self.mark.slope.plus(time_fs / 1e6, seen["conserved_eV"] * 1e3 / len(self.atoms))
-        nearest = self._watch.nearest(self.atoms)
+        stage, speed = self.plan[self._stage], self._pace.since_last(of_run)
+        observed = observe(self.atoms, self._ensemble)
+        slope = self.progress.slope.plus(time_fs / 1e6, observed["conserved_eV"] * 1e3 / len(self.atoms))
+        nearest = self._monitor.nearest(self.atoms)
         self._log.add(
             Observation(
                 step=of_run,
@@ -204,43 +207,43 @@ class Drive:
                 slope_meV_atom_ns=slope.value,
                 target_K=math.nan if stage.ensemble == "nve" else stage.temperature(step),
                 nearest_A=nearest if math.isfinite(nearest) else math.nan,
-                **asdict(self._watch.seen if of_run % WINDOW == 0 else UNSEEN),
+                **asdict(self._monitor.last if of_run % WINDOW == 0 else NOT_CHECKED),
                 steps_per_s=speed,
                 ns_per_day=speed * stage.timestep_fs * 86400 / 1e6,
                 memory_MB=resident_memory(),
-                **seen,
+                **observed,
             )
         )
         return slope
 
-    # --- how it is kept ---
+    # --- checkpoints ---
 
     def save(self) -> None:
-        """Have everything up to the last step that counts on disk, and a checkpoint that says so.
+        """Write everything up to the last valid step to disk, and a checkpoint.
 
         Raises:
-            StorageError: it cannot be stored; the checkpoint before is whole.
+            StorageError: it cannot be written; the previous checkpoint is intact.
         """
-        if self.mark.n_frames or self.mark.log_bytes:
+        if self.progress.n_frames or self.progress.log_bytes:
             self._trajectory.commit()
             self._log.sync()
-        mark = self.mark
+        progress = self.progress
         facts = {
-            "stage": mark.stage,
-            "step": mark.step,
-            "n_degrees": mark.n_degrees,
-            "n_frames": mark.n_frames,
-            "log_bytes": mark.log_bytes,
-            "slope": astuple(mark.slope),
-            "rng": mark.state.rng,
+            "stage": progress.stage,
+            "step": progress.step,
+            "n_degrees": progress.n_degrees,
+            "n_frames": progress.n_frames,
+            "log_bytes": progress.log_bytes,
+            "slope": astuple(progress.slope),
+            "rng": progress.state.rng,
             "warnings": self.warnings,
             "terms": self._terms,
             "card": self.card,
         }
-        self._checkpoints.write(Checkpoint(facts, identity(self.atoms) | mark.state.arrays()))
+        self._checkpoints.write(Checkpoint(facts, identity(self.atoms) | progress.state.arrays()))
         self._saved = time.monotonic()
 
-    # --- how it ends early ---
+    # --- early ends ---
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
         if stop.signal is not None:
@@ -251,8 +254,8 @@ class Drive:
         if limit is not None and time.monotonic() - self._began > limit:
             raise StoppedError(f"Step {self.step}: the wall time of {limit:g} s is over. Go on with --continue.")
 
-    def _check_room(self) -> None:
-        """Stop while there is still room for two checkpoints and what the next hour writes."""
+    def _check_disk(self) -> None:
+        """Stop while the disk still has space for two checkpoints and the output of the next hour."""
         if not self.recipe.guards.disk:
             return
         elapsed = time.monotonic() - self._began
@@ -268,12 +271,12 @@ class Drive:
                 "(guards.disk). Make room, then go on with --continue."
             )
 
-    def _blown_up(self, reason: str) -> BlowUpError:
-        """Store the last good state and the bad one; the error that tells of it."""
-        bad, good = self.atoms, self.mark.state.frame(self.atoms)
+    def _stopped_by_guard(self, reason: str) -> BlowUpError:
+        """Store the last valid state and the invalid one; returns the error."""
+        bad, good = self.atoms, self.progress.state.frame(self.atoms)
         self.save()
         if self.step % self.recipe.write_every:
-            self._trajectory.add(good, step=self.step, time=self.time_fs(self.mark.stage, self.mark.step))
+            self._trajectory.add(good, step=self.step, time=self.time_fs(self.progress.stage, self.progress.step))
         where = write_bad_frame(bad, self.recipe.output / "bad_frame.xyz")
         return BlowUpError(
             f"Step {self.step + 1}: {reason} The trajectory in {self.recipe.output} ends with the last good "
@@ -282,7 +285,7 @@ class Drive:
 
 
 def write_bad_frame(atoms: Atoms, path: Path) -> str:
-    """Write what is finite of a frame, and tell where it is."""
+    """Write the finite parts of a frame; returns a clause that says where they are."""
     if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
         return "the bad frame has positions that are not finite"
     frame = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)

@@ -14,9 +14,14 @@ from mlpot.data.check.check import check
 from mlpot.data.check.survey import Ints, Survey, read_frames, survey
 from mlpot.data.h5md import Frame, content_hash
 from mlpot.data.split import RareElementWarning
-from mlpot.training import reference_energies as baseline
 from mlpot.training.recipe import DataSection, LossSection
-from mlpot.training.reference_energies import NOT_DETERMINED, References
+from mlpot.training.reference_energies import (
+    NOT_DETERMINED,
+    References,
+    force_scales,
+    reference_energies,
+    shifts,
+)
 
 SAMPLE = 50_000  # atoms that tell how large forces are
 
@@ -297,13 +302,12 @@ def make_baseline(train: Part, given: dict[str, float] | None) -> Baseline:
     chosen = {atomic_numbers[s]: e for s, e in (given or {}).items()}
     labelled = train.indices[np.isfinite(data.energy[train.indices])]
     counts, energies = data.counts(labelled, elements), data.energy[labelled]
-    found = baseline.reference_energies(counts, energies, elements, data.isolated_atoms(), chosen)
+    found = reference_energies(counts, energies, elements, data.isolated_atoms(), chosen)
     unused = [symbol for symbol in given or {} if atomic_numbers[symbol] not in elements]
     warn_of_references(found, unused, len(labelled) > 0)
-    if len(labelled):
-        shift = baseline.shifts(counts, energies, elements, found.energies)
-    else:  # forces alone: energies are known up to a constant
-        shift = dict.fromkeys(elements, 0.0)
+    # Without energies, forces determine the energy up to a constant only.
+    fitted = len(labelled) > 0
+    shift = shifts(counts, energies, elements, found.energies) if fitted else dict.fromkeys(elements, 0.0)
     sample = train.sample()
     numbers, forces = (np.concatenate([getattr(f, name) for f in sample]) for name in ("numbers", "forces"))
-    return Baseline(found.energies, found.sources, baseline.force_scales(numbers, forces, elements), shift)
+    return Baseline(found.energies, found.sources, force_scales(numbers, forces, elements), shift)

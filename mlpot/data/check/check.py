@@ -12,7 +12,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from mlpot.data.check import checks, labels
-from mlpot.data.check import duplicates as alike
+from mlpot.data.check.duplicates import duplicates, leakage
 from mlpot.data.check.finding import ORDER, Finding, Report, finding
 from mlpot.data.check.stream import chunks
 from mlpot.data.check.tally import Columns, Tally
@@ -51,7 +51,7 @@ def check(file: str | Path | Source, *, against: str | Path | Source | None = No
         other, damage = _tally(other_source, 1)
         found += [damage] if damage else []
         if other.parts:
-            found += alike.leakage(columns, other.columns(), seen.displacement, str(path), str(other_source.path))
+            found += leakage(columns, other.columns(), seen.displacement, str(path), str(other_source.path))
     elif not quick:
         skipped["leakage"] = "give the validation set: --against FILE"
     found = [replace(f, fix=f.fix and command(path, f.fix)) for f in merged(found)]
@@ -91,7 +91,7 @@ def _everything(seen: Tally, c: Columns) -> Iterator[Finding]:
     yield from checks.balance(c)
     yield from checks.stillness(seen)
     yield from checks.breaks(seen.all_steps(), c.index)
-    yield from alike.duplicates(c, seen.displacement)
+    yield from duplicates(c, seen.displacement)
     tau = checks.correlation_time(c)
     if tau > 5:
         message = (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
-from mlpot.data.check import infer_units as infer
+from mlpot.data.check import infer_units
 from mlpot.data.check.checks import FEW, OUTLIER, dropping, robust, strain_slope, trajectory_slope
 from mlpot.data.check.finding import Finding, Severity, finding
 from mlpot.data.check.geometry import NOBLE
@@ -55,9 +55,9 @@ def examine(tally: Tally, c: Columns, steps: Steps) -> Examined:
         return seen
     elements = sorted({int(z) for f in frames for z in f.numbers})
     basis, fitted = _fit(frames, elements)
-    evidence = infer.measure(fitted, frames, basis, isolated)
+    evidence = infer_units.measure(fitted, frames, basis, isolated)
     evidence = _along_trajectory(evidence, steps, LENGTH[length], seen)
-    verdict = infer.weigh(evidence)
+    verdict = infer_units.weigh(evidence)
     believed = verdict.best if verdict.confidence >= PROBABLE and verdict.misfit < MOST_MISFIT else Hypothesis()
     seen.findings += _told(verdict, evidence)
     _record(seen, evidence, fitted)
@@ -262,7 +262,7 @@ def _references(tally: Tally, c: Columns, believed: Hypothesis) -> Iterator[Find
             yield finding("reference energies", "error", message, isolated)
     frames = tally.sample()
     elements = {int(z) for f in frames for z in f.numbers}
-    if not frames or not elements <= tally.isolated.keys() or believed.energy == infer.PER_ATOM:
+    if not frames or not elements <= tally.isolated.keys() or believed.energy == infer_units.PER_ATOM:
         return
     unit = believed.energy_sign * ENERGY[believed.energy]
     energies = unit * np.array([f.energy for f in frames])
@@ -297,7 +297,7 @@ def _stress(fitted: Fit, believed: Hypothesis, steps: Steps, seen: Examined) -> 
         seen.skipped["stress"] = "no frame has any"
         return
     unit, length = believed.forces.rsplit("/", 1)
-    verdict = infer.weigh_stress(fitted, believed.forces_sign * ENERGY[unit] / LENGTH[length])
+    verdict = infer_units.weigh_stress(fitted, believed.forces_sign * ENERGY[unit] / LENGTH[length])
     if verdict is None:
         seen.skipped["stress"] = "the linear potential does not foresee it"
         return

@@ -1,7 +1,7 @@
 """Every whole frame of a damaged file of ours, in a new one.
 
-Frames lie in small chunks, each with a checksum, so a wrong bit costs the frames of one chunk. Before, `mend` puts
-metadata right and fills up what was cut off.
+Frames lie in small chunks, each with a checksum, so a wrong bit costs the frames of one chunk. First, `repair`
+corrects metadata and pads what was cut off.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mlpot.data.errors import FormatError
 from mlpot.data.frame import atoms_of
 from mlpot.data.h5md.journal import JournaledFile
 from mlpot.data.h5md.layout import CARD, COLUMNS, FAMILIES, GROUPS, INDEX
-from mlpot.data.h5md.repair import mend
+from mlpot.data.h5md.repair import repair
 from mlpot.data.h5md.safe_hdf5 import naming_damage, walk
 from mlpot.data.h5md.write import write
 
@@ -37,15 +37,15 @@ Place = tuple[int, int, int]  # particles group, row in it, family
 
 
 @dataclass
-class Salvage:
-    """What was saved of a file, and what was not."""
+class Recovered:
+    """What was recovered from a file, and what was lost."""
 
     n_frames: int = 0  # in the new file
     n_lost: int = 0  # that were there
     notes: list[str] = field(default_factory=list)  # what else was found
 
 
-def salvage(path: str | Path, destination: str | Path, *, overwrite: bool = False) -> Salvage:
+def recover(path: str | Path, destination: str | Path, *, overwrite: bool = False) -> Recovered:
     """Write every whole frame of a file that mlpot wrote, however damaged, to a new file.
 
     Raises:
@@ -58,32 +58,32 @@ def salvage(path: str | Path, destination: str | Path, *, overwrite: bool = Fals
         raise FileNotFoundError(f"There is no file {path}. Check the path.")
     if destination.exists() and not overwrite:
         raise FileExistsError(f"{destination} exists. Choose another name, or ask to overwrite it.")
-    with tempfile.TemporaryDirectory(prefix=".salvage-", dir=destination.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=".recover-", dir=destination.parent) as folder:
         copy = Path(shutil.copyfile(path, Path(folder) / path.name))
         if (journal := path.with_name(f"{path.name}.journal")).exists():
             shutil.copyfile(journal, copy.with_name(journal.name))
             JournaledFile(copy).release()
-        told = Salvage(notes=mend(copy))
+        told = Recovered(notes=repair(copy))
         with naming_damage(str(path)), h5py.File(copy, "r", locking=False) as file:
-            wreck = _Wreck(file, told)
-            frames = wreck.frames()
+            damaged = _Damaged(file, told)
+            frames = damaged.frames()
             if (first := next(frames, None)) is None:
                 raise FormatError(f"No frame of {path} is whole: {'; '.join(told.notes)}. Restore it from a copy.")
-            write(destination, chain([first], frames), card=wreck.card(path.name), overwrite=overwrite)
+            write(destination, chain([first], frames), card=damaged.card(path.name), overwrite=overwrite)
     return told
 
 
-class _Wreck:
+class _Damaged:
     """What can be read of a damaged file."""
 
-    def __init__(self, file: h5py.File, told: Salvage):
+    def __init__(self, file: h5py.File, told: Recovered):
         self._file, self._told = file, told
         lost: list[str] = []
         self._datasets = dict(walk(file, lost))
         told.notes += [f"{name} cannot be read" for name in lost]
         named = {name.split("/")[2] for name in self._datasets if name.startswith("/particles/atoms_")}
         if not named:
-            raise FormatError(f"{file.filename} holds no frames that mlpot wrote. There is nothing to salvage.")
+            raise FormatError(f"{file.filename} holds no frames that mlpot wrote. There is nothing to recover.")
         names, whole = self._table(GROUPS)
         self._order_known = whole.all() and set(names) == named
         self._groups = [
@@ -97,7 +97,7 @@ class _Wreck:
         except (OSError, RuntimeError, KeyError):
             notes = {}
             self._told.notes.append("the card is lost")
-        return notes | {"salvaged from": name}
+        return notes | {"recovered from": name}
 
     def frames(self) -> Iterator[Atoms]:
         """The whole ones, in their order."""
@@ -140,7 +140,7 @@ class _Wreck:
 class _Group:
     """The rows of one particles group, whose name says how many atoms and which boundary."""
 
-    def __init__(self, name: str, datasets: dict[str, h5py.Dataset], told: Salvage):
+    def __init__(self, name: str, datasets: dict[str, h5py.Dataset], told: Recovered):
         self._name, self._told = name, told
         self._columns = {
             key: d for key, path in PATHS.items() if (d := datasets.get(path.format(name))) is not None

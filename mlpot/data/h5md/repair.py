@@ -32,7 +32,7 @@ TURNS = (4, 6, 8, 16, 19, 4)  # of lookup3's mix
 LAST_TURNS = (14, 11, 25, 16, 4, 14, 24)  # of its end
 
 
-def mend(path: Path) -> list[str]:
+def repair(path: Path) -> list[str]:
     """Change a file so that HDF5 opens what is whole of it; what was done, in words."""
     with path.open("r+b") as file:
         if file.seek(0, os.SEEK_END) < SUPERBLOCK.size:

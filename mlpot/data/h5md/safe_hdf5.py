@@ -67,7 +67,7 @@ def open_unchecked(path: str | Path) -> h5py.File:
     except OSError as error:
         if not _begins_as_hdf5(Path(path)):
             raise FormatError(f"{path} is not H5MD. Convert it: {conversion(path)}") from None
-        cure = "Restore or remake it; `mlpot data salvage` takes out of it what is whole."
+        cure = "Restore or remake it; `mlpot data recover` takes out of it what is whole."
         if Path(f"{path}.journal").exists():
             cure = "Its writer was killed while writing: go on with `mlpot md ... --continue`, which repairs it."
         raise FormatError(f"{path} is not an HDF5 file, or is damaged: {error}. {cure}") from None
