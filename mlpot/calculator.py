@@ -17,6 +17,7 @@ from mlpot.graph import AtomGraph
 from mlpot.model_file import load_potential
 from mlpot.neighbors import SkinList
 from mlpot.potential import Potential
+from mlpot.torch_settings import known_device, known_dtype
 
 
 def no_stress(atoms: Atoms) -> str:
@@ -41,7 +42,7 @@ class MLPotCalculator(Calculator):
     Args:
         potential: a potential, of which a copy is used, or the path of its file.
         device: where it computes.
-        dtype: torch.float32 or torch.float64; that of the potential by default.
+        dtype: torch.float32, torch.float64 or their names; that of the potential by default.
         skin: Å; the neighbor list is rebuilt when an atom moved half of it.
 
     Raises (on calculation):
@@ -57,12 +58,13 @@ class MLPotCalculator(Calculator):
         potential: Potential | str | Path,
         *,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         skin: float = 0.5,
     ):
         super().__init__()
         if isinstance(potential, Potential):
-            potential = deepcopy(potential).to(device=device, dtype=dtype or potential.dtype).freeze()
+            number = potential.dtype if dtype is None else known_dtype(dtype)
+            potential = deepcopy(potential).to(device=known_device(device), dtype=number).freeze()
         else:
             potential = load_potential(potential, device=device, dtype=dtype)
         self.potential, self.device = potential, device
@@ -87,23 +89,25 @@ class MLPotCalculator(Calculator):
         properties: list[str] | tuple[str, ...] = ("energy",),
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Fill `results`; called by ASE."""
+        """Fill `results`; called by ASE. After an error there are none."""
+        self.results = {}
         super().calculate(atoms, properties, system_changes)
         a = self.atoms
         graph = self._graph()
         out = predict(self.potential, graph).to("cpu")
         energy = out.energy.item()
-        self.results = {"energy": energy, "free_energy": energy, "forces": out.forces.numpy()}
+        results = {"energy": energy, "free_energy": energy, "forces": out.forces.numpy()}
         has_volume = bool(volumes(graph.cell, graph.pbc).isfinite())
         if has_volume:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(out.stress[0].numpy())
+            results["stress"] = full_3x3_to_voigt_6_stress(out.stress[0].numpy())
         if {"energies", "stresses"} & set(properties):
             atomic = predict_atoms(self.potential, self._graph(wide=False)).to("cpu")
-            self.results["energies"] = atomic.energies.numpy()
+            results["energies"] = atomic.energies.numpy()
             if has_volume:
                 onto = periodic_directions(graph).cpu()
                 stresses = onto @ atomic.virials @ onto / a.get_volume()
-                self.results["stresses"] = full_3x3_to_voigt_6_stress(stresses.numpy())
+                results["stresses"] = full_3x3_to_voigt_6_stress(stresses.numpy())
+        self.results = results
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """As of any calculator; where there is no stress, the error tells why and what to do."""

@@ -22,7 +22,7 @@ from mlpot.data.sources.read import Source, as_source
 from mlpot.error_table import MILLI, Error, ErrorSums
 from mlpot.figures.parity import compare, plot_parity, write_compared
 from mlpot.graph import Properties, collate_properties
-from mlpot.model_file import DTYPES, hash_of, load_potential
+from mlpot.model_file import hash_of, load_potential
 from mlpot.potential import Potential
 from mlpot.predict import BATCH_ATOMS, predict_structures
 from mlpot.version import __version__
@@ -197,7 +197,7 @@ def evaluate(
         origin["data"] = str(data.path)
     if not isinstance(potential, Potential):
         origin["model"] = str(potential)
-        potential = load_potential(potential, device=device, dtype=None if dtype is None else DTYPES[dtype])
+        potential = load_potential(potential, device=device, dtype=dtype)
     account, sample = _Account(), _Sample()
     for index, atoms, frame, out in _compared(potential, data, batch_atoms):
         account.add(index, atoms.get_chemical_formula(), frame, out)

@@ -33,9 +33,9 @@ class Domain(nn.Module):
 
     def __init__(self, n_elements: int, n_features: int):
         super().__init__()
-        self.register_buffer("mean", torch.empty(n_elements, n_features))
+        self.register_buffer("mean", torch.empty(n_elements, n_features, dtype=torch.float32))
         # Mᵀ M is Σ⁻¹ over the square of the limit; zero for an element with too few atoms.
-        self.register_buffer("measure", torch.empty(n_elements, n_features, n_features))
+        self.register_buffer("measure", torch.empty(n_elements, n_features, n_features, dtype=torch.float32))
 
     def forward(self, kind: Tensor, features: Tensor) -> Tensor:
         """Extrapolation grades (n_atoms,) from element indices (n_atoms,) and features (n_atoms, n_features)."""

@@ -10,7 +10,8 @@ The vectors are formed in float64 and cast to the weights' type; energies are su
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mlpot.graph import AtomGraph, Edges, Movable, Properties, edge_vectors
+from mlpot.torch_settings import usual_settings
 
 FLAT = 1e-9
 """A cell whose volume is less than this part of the product of its edges has none."""
@@ -49,23 +51,47 @@ class AtomicProperties(Movable):
     virials: Tensor  # (n_atoms, 3, 3) float64, eV; each edge shared equally by its two atoms
 
 
-def predict(potential: AtomicEnergies, graph: AtomGraph, *, training: bool = False) -> Properties:
+def predict(
+    potential: AtomicEnergies, graph: AtomGraph, *, training: bool = False, native: bool = True
+) -> Properties:
     """Energy, forces and stress of every graph.
 
     Args:
         potential: maps (numbers, edges, vectors) to atomic energies (n_atoms,) in eV.
         graph: the structures; not changed.
         training: keep the graph of the gradient, so that a loss on forces reaches the weights.
+        native: use the compiled code if there is some for the potential, instead of the modules.
 
     Returns:
         Properties in float64. Stress is that of the cell's volume, zero out of the periodic directions, and NaN
         where nothing is periodic or the cell is flat.
+
+    Raises:
+        ValueError: weights of a type of 16 bits.
     """
-    with torch.set_grad_enabled(training):
-        known = potential.native(graph) if potential.native is not None else None
+    known = None
+    if native and potential.native is not None:
+        with torch.set_grad_enabled(training):
+            known = potential.native(graph)
     if known is not None:
         energy, forces, virial = known
         return Properties(energy, forces, _stress(virial, graph))
+    if training:  # in the precision that the training chose
+        return _predict(potential, graph, training=True)
+    with _evaluation(potential, graph) as settled:
+        return _predict(potential, settled, training=False)
+
+
+@contextmanager
+def _evaluation(potential: AtomicEnergies, graph: AtomGraph) -> Iterator[AtomGraph]:
+    """The graph for a block that computes with the usual settings of PyTorch, whatever is set outside."""
+    if potential.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{potential.dtype} is too coarse for energies and forces. Use float32 or float64.")
+    with usual_settings():
+        yield graph.clone() if graph.positions.is_inference() else graph
+
+
+def _predict(potential: AtomicEnergies, graph: AtomGraph, *, training: bool) -> Properties:
     atom_energy, vectors, g = _gradient(potential, graph, create_graph=training)
     virial = torch.zeros_like(graph.cell).index_add(0, _edge_batch(graph), vectors[:, :, None] * g[:, None, :])
     out = Properties(_sum_graphs(atom_energy, graph), _to_atoms(g, graph), _stress(virial, graph))
@@ -112,7 +138,8 @@ def periodic_directions(graph: AtomGraph) -> Tensor:
 
 def predict_atoms(potential: AtomicEnergies, graph: AtomGraph) -> AtomicProperties:
     """Atomic energies and virials. How a total is shared among atoms is a convention, not physics."""
-    atom_energy, vectors, g = _gradient(potential, graph)
+    with _evaluation(potential, graph) as settled:
+        atom_energy, vectors, g = _gradient(potential, settled)
     share = vectors[:, :, None] * g[:, None, :] / 2
     virials = share.new_zeros(graph.n_atoms, 3, 3)
     virials = virials.index_add(0, graph.edges.center, share).index_add(0, graph.edges.neighbor, share)
@@ -121,14 +148,16 @@ def predict_atoms(potential: AtomicEnergies, graph: AtomGraph) -> AtomicProperti
 
 def hessian_vector_product(potential: AtomicEnergies, graph: AtomGraph, direction: Tensor) -> Tensor:
     """H v = ∂²E/∂r∂r · v for a displacement v (n_atoms, 3) Å: (n_atoms, 3) eV/Å."""
-    return _hessian_products(potential, graph, direction[None])[0]
+    with _evaluation(potential, graph) as settled:
+        return _hessian_products(potential, settled, direction[None])[0]
 
 
 def hessian(potential: AtomicEnergies, graph: AtomGraph) -> Tensor:
     """∂²E/∂r∂r as (3 n_atoms, 3 n_atoms) float64, eV/Å², one product a column."""
     n = 3 * graph.n_atoms
     directions = torch.eye(n, dtype=torch.float64, device=graph.positions.device).view(n, graph.n_atoms, 3)
-    return _hessian_products(potential, graph, directions).reshape(n, n)
+    with _evaluation(potential, graph) as settled:
+        return _hessian_products(potential, settled, directions).reshape(n, n)
 
 
 def _hessian_products(potential: AtomicEnergies, graph: AtomGraph, directions: Tensor) -> Tensor:

@@ -20,6 +20,10 @@ class Movable:
             return self
         return _map(self, lambda t: t.to(device, non_blocking=non_blocking))
 
+    def clone(self: Record) -> Record:
+        """The same record in memory of its own."""
+        return _map(self, lambda t: t.clone())
+
     def pin_memory(self: Record) -> Record:
         """The same record in page-locked memory, for copies that overlap with computation."""
         return _map(self, lambda t: t.pin_memory())

@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from mlpot.kernels.ops import has_loops, loops
 from mlpot.stages.spline_grid import SplineGrid
+from mlpot.torch_settings import usual_settings
 
 
 class Activation(Protocol):
@@ -54,12 +55,14 @@ class RadialTable(nn.Module):
         if degree not in (3, 5) or n_knots < 8:
             raise ValueError(f"A table needs degree 3 or 5 and 8 knots, got degree {degree} and {n_knots} knots.")
         self.cutoff, self.n_knots, self.degree = cutoff, n_knots, degree
-        knots = torch.linspace(0, cutoff, n_knots + 1, dtype=torch.float64)
-        knots[0] = 1e-3 * knots[1]  # some bases divide by the distance
-        self.register_buffer("exact_basis", self._derivatives(basis, knots), persistent=False)
-        self.register_buffer("exact_envelope", self._derivatives(envelope, knots)[..., None], persistent=False)
-        self.register_buffer("kept", torch.empty(0), persistent=False)
+        self._functions = basis, envelope  # in a tuple, so that the network's state has them once
+        nothing = torch.empty(0, dtype=torch.float32, device="cpu")
+        for name in ("exact_basis", "exact_envelope", "kept"):
+            self.register_buffer(name, nothing.clone(), persistent=False)
         self.keeps = False
+        if not any(buffer.is_meta for function in self._functions for buffer in function.buffers()):
+            self._take_derivatives()  # now, before the basis may be rounded
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     @property
     def grid(self) -> SplineGrid:
@@ -92,6 +95,8 @@ class RadialTable(nn.Module):
 
     def _build(self, networks: Sequence[nn.Sequential]) -> Tensor:
         """(n_networks, n_rows, n_features), all networks in one product a layer."""
+        if not len(self.exact_basis):
+            self._take_derivatives()
         dtype = self.kept.dtype
         if self._in_one_pass(networks):
             return _fused_rows(self.exact_basis.to(dtype), self.exact_envelope[..., 0].to(dtype), networks)
@@ -114,13 +119,22 @@ class RadialTable(nn.Module):
         has_bias = all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in linear)
         return len(networks[0]) % 2 == 1 and has_bias and all(isinstance(layer, nn.SiLU) for layer in between)
 
+    def _take_derivatives(self) -> None:
+        """Of basis and envelope as they are now, in float64 on the CPU: a file may have another basis."""
+        with usual_settings(), torch.enable_grad():
+            knots = torch.linspace(0, self.cutoff, self.n_knots + 1, dtype=torch.float64, device="cpu")
+            knots[0] = 1e-3 * knots[1]  # some bases divide by the distance
+            basis, envelope = (self._derivatives(function, knots) for function in self._functions)
+        device = self.kept.device
+        self.exact_basis, self.exact_envelope = basis.to(device), envelope[..., None].to(device)
+
     def _derivatives(self, function: nn.Module, knots: Tensor) -> Tensor:
         """What the table needs of f, h f′, h² f″: (1 or 3, n_knots + 1, …) float64."""
-        exact, h = copy.deepcopy(function).double(), self.cutoff / self.n_knots
+        exact, h = copy.deepcopy(function).to("cpu", torch.float64), self.cutoff / self.n_knots
         rows: list[Callable[[Tensor], Tensor]] = [exact]
         for _ in range(2 if self.degree == 5 else 0):
             rows.append(_slope(rows[-1], h))
-        return torch.stack([row(knots) for row in rows])
+        return torch.stack([row(knots).detach() for row in rows])
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         exact = self.exact_basis, self.exact_envelope
@@ -132,14 +146,25 @@ class RadialTable(nn.Module):
 
 
 def _slope(f: Callable[[Tensor], Tensor], h: float) -> Callable[[Tensor], Tensor]:
-    """h f′ of a function of many distances, one by one: the pull-back of the linear pull-back."""
+    """h f′ of a function of many distances, one by one: the gradient of a gradient that is linear in its weights.
+
+    Not by torch.func, which takes a second to import.
+    """
 
     def slope(d: Tensor) -> Tensor:
-        value, pull = torch.func.vjp(f, d)[:2]
-        push = torch.func.vjp(lambda w: pull(w)[0], torch.zeros_like(value))[1]
-        return cast("Tensor", push(torch.full_like(d, h))[0])
+        d = d if d.requires_grad else d.detach().requires_grad_()
+        value = f(d)
+        weights = torch.zeros_like(value, requires_grad=True)
+        (weighted,) = torch.autograd.grad(value, d, weights, create_graph=True)
+        return torch.autograd.grad(weighted, weights, torch.full_like(d, h), create_graph=True)[0]
 
     return slope
+
+
+def _forget(table: RadialTable, _: object) -> None:
+    """A network that was given other weights may have been given another basis."""
+    table.exact_basis, table.exact_envelope = table.exact_basis.new_empty(0), table.exact_envelope.new_empty(0)
+    table.kept = table.kept.new_empty(0)
 
 
 class _BSpline(torch.autograd.Function):

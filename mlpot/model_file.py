@@ -22,8 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from mlpot.extrapolation import Domain
+from mlpot.models.layers import without_values
 from mlpot.potential import RENAMED, Potential
 from mlpot.terms.core_repulsion import CoreRepulsion
+from mlpot.torch_settings import DTYPES, known_device, known_dtype, usual_settings
 from mlpot.units import HOUSE_UNITS
 from mlpot.version import __version__
 
@@ -33,7 +35,6 @@ FIELDS = {"backbone": str, "arguments": dict, "elements": list, "repulsion": boo
 # Since 2, SchNet's filters are on a spline grid unless the arguments say otherwise; since 3, weights have the new
 # names in `potential.RENAMED`.
 FORMAT_VERSION = 3
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class ModelFileError(ValueError):
@@ -172,7 +173,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def load_potential(
-    path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | str | None = None
 ) -> Potential:
     """The potential in a file, frozen, with its header as `potential.header`.
 
@@ -181,19 +182,29 @@ def load_potential(
     Args:
         path: a file written by `save_potential`.
         device: where it computes.
-        dtype: the type in which it computes; that of the file by default.
+        dtype: the type in which it computes, or its name; that of the file by default.
 
     Raises:
         FileNotFoundError, ModelFileError: as `read_header`, or weights are missing, wrong or not finite.
+        ValueError: another type, or a device that is not here.
     """
+    device, number = known_device(device), None if dtype is None else known_dtype(dtype)
+    with usual_settings():
+        potential = _loaded(path)
+        return potential.to(device=device, dtype=number or potential.dtype).freeze()
+
+
+def _loaded(path: str | Path) -> Potential:
+    """As it is in the file, not frozen yet."""
     header = read_header(path)
     stored = read_weights(path)
     try:
         weights = _with_names_of_today(stored, header["format_version"])
-        with torch.device("meta"):  # takes no memory, whatever the sizes
-            _check_weights(_build(header, weights).state_dict(), weights)
-        potential = _build(header, weights)
-        potential.load_state_dict(weights)
+        with without_values():  # takes no memory, whatever the sizes
+            potential = _build(header, weights)
+            _check_weights(potential.state_dict(), weights)
+        # Copies, because what was read may be a view of the file.
+        potential.load_state_dict({name: t.clone() for name, t in weights.items()}, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelFileError(f"{path} does not describe a potential of this mlpot: {error}") from error
     potential.header = header
@@ -201,9 +212,9 @@ def load_potential(
         header["certificate"]["of_these_weights"] = header["certificate"].get("weights_sha256") == hash_of(stored)
         if not header["certificate"]["of_these_weights"]:
             warnings.warn(
-                f"{path}: its certificate is of other weights. Run `mlpot verify --seal` anew.", stacklevel=2
+                f"{path}: its certificate is of other weights. Run `mlpot verify --seal` anew.", stacklevel=3
             )
-    return potential.to(device=device, dtype=dtype or potential.dtype).freeze()
+    return potential
 
 
 def _with_names_of_today(stored: dict[str, torch.Tensor], version: int) -> dict[str, torch.Tensor]:

@@ -193,5 +193,5 @@ def _graph(
         pbc=torch.from_numpy(periodic.copy())[None],
         edges=edges,
         cell_shift=torch.from_numpy(shift),
-        batch=torch.zeros(len(z), dtype=torch.int64),
+        batch=torch.zeros(len(z), dtype=torch.int64, device="cpu"),
     )

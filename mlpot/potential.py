@@ -29,6 +29,7 @@ from mlpot.models.native_training import NativeTraining
 from mlpot.stages.radial import PolynomialEnvelope
 from mlpot.terms.core_repulsion import CoreRepulsion, TrainingLimits
 from mlpot.terms.zbl import ZBL
+from mlpot.torch_settings import usual_settings
 
 
 class UnknownElementError(ValueError):
@@ -74,13 +75,15 @@ class Potential(nn.Module):
         self.cutoff = float(self.backbone.cutoff)  # type: ignore[arg-type]  # Å
         self.envelope = PolynomialEnvelope(self.cutoff)
         self.repulsion = ZBL(self.cutoff) if repulsion else None
-        index = torch.full((MAX_Z + 1,), -1)
-        index[list(self.elements)] = torch.arange(len(self.elements))
+        # What no file holds is made in memory, even within `without_values`.
+        index = torch.full((MAX_Z + 1,), -1, device="cpu")
+        index[list(self.elements)] = torch.arange(len(self.elements), device="cpu")
         self.register_buffer("element_index", index, persistent=False)
         self.register_buffer("reference", _by_element(reference_energies, self.elements, torch.float64))
         self.register_buffer("energy_scale", _by_element(energy_scale or {}, self.elements, missing=1.0))
         self.register_buffer("energy_shift", _by_element(energy_shift or {}, self.elements, missing=0.0))
-        self.register_buffer("isolated", torch.empty(0), persistent=False)  # filled by freeze()
+        nothing = torch.empty(0, dtype=torch.float32, device="cpu")  # until freeze()
+        self.register_buffer("isolated", nothing, persistent=False)
         self.domain: Domain | None = None  # of the training structures, after training
         self.core_repulsion: CoreRepulsion | None = None  # after training
         self._training = NativeTraining()
@@ -154,12 +157,29 @@ class Potential(nn.Module):
         return self
 
     def _compute_constants(self) -> None:
-        for module in self.modules():
-            if isinstance(module, RadialTable):
-                module.freeze()
-        self.isolated = self._isolated_outputs()
+        with usual_settings():
+            _let_autograd_keep(self)
+            for module in self.modules():
+                if isinstance(module, RadialTable):
+                    module.freeze()
+            self.isolated = self._isolated_outputs()
+            self._make_native()
+
+    def _make_native(self) -> None:
         known = self.backbone, self._elements(), self.isolated
         self.native = native_schnet(*known) or native_egnn(*known)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the native call: another process, maybe on another kind of CPU, makes its own."""
+        return {**self.__dict__, "native": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.native = self._for_training
+        with usual_settings():
+            _let_autograd_keep(self)
+            if len(self.isolated):
+                self._make_native()
 
     def _elements(self) -> Elements:
         return Elements(
@@ -176,7 +196,7 @@ class Potential(nn.Module):
         if len(self.isolated):
             b: Tensor = self.backbone(numbers, edges, vectors)
             return b - self.isolated.index_select(0, kind)
-        elements = torch.tensor(self.elements, device=numbers.device)
+        elements = torch.tensor(self.elements, dtype=torch.int64, device=numbers.device)
         row_ptr = torch.cat([edges.row_ptr, edges.row_ptr[-1:].expand(len(elements))])
         with_isolated = Edges(edges.center, edges.neighbor, row_ptr, edges.reverse)
         b = self.backbone(torch.cat([numbers, elements]), with_isolated, vectors)
@@ -203,9 +223,10 @@ class Potential(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         """Reference energies stay float64 whatever the type of the weights: 4000 eV leave float32 0.2 meV."""
-        reference = self.reference
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.reference = reference.to(self.reference.device)
+        with usual_settings():
+            reference = self.reference
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+            self.reference = reference.to(self.reference.device)
         if len(self.isolated):
             self._compute_constants()
         return self
@@ -226,6 +247,17 @@ def _accept_old_names(_: Potential, weights: dict[str, Any], prefix: str, *__: o
             weights[prefix + new] = weights.pop(prefix + old)
 
 
+def _let_autograd_keep(module: nn.Module) -> None:
+    """Tensors that were made in inference mode, which autograd refuses, are replaced by copies."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None and parameter.is_inference():
+                part._parameters[name] = nn.Parameter(parameter.clone(), parameter.requires_grad)
+        for name, buffer in part._buffers.items():
+            if buffer is not None and buffer.is_inference():
+                part._buffers[name] = buffer.clone()
+
+
 def _renew_constants(potential: Potential, _: object = None) -> None:
     """Compute the constants of `freeze` again, from new weights or with core repulsion."""
     if len(potential.isolated):
@@ -239,4 +271,4 @@ def _by_element(
     missing: float | None = None,
 ) -> Tensor:
     column = [values[z] if missing is None else values.get(z, missing) for z in elements]
-    return torch.tensor(column, dtype=dtype or torch.get_default_dtype())
+    return torch.tensor(column, dtype=dtype or torch.float32)

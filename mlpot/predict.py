@@ -14,7 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from mlpot.data.sources.read import Source, as_source, write_structures
 from mlpot.forces import predict
 from mlpot.graph import Properties, collate
-from mlpot.model_file import DTYPES, load_potential
+from mlpot.model_file import load_potential
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
 
@@ -79,7 +79,7 @@ def predict_file(
     Raises:
         ValueError, FileNotFoundError, FileExistsError: as the functions that read, compute and write.
     """
-    potential = load_potential(model, device=device, dtype=None if dtype is None else DTYPES[dtype])
+    potential = load_potential(model, device=device, dtype=dtype)
     source = as_source(structures, labels=False)
     n_structures = 0
 

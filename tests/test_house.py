@@ -21,7 +21,7 @@ WORKBENCHES = [
 ]
 
 FLOOR = {
-    "units": 1, "version": 1, "signals": 1, "graph": 1, "recipes": 1, "atomic_files": 1,
+    "units": 1, "version": 1, "signals": 1, "graph": 1, "recipes": 1, "atomic_files": 1, "torch_settings": 1,
     "stages": 2, "neighbors": 2, "extrapolation": 2, "forces": 2, "error_table": 2,
     "kernels": 2.3,
     "knots": 2.6,  # tables are built by kernels

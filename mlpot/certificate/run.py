@@ -12,7 +12,6 @@ from mlpot.certificate.structures import bundled, elements_of, numbers_of
 from mlpot.certificate.tested import CalculatorUnderTest, of_calculator, of_model
 from mlpot.certificate.verify import Certificate, Level, verify
 from mlpot.data.sources.read import read_structures
-from mlpot.model_file import DTYPES
 
 MOST_STRUCTURES = 4  # of a file, spread over it
 
@@ -48,7 +47,7 @@ def certify(
     """
     given = _read(structures) if structures is not None else {}
     if model is not None:
-        tested = of_model(model, device=device, dtype=DTYPES[dtype] if dtype else None)
+        tested = of_model(model, device=device, dtype=dtype)
     else:
         tested = _foreign(calculator or "", elements, given, single=dtype == "float32")
     unknown = set(elements_of(given.values())) - set(tested.elements)

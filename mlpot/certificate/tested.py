@@ -116,7 +116,9 @@ def pair(a: int, b: int, distance: float) -> Atoms:
     return Atoms([a, b], [(0, 0, 0), distance * ALONG])
 
 
-def of_model(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> CalculatorUnderTest:
+def of_model(
+    path: str | Path, *, device: str = "cpu", dtype: torch.dtype | str | None = None
+) -> CalculatorUnderTest:
     """The potential in a file, as it is deployed; errors as `load_potential`."""
     return of_potential(load_potential(path, device=device, dtype=dtype), name=Path(path).name, device=device)
 

@@ -25,7 +25,6 @@ from mlpot.dynamics.simulation import Simulation
 from mlpot.dynamics.start import starting_atoms
 from mlpot.dynamics.states import identical
 from mlpot.figures.md import plot_md
-from mlpot.model_file import DTYPES
 from mlpot.signals import BlowUpError, StoppedError, stop_request
 from mlpot.version import __version__
 
@@ -105,9 +104,7 @@ def _prepared(recipe: MDRecipe, resume: bool) -> Simulation:
     newest = checkpoints.newest if resume else None
     if newest is None and there.exists() and not recipe.overwrite:
         raise FileExistsError(f"{there} exists. Choose another output, ask to overwrite it, or go on: --continue.")
-    calculator = MLPotCalculator(
-        recipe.model, device=recipe.device, dtype=None if recipe.dtype is None else DTYPES[recipe.dtype]
-    )
+    calculator = MLPotCalculator(recipe.model, device=recipe.device, dtype=recipe.dtype)
     rng = np.random.default_rng(recipe.seed)
     terms: dict[str, Any] = {"model": _sha256(recipe.model), "plan": [_physics(stage) for stage in recipe.plan()]}
     if newest is None:

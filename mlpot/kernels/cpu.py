@@ -42,7 +42,7 @@ def table_grad(x: Tensor, g: Tensor, on: KnotEdges, weights: Tensor | None, orde
     """As `reference.table_grad`."""
     wide, c = _wide(x), on.coefficients(order).numpy()
     edge, begin = _pairs_by_knot(on)
-    part = torch.empty(on.n_knots, c.shape[1], wide.shape[1], dtype=x.dtype)
+    part = x.new_empty(on.n_knots, c.shape[1], wide.shape[1])
     out = wide.new_empty(on.spline.n_rows(on.n_knots), wide.shape[1])
     e = on.edges
     run(_interval_grads, shares(begin, 2 * wide.shape[1]), begin, edge, e.center.numpy(), e.neighbor.numpy(),

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 MAX_Z = 118
+
+
+class _NoRandomNumbers(TorchFunctionMode):
+    """Leaves a tensor as it is where it would be filled with random numbers."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Modules made within the block have shapes and types, but no memory; no random number is drawn for them."""
+    with torch.device("meta"), _NoRandomNumbers():
+        yield
 
 
 class SiLU(nn.SiLU):
@@ -43,7 +63,7 @@ ACTIVATIONS = {"silu": SiLU, "ssp": ShiftedSoftplus}
 
 def dense(n_in: int, n_out: int, *, bias: bool = True) -> nn.Linear:
     """A linear layer with Glorot-uniform weights and zero bias."""
-    layer = nn.Linear(n_in, n_out, bias=bias)
+    layer = nn.Linear(n_in, n_out, bias=bias, dtype=torch.float32)
     nn.init.xavier_uniform_(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)
@@ -65,15 +85,17 @@ def distance_layer(basis: nn.Module, n_radial: int, n_features: int, cutoff: flo
     what the atoms' features add to it, and the network is slow to see distances.
     """
     layer = dense(n_radial, n_features, bias=False)
+    if layer.weight.is_meta:  # see `without_values`
+        return layer
     with torch.no_grad():
-        outputs = layer(basis(torch.linspace(0.2, 1.0, 64) * cutoff))
+        outputs = layer(basis(torch.linspace(0.2, 1.0, 64, dtype=torch.float32) * cutoff))
         layer.weight /= outputs.std(dim=0).mean()
     return layer
 
 
 def embedding(n_features: int) -> nn.Embedding:
     """A learned vector for each atomic number."""
-    table = nn.Embedding(MAX_Z + 1, n_features)
+    table = nn.Embedding(MAX_Z + 1, n_features, dtype=torch.float32)
     nn.init.uniform_(table.weight, -math.sqrt(3), math.sqrt(3))
     return table
 

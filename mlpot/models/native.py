@@ -24,6 +24,11 @@ from mlpot.terms.zbl import SCREENING, ZBL
 
 Array = NDArray[Any]
 
+EXACT = {
+    **dict.fromkeys(("per_element", "nuclei", "limits", "screenings"), np.float64),
+    "index": np.int64,
+}
+"""Types of the arrays of a network that are not of the type of its weights."""
 PANEL = {4: 16, 8: 8}  # columns of a panel by bytes of a number: two vectors of `simd`
 
 
@@ -88,9 +93,12 @@ class Elements(NamedTuple):
     def limits(self) -> Tensor:
         """Both ends of the core repulsion and the end of ZBL, (n_elements, n_elements, 3) float64, Å, or 0."""
         n = len(self.numbers)
-        core = torch.zeros(n, n, 2) if self.core_repulsion is None else self.core_repulsion.distances
-        ends = torch.zeros(n, n) if self.repulsion is None else self.repulsion.ends(self.numbers)
-        return torch.cat([core.double(), ends[..., None].double()], dim=-1)
+        limits = torch.zeros(n, n, 3, dtype=torch.float64, device="cpu")
+        if self.core_repulsion is not None:
+            limits[..., :2] = self.core_repulsion.distances
+        if self.repulsion is not None:
+            limits[..., 2] = self.repulsion.ends(self.numbers)
+        return limits
 
     def places(self) -> Array:
         """(MAX_Z + 1,) of each atomic number among the elements, -1 if it is not one."""
@@ -155,6 +163,7 @@ class NativeCall:
         work: int,
         block_size: Callable[[int], int],
     ):
+        check_types(network)
         self.net, self._stages = network, loops(kernel).stages
         self._room, self._work, self._block_size = room, work, block_size
         self._rooms: list[Any] = []
@@ -204,6 +213,17 @@ class NativeCall:
         return offset
 
 
+def check_types(network: Any) -> None:
+    """All arrays of a network are of the type of its features, but for `EXACT`: loops read one type of numbers."""
+    for name, value in network._asdict().items():
+        if isinstance(value, tuple):
+            check_types(value)
+        elif isinstance(value, np.ndarray):
+            expected = EXACT.get(name, network[0].dtype)
+            assert value.dtype == expected, f"{name} is {value.dtype}, expected {expected}"
+            assert value.flags.c_contiguous, f"{name} is not contiguous"
+
+
 def _layers(backbone: SchNet) -> list[Interaction]:
     return cast("list[Interaction]", list(backbone.interactions))
 
@@ -235,16 +255,18 @@ def network(weights: Weights, table: RadialTable | None, elements: Elements, lon
         **of_elements(elements, lone, weights.last_bias),
     }
     aligned = {name: array.contiguous().numpy() for name, array in arrays.items()}
-    return loops("native").Network(
+    net = loops("native").Network(
         **aligned, index=elements.places(), stride=SPLINES[table.degree].stride, cutoff=table.cutoff
     )
+    check_types(net)
+    return net
 
 
 def of_elements(elements: Elements, lone: Tensor, last_bias: Tensor) -> dict[str, Tensor]:
     """What every network has of its elements; lone as for `native_schnet`, and the bias of what is read out."""
     columns = elements.scale, elements.shift, lone, last_bias.expand_as(lone), elements.reference
     limits = elements.core_repulsion
-    coordination = torch.zeros(len(lone), 2) if limits is None else limits.coordination
+    coordination = torch.zeros(len(lone), 2, dtype=torch.float64) if limits is None else limits.coordination
     charge = torch.tensor(elements.numbers, dtype=torch.float64)
     return {
         "per_element": torch.cat([torch.stack([c.double() for c in columns], dim=1), coordination], dim=1),
@@ -314,4 +336,4 @@ def _room(state: Any, n_atoms: int, n_edges: int, net: Any) -> Any:
 
 def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Array:
     """PyTorch begins an array at a cache line, NumPy does not, and vectors across two lines cost twice as much."""
-    return torch.zeros(shape, dtype=dtype).numpy()
+    return torch.zeros(shape, dtype=dtype, device="cpu").numpy()

@@ -27,7 +27,11 @@ def native_egnn(backbone: nn.Module, elements: Elements, lone: Tensor) -> Native
     with torch.no_grad():
         net = _network(backbone, elements, lone)
     room = partial(_room, n_layers=len(backbone.layers))
-    return NativeCall("native_egnn", net, room, work=WORK * net.features.shape[1], block_size=lambda _: BLOCK)
+    return NativeCall("native_egnn", net, room, work=WORK * net.features.shape[1], block_size=_block_size)
+
+
+def _block_size(n_atoms: int) -> int:
+    return BLOCK
 
 
 def _is_known(backbone: EGNN, weight: Tensor) -> bool:
@@ -85,20 +89,14 @@ def _network(backbone: EGNN, elements: Elements, lone: Tensor) -> Any:
 def _messages(layers: list[EquivariantLayer], basis: GaussianBasis) -> Any:
     """`kernels.messages.Layers`; what a layer does not have is zero."""
     second = cast("list[nn.Linear]", [layer.edge[1] for layer in layers])
-    # Without initial values: they would be drawn from the caller's random numbers.
-    zero = nn.utils.skip_init(nn.Linear, second[0].in_features, second[0].out_features)  # type: ignore[no-untyped-call]
-    zero.requires_grad_(False)
-    zero.weight.zero_()
-    zero.bias.zero_()
-    moves = [
-        cast("list[nn.Linear]", [zero, zero] if m is None else [m[0], m[2]]) for m in (x.move for x in layers)
-    ]
+    still = [torch.zeros_like(t) for t in (second[0].weight, second[0].bias, second[0].weight[0])]
+    moves = [still if m is None else _of_move(m) for m in (layer.move for layer in layers)]
     gates = [cast("nn.Linear", layer.gate[0]) for layer in layers if layer.gate is not None]
     nothing = second[0].weight[:0]
     arrays = {
         "bias": padded(torch.stack([layer.bias for layer in second])),
-        "move_bias": padded(torch.stack([first.bias for first, _ in moves])),
-        "along": padded(torch.stack([last.weight[0] for _, last in moves])),
+        "move_bias": padded(torch.stack([bias for _, bias, _ in moves])),
+        "along": padded(torch.stack([along for *_, along in moves])),
         "gate": padded(torch.cat([gate.weight for gate in gates]) if gates else nothing),
         "gate_bias": torch.cat([gate.bias for gate in gates]) if gates else nothing[:, 0],
         "centers": basis.centers,
@@ -106,11 +104,17 @@ def _messages(layers: list[EquivariantLayer], basis: GaussianBasis) -> Any:
     pairs = {
         ("distance", "from_distance"): [cast("nn.Linear", layer.from_distance).weight for layer in layers],
         ("second", "from_second"): [layer.weight for layer in second],
-        ("move", "from_move"): [first.weight for first, _ in moves],
+        ("move", "from_move"): [matrix for matrix, *_ in moves],
     }
     for names, matrices in pairs.items():
         arrays.update(zip(names, both_ways(torch.stack(matrices)), strict=True))
     return loops("messages").Layers(**{name: _array(t) for name, t in arrays.items()}, width=basis.width)
+
+
+def _of_move(move: nn.Module) -> list[Tensor]:
+    """Matrix and bias of its hidden layer, and the vector that makes φ_x of it."""
+    first, last = cast("list[nn.Linear]", [move.get_submodule("0"), move.get_submodule("2")])
+    return [first.weight, first.bias, last.weight[0]]
 
 
 def _array(t: Tensor) -> Array:

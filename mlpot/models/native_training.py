@@ -49,7 +49,7 @@ class NativeTraining:
         if not has_native_call(backbone, elements.scale) or torch.is_autocast_enabled("cpu"):
             return None
         assert isinstance(backbone, SchNet)
-        kinds = torch.tensor(elements.numbers)
+        kinds = torch.tensor(elements.numbers, device="cpu")
         numbers = torch.cat([graph.numbers, kinds])  # a lone atom of each element rides along
         element = torch.empty_like(numbers)
         if not loops("pairs").elements(numbers.numpy(), elements.places(), element.numpy()):
@@ -174,7 +174,9 @@ def _carve(free: list[Array], shapes: dict[str, Any]) -> tuple[Array, dict[str, 
         end += -(-int(np.prod(shape)) * np.dtype(kind).itemsize // LINE) * LINE
     memory = take(free)
     if memory is None or len(memory) < end:
-        memory = torch.empty(end + end // 8, dtype=torch.uint8).numpy()  # at a line of the cache, unlike NumPy's
+        memory = torch.empty(
+            end + end // 8, dtype=torch.uint8, device="cpu"
+        ).numpy()  # at a line of the cache, unlike NumPy's
     return memory, {name: np.ndarray(shape, kind, memory, places[name]) for name, (shape, kind) in shapes.items()}
 
 
@@ -185,11 +187,11 @@ def _tables(table: RadialTable, structure: Any, net: Any, tape: Any) -> Tensor:
     adjoint.sort_pairs(structure, tape.pairs, net.stride, pair, center, begin)
     n_layers, _, n_features = net.tables.shape
     out = np.empty_like(net.tables)
-    part = torch.empty(table.n_knots, table.degree + 1, n_features, dtype=torch.from_numpy(out).dtype).numpy()
+    part = torch.from_numpy(out).new_empty(table.n_knots, table.degree + 1, n_features)
     parts = shares(begin, 2 * n_features)
     for layer in range(n_layers):
-        run(adjoint.tables, parts, begin, pair, center, layer, tape, part)
-        loops("cpu").sum_intervals(part, net.stride, out[layer])
+        run(adjoint.tables, parts, begin, pair, center, layer, tape, part.numpy())
+        loops("cpu").sum_intervals(part.numpy(), net.stride, out[layer])
     return torch.from_numpy(out)
 
 

@@ -18,7 +18,7 @@ class GaussianBasis(nn.Module):
 
     def __init__(self, n_radial: int, cutoff: float):
         super().__init__()
-        self.register_buffer("centers", torch.linspace(0, cutoff, n_radial))
+        self.register_buffer("centers", torch.linspace(0, cutoff, n_radial, dtype=torch.float32))
         self.width = cutoff / (n_radial - 1)  # Å
 
     def forward(self, d: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class BesselBasis(nn.Module):
 
     def __init__(self, n_radial: int, cutoff: float):
         super().__init__()
-        self.register_buffer("frequencies", torch.arange(1, n_radial + 1) * math.pi / cutoff)
+        self.register_buffer("frequencies", torch.arange(1, n_radial + 1, dtype=torch.float32) * math.pi / cutoff)
         self.prefactor = math.sqrt(2 / cutoff)
 
     def forward(self, d: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class ExpNormalBasis(nn.Module):
         super().__init__()
         self.alpha = 5.0 / cutoff  # 1/Å
         first = math.exp(-self.alpha * cutoff)
-        self.register_buffer("centers", torch.linspace(first, 1, n_radial))
+        self.register_buffer("centers", torch.linspace(first, 1, n_radial, dtype=torch.float32))
         self.beta = (2 / n_radial * (1 - first)) ** -2
 
     def forward(self, d: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class ZBL(nn.Module):
         super().__init__()
         self.cutoff = cutoff  # Å; pairs are known up to here
         self.envelope = PolynomialEnvelope(1.0)
-        self.register_buffer("radii", torch.as_tensor(covalent_radii, dtype=torch.get_default_dtype()))
+        self.register_buffer("radii", torch.as_tensor(covalent_radii, dtype=torch.float32))
 
     def ends(self, elements: tuple[int, ...]) -> Tensor:
         """Where the repulsion of two elements ends, (n_elements, n_elements) float64, Å."""

@@ -1,0 +1,226 @@
+"""A potential gives the same bits whatever the program around it has set in PyTorch, and sets nothing itself."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+
+from mlpot.calculator import MLPotCalculator
+from mlpot.forces import hessian, predict, predict_atoms
+from mlpot.model_file import load_potential, save_potential
+from mlpot.neighbors import build_graph
+from mlpot.potential import Potential, UnknownElementError
+from mlpot.torch_settings import usual_settings
+
+Calm = tuple[Path, dict[str, list[np.ndarray]]]
+BACKBONES = {
+    "schnet": ("schnet", {"n_interactions": 2, "n_knots": 32}),
+    "schnet, cubic": ("schnet", {"n_interactions": 1, "n_knots": 32, "degree": 3, "radial": "bessel"}),
+    "schnet without knots": ("schnet", {"n_interactions": 1, "n_knots": None}),
+    "egnn": ("egnn", {"n_layers": 2}),
+    "egnn that stays": ("egnn", {"n_layers": 2, "move_coordinates": False}),
+    "egnn with attention": ("egnn", {"n_layers": 2, "attention": True}),
+    "deepsets": ("deepsets", {"radial": "expnormal"}),
+}
+
+
+def made(name: str) -> Potential:
+    torch.manual_seed(1)
+    backbone, arguments = BACKBONES[name]
+    energies = {1: -13.6, 8: -2042.0, 14: -7870.0}
+    return Potential(
+        backbone, {"n_features": 16, "n_radial": 8, **arguments}, reference_energies=energies, repulsion=True
+    )
+
+
+@contextmanager
+def _set(value: Callable[[object], None], there: object, back: object) -> Iterator[None]:
+    value(there)
+    try:
+        yield
+    finally:
+        value(back)
+
+
+def _mkldnn(precision: object) -> None:
+    torch.backends.mkldnn.matmul.fp32_precision = precision
+
+
+STATES: dict[str, Callable[[], object]] = {
+    "float64": lambda: _set(torch.set_default_dtype, torch.float64, torch.float32),
+    "float16": lambda: _set(torch.set_default_dtype, torch.float16, torch.float32),
+    "bfloat16": lambda: _set(torch.set_default_dtype, torch.bfloat16, torch.float32),
+    "device meta": lambda: _set(torch.set_default_device, "meta", None),
+    "within device meta": lambda: torch.device("meta"),
+    "no gradients": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "deterministic": lambda: _set(torch.use_deterministic_algorithms, True, False),
+    "flush denormal": lambda: _set(torch.set_flush_denormal, True, False),
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "matrix precision": lambda: _set(torch.set_float32_matmul_precision, "medium", "highest"),
+    "precision of one library": lambda: _set(_mkldnn, "bf16", "ieee"),
+}
+
+
+def structures() -> list[Atoms]:
+    crystal = bulk("Si", cubic=True)
+    crystal.rattle(0.1, seed=0)
+    return [molecule("H2O"), crystal]
+
+
+def numbers_of(potential: Potential) -> list[np.ndarray]:
+    """Energies, forces, stresses, and atomic energies, which no native call gives."""
+    found = []
+    for atoms in structures():
+        graph = build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, potential.cutoff)
+        out, atomic = predict(potential, graph), predict_atoms(potential, graph)
+        found += [t.numpy().copy() for t in (out.energy, out.forces, out.stress, atomic.energies)]
+    return found
+
+
+def _sent(potential: Potential) -> Potential:
+    return pickle.loads(pickle.dumps(potential))
+
+
+def _saved(potential: Potential) -> Potential:
+    memory = io.BytesIO()
+    torch.save(potential, memory)
+    memory.seek(0)
+    return torch.load(memory, weights_only=False)
+
+
+WAYS: dict[str, Callable[[Path, Potential], Potential]] = {
+    "loaded": lambda path, _: load_potential(path),
+    "loaded in float64": lambda path, _: load_potential(path, dtype="float64"),
+    "copied": lambda _, potential: MLPotCalculator(potential).potential,
+    "pickled": lambda _, potential: _sent(potential),
+    "saved by torch": lambda _, potential: _saved(potential),
+    "moved": lambda _, potential: copy.deepcopy(potential).to(torch.float64),
+    "moved and back": lambda _, potential: copy.deepcopy(potential).double().float(),
+}
+
+
+@pytest.fixture(scope="module")
+def in_calm(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Calm]:
+    """The file of a potential by name, and what it gives in each way as long as nothing is set."""
+
+    @cache
+    def found(name: str) -> Calm:
+        path = tmp_path_factory.mktemp("calm") / "model.safetensors"
+        save_potential(made(name), path)
+        given = load_potential(path)
+        return path, {way: numbers_of(make(path, given)) for way, make in WAYS.items()}
+
+    return found
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_bits_of_an_answer_do_not_depend_on_what_a_program_has_set(
+    name: str, state: str, in_calm: Callable[[str], Calm]
+) -> None:
+    path, expected = in_calm(name)
+    given = load_potential(path)
+    with STATES[state]():  # type: ignore[attr-defined]
+        there = {way: make(path, given) for way, make in WAYS.items()}
+        found = {way: numbers_of(potential) for way, potential in there.items()}
+    after = {way: numbers_of(potential) for way, potential in there.items()}
+    for way, arrays in expected.items():
+        for right, here, later in zip(arrays, found[way], after[way], strict=True):
+            assert np.array_equal(right, here, equal_nan=True), f"{way} and asked in this state"
+            assert np.array_equal(right, later, equal_nan=True), f"{way} in this state, asked later"
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_curvature_does_not_depend_on_it_either(state: str) -> None:
+    potential, atoms = made("deepsets").freeze(), structures()[0]
+    expected = hessian(potential, build_graph(atoms.numbers, atoms.positions, atoms.cell, atoms.pbc, 5.0))
+    with STATES[state]():  # type: ignore[attr-defined]
+        graph = build_graph(atoms.numbers, atoms.positions, atoms.cell, atoms.pbc, 5.0)
+        assert np.array_equal(hessian(potential, graph).numpy(), expected.numpy())
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_what_was_set_is_set_afterwards(state: str) -> None:
+    def seen() -> list[object]:
+        tiny = torch.tensor(2e-308, dtype=torch.float64, device="cpu")
+        return [
+            torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(), torch.are_deterministic_algorithms_enabled(),
+            torch.is_autocast_enabled("cpu"), torch.backends.mkldnn.matmul.fp32_precision, (tiny / 8).item() == 0,
+        ]  # fmt: skip
+
+    modules, native = made("deepsets").freeze(), made("egnn").freeze()
+    with STATES[state]():  # type: ignore[attr-defined]
+        before = seen()
+        numbers_of(copy.deepcopy(modules))
+        numbers_of(copy.deepcopy(native))
+        with usual_settings(), usual_settings():
+            pass
+        assert seen() == before
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_loading_and_asking_draw_no_random_number(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_potential(made(name), path)
+    torch.rand(1)
+    before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
+    numbers_of(copy.deepcopy(load_potential(path)))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (str(np.random.get_state()), random.getstate()) == before[1:]  # noqa: NPY002
+
+
+def test_after_an_error_a_calculator_has_no_results() -> None:
+    calculator, good = MLPotCalculator(made("schnet").freeze()), structures()[0]
+    together = Atoms("H2", [(0, 0, 0), (0, 0, 1e-3)])
+    nowhere = Atoms("H2", [(0, 0, 0), (0, 0, np.nan)])
+    for wrong, error in ((molecule("NH3"), UnknownElementError), (together, ValueError), (nowhere, ValueError)):
+        calculator.calculate(good)
+        for _ in range(2):
+            with pytest.raises(error):
+                calculator.calculate(wrong)
+            assert calculator.results == {}
+            with pytest.raises(error):
+                calculator.get_potential_energy(wrong)
+    assert np.isfinite(calculator.get_potential_energy(good))
+
+
+@pytest.mark.parametrize("dtype", ["float64", np.float64, torch.float64, "double"])
+def test_a_type_may_be_named_in_any_usual_way(dtype: object) -> None:
+    assert MLPotCalculator(made("schnet"), dtype=dtype).potential.dtype == torch.float64  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, "float16", "half", np.int64, "double precision"])
+def test_a_type_that_is_too_coarse_is_refused(dtype: object, tmp_path: Path) -> None:
+    save_potential(made("schnet"), tmp_path / "model.safetensors")
+    for potential in (made("schnet"), tmp_path / "model.safetensors"):
+        with pytest.raises(ValueError, match="Use float32 or float64"):
+            MLPotCalculator(potential, dtype=dtype)  # type: ignore[arg-type]
+    atoms = structures()[0]
+    with pytest.raises(ValueError, match="Use float32 or float64"):
+        predict(
+            made("deepsets").half(),
+            build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, 5.0),
+        )
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps", "meta", "cpu:cpu", ""])
+def test_a_device_that_is_not_here_is_named_in_one_line(device: str, tmp_path: Path) -> None:
+    save_potential(made("schnet"), tmp_path / "model.safetensors")
+    for potential in (made("schnet"), tmp_path / "model.safetensors"):
+        with pytest.raises(ValueError, match=r"device.*Use cpu") as caught:
+            MLPotCalculator(potential, device=device)
+        assert "\n" not in str(caught.value)
