@@ -34,7 +34,12 @@ def random_table(n_paths: int, n_channels: int, degree: int = 5) -> tuple[Tensor
 
 
 def environments(n_atoms: int, n_elements: int, moving: bool = False) -> Environments:
-    """Random atoms, two bonds along the axes, edges beyond the cutoff, and an atom without any."""
+    """Those of `atoms`."""
+    return atoms(n_atoms, n_elements, moving)[1]
+
+
+def atoms(n_atoms: int, n_elements: int, moving: bool = False) -> tuple[Tensor, Environments]:
+    """Random positions, two bonds along the axes, edges beyond the cutoff, and an atom without any."""
     positions = torch.rand(n_atoms, 3, dtype=torch.float64) * 4
     if n_atoms > 3:
         positions[1] = positions[0] + torch.tensor([0.0, 1.5, 0.0])
@@ -42,13 +47,11 @@ def environments(n_atoms: int, n_elements: int, moving: bool = False) -> Environ
         positions[-1] = 20.0
     distance = torch.cdist(positions, positions).fill_diagonal_(99)
     center, neighbor = torch.nonzero(distance < 1.1 * CUTOFF, as_tuple=True)
-    edges = edges_of(center, neighbor, n_atoms)
-    vectors = positions[neighbor] - positions[center]
     motion = randn(n_atoms, 3)
-    return Environments(
+    return positions, Environments(
         element=torch.arange(n_atoms) % n_elements,
-        edges=edges,
-        vectors=vectors,
+        edges=edges_of(center, neighbor, n_atoms),
+        vectors=positions[neighbor] - positions[center],
         vectors_dot=motion[neighbor] - motion[center] if moving else None,
     )
 

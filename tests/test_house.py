@@ -27,6 +27,7 @@ FLOOR = {
     "knots": 2.6,  # tables are built by kernels
     "data": 3, "terms": 3,
     "models": 4, "figures": 4,
+    "cpu": 4.5,
     "potential": 5,
     "model_file": 6,
     "calculator": 7, "predict": 7, "training": 7,
@@ -45,7 +46,7 @@ DOOR = {
     "gpaw": {"data"},
     "lightning": {"training"},
     "matplotlib": {"figures"},
-    "numba": {"kernels"},
+    "numba": {"kernels", "cpu"},
     "pyscf": {"data"},
     "safetensors": {"model_file"},
     "tblite": {"data"},

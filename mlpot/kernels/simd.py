@@ -29,7 +29,11 @@ OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
 }
 SOURCES = hashlib.sha256(
-    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    b"".join(
+        path.read_bytes()
+        for room in ("kernels", "cpu")
+        for path in sorted((Path(__file__).parents[1] / room).glob("*.py"))
+    )
 ).digest()
 
 

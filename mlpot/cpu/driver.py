@@ -1,0 +1,160 @@
+"""The walk over a list of stages: forward, back to the forces, and the gradient of a loss.
+
+Only a `NeighborSum` reads other atoms. So between two of them a block of atoms goes through all stages while its
+rows are in the cache, and threads meet before each of them alone. Atoms are shared by parts that do not depend on
+the number of threads, and so are all sums.
+"""
+
+from __future__ import annotations
+
+from mlpot.cpu import edges, linear, neighbor_sum, pointwise, products
+from mlpot.cpu.plan import ACTIVATION, EMBEDDING, KIND, LINEAR, NEIGHBOR_SUM, PRODUCTS, READOUT, STATIC
+from mlpot.kernels.simd import compiled, inner, wait_for_all
+
+BLOCK = 16  # atoms that go through the stages together
+
+
+@inner
+def _value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+    kind = s[KIND]
+    if kind == NEIGHBOR_SUM:
+        neighbor_sum.value(begin, end, s, plan, room)
+    elif kind == LINEAR:
+        linear.value(begin, end, s, plan, room)
+    elif kind == PRODUCTS:
+        products.value(begin, end, s, plan, room)
+    elif kind == ACTIVATION:
+        pointwise.value(begin, end, s, plan, room)
+    elif kind == EMBEDDING:
+        pointwise.embed(begin, end, s, plan, room)
+    elif kind == READOUT:
+        pointwise.read(begin, end, s, plan, room)
+    else:
+        pointwise.copy(begin, end, s, room.values, room)
+
+
+@inner
+def _adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+    kind = s[KIND]
+    if kind == NEIGHBOR_SUM:
+        neighbor_sum.adjoint(begin, end, s, plan, room)
+    elif s[STATIC]:
+        return
+    elif kind == LINEAR:
+        linear.adjoint(begin, end, s, plan, room, room.adjoints)
+    elif kind == PRODUCTS:
+        products.adjoint(begin, end, s, plan, room)
+    elif kind == ACTIVATION:
+        pointwise.adjoint(begin, end, s, plan, room)
+    elif kind == READOUT:
+        pointwise.unread(begin, end, s, plan, room, room.seeds, room.adjoints)
+    elif kind != EMBEDDING:
+        pointwise.copy_back(begin, end, s, room.adjoints, room)
+
+
+@inner
+def _tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+    kind = s[KIND]
+    if kind == NEIGHBOR_SUM:
+        neighbor_sum.tangent(begin, end, s, plan, room)
+    elif s[STATIC] or kind in (EMBEDDING, READOUT):
+        return
+    elif kind == LINEAR:
+        linear.tangent(begin, end, s, plan, room)
+    elif kind == PRODUCTS:
+        products.tangent(begin, end, s, plan, room)
+    elif kind == ACTIVATION:
+        pointwise.tangent(begin, end, s, plan, room)
+    else:
+        pointwise.copy(begin, end, s, room.dots, room)
+
+
+@inner
+def _both_adjoints(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-def]
+    kind = s[KIND]
+    if kind == NEIGHBOR_SUM:
+        neighbor_sum.both_adjoints(begin, end, s, plan, room, w_bar)
+    elif kind == LINEAR:
+        linear.adjoint(begin, end, s, plan, room, room.backs)
+        linear.bias_back(begin, end, s, room, w_bar)
+    elif kind == PRODUCTS:
+        products.both_adjoints(begin, end, s, plan, room, w_bar)
+    elif kind == ACTIVATION:
+        pointwise.both_adjoints(begin, end, s, plan, room)
+    elif kind == EMBEDDING:
+        pointwise.embed_back(begin, end, s, plan, room, w_bar)
+    elif kind == READOUT:
+        pointwise.unread(begin, end, s, plan, room, room.b_bar, room.backs)
+        pointwise.unread_weights(begin, end, s, plan, room, w_bar)
+    else:
+        pointwise.copy_back(begin, end, s, room.backs, room)
+
+
+@inner
+def _clear(array, begin, end, rows, n_atoms):  # type: ignore[no-untyped-def]
+    """Zeros for some atoms in all arrays of an arena, whose rows are of these lengths."""
+    base = 0
+    for row in rows:
+        array[base * n_atoms + begin * row : base * n_atoms + end * row] = 0
+        base += row
+
+
+@inner
+def _meet(counter, n_threads):  # type: ignore[no-untyped-def]
+    if n_threads > 1:
+        wait_for_all(counter, n_threads)
+
+
+@inner
+def _forth(begin, end, segment, plan, room, tangents):  # type: ignore[no-untyped-def]
+    """The steps of a segment, block by block."""
+    for block in range(begin, end, BLOCK):
+        for k in range(segment[0], segment[1]):
+            if tangents:
+                _tangent(block, min(block + BLOCK, end), plan.steps[k], plan, room)
+            else:
+                _value(block, min(block + BLOCK, end), plan.steps[k], plan, room)
+
+
+@compiled
+def energies(first, last, n_threads, counter, parts, plan, room):  # type: ignore[no-untyped-def]
+    """b of all atoms and ∂E/∂r of all edges, for the parts first ≤ p < last."""
+    begin, end = parts[first], parts[last]
+    _clear(room.values, begin, end, plan.rows, room.n_atoms)
+    _clear(room.adjoints, begin, end, plan.rows, room.n_atoms)
+    room.b[begin:end] = 0
+    room.gradient[room.row_ptr[begin] : room.row_ptr[end]] = 0
+    edges.find(begin, end, plan.cutoff, room)
+    for n in range(len(plan.forward)):
+        if n > 0:
+            _meet(counter, n_threads)
+        _forth(begin, end, plan.forward[n], plan, room, False)
+    for n in range(len(plan.backward)):
+        if n > 0:
+            _meet(counter, n_threads)
+        for block in range(begin, end, BLOCK):
+            for k in range(plan.backward[n, 0], plan.backward[n, 1], -1):
+                _adjoint(block, min(block + BLOCK, end), plan.steps[k], plan, room)
+
+
+@compiled
+def loss_gradient(first, last, n_threads, counter, parts, plan, room, forces, virials, w_bar):  # type: ignore[no-untyped-def]
+    """The tangents, and the adjoints of the loss; w_bar (n_parts, n_weights) but for the matrices of `Linear`."""
+    begin, end = parts[first], parts[last]
+    edges.move(begin, end, forces, virials, room)
+    _clear(room.dots, begin, end, plan.rows, room.n_atoms)
+    _clear(room.backs, begin, end, plan.rows, room.n_atoms)
+    for n in range(len(plan.forward)):
+        if n > 0:
+            _meet(counter, n_threads)
+        _forth(begin, end, plan.forward[n], plan, room, True)
+    for part in range(first, last):
+        w_bar[part] = 0
+    for n in range(len(plan.backward)):
+        if n > 0:
+            _meet(counter, n_threads)
+        for part in range(first, last):
+            for block in range(parts[part], parts[part + 1], BLOCK):
+                for k in range(plan.backward[n, 0], plan.backward[n, 1], -1):
+                    stop = min(block + BLOCK, parts[part + 1])
+                    _both_adjoints(block, stop, plan.steps[k], plan, room, w_bar[part])

@@ -1,0 +1,270 @@
+"""From a list of stages to the numbers that the loops read (see `plan`), its weights in their order, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mlpot.cpu import plan as p
+from mlpot.cpu.pointwise import NUMBERS
+from mlpot.cpu.products import tree
+from mlpot.kernels.simd import BYTES
+from mlpot.stages.harmonics import degree_of
+from mlpot.stages.linear import Linear
+from mlpot.stages.neighbor_sum import NeighborSum
+from mlpot.stages.pointwise import Activation
+from mlpot.stages.products import Products
+from mlpot.stages.readout import Embedding, Readout
+from mlpot.stages.run import ENERGY, Program, Step
+from mlpot.stages.spline_grid import SPLINES
+
+Pack = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Slot:
+    """A weight of a stage within the flat array."""
+
+    weight: int  # among those of the program
+    place: int
+    shape: tuple[int, ...]  # with padding
+    pack: Pack  # to that shape
+    unpack: Pack  # of a gradient of that shape
+    is_matrix: bool = False  # whose gradient is a product of whole arrays
+    is_copy: bool = False  # a second form of a weight, without a gradient of its own
+
+
+@dataclass
+class Layout:
+    """The shape of a network: everything but its weights."""
+
+    dtype: torch.dtype
+    arrays: dict[str, tuple[int, int, int]]  # name -> base, components, padded channels
+    steps: list[list[int]] = field(default_factory=list)
+    lists: list[int] = field(default_factory=list)
+    numbers: list[float] = field(default_factory=list)
+    per_length: list[float] = field(default_factory=list)
+    slots: list[Slot] = field(default_factory=list)
+    constants: list[tuple[int, Tensor]] = field(default_factory=list)  # places and rows that no weight changes
+    n_weights: int = 0
+    cutoff: float = 0.0  # Å, of the longest table
+
+    @property
+    def panel(self) -> int:
+        """Numbers of a panel of a matrix: two vectors."""
+        return 2 * BYTES // self.dtype.itemsize
+
+    @property
+    def n_arena(self) -> int:
+        """Numbers of an atom in all arrays."""
+        return sum(k * c for _, k, c in self.arrays.values())
+
+    def padded(self, n: int) -> int:
+        """In whole panels."""
+        return -(-n // self.panel) * self.panel
+
+    def slot(self, weight: int, shape: Sequence[int], pack: Pack, unpack: Pack, **kind: bool) -> int:
+        """Room for a weight; where it begins."""
+        place = self.n_weights
+        self.slots.append(Slot(weight, place, tuple(shape), pack, unpack, **kind))
+        self.n_weights += self.padded(int(np.prod(shape)))
+        return place
+
+    def pack(self, weights: Sequence[Tensor]) -> np.ndarray:
+        """All weights as the loops read them."""
+        flat = torch.zeros(self.n_weights + self.panel, dtype=self.dtype)
+        for slot in self.slots:
+            out = flat[slot.place : slot.place + int(np.prod(slot.shape))].view(slot.shape)
+            out.copy_(slot.pack(weights[slot.weight].detach()))
+        for place, rows in self.constants:
+            flat[place : place + rows.numel()] = rows.flatten()
+        return flat.numpy()
+
+    def plan(self, weights: Sequence[Tensor]) -> p.Plan:
+        """With the weights of now."""
+        kind = torch.empty(0, dtype=self.dtype).numpy().dtype
+        n = len(self.steps)
+        sums = [k for k, s in enumerate(self.steps) if s[p.KIND] == p.NEIGHBOR_SUM]  # never the first
+        forward = list(zip([0, *sums], [*sums, n], strict=True))
+        tops = [n - 1, *(k for k in reversed(sums) if k < n - 1)]
+        backward = list(zip(tops, [*tops[1:], -1], strict=True))
+        return p.Plan(
+            steps=np.array(self.steps, np.int64),
+            rows=np.array([k * c for _, k, c in self.arrays.values()], np.int64),
+            forward=np.array(forward, np.int64),
+            backward=np.array(backward, np.int64),
+            lists=np.array(self.lists or [0], np.int64),
+            numbers=np.array(self.numbers or [0.0], kind),
+            per_length=np.array(self.per_length or [0.0]),
+            weights=self.pack(weights),
+            cutoff=self.cutoff,
+        )
+
+
+def layout_of(program: Program, dtype: torch.dtype) -> Layout:
+    """Everything but the weights."""
+    out, base = Layout(dtype, {}), 0
+    for name, shape in program.shapes.items():
+        if name != ENERGY:
+            row = shape.n_components, out.padded(shape.n_channels)
+            out.arrays[name] = (base, *row)
+            base += row[0] * row[1]
+    static: dict[str, bool] = {}
+    first_weight = 0
+    for step in program.steps:
+        is_static = step.source is None or static[step.source]
+        moved = isinstance(step.stage, NeighborSum)
+        static[step.target] = static.get(step.target, True) and is_static and not moved
+        numbers = _places(out, program, step)
+        numbers[p.STATIC] = int(is_static)
+        if step.stage is None:
+            numbers[p.KIND] = p.COPY
+        else:
+            _ADD[type(step.stage)](out, numbers, step.stage, first_weight)
+            first_weight += len(step.stage.weights)
+        out.steps.append(numbers)
+    return out
+
+
+def _places(out: Layout, program: Program, step: Step) -> list[int]:
+    row = [0] * p.N_INTEGERS
+    read, write = program.windows(step)
+    row[p.PANEL] = out.panel
+    row[p.N_READ], row[p.N_WRITTEN] = read.stop - read.start, write.stop - write.start
+    if step.source is not None:
+        base, k, c = out.arrays[step.source]
+        row[p.SOURCE], row[p.SOURCE_ROW], row[p.READ], row[p.CHANNELS] = base, k * c, read.start * c, c
+    if step.target != ENERGY:
+        base, k, c = out.arrays[step.target]
+        row[p.TARGET], row[p.TARGET_ROW], row[p.WRITE], row[p.OUT_CHANNELS] = base, k * c, write.start * c, c
+    return row
+
+
+def _wide(out: Layout, n: int) -> tuple[Pack, Pack, int]:
+    """How the last axis of n numbers is padded, and cropped."""
+    width = out.padded(n)
+    return lambda t: functional.pad(t, (0, width - n)), lambda t: t[..., :n], width
+
+
+def _embedding(out: Layout, row: list[int], stage: Embedding, w: int) -> None:
+    pack, unpack, width = _wide(out, stage.weight.shape[2])
+    row[p.KIND] = p.EMBEDDING
+    row[p.WEIGHTS] = out.slot(w, (*stage.weight.shape[:2], width), pack, unpack)
+
+
+def _panels(t: Tensor, panel: int) -> Tensor:
+    """(…, n_in, n_out) -> (…, n_panels, n_in, panel)."""
+    return t.reshape(*t.shape[:-1], -1, panel).transpose(-3, -2)
+
+
+def _linear(out: Layout, row: list[int], stage: Linear, w: int) -> None:
+    n_elements, n_matrices, n_in, n_out = stage.weight.shape
+    wide_in, wide_out, panel = out.padded(n_in), out.padded(n_out), out.panel
+    row[p.KIND], row[p.N_IN], row[p.N_OUT], row[p.N_ROWS] = p.LINEAR, n_in, n_out, n_matrices
+    row[p.BY_ELEMENT] = n_elements if n_elements > 1 else 0
+
+    def forth(t: Tensor) -> Tensor:
+        return _panels(functional.pad(t, (0, wide_out - n_out)), panel)
+
+    def back(t: Tensor) -> Tensor:
+        return _panels(functional.pad(t.mT, (0, wide_in - n_in)), panel)
+
+    shape = (n_elements, n_matrices, wide_out // panel, n_in, panel)
+    row[p.WEIGHTS] = out.slot(w, shape, forth, lambda t: t, is_matrix=True)
+    row[p.BACK] = out.slot(w, (n_elements, n_matrices, wide_in // panel, n_out, panel), back, back, is_copy=True)
+    row[p.BIAS] = -1
+    if stage.bias is not None:
+        pack, unpack, width = _wide(out, n_out)
+        row[p.BIAS] = out.slot(w + 1, (*stage.bias.shape[:2], width), pack, unpack)
+        row[p.BIAS_BY_ELEMENT] = int(len(stage.bias) > 1)
+    row[p.LISTS] = len(out.lists)
+    numbers = sorted({b.matrix for b in stage.blocks})
+    out.lists.append(len(numbers))
+    for number in numbers:
+        own = [b for b in stage.blocks if b.matrix == number]
+        out.lists += [number, len(own)]
+        for b in own:
+            out.lists += [b.source * row[p.CHANNELS], b.target * row[p.OUT_CHANNELS]]
+
+
+def _products(out: Layout, row: list[int], stage: Products, w: int) -> None:
+    numbers, kappa = tree(stage)
+    row[p.KIND], row[p.LISTS], row[p.N_ROWS] = p.PRODUCTS, len(out.lists), len(kappa)
+    out.lists += numbers
+    width = row[p.CHANNELS]
+    if stage.weight is None:
+        row[p.WEIGHTS] = out.n_weights
+        out.constants.append((out.n_weights, kappa.expand(-1, width).to(out.dtype)))
+        out.n_weights += len(kappa) * width
+        return
+    n_elements, _, n = stage.weight.shape
+    row[p.BY_ELEMENT] = n_elements if n_elements > 1 else 0
+    kappa = kappa.to(out.dtype)
+    row[p.WEIGHTS] = out.slot(
+        w,
+        (n_elements, len(kappa), width),
+        lambda t: functional.pad(kappa.to(t.dtype) @ t, (0, width - n)),
+        lambda t: kappa.T @ t[..., :n],
+    )
+
+
+def _activation(out: Layout, row: list[int], stage: Activation, w: int) -> None:
+    row[p.KIND], row[p.FUNCTION], row[p.KAPPA] = p.ACTIVATION, NUMBERS[stage.function], len(out.numbers)
+    out.numbers.append(stage.factor)
+
+
+def _readout(out: Layout, row: list[int], stage: Readout, w: int) -> None:
+    pack, unpack, width = _wide(out, stage.weight.shape[1])
+    row[p.KIND], row[p.BIAS] = p.READOUT, -1
+    row[p.WEIGHTS] = out.slot(w, (len(stage.weight), width), pack, unpack)
+    row[p.BY_ELEMENT] = len(stage.weight) if len(stage.weight) > 1 else 0
+    if stage.bias is not None:
+        row[p.BIAS] = out.slot(w + 1, stage.bias.shape, lambda t: t, lambda t: t)
+        row[p.BIAS_BY_ELEMENT] = int(len(stage.bias) > 1)
+
+
+def _neighbor_sum(out: Layout, row: list[int], stage: NeighborSum, w: int) -> None:
+    grid, (n_rows, n_paths, n) = stage.grid, stage.table.shape
+    pack, unpack, width = _wide(out, n)
+    spline, per_length = SPLINES[grid.degree], grid.n_knots / grid.cutoff
+    row[p.KIND], row[p.STRIDE], row[p.N_KNOTS] = p.NEIGHBOR_SUM, spline.stride, grid.n_knots
+    row[p.N_COEFFICIENTS], row[p.N_ROWS], row[p.LENGTH] = grid.degree + 1, n_paths * width, len(out.per_length)
+    row[p.WEIGHTS] = out.slot(w, (n_rows, n_paths, width), pack, unpack)
+    out.per_length.append(per_length)
+    out.cutoff = max(out.cutoff, grid.cutoff)
+    value, slope = (np.array(spline.derivative(order, per_length)) for order in (0, 1))
+    slope = np.pad(slope, ((0, 0), (0, 1)))  # a power less
+    row[p.POLYNOMIALS] = len(out.numbers)
+    out.numbers += np.concatenate([value, slope]).T.ravel().tolist()
+    factors = sorted({(t.harmonic, t.value) for t in stage.terms})
+    row[p.KAPPA], row[p.N_FACTORS], row[p.LISTS] = len(out.numbers), len(factors), len(out.lists)
+    out.numbers += [value for _, value in factors] + [value * (-1) ** degree_of(b) for b, value in factors]
+    out.lists += [b for b, _ in factors]
+    row[p.FIRST_TERM] = len(out.lists)
+    place = {factor: u for u, factor in enumerate(factors)}
+    out.lists.append(len({t.path for t in stage.terms}))
+    for path in sorted({t.path for t in stage.terms}):
+        own = [t for t in stage.terms if t.path == path]
+        sources = sorted({t.source for t in own})
+        out.lists += [path, len(sources)]
+        for source in sources:
+            group = [t for t in own if t.source == source]
+            out.lists += [source * width, len(group)]
+            for t in group:
+                out.lists += [place[t.harmonic, t.value], t.target]
+
+
+_ADD: dict[type, Callable[[Layout, list[int], Any, int], None]] = {
+    Embedding: _embedding,
+    Linear: _linear,
+    Products: _products,
+    Activation: _activation,
+    Readout: _readout,
+    NeighborSum: _neighbor_sum,
+}

@@ -1,0 +1,102 @@
+"""Linear maps as `stages.linear`: rows of a tile of atoms through one matrix, wherever they stand.
+
+The list of a step is n_matrices, and for each: its number, n_blocks, and source and target of each, as places of a
+row. Matrices are packed for `vectors.add_products`, there and back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlpot.cpu.plan import (
+    BACK,
+    BIAS,
+    BIAS_BY_ELEMENT,
+    BY_ELEMENT,
+    CHANNELS,
+    LISTS,
+    N_IN,
+    N_OUT,
+    N_ROWS,
+    N_WRITTEN,
+    OUT_CHANNELS,
+    PANEL,
+    WEIGHTS,
+    source_of,
+    target_of,
+)
+from mlpot.cpu.vectors import add_products, add_scaled
+from mlpot.kernels.simd import inner
+
+Array = np.ndarray
+
+
+@inner
+def _rows(begin, end, s, lists, at, z, room, xs, ys):  # type: ignore[no-untyped-def]
+    """The places of the rows that one matrix takes, for atoms of element z, or all if z < 0; how many."""
+    n = 0
+    for i in range(begin, end):
+        if z >= 0 and room.element[i] != z:
+            continue
+        x, y = source_of(i, s, room), target_of(i, s, room)
+        for k in range(lists[at + 1]):
+            xs[n], ys[n] = x + lists[at + 2 + 2 * k], y + lists[at + 3 + 2 * k]
+            n += 1
+    return n
+
+
+@inner
+def _through(begin, end, s, plan, room, x, y, back):  # type: ignore[no-untyped-def]
+    """y += x W, or x += y Wᵀ if back."""
+    lists, width = plan.lists, s[PANEL]
+    at = s[LISTS] + 1
+    for _ in range(lists[s[LISTS]]):
+        xs, ys = (
+            np.empty((end - begin) * lists[at + 1], np.int64),
+            np.empty((end - begin) * lists[at + 1], np.int64),
+        )
+        for z in range(s[BY_ELEMENT] if s[BY_ELEMENT] else 1):
+            n = _rows(begin, end, s, lists, at, z if s[BY_ELEMENT] else -1, room, xs, ys)
+            number = z * s[N_ROWS] + lists[at]
+            if back:
+                place = s[BACK] + number * s[N_OUT] * s[CHANNELS]
+                add_products(y, ys, n, plan.weights, place, s[N_OUT], s[CHANNELS] // width, width, x, xs)
+            else:
+                place = s[WEIGHTS] + number * s[N_IN] * s[OUT_CHANNELS]
+                add_products(x, xs, n, plan.weights, place, s[N_IN], s[OUT_CHANNELS] // width, width, y, ys)
+        at += 2 + 2 * lists[at + 1]
+
+
+@inner
+def value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+    """y += x W + b."""
+    _through(begin, end, s, plan, room, room.values, room.values, False)
+    if s[BIAS] < 0:
+        return
+    n, one = s[N_WRITTEN] * s[OUT_CHANNELS], room.values.dtype.type(1)
+    for i in range(begin, end):
+        row = s[BIAS] + (room.element[i] * n if s[BIAS_BY_ELEMENT] else 0)
+        add_scaled(room.values, target_of(i, s, room), n, plan.weights, row, one)
+
+
+@inner
+def tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+    """ẏ += ẋ W."""
+    _through(begin, end, s, plan, room, room.dots, room.dots, False)
+
+
+@inner
+def adjoint(begin, end, s, plan, room, array):  # type: ignore[no-untyped-def]
+    """x̄ += ȳ Wᵀ in an array of adjoints."""
+    _through(begin, end, s, plan, room, array, array, True)
+
+
+@inner
+def bias_back(begin, end, s, room, w_bar):  # type: ignore[no-untyped-def]
+    """b̄ += ȳ; the gradients of matrices are products of whole arrays, see `training`."""
+    if s[BIAS] < 0:
+        return
+    n, one = s[N_WRITTEN] * s[OUT_CHANNELS], w_bar.dtype.type(1)
+    for i in range(begin, end):
+        row = s[BIAS] + (room.element[i] * n if s[BIAS_BY_ELEMENT] else 0)
+        add_scaled(w_bar, row, n, room.backs, target_of(i, s, room), one)

@@ -1,0 +1,84 @@
+"""A list of stages as numbers that compiled loops read: found once for all networks of one shape.
+
+Every array at atoms stands in one arena: array k of atom n begins at base_k · n_atoms + n · row_k, with base_k the
+sum of the rows before it. Channels are padded with zeros to whole panels. A step is a row of integers; lists of
+terms are integers, and the weights of all stages stand in one array, in the order in which the loops read them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from mlpot.kernels.simd import inner
+
+Array = NDArray[Any]
+
+# What the integers of a step are.
+KIND, SOURCE, SOURCE_ROW, READ, TARGET, TARGET_ROW, WRITE = range(7)
+"""Kind of the stage; base and row of the arrays, first number of a row that is read or added to."""
+CHANNELS, OUT_CHANNELS = 7, 8
+"""Numbers of a padded component that is read and that is written."""
+N_READ, N_WRITTEN, WEIGHTS, LISTS, BY_ELEMENT, N_ROWS = range(9, 15)
+"""Components; where weights and lists begin; whether there are weights for each element, and rows of each."""
+BIAS, BIAS_BY_ELEMENT, BACK, N_IN, N_OUT, FUNCTION = range(15, 21)
+"""Of `Linear`: where bias (or -1) and transposed matrices are, channels without padding. Of `Activation`: f."""
+STRIDE, N_COEFFICIENTS, N_KNOTS, POLYNOMIALS, N_FACTORS, KAPPA, FIRST_TERM = range(21, 28)
+"""Of `NeighborSum`: see `neighbor_sum`."""
+STATIC, PANEL, LENGTH = 28, 29, 30
+"""Whether no edge moves what is read; numbers of a panel; of `NeighborSum`, where 1/Å between knots stands."""
+N_INTEGERS = 31
+
+EMBEDDING, LINEAR, PRODUCTS, ACTIVATION, READOUT, NEIGHBOR_SUM, COPY = range(7)
+
+
+class Plan(NamedTuple):
+    """What the loops read that no structure changes."""
+
+    steps: Array  # (n_steps, N_INTEGERS) int64
+    rows: Array  # (n_arrays,) int64, numbers of an atom in each array
+    forward: Array  # (n_segments, 2) int64, steps between two meetings of threads: from, to
+    backward: Array  # (n_segments, 2) int64, likewise downwards: from, to (not reached)
+    lists: Array  # int64
+    numbers: Array  # polynomials, coupling coefficients and factors, of the type of the network
+    per_length: Array  # float64, knots per Å of each NeighborSum
+    weights: Array  # of the type of the network
+    cutoff: float  # Å, of the longest table
+
+
+class Room(NamedTuple):
+    """Everything that one evaluation computes; arrays of the type of the network unless said."""
+
+    n_atoms: int
+    element: Array  # (n_atoms,) int64
+    values: Array  # (arena,)
+    adjoints: Array  # ∂E of each value
+    dots: Array  # tangents; empty without training
+    backs: Array  # adjoints of the loss; empty without training
+    b: Array  # (n_atoms,) float64
+    seeds: Array  # (n_atoms,) ∂E/∂b
+    b_bar: Array  # (n_atoms,) of the loss
+    row_ptr: Array  # (n_atoms + 1,) int64
+    near: Array  # (n_atoms,) int64, where the edges of an atom within the cutoff end; they begin at row_ptr
+    neighbor: Array  # (n_edges,) int64
+    original: Array  # (n_edges,) int64, the place of the edge in the list
+    d: Array  # (n_edges,) float64, Å
+    unit: Array  # (n_edges, 3) float64
+    positions: Array  # (n_atoms, 3) float64, Å
+    offset: Array  # (n_edges, 3) float64, shift · cell; empty if nothing is periodic
+    listed: Array  # (n_edges,) int64, neighbors of the whole list
+    gradient: Array  # (n_edges, 3) float64, ∂E/∂r at the place in the list, of what the edge gives to its center
+    motion: Array  # (n_edges, 3) float64, ṙ; empty without training
+
+
+@inner
+def source_of(n, s, room):  # type: ignore[no-untyped-def]
+    """Where that begins in the arena which step s reads of atom n."""
+    return s[SOURCE] * room.n_atoms + n * s[SOURCE_ROW] + s[READ]
+
+
+@inner
+def target_of(n, s, room):  # type: ignore[no-untyped-def]
+    """Where that begins which step s adds to."""
+    return s[TARGET] * room.n_atoms + n * s[TARGET_ROW] + s[WRITE]

@@ -1,0 +1,220 @@
+"""Stages of single numbers and rows, as in `stages`: functions of scalars, copies, embeddings and readouts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlpot.cpu.plan import (
+    BIAS,
+    BIAS_BY_ELEMENT,
+    BY_ELEMENT,
+    CHANNELS,
+    FUNCTION,
+    KAPPA,
+    N_READ,
+    N_WRITTEN,
+    OUT_CHANNELS,
+    WEIGHTS,
+    source_of,
+    target_of,
+)
+from mlpot.cpu.vectors import add_scaled, dot
+from mlpot.kernels.simd import exp, inner
+from mlpot.stages.pointwise import EPSILON
+
+SILU, SSP, SIGMOID, TANH, ROOT = range(5)
+NUMBERS = {"silu": SILU, "ssp": SSP, "sigmoid": SIGMOID, "tanh": TANH, "root": ROOT}
+
+
+@inner
+def _sigmoid(x, one):  # type: ignore[no-untyped-def]
+    return one / (one + exp(-x))
+
+
+@inner
+def _function(number, x, out, n):  # type: ignore[no-untyped-def]
+    """f of n numbers."""
+    one, two = out.dtype.type(1), out.dtype.type(2)
+    if number == SILU:
+        for k in range(n):
+            out[k] = x[k] * _sigmoid(x[k], one)
+    elif number == SSP:
+        for k in range(n):
+            out[k] = max(x[k], 0) + np.log1p(exp(-abs(x[k]))) - out.dtype.type(np.log(2.0))
+    elif number == SIGMOID:
+        for k in range(n):
+            out[k] = _sigmoid(x[k], one)
+    elif number == TANH:
+        for k in range(n):
+            out[k] = two * _sigmoid(two * x[k], one) - one
+    else:
+        for k in range(n):
+            out[k] = np.sqrt(x[k] + out.dtype.type(EPSILON))
+
+
+@inner
+def _slope(number, x, out, n):  # type: ignore[no-untyped-def]
+    """f′."""
+    one, two = out.dtype.type(1), out.dtype.type(2)
+    if number == SILU:
+        for k in range(n):
+            s = _sigmoid(x[k], one)
+            out[k] = s * (one + x[k] * (one - s))
+    elif number == SSP:
+        for k in range(n):
+            out[k] = _sigmoid(x[k], one)
+    elif number == SIGMOID:
+        for k in range(n):
+            s = _sigmoid(x[k], one)
+            out[k] = s * (one - s)
+    elif number == TANH:
+        for k in range(n):
+            s = _sigmoid(two * x[k], one)
+            out[k] = two * two * s * (one - s)
+    else:
+        for k in range(n):
+            out[k] = one / (two * np.sqrt(x[k] + out.dtype.type(EPSILON)))
+
+
+@inner
+def _curvature(number, x, out, n):  # type: ignore[no-untyped-def]
+    """f″."""
+    one, two = out.dtype.type(1), out.dtype.type(2)
+    if number == SILU:
+        for k in range(n):
+            s = _sigmoid(x[k], one)
+            out[k] = s * (one - s) * (two + x[k] * (one - two * s))
+    elif number == SSP:
+        for k in range(n):
+            s = _sigmoid(x[k], one)
+            out[k] = s * (one - s)
+    elif number == SIGMOID:
+        for k in range(n):
+            s = _sigmoid(x[k], one)
+            out[k] = s * (one - s) * (one - two * s)
+    elif number == TANH:
+        for k in range(n):
+            s = _sigmoid(two * x[k], one)
+            out[k] = two * two * two * s * (one - s) * (one - two * s)
+    else:
+        for k in range(n):
+            root = np.sqrt(x[k] + out.dtype.type(EPSILON))
+            out[k] = -one / (two * two * root * root * root)
+
+
+@inner
+def value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+    """y += factor f(x)."""
+    n, factor, y = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]]), room.values
+    f = np.empty(n, y.dtype)
+    for i in range(begin, end):
+        x0, y0 = source_of(i, s, room), target_of(i, s, room)
+        _function(s[FUNCTION], room.values[x0 : x0 + n], f, n)
+        for k in range(n):
+            y[y0 + k] += factor * f[k]
+
+
+@inner
+def tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+    """ẏ += factor f′(x) ẋ."""
+    n, factor, y = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]]), room.dots
+    f = np.empty(n, y.dtype)
+    for i in range(begin, end):
+        x0, y0 = source_of(i, s, room), target_of(i, s, room)
+        _slope(s[FUNCTION], room.values[x0 : x0 + n], f, n)
+        for k in range(n):
+            y[y0 + k] += factor * f[k] * y[x0 + k]
+
+
+@inner
+def adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+    """x̄ += factor f′(x) ȳ."""
+    n, factor, g = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]]), room.adjoints
+    f = np.empty(n, g.dtype)
+    for i in range(begin, end):
+        x0, y0 = source_of(i, s, room), target_of(i, s, room)
+        _slope(s[FUNCTION], room.values[x0 : x0 + n], f, n)
+        for k in range(n):
+            g[x0 + k] += factor * f[k] * g[y0 + k]
+
+
+@inner
+def both_adjoints(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+    """x̄ += factor (f′(x) ȳ + f″(x) ẋ g)."""
+    n, factor = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]])
+    back, dots, g = room.backs, room.dots, room.adjoints
+    f, f2 = np.empty(n, back.dtype), np.empty(n, back.dtype)
+    for i in range(begin, end):
+        x0, y0 = source_of(i, s, room), target_of(i, s, room)
+        x = room.values[x0 : x0 + n]
+        _slope(s[FUNCTION], x, f, n)
+        _curvature(s[FUNCTION], x, f2, n)
+        for k in range(n):
+            back[x0 + k] += factor * (f[k] * back[y0 + k] + f2[k] * dots[x0 + k] * g[y0 + k])
+
+
+@inner
+def copy(begin, end, s, array, room):  # type: ignore[no-untyped-def]
+    """y += x in one array, forward."""
+    n, one = s[N_READ] * s[CHANNELS], array.dtype.type(1)
+    for i in range(begin, end):
+        add_scaled(array, target_of(i, s, room), n, array, source_of(i, s, room), one)
+
+
+@inner
+def copy_back(begin, end, s, array, room):  # type: ignore[no-untyped-def]
+    """x̄ += ȳ in one array."""
+    n, one = s[N_READ] * s[CHANNELS], array.dtype.type(1)
+    for i in range(begin, end):
+        add_scaled(array, source_of(i, s, room), n, array, target_of(i, s, room), one)
+
+
+@inner
+def embed(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+    """y += W[z]."""
+    n, one = s[N_WRITTEN] * s[OUT_CHANNELS], room.values.dtype.type(1)
+    for i in range(begin, end):
+        row = s[WEIGHTS] + room.element[i] * n
+        add_scaled(room.values, target_of(i, s, room), n, plan.weights, row, one)
+
+
+@inner
+def embed_back(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-def]
+    """W̄[z] += ȳ."""
+    n, one = s[N_WRITTEN] * s[OUT_CHANNELS], w_bar.dtype.type(1)
+    for i in range(begin, end):
+        add_scaled(w_bar, s[WEIGHTS] + room.element[i] * n, n, room.backs, target_of(i, s, room), one)
+
+
+@inner
+def _row_of(i, s, room):  # type: ignore[no-untyped-def]
+    """Where the weights of a readout begin for atom i."""
+    return s[WEIGHTS] + (room.element[i] * s[CHANNELS] if s[BY_ELEMENT] else 0)
+
+
+@inner
+def read(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+    """b += w · x + bias."""
+    for i in range(begin, end):
+        row = _row_of(i, s, room)
+        room.b[i] += dot(room.values, source_of(i, s, room), s[CHANNELS], plan.weights, row)
+        if s[BIAS] >= 0:
+            room.b[i] += plan.weights[s[BIAS] + (room.element[i] if s[BIAS_BY_ELEMENT] else 0)]
+
+
+@inner
+def unread(begin, end, s, plan, room, seeds, array):  # type: ignore[no-untyped-def]
+    """x̄ += b̄ w in an array."""
+    for i in range(begin, end):
+        add_scaled(array, source_of(i, s, room), s[CHANNELS], plan.weights, _row_of(i, s, room), seeds[i])
+
+
+@inner
+def unread_weights(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-def]
+    """w̄ += b̄ x + s ẋ and the bias."""
+    for i in range(begin, end):
+        x0, row = source_of(i, s, room), _row_of(i, s, room)
+        add_scaled(w_bar, row, s[CHANNELS], room.values, x0, room.b_bar[i])
+        add_scaled(w_bar, row, s[CHANNELS], room.dots, x0, room.seeds[i])
+        if s[BIAS] >= 0:
+            w_bar[s[BIAS] + (room.element[i] if s[BIAS_BY_ELEMENT] else 0)] += room.b_bar[i]
