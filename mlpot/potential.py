@@ -16,6 +16,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 
+from mlpot.cpu.calls import StagedTraining, native_call
 from mlpot.extrapolation import Domain, atom_features
 from mlpot.forces import Native
 from mlpot.graph import AtomGraph, Edges
@@ -86,7 +87,7 @@ class Potential(nn.Module):
         self.register_buffer("isolated", nothing, persistent=False)
         self.domain: Domain | None = None  # of the training structures, after training
         self.core_repulsion: CoreRepulsion | None = None  # after training
-        self._training = NativeTraining()
+        self._training, self._staged_training = NativeTraining(), StagedTraining()
         self.native: Native | None = self._for_training  # until freeze()
         self.register_load_state_dict_pre_hook(_accept_old_names)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_renew_constants)  # type: ignore[no-untyped-call]
@@ -167,7 +168,7 @@ class Potential(nn.Module):
 
     def _make_native(self) -> None:
         known = self.backbone, self._elements(), self.isolated
-        self.native = native_schnet(*known) or native_egnn(*known)
+        self.native = native_schnet(*known) or native_egnn(*known) or native_call(*known)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the native call: another process, maybe on another kind of CPU, makes its own."""
@@ -212,7 +213,10 @@ class Potential(nn.Module):
 
     def _for_training(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor] | None:
         """A native call for weights that may change; with core repulsion there is none."""
-        return None if self.core_repulsion is not None else self._training(self.backbone, self._elements(), graph)
+        if self.core_repulsion is not None:
+            return None
+        known = self.backbone, self._elements(), graph
+        return self._training(*known) or self._staged_training(*known)
 
     def _isolated_outputs(self) -> Tensor:
         numbers = torch.tensor(self.elements, device=self.energy_scale.device)

@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 import torch
 from stage_lists import NETWORKS, atoms, random_program
+from structures import CUTOFF, REFERENCES, batch_of, copper_atom, ethanol, quartz, slab
 from torch import Tensor
 
-from mlpot.cpu import executor
-from mlpot.cpu.layout import layout_of
+from mlpot.cpu.calls import native_obstacle
+from mlpot.cpu.executor import Executor, Structure
+from mlpot.forces import predict
+from mlpot.graph import Properties
+from mlpot.models import build_backbone
+from mlpot.potential import Potential
 from mlpot.stages.run import Program, Step, edge_gradient, loss_gradient
 from mlpot.stages.stage import Environments
+from mlpot.terms.core_repulsion import TrainingLimits
 
 Answer = tuple[Tensor, Tensor, list[Tensor]]
 
@@ -49,17 +55,18 @@ def compiled(
 ) -> Answer:
     s, b_bar, f_bar, w_bar = given
     cast(program, dtype)
-    layout = layout_of(program, dtype)
-    structure = executor.Structure(
+    run = Executor(program, dtype)
+    structure = Structure(
         positions.numpy(),
         at.element.numpy(),
         at.edges.row_ptr.numpy(),
         at.edges.neighbor.numpy(),
+        at.edges.reverse.numpy(),
         np.empty((0, 3)),
     )
-    found = executor.energies(layout, layout.plan(program.weights), structure, s, training=True)
+    found = run.evaluate(run.layout.plan(program.weights), structure, seeds=s, training=True)
     b, gradient = torch.tensor(found.room.b), -torch.tensor(found.room.gradient)[at.edges.reverse]
-    weights = executor.loss_gradient(found, program, b_bar, f_bar, w_bar)
+    weights = run.loss_gradient(found, program, b_bar, f_bar, w_bar)
     return b, gradient, [w.clone() for w in weights]
 
 
@@ -112,3 +119,55 @@ def test_a_nan_among_positions_reaches_the_energy() -> None:
     program, (positions, at) = Program(NETWORKS["schnet"](4, 1)), atoms(5, 1)
     positions[0] = torch.nan
     assert compiled(program, positions, at, seeds(5), torch.float64)[0].isnan().any()
+
+
+def _properties(potential: Potential, native: bool, training: bool) -> tuple[Properties, list[Tensor]]:
+    """What a potential predicts, and the gradient of a loss on all of it."""
+    known, graph = potential.native, batch_of([ethanol(), quartz(), slab(), copper_atom()])
+    potential.native = known if native else None
+    found = predict(potential, graph, training=training)
+    potential.native = known
+    if not training:
+        return found, []
+    loss = found.energy.square().sum() + found.forces.square().sum() + found.stress.nan_to_num().square().sum()
+    loss.backward()
+    gradients = [p.grad.clone() for p in potential.parameters() if p.grad is not None]
+    potential.zero_grad()
+    return found, gradients
+
+
+@pytest.mark.parametrize("repulsion", [False, True], ids=["plain", "with_core_repulsion_and_zbl"])
+@pytest.mark.parametrize("backbone", ["painn", "ace"])
+def test_native_calls_of_potentials_are_their_definition(backbone: str, repulsion: bool) -> None:
+    """Energy, forces, stress and, in training, the gradient of a loss; molecules and crystals in one batch."""
+    torch.manual_seed(0)
+    potential = Potential(
+        backbone,
+        {"cutoff": CUTOFF, "n_features": 8, "n_radial": 5},
+        reference_energies=REFERENCES,
+        energy_scale={6: 2.0, 1: 0.5},
+        energy_shift={1: 0.3, 8: -0.2},
+        repulsion=repulsion,
+    ).double()
+    if repulsion:
+        near = {(1, 6): 1.25, (1, 8): 1.1, (8, 14): 1.75}  # Å; bonds are shorter, here
+        potential.add_core_repulsion(TrainingLimits(near, dict.fromkeys(REFERENCES, 1.5)))
+    else:
+        (one, mine), (two, exact) = (_properties(potential, native, True) for native in (True, False))
+        assert torch.allclose(one.forces, two.forces, atol=1e-10)
+        size = max(float(g.abs().max()) for g in exact)
+        assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-12 * size) for a, b in zip(mine, exact, strict=True))
+    potential.freeze()
+    assert potential.native is not None
+    (one, _), (two, _) = (_properties(potential, native, False) for native in (True, False))
+    for a, b in ((one.energy, two.energy), (one.forces, two.forces), (one.stress, two.stress)):
+        assert torch.allclose(a, b, rtol=1e-11, atol=1e-10, equal_nan=True)
+
+
+def test_what_keeps_a_network_from_the_native_call_is_said() -> None:
+    weight = torch.zeros(1)
+    assert native_obstacle(torch.nn.Linear(1, 1), weight) == "Linear is not made of stages"
+    network = build_backbone("painn", elements=(1,), n_features=4)
+    assert native_obstacle(network, weight.half()) == "its weights are torch.float16, not float32 or float64"
+    assert native_obstacle(network, weight.to("meta")) == "its weights are on meta"
+    assert native_obstacle(network, weight) is None

@@ -7,7 +7,7 @@ the number of threads, and so are all sums.
 
 from __future__ import annotations
 
-from mlpot.cpu import edges, linear, neighbor_sum, pointwise, products
+from mlpot.cpu import linear, neighbor_sum, outer, pointwise, products
 from mlpot.cpu.plan import ACTIVATION, EMBEDDING, KIND, LINEAR, NEIGHBOR_SUM, PRODUCTS, READOUT, STATIC
 from mlpot.kernels.simd import compiled, inner, wait_for_all
 
@@ -117,44 +117,50 @@ def _forth(begin, end, segment, plan, room, tangents):  # type: ignore[no-untype
 
 
 @compiled
-def energies(first, last, n_threads, counter, parts, plan, room):  # type: ignore[no-untyped-def]
-    """b of all atoms and ∂E/∂r of all edges, for the parts first ≤ p < last."""
+def energies(first, last, n_threads, counter, parts, plan, room, around, answer):  # type: ignore[no-untyped-def]
+    """b, energies, forces and virials of atoms and ∂E/∂r of all edges, for the parts first ≤ p < last."""
     begin, end = parts[first], parts[last]
     _clear(room.values, begin, end, plan.rows, room.n_atoms)
     _clear(room.adjoints, begin, end, plan.rows, room.n_atoms)
     room.b[begin:end] = 0
     room.gradient[room.row_ptr[begin] : room.row_ptr[end]] = 0
-    edges.find(begin, end, plan.cutoff, room)
-    for n in range(len(plan.forward)):
+    outer.find(begin, end, plan.cutoff, around, room)
+    if around.cutoff > 0:
+        outer.seed(begin, end, around, room, answer)
+    for n in range(len(plan.segments)):
         if n > 0:
             _meet(counter, n_threads)
-        _forth(begin, end, plan.forward[n], plan, room, False)
-    for n in range(len(plan.backward)):
+        _forth(begin, end, plan.segments[n], plan, room, False)
+    for n in range(len(plan.segments_back)):
         if n > 0:
             _meet(counter, n_threads)
         for block in range(begin, end, BLOCK):
-            for k in range(plan.backward[n, 0], plan.backward[n, 1], -1):
+            for k in range(plan.segments_back[n, 0], plan.segments_back[n, 1], -1):
                 _adjoint(block, min(block + BLOCK, end), plan.steps[k], plan, room)
+    if around.cutoff > 0:
+        outer.energies(begin, end, around, room, answer)
+        _meet(counter, n_threads)
+        outer.forces(begin, end, around, room, answer)
 
 
 @compiled
 def loss_gradient(first, last, n_threads, counter, parts, plan, room, forces, virials, w_bar):  # type: ignore[no-untyped-def]
     """The tangents, and the adjoints of the loss; w_bar (n_parts, n_weights) but for the matrices of `Linear`."""
     begin, end = parts[first], parts[last]
-    edges.move(begin, end, forces, virials, room)
+    outer.move(begin, end, forces, virials, room)
     _clear(room.dots, begin, end, plan.rows, room.n_atoms)
     _clear(room.backs, begin, end, plan.rows, room.n_atoms)
-    for n in range(len(plan.forward)):
+    for n in range(len(plan.segments)):
         if n > 0:
             _meet(counter, n_threads)
-        _forth(begin, end, plan.forward[n], plan, room, True)
+        _forth(begin, end, plan.segments[n], plan, room, True)
     for part in range(first, last):
         w_bar[part] = 0
-    for n in range(len(plan.backward)):
+    for n in range(len(plan.segments_back)):
         if n > 0:
             _meet(counter, n_threads)
         for part in range(first, last):
             for block in range(parts[part], parts[part + 1], BLOCK):
-                for k in range(plan.backward[n, 0], plan.backward[n, 1], -1):
+                for k in range(plan.segments_back[n, 0], plan.segments_back[n, 1], -1):
                     stop = min(block + BLOCK, parts[part + 1])
                     _both_adjoints(block, stop, plan.steps[k], plan, room, w_bar[part])

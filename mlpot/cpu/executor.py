@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlpot.cpu import driver
-from mlpot.cpu.layout import Layout
+from mlpot.cpu.layout import Layout, layout_of
+from mlpot.cpu.outer import Answer, Outer
 from mlpot.cpu.plan import Plan, Room
-from mlpot.kernels.threads import run, shares
+from mlpot.kernels.threads import run, shares, take
 from mlpot.stages.linear import Linear
 from mlpot.stages.run import Program
 
@@ -30,67 +31,109 @@ class Structure(NamedTuple):
     element: Array  # (n_atoms,) int64, among the elements of the network
     row_ptr: Array  # (n_atoms + 1,) int64
     neighbor: Array  # (n_edges,) int64
+    reverse: Array  # (n_edges,) int64, the edge that points back
     offset: Array  # (n_edges, 3) float64, shift · cell; empty if nothing is periodic
 
 
 @dataclass
 class Evaluation:
-    """What `energies` found and `loss_gradient` needs."""
+    """What the energies leave behind for the gradient of a loss."""
 
-    layout: Layout
+    memory: Memory
     plan: Plan
     room: Room
+    answer: Answer
     parts: Array
 
 
-def energies(
-    layout: Layout, plan: Plan, structure: Structure, seeds: Tensor, training: bool = False
-) -> Evaluation:
-    """b and ∂E/∂r for ∂E/∂b = seeds (n_atoms,), in `room.b` and `room.gradient`."""
-    room = _room(layout, structure, seeds, training)
-    parts = _parts(structure.row_ptr)
-    _run(driver.energies, layout, structure.row_ptr, parts, plan, room)
-    return Evaluation(layout, plan, room, parts)
+NO_OUTER = Outer(np.zeros((1, 7)), np.zeros((1, 2)), np.zeros((1, 1, 3)), np.zeros((4, 2)), 0.0)
+"""For b and ∂E/∂r alone."""
 
 
-def loss_gradient(
-    at: Evaluation, program: Program, b_bar: Tensor, forces: Tensor, virials: Tensor
-) -> list[Tensor]:
-    """Gradients by the weights of a program of a loss with gradients b̄ by b, F̄ by forces and W̄ by virials.
+class Executor:
+    """All networks of one shape: their layout, and memory that is used again.
 
     Args:
-        at: from `energies` with training.
-        program: its weights are not read.
-        b_bar: (n_atoms,).
-        forces: (n_atoms, 3).
-        virials: (n_atoms, 3, 3), of the graph of each atom.
+        program: any of them.
+        dtype: float32 or float64.
     """
-    layout, room = at.layout, at.room
-    room.b_bar[:] = b_bar.numpy()
-    w_bar = torch.empty(len(at.parts) - 1, layout.n_weights + layout.panel, dtype=layout.dtype)
-    arrays = (t.double().contiguous().numpy() for t in (forces, virials))
-    _run(driver.loss_gradient, layout, room.row_ptr, at.parts, at.plan, room, *arrays, w_bar.numpy())
-    total = w_bar[0]
-    for part in w_bar[1:]:
-        total = total + part
-    gradients = [torch.zeros(0)] * len(program.weights)
-    for slot in layout.slots:
-        if not slot.is_matrix and not slot.is_copy:
-            flat = total[slot.place : slot.place + math.prod(slot.shape)].view(slot.shape)
-            gradients[slot.weight] = slot.unpack(flat)
-    number = 0
-    for step in program.steps:
-        if isinstance(step.stage, Linear):
-            gradients[number] = _matrices(layout, program, room, step)
-        number += 0 if step.stage is None else len(step.stage.weights)
-    return gradients
 
+    def __init__(self, program: Program, dtype: torch.dtype):
+        self.layout = layout_of(program, dtype)
+        self._free: list[Memory] = []
 
-def _run(loop: Any, layout: Layout, row_ptr: Array, parts: Array, plan: Plan, room: Room, *rest: Any) -> None:
-    """All parts, by as many threads as there are and as pay."""
-    begin = row_ptr[parts]
-    own = shares(begin, layout.n_arena)
-    run(loop, own, len(own), np.zeros(1, np.int64), parts, plan, room, *rest)
+    def energies(self, plan: Plan, structure: Structure, outer: Outer) -> Answer:
+        """Energies, forces and virials of atoms."""
+        evaluation = self.evaluate(plan, structure, outer)
+        self.release(evaluation)
+        return evaluation.answer
+
+    def evaluate(
+        self,
+        plan: Plan,
+        structure: Structure,
+        outer: Outer = NO_OUTER,
+        *,
+        seeds: Tensor | None = None,
+        training: bool = False,
+    ) -> Evaluation:
+        """Everything; `release` it when it is no longer needed.
+
+        Args:
+            plan: from `layout`, with the weights.
+            structure: the atoms.
+            outer: the terms around the network; they say what ∂E/∂b is.
+            seeds: ∂E/∂b (n_atoms,) without outer terms.
+            training: whether `loss_gradient` will be asked.
+        """
+        memory = take(self._free) or Memory()
+        room = _room(memory, self.layout, structure, training)
+        if seeds is not None:
+            room.seeds[:] = seeds.numpy()
+        answer, parts = _answer(len(structure.element)), _parts(structure.row_ptr)
+        self._run(driver.energies, parts, plan, room, outer, answer)
+        return Evaluation(memory, plan, room, answer, parts)
+
+    def release(self, evaluation: Evaluation) -> None:
+        """Give back the memory of an evaluation; its answer stays."""
+        self._free.append(evaluation.memory)
+
+    def loss_gradient(
+        self, at: Evaluation, program: Program, b_bar: Tensor, forces: Tensor, virials: Tensor
+    ) -> list[Tensor]:
+        """Gradients by the weights of a loss with gradients b̄ by b, F̄ by forces and W̄ by virials.
+
+        Args:
+            at: from `evaluate` with training.
+            program: of this shape; its weights are not read.
+            b_bar: (n_atoms,).
+            forces: (n_atoms, 3).
+            virials: (n_atoms, 3, 3), of the graph of each atom.
+        """
+        layout, room = self.layout, at.room
+        room.b_bar[:] = b_bar.numpy()
+        w_bar = torch.empty(len(at.parts) - 1, layout.n_weights + layout.panel, dtype=layout.dtype)
+        arrays = (t.double().contiguous().numpy() for t in (forces, virials))
+        self._run(driver.loss_gradient, at.parts, at.plan, room, *arrays, w_bar.numpy())
+        total = w_bar[0]
+        for part in w_bar[1:]:
+            total = total + part
+        gradients = [torch.zeros(0)] * len(program.weights)
+        for slot in layout.slots:
+            if not slot.is_matrix and not slot.is_copy:
+                flat = total[slot.place : slot.place + math.prod(slot.shape)].view(slot.shape)
+                gradients[slot.weight] = slot.unpack(flat)
+        number = 0
+        for step in program.steps:
+            if isinstance(step.stage, Linear):
+                gradients[number] = _matrices(layout, program, room, step)
+            number += 0 if step.stage is None else len(step.stage.weights)
+        return gradients
+
+    def _run(self, loop: Any, parts: Array, plan: Plan, room: Room, *rest: Any) -> None:
+        """All parts, by as many threads as there are and as pay."""
+        own = shares(room.row_ptr[parts], self.layout.n_arena)
+        run(loop, own, len(own), np.zeros(1, np.int64), parts, plan, room, *rest)
 
 
 def _parts(row_ptr: Array) -> Array:
@@ -103,35 +146,59 @@ def _parts(row_ptr: Array) -> Array:
     return np.minimum(ends, n_atoms).astype(np.int64)
 
 
-def _empty(*shape: int, dtype: torch.dtype = torch.float64) -> Array:
-    """PyTorch begins an array at a cache line, NumPy does not, and vectors across two lines cost twice as much."""
-    return torch.empty(shape, dtype=dtype).numpy()
+class Memory:
+    """Arrays that grow when they must, and are used again."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, Array] = {}
+
+    def get(self, name: str, *shape: int, dtype: torch.dtype = torch.float64) -> Array:
+        """An array of that shape, with anything in it."""
+        n = math.prod(shape)
+        kept = self._arrays.get(name)
+        if kept is None or len(kept) < n:
+            # PyTorch begins an array at a cache line, NumPy does not, and vectors across two lines cost twice.
+            kept = self._arrays[name] = torch.empty(n + n // 8, dtype=dtype).numpy()
+        return kept[:n].reshape(shape)
 
 
-def _room(layout: Layout, structure: Structure, seeds: Tensor, training: bool) -> Room:
-    n_atoms, n_edges, dtype = len(structure.element), len(structure.neighbor), layout.dtype
-    arena = n_atoms * layout.n_arena
+def _room(memory: Memory, layout: Layout, structure: Structure, training: bool) -> Room:
+    n_atoms, n_edges, dtype, get = len(structure.element), len(structure.neighbor), layout.dtype, memory.get
+    arena, whole = n_atoms * layout.n_arena, torch.int64
     return Room(
         n_atoms=n_atoms,
         element=structure.element,
-        values=_empty(arena, dtype=dtype),
-        adjoints=_empty(arena, dtype=dtype),
-        dots=_empty(arena if training else 0, dtype=dtype),
-        backs=_empty(arena if training else 0, dtype=dtype),
-        b=_empty(n_atoms),
-        seeds=seeds.to(dtype).contiguous().numpy(),
-        b_bar=_empty(n_atoms, dtype=dtype),
+        values=get("values", arena, dtype=dtype),
+        adjoints=get("adjoints", arena, dtype=dtype),
+        dots=get("dots", arena if training else 0, dtype=dtype),
+        backs=get("backs", arena if training else 0, dtype=dtype),
+        b=get("b", n_atoms),
+        seeds=get("seeds", n_atoms, dtype=dtype),
+        b_bar=get("b_bar", n_atoms, dtype=dtype),
         row_ptr=structure.row_ptr,
-        near=_empty(n_atoms, dtype=torch.int64),
-        neighbor=_empty(n_edges, dtype=torch.int64),
-        original=_empty(n_edges, dtype=torch.int64),
-        d=_empty(n_edges),
-        unit=_empty(n_edges, 3),
+        near=get("near", n_atoms, dtype=whole),
+        neighbor=get("neighbor", n_edges, dtype=whole),
+        original=get("original", n_edges, dtype=whole),
+        distance=get("distance", n_edges),
+        d=get("d", n_edges),
+        unit=get("unit", n_edges, 3),
         positions=structure.positions,
         offset=structure.offset,
         listed=structure.neighbor,
-        gradient=_empty(n_edges, 3),
-        motion=_empty(n_edges if training else 0, 3),
+        reverse=structure.reverse,
+        gradient=get("gradient", n_edges, 3),
+        motion=get("motion", n_edges if training else 0, 3),
+    )
+
+
+def _answer(n: int) -> Answer:
+    return Answer(
+        coordination=np.empty(n),
+        by_coordination=np.empty(n),
+        energy=np.empty(n),
+        added=np.empty(n),
+        forces=np.empty((n, 3)),
+        virial=np.empty((n, 3, 3)),
     )
 
 

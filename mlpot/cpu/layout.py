@@ -93,12 +93,12 @@ class Layout:
         sums = [k for k, s in enumerate(self.steps) if s[p.KIND] == p.NEIGHBOR_SUM]  # never the first
         forward = list(zip([0, *sums], [*sums, n], strict=True))
         tops = [n - 1, *(k for k in reversed(sums) if k < n - 1)]
-        backward = list(zip(tops, [*tops[1:], -1], strict=True))
+        back = list(zip(tops, [*tops[1:], -1], strict=True))
         return p.Plan(
             steps=np.array(self.steps, np.int64),
             rows=np.array([k * c for _, k, c in self.arrays.values()], np.int64),
-            forward=np.array(forward, np.int64),
-            backward=np.array(backward, np.int64),
+            segments=np.array(forward, np.int64),
+            segments_back=np.array(back, np.int64),
             lists=np.array(self.lists or [0], np.int64),
             numbers=np.array(self.numbers or [0.0], kind),
             per_length=np.array(self.per_length or [0.0]),

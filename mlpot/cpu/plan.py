@@ -38,8 +38,8 @@ class Plan(NamedTuple):
 
     steps: Array  # (n_steps, N_INTEGERS) int64
     rows: Array  # (n_arrays,) int64, numbers of an atom in each array
-    forward: Array  # (n_segments, 2) int64, steps between two meetings of threads: from, to
-    backward: Array  # (n_segments, 2) int64, likewise downwards: from, to (not reached)
+    segments: Array  # (n_segments, 2) int64, steps between two meetings of threads: from, to
+    segments_back: Array  # (n_segments, 2) int64, likewise downwards: from, to (not reached)
     lists: Array  # int64
     numbers: Array  # polynomials, coupling coefficients and factors, of the type of the network
     per_length: Array  # float64, knots per Å of each NeighborSum
@@ -63,11 +63,13 @@ class Room(NamedTuple):
     near: Array  # (n_atoms,) int64, where the edges of an atom within the cutoff end; they begin at row_ptr
     neighbor: Array  # (n_edges,) int64
     original: Array  # (n_edges,) int64, the place of the edge in the list
-    d: Array  # (n_edges,) float64, Å
+    distance: Array  # (n_edges,) float64, Å
+    d: Array  # (n_edges,) float64, Å, as the network sees it: see `terms.core_repulsion`
     unit: Array  # (n_edges, 3) float64
     positions: Array  # (n_atoms, 3) float64, Å
     offset: Array  # (n_edges, 3) float64, shift · cell; empty if nothing is periodic
     listed: Array  # (n_edges,) int64, neighbors of the whole list
+    reverse: Array  # (n_edges,) int64, in the list the edge that points back
     gradient: Array  # (n_edges, 3) float64, ∂E/∂r at the place in the list, of what the edge gives to its center
     motion: Array  # (n_edges, 3) float64, ṙ; empty without training
 

@@ -1,0 +1,185 @@
+"""Native calls of networks made of stages: atoms in, energies, forces and virials out, in use and in training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mlpot.cpu.door import compiled_code
+from mlpot.graph import AtomGraph
+from mlpot.kernels.ops import has_loops, loops
+from mlpot.models.native import Elements, of_elements, offsets
+from mlpot.stages.network import StagedNetwork
+from mlpot.stages.run import Program
+
+Array = NDArray[Any]
+Found = tuple[Tensor, Tensor, Tensor]
+
+
+def native_obstacle(backbone: nn.Module, weight: Tensor) -> str | None:
+    """Why there is no native call for a backbone with such weights; None if there is one."""
+    if not isinstance(backbone, StagedNetwork):
+        return f"{type(backbone).__name__} is not made of stages"
+    if weight.device.type != "cpu":
+        return f"its weights are on {weight.device.type}"
+    if weight.dtype not in (torch.float32, torch.float64):
+        return f"its weights are {weight.dtype}, not float32 or float64"
+    return None if has_loops() else "Numba is not installed"
+
+
+def native_call(backbone: nn.Module, elements: Elements, isolated: Tensor) -> StagedCall | None:
+    """The call for a backbone that no longer changes, None if there is an obstacle.
+
+    Args:
+        backbone: perhaps a `StagedNetwork`.
+        elements: those of the potential.
+        isolated: (n_elements,) what the backbone gives for an isolated atom.
+    """
+    if native_obstacle(backbone, elements.scale) is not None:
+        return None
+    assert isinstance(backbone, StagedNetwork)
+    return StagedCall(backbone, elements, isolated)
+
+
+class StagedCall:
+    """Energies, forces and virials of a network whose weights no longer change."""
+
+    def __init__(self, backbone: StagedNetwork, elements: Elements, isolated: Tensor):
+        with torch.no_grad():
+            program = backbone.program()
+            self.executor = compiled_code().Executor(program, elements.scale.dtype)
+            self.plan = self.executor.layout.plan(program.weights)
+        self.places, self.outer = elements.places(), outer_of(elements, isolated, backbone.cutoff)
+        self._last: tuple[AtomGraph, Tensor, Array] | None = None
+
+    def __call__(self, graph: AtomGraph) -> Found | None:
+        """Energies (n_graphs,) eV, forces (n_atoms, 3) eV/Å and virials (n_graphs, 3, 3) eV, float64.
+
+        Args:
+            graph: its edges may go beyond the cutoff.
+
+        Returns:
+            None if an element is unknown.
+        """
+        element = np.empty(graph.n_atoms, np.int64)
+        if not loops("pairs").elements(graph.numbers.numpy(), self.places, element):
+            return None
+        structure = structure_of(graph, element, self._offset(graph))
+        answer = self.executor.energies(self.plan, structure, self.outer)
+        return (
+            _sums(torch.from_numpy(answer.energy), graph),
+            torch.from_numpy(answer.forces),
+            _sums(torch.from_numpy(answer.virial), graph),
+        )
+
+    def _offset(self, graph: AtomGraph) -> Array:
+        """cell_shift · cell of each edge; kept while list and cell are the same."""
+        if self._last is not None:
+            last, cell, offset = self._last
+            if last.cell_shift is graph.cell_shift and torch.equal(cell, graph.cell):
+                return offset
+        offset = offsets(graph)
+        self._last = graph, graph.cell.clone(), offset
+        return offset
+
+
+class StagedTraining:
+    """Energies, forces and virials of a network, differentiable once by its parameters, see `stages.run`."""
+
+    def __init__(self) -> None:
+        self._executors: dict[torch.dtype, Any] = {}
+
+    def __call__(self, backbone: nn.Module, elements: Elements, graph: AtomGraph) -> Found | None:
+        """As `StagedCall`; None if there is an obstacle, or an element is unknown."""
+        if native_obstacle(backbone, elements.scale) is not None or torch.is_autocast_enabled("cpu"):
+            return None
+        assert isinstance(backbone, StagedNetwork)
+        numbers = torch.cat([graph.numbers, torch.tensor(elements.numbers)])  # and an isolated atom of each
+        element = torch.empty_like(numbers)
+        if not loops("pairs").elements(numbers.numpy(), elements.places(), element.numpy()):
+            return None
+        program, dtype = backbone.program(), elements.scale.dtype
+        if dtype not in self._executors:
+            self._executors[dtype] = compiled_code().Executor(program, dtype)
+        nothing = torch.zeros_like(elements.scale)  # isolated atoms are subtracted below
+        outer = outer_of(elements, nothing, backbone.cutoff)
+        structure = structure_of(graph, element.numpy(), offsets(graph))
+        b, forces, virial, added, coordination = _Outputs.apply(  # type: ignore[no-untyped-call]
+            self._executors[dtype], program, structure, outer, *program.weights
+        )
+        n, kind = graph.n_atoms, element[: graph.n_atoms]
+        learned = elements.scale.double().index_select(0, kind) * (b[:n] - b[n:].index_select(0, kind))
+        energy = torch.where(coordination[:n] != 0, learned + added[:n], 0.0)
+        energy = energy + elements.reference.index_select(0, kind)
+        return _sums(energy, graph), forces[:n], _sums(virial[:n], graph)
+
+    def __deepcopy__(self, memo: object) -> StagedTraining:
+        return StagedTraining()
+
+    def __reduce__(self) -> tuple[type[StagedTraining], tuple[()]]:
+        return StagedTraining, ()
+
+
+class _Outputs(torch.autograd.Function):
+    """b, forces and virials by atom as a function of the weights of a list of stages."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, executor: Any, program: Program, structure: Any, outer: Any, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        plan = executor.layout.plan(weights)
+        evaluation = executor.evaluate(plan, structure, outer, training=True)
+        ctx.kept = executor, program, evaluation
+        if not any(ctx.needs_input_grad):
+            executor.release(evaluation)
+        answer = evaluation.answer
+        arrays = evaluation.room.b, answer.forces, answer.virial, answer.added, answer.coordination
+        b, forces, virial, added, coordination = (torch.from_numpy(array).clone() for array in arrays)
+        ctx.mark_non_differentiable(added, coordination)
+        return b, forces, virial, added, coordination
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, b: Tensor, forces: Tensor, virial: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.kept is None:
+            raise RuntimeError("The gradient of this loss was taken before. Compute energies and forces again.")
+        executor, program, evaluation = ctx.kept
+        ctx.kept = None
+        gradients = executor.loss_gradient(evaluation, program, b, forces, virial)
+        executor.release(evaluation)
+        return None, None, None, None, *gradients
+
+
+def outer_of(elements: Elements, isolated: Tensor, cutoff: float) -> Any:
+    """What the loops read of the elements of a potential."""
+    arrays = of_elements(elements, isolated, torch.zeros(1))
+    return compiled_code().Outer(
+        **{name: t.double().contiguous().numpy() for name, t in arrays.items()}, cutoff=cutoff
+    )
+
+
+def structure_of(graph: AtomGraph, element: Array, offset: Array) -> Any:
+    """The arrays of a graph; isolated atoms may stand at the end of `element`."""
+    edges, more = graph.edges, len(element) - graph.n_atoms
+    row_ptr, positions = edges.row_ptr, graph.positions
+    if more:
+        row_ptr = torch.cat([row_ptr, row_ptr[-1:].expand(more)])
+        positions = torch.cat([positions, positions.new_zeros(more, 3)])
+    return compiled_code().Structure(
+        positions=positions.contiguous().numpy(),
+        element=element,
+        row_ptr=row_ptr.numpy(),
+        neighbor=edges.neighbor.numpy(),
+        reverse=edges.reverse.numpy(),
+        offset=offset,
+    )
+
+
+def _sums(values: Tensor, graph: AtomGraph) -> Tensor:
+    """Of each graph's atoms, in float64: (n_atoms, …) -> (n_graphs, …)."""
+    return values.new_zeros(graph.n_graphs, *values.shape[1:]).index_add(0, graph.batch, values)
