@@ -66,11 +66,13 @@ class ACE(StagedNetwork):
         n_knots: int = 128,
         degree: int = 5,
     ):
-        super().__init__(elements=elements, cutoff=cutoff, features="h2")
         if max_degree not in (1, 2, 3):
             raise ValueError(f"max_degree is {max_degree}: harmonics of degree 1, 2 or 3 are known.")
+        degrees = tuple(range(max_degree + 1))
+        linear = (coupled_products(degrees, 0), n_features)
+        super().__init__(elements=elements, cutoff=cutoff, features="h2", linear={"A1": linear, "A2": linear})
         n, n_message, n_elements = n_features, n_message or max(n_features // 2, 1), len(self.elements)
-        self.n_neighbors, self.degrees = n_neighbors, tuple(range(max_degree + 1))
+        self.n_neighbors, self.degrees = n_neighbors, degrees
         basis = choose(BASES, radial, "radial basis")(n_radial, cutoff)
         self.first_table, self.table = (
             RadialTable(basis, PolynomialEnvelope(cutoff), cutoff=cutoff, n_knots=n_knots, degree=degree)

@@ -79,7 +79,9 @@ class PaiNN(StagedNetwork):
         n_knots: int = 256,
         degree: int = 5,
     ):
-        super().__init__(elements=elements, cutoff=cutoff, features="s")
+        n_hidden = max(n_features // 2, 1)
+        linear = {"t": ((Product((0,), 0),), n_hidden)}
+        super().__init__(elements=elements, cutoff=cutoff, features="s", linear=linear)
         basis = choose(BASES, radial, "radial basis")(n_radial, cutoff)
         tables = (
             RadialTable(basis, PolynomialEnvelope(cutoff), cutoff=cutoff, n_knots=n_knots, degree=degree)
@@ -89,8 +91,8 @@ class PaiNN(StagedNetwork):
         self.layers = nn.ModuleList(
             Layer(n_features, n_radial, n_paths=3 if k else 2, table=table) for k, table in enumerate(tables)
         )
-        self.hidden = dense(n_features, max(n_features // 2, 1))
-        self.energy = dense(max(n_features // 2, 1), 1)
+        self.hidden = dense(n_features, n_hidden)
+        self.energy = dense(n_hidden, 1)
 
     def stages(self) -> list[Step]:
         """The list; all arrays but the first have four components, a scalar and a vector."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mlpot.graph import Edges
+from mlpot.stages.products import Product, Products
+from mlpot.stages.readout import Readout
 from mlpot.stages.run import ENERGY, Program, Step, forward
 from mlpot.stages.stage import Environments
 
@@ -19,6 +21,8 @@ class StagedNetwork(nn.Module):
         elements: atomic numbers that it knows, sorted; the potential gives its own to a class that asks for them.
         cutoff: Å; beyond it every radial function is zero.
         features: the array whose component 0 says what an atom's environment is, for the extrapolation grade.
+        linear: products to scalars of some arrays, and the number of their channels; the energy has a sum of them
+            with weights by element and channel that are zero unless they were solved for, see `linear_weight`.
 
     Raises:
         ValueError: no element was given.
@@ -26,7 +30,14 @@ class StagedNetwork(nn.Module):
 
     element_index: Tensor
 
-    def __init__(self, *, elements: Sequence[int], cutoff: float, features: str):
+    def __init__(
+        self,
+        *,
+        elements: Sequence[int],
+        cutoff: float,
+        features: str,
+        linear: Mapping[str, tuple[tuple[Product, ...], int]] | None = None,
+    ):
         super().__init__()
         if not elements or min(elements) < 1:
             raise ValueError(f"A network needs atomic numbers of at least one element, got {tuple(elements)}.")
@@ -34,15 +45,30 @@ class StagedNetwork(nn.Module):
         index = torch.full((max(self.elements) + 1,), -1)
         index[list(self.elements)] = torch.arange(len(self.elements))
         self.register_buffer("element_index", index, persistent=False)
+        self.linear = {name: products for name, (products, _) in (linear or {}).items()}
+        for name, (products, n_channels) in (linear or {}).items():
+            n_paths = 1 + max(t.path for t in products)
+            self.register_buffer(f"linear_{name}", torch.zeros(len(self.elements), n_paths, n_channels))
         self.readout = nn.Identity()  # whoever asks what the readout receives hooks it
 
     def stages(self) -> Iterable[Step]:
         """The list. Weights are functions of the parameters; those by element have a row for each known one."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its stages are.")
 
+    def linear_weight(self, name: str) -> Tensor:
+        """Weights (n_elements, n_paths, n_channels) of the products of an array; the energy is linear in them."""
+        return self.get_buffer(f"linear_{name}")
+
     def program(self) -> Program:
         """The checked list for all elements, with the weights of now."""
-        return Program(self.stages())
+        steps = list(self.stages())
+        for name, products in self.linear.items():
+            weight = self.linear_weight(name)
+            if weight.any():
+                sums = f"{name} linear"
+                steps.append(Step(Products(products, weight), name, sums))
+                steps.append(Step(Readout(weight.new_ones(weight.shape[2])), sums, ENERGY))
+        return Program(steps)
 
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å, by the definition of each stage."""

@@ -160,12 +160,7 @@ def loss_gradient(
         values: from `edge_gradient`.
         adjoints: likewise; they hold s.
     """
-    dots: Arrays = {}
-    for step in program.steps:
-        x_dot = _read(program, dots, step, at)
-        if step.stage is not None:
-            x_dot = step.stage.tangent(at, _read(program, values, step, at), x_dot)
-        _add(program, dots, step, x_dot)
+    dots = tangents(program, at, values)
     back = {name: torch.zeros_like(value) for name, value in values.items()}
     back[ENERGY] = b_bar[:, None, None].to(values[ENERGY])
     gradients: list[Weights] = []
@@ -178,6 +173,17 @@ def loss_gradient(
         _add_back(program, back, step, x_bar)
         gradients.append(of_weights)
     return gradients[::-1], dots[ENERGY][:, 0, 0]
+
+
+def tangents(program: Program, at: Environments, values: Arrays) -> Arrays:
+    """The derivative of all arrays along the motion of the edges."""
+    dots: Arrays = {}
+    for step in program.steps:
+        x_dot = _read(program, dots, step, at)
+        if step.stage is not None:
+            x_dot = step.stage.tangent(at, _read(program, values, step, at), x_dot)
+        _add(program, dots, step, x_dot)
+    return dots
 
 
 def _read(program: Program, arrays: Arrays, step: Step, at: Environments) -> Tensor:

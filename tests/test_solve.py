@@ -1,0 +1,132 @@
+"""Does the closing solve find the least squares of what the energy is linear in?"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from potentials import Morse
+from structures import CUTOFF, REFERENCES, ethanol, quartz
+
+from mlpot.forces import predict
+from mlpot.graph import AtomGraph, Properties, collate
+from mlpot.neighbors import build_graph
+from mlpot.potential import Potential
+from mlpot.training import solve as closing
+from mlpot.training.solve import Features, accumulate, closing_solve, within
+
+Batch = tuple[AtomGraph, Properties]
+SETTINGS = {"energy_weight": 1.0, "forces_weight": 10.0, "n_force_labels": 10**3}
+
+
+def new(backbone: str = "ace", **arguments: object) -> Potential:
+    torch.manual_seed(3)
+    arguments = {"cutoff": CUTOFF, "n_features": 3, "n_radial": 4, "n_knots": 32, "max_degree": 1, **arguments}
+    if backbone == "painn":
+        del arguments["max_degree"]
+    scale = {z: 0.5 + 0.1 * z for z in REFERENCES}
+    return Potential(backbone, arguments, reference_energies=REFERENCES, energy_scale=scale)
+
+
+def labelled(*seeds: int) -> Batch:
+    """Ethanol and quartz with the energies and forces of a known truth; one force is not known."""
+    structures = [make(seed) for seed in seeds for make in (ethanol, quartz)]
+    graph = collate([build_graph(a.numbers, a.positions, a.cell.array, a.pbc, CUTOFF) for a in structures])
+    truth = predict(Morse(), graph)
+    forces = truth.forces.clone()
+    forces[4, 1] = torch.nan
+    return graph, Properties(truth.energy, forces, truth.stress)
+
+
+@pytest.mark.parametrize("backbone", ["ace", "painn"])
+def test_rows_are_the_derivatives_of_energies_and_forces_by_the_weights(backbone: str) -> None:
+    potential = new(backbone).double()
+    features = Features(potential, potential.backbone)  # type: ignore[arg-type]
+    graph, _ = labelled(0)
+    before = predict(potential, graph)
+    directions = [(atom, axis) for atom in range(9) for axis in range(3)]
+    with torch.no_grad():
+        energies, *forces = features.rows(graph, directions)
+    for k in range(0, features.n, 7):
+        changed = copy.deepcopy(potential)
+        features.write(changed.backbone, torch.eye(features.n, dtype=torch.float64)[k])  # type: ignore[arg-type]
+        after = predict(changed, graph)
+        torch.testing.assert_close(energies[:, k], after.energy - before.energy, rtol=0, atol=1e-9)
+        by_weight = (after.forces - before.forces).view(2, 9, 3)
+        own = torch.stack([row[:, k] for row in forces], 1).view(2, 9, 3)
+        torch.testing.assert_close(own, by_weight, rtol=0, atol=1e-9)
+
+
+def test_the_solve_is_that_of_a_dense_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closing, "STRENGTHS", (1e-3,))
+    potential, train, validation = new().double(), labelled(*range(8)), labelled(9)
+    features = Features(copy.deepcopy(potential), copy.deepcopy(potential.backbone))  # type: ignore[arg-type]
+    solved = closing_solve(potential, [train], [validation], **SETTINGS)
+    graph, labels = train
+    predicted = predict(features.potential, graph)
+    with torch.no_grad():
+        energies, *forces = features.rows(graph, [divmod(k, 3) for k in range(27)])
+    rows = torch.stack(forces, 1).view(16, 9, 3, -1).flatten(0, 2)
+    left = (labels.forces - predicted.forces).flatten()
+    rows, left = rows[~left.isnan()], left[~left.isnan()]
+    weight = (10 / len(left)) ** 0.5
+    a = torch.cat([energies / 9 * 16**-0.5, rows * weight])
+    t = torch.cat([(labels.energy - predicted.energy) / 9 * 16**-0.5, left * weight])
+    ridge = torch.diag(a.square().sum(0).sqrt() * 1e-3**0.5)
+    stacked, target = torch.cat([a, ridge]), torch.cat([t, torch.zeros(len(ridge), dtype=t.dtype)])
+    used = ridge.diagonal() > 0
+    w = torch.zeros(len(ridge), dtype=torch.float64)
+    w[used] = torch.linalg.lstsq(stacked[:, used], target, driver="gelsd").solution
+    assert solved.n_rows == len(left)
+    own = torch.cat([potential.backbone.linear_weight(n).flatten() for n in potential.backbone.linear])
+    assert solved.accepted
+    torch.testing.assert_close(own, w, rtol=1e-8, atol=1e-8 * float(w.abs().max()))
+    after = predict(potential, validation[0])
+    known = ~validation[1].forces.isnan()
+    error = (after.forces - validation[1].forces)[known].square().mean().sqrt().item()
+    assert error == pytest.approx(solved.after.forces, rel=1e-6)
+    assert solved.after.forces < 0.9 * solved.before.forces
+
+
+def test_a_solve_that_does_not_help_changes_nothing() -> None:
+    graph, labels = labelled(0)
+    noise = Properties(labels.energy, torch.randn_like(labels.forces), labels.stress)
+    potential = new()
+    before = copy.deepcopy(potential.state_dict())
+    other = labelled(5)
+    exact = predict(potential.double(), other[0])
+    potential.float()
+    assert not closing_solve(potential, [(graph, noise)], [(other[0], exact)], **SETTINGS).accepted
+    assert all(torch.equal(a, before[name]) for name, a in potential.state_dict().items())
+
+
+def test_a_solve_gives_the_same_bits_again() -> None:
+    results = []
+    for _ in range(2):
+        potential = new()
+        assert closing_solve(potential, [labelled(0, 1), labelled(2)], [labelled(3)], **SETTINGS).accepted
+        results.append(potential.state_dict())
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_rows_are_drawn_where_there_are_many() -> None:
+    potential = new().double()
+    features = Features(potential, potential.backbone)  # type: ignore[arg-type]
+    with torch.no_grad():
+        of_energy, of_forces = accumulate(features, [labelled(0)], 0.25)
+    assert of_energy.n == 2
+    assert of_forces.n in (13, 14)  # 7 of 27 directions of two structures
+    assert math.isfinite(of_forces.error(torch.zeros(features.n, dtype=torch.float64)))
+
+
+def test_atoms_are_counted_within_their_structure() -> None:
+    assert within(labelled(0)[0]).tolist() == [*range(9), *range(9)]
+
+
+def test_a_network_without_linear_weights_is_left_alone() -> None:
+    potential = Potential("deepsets", {"cutoff": CUTOFF, "n_features": 8}, reference_energies=REFERENCES)
+    solved = closing_solve(potential, [labelled(0)], [labelled(1)], **SETTINGS)
+    assert not solved.accepted
+    assert solved.n_weights == 0
