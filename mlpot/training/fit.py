@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mlpot.training.module import HALVINGS, TrainingDivergedError, TrainingModul
 from mlpot.training.outputs import write_outputs
 from mlpot.training.recipe import LossSection, Recipe
 from mlpot.training.run_directory import check_holds_run, data_of, prepare_directory, read_checkpoint
+from mlpot.training.solve import closing_solve
 from mlpot.training.splits import Baseline, Part, Parts, make_baseline, make_parts
 from mlpot.training.trainer import (
     BEST,
@@ -103,7 +105,7 @@ def _train(recipe: Recipe, callbacks: Sequence[Callback], *, resume: bool, overw
         module, trainer = fit(recipe, potential, sets, trainer, callbacks, tell, resume=resume)
     if not trainer.is_global_zero:
         return TrainingResult(directory, potential, {})
-    return finish(directory, module, trainer, recipe, parts, sets, data_summary.facts(parts, start))
+    return finish(directory, module, trainer, recipe, parts, sets, data_summary.facts(parts, start), tell)
 
 
 def fit(
@@ -218,8 +220,9 @@ def finish(
     parts: Parts,
     sets: dict[str, Batches],
     learned_from: dict[str, Any],
+    tell: Messages,
 ) -> TrainingResult:
-    """Take the weights of the best epoch and write all outputs."""
+    """Take the weights of the best epoch, solve for the linear ones, and write all outputs."""
     best = read_checkpoint(directory / BEST)
     module.load_state_dict(best["state_dict"])
     potential = module.potential.to(trainer.strategy.root_device).freeze()
@@ -239,5 +242,34 @@ def finish(
     }
     for batches in sets.values():
         batches.run = Alone()
+    if recipe.training.solve:
+        facts["closing_solve"] = solve_linear(potential, recipe, sets, parts.train.n_labels()["forces"], tell)
     metrics = write_outputs(directory, potential, recipe, parts, sets, facts)
     return TrainingResult(directory, potential, metrics)
+
+
+def solve_linear(
+    potential: Potential, recipe: Recipe, sets: dict[str, Batches], n_force_labels: int, tell: Messages
+) -> dict[str, Any] | None:
+    """The closing solve, and what is said of it; None for a backbone without linear weights."""
+    began = time.monotonic()
+    solved = closing_solve(
+        potential,
+        sets["train"],
+        sets["validation"],
+        energy_weight=recipe.loss.energy,
+        forces_weight=recipe.loss.forces,
+        n_force_labels=n_force_labels,
+    )
+    if solved.n_weights == 0:
+        return None
+    before, after = (
+        f"{1e3 * errors.energy:.2f} meV/atom and {1e3 * errors.forces:.2f} meV/Å"
+        for errors in (solved.before, solved.after)
+    )
+    verdict = f"{before} -> {after}" if solved.accepted else f"not kept: it would not lower {before}"
+    tell(
+        f"Closing solve of {solved.n_weights} weights from {solved.n_rows} force components in "
+        f"{time.monotonic() - began:.0f} s: validation RMSE {verdict}"
+    )
+    return asdict(solved)

@@ -17,10 +17,12 @@ from mlpot.recipes import Section
 
 
 def argument_model(backbone: str) -> type[BaseModel]:
-    """The keyword arguments of a backbone's constructor as a typed model."""
+    """The keyword arguments of a backbone's constructor as a typed model, without elements, which the data have."""
     constructor = choose(BACKBONES, backbone, "backbone").__init__
     hints, parameters = get_type_hints(constructor), inspect.signature(constructor).parameters
-    fields: dict[str, Any] = {name: (hints[name], p.default) for name, p in parameters.items() if name != "self"}
+    fields: dict[str, Any] = {
+        name: (hints[name], p.default) for name, p in parameters.items() if name not in ("self", "elements")
+    }
     return create_model(backbone, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
 
 
@@ -188,6 +190,11 @@ class TrainingSection(Section):
         ge=1,
         description="instead of batch_size: about so many neighbours of all atoms a step, so that steps take the "
         "same time and memory in sets of small and large structures",
+    )
+    solve: bool = Field(
+        default=True,
+        description="after the last step, find the weights in which the energy is linear by least squares, and keep "
+        "them if the validation errors fall; of backbones that have such weights",
     )
     clip: float | None = Field(default=10.0, gt=0, description="largest norm of the gradient")
     patience: int | None = Field(
