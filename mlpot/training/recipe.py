@@ -17,7 +17,7 @@ from mlpot.recipes import Section
 
 
 def argument_model(backbone: str) -> type[BaseModel]:
-    """The keyword arguments of a backbone's constructor as a typed model, without elements, which the data have."""
+    """The keyword arguments of a backbone's constructor as a typed model; its elements are those of the data."""
     constructor = choose(BACKBONES, backbone, "backbone").__init__
     hints, parameters = get_type_hints(constructor), inspect.signature(constructor).parameters
     fields: dict[str, Any] = {
@@ -193,7 +193,7 @@ class TrainingSection(Section):
     )
     solve: bool = Field(
         default=True,
-        description="after the last step, find the weights in which the energy is linear by least squares, and keep "
+        description="after the last step, find weights in which the energy is linear by least squares, and keep "
         "them if the validation errors fall; of backbones that have such weights",
     )
     clip: float | None = Field(default=10.0, gt=0, description="largest norm of the gradient")
