@@ -55,6 +55,7 @@ sets: setup  # needs the public sets beside the checkout, see data/README.md
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: setup
 	$(BIN)/mypy

@@ -124,7 +124,7 @@ def _training(figures: Figures) -> list[str]:
     batches = figures["training"]
     names = next(iter(batches.values()), {})
     rows = [[name, *(_ms(batch.get(name)) for batch in batches.values())] for name in names]
-    return ["One optimiser step with a force loss: median ms.", table(["ms", *batches], rows)]
+    return ["One optimizer step with a force loss: median ms.", table(["ms", *batches], rows)]
 
 
 def _memory(figures: Figures) -> list[str]:

@@ -216,7 +216,7 @@ def md(bench: Bench) -> Figures:
 
 
 def training(bench: Bench) -> Figures:
-    """Seconds of an optimiser step with a loss on forces."""
+    """Seconds of an optimizer step with a loss on forces."""
     result: Figures = {}
     workers = bench.workers([c for c in CONTENDERS if c.trains])
     for name, batch in batches().items():

@@ -23,7 +23,7 @@ def ethanol(seed: int = 1) -> Atoms:
 
 
 def three_ethanols() -> Atoms:
-    """27 atoms, free, with as many neighbours an atom as a drug-like molecule of that size."""
+    """27 atoms, free, with as many neighbors an atom as a drug-like molecule of that size."""
     single = molecule("CH3CH2OH")
     single.positions -= single.positions.mean(0)
     cluster = Atoms()

@@ -47,7 +47,7 @@ def enol() -> Atoms:
 
 
 def trajectory(atoms: Atoms, temperature: int, seed: int, frames: int) -> list[Atoms]:
-    """Snapshots of Langevin dynamics, centred on the origin."""
+    """Snapshots of Langevin dynamics, centered on the origin."""
     rng = np.random.default_rng(seed)
     atoms.calc = TBLite(method="GFN2-xTB", verbosity=0)
     thermalize_momenta(atoms, temperature, rng=rng)
@@ -95,7 +95,7 @@ def make(name: str, frames: list[Atoms], title: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     RUNS.mkdir(exist_ok=True)
-    dynamics = "along GFN2-xTB dynamics at 300, 450 and 600 K, labelled by GFN2-xTB"
+    dynamics = "along GFN2-xTB dynamics at 300, 450 and 600 K, labeled by GFN2-xTB"
     make("acetylacetone", structures(TRAIN, 0), f"Acetylacetone (enol) {dynamics}", HERE)
     make("acetylacetone_test", structures(TEST, 100), f"Acetylacetone (enol) {dynamics}: test set", HERE)
     make("ethanol_gfn2", relabel_ethanol(), f"Ethanol {dynamics}", RUNS)

@@ -37,7 +37,7 @@ def conformer(name: str) -> Atoms:
 
 
 def trajectory(ethanol: Atoms, temperature: int, seed: int) -> list[Atoms]:
-    """Snapshots of Langevin dynamics, centred on the origin."""
+    """Snapshots of Langevin dynamics, centered on the origin."""
     rng = np.random.default_rng(seed)
     ethanol.calc = TBLite(method="GFN2-xTB", verbosity=0)
     thermalize_momenta(ethanol, temperature, rng=rng)
@@ -74,7 +74,7 @@ if __name__ == "__main__":
         settings={"functional": "PBE", "basis": "def2-SVP", "grid_level": 2},
         workers=int(sys.argv[1]) if len(sys.argv) > 1 else 1,
         card={
-            "title": "Ethanol along GFN2-xTB dynamics at 300, 450 and 600 K, labelled by PBE/def2-SVP",
+            "title": "Ethanol along GFN2-xTB dynamics at 300, 450 and 600 K, labeled by PBE/def2-SVP",
             "licence": "CC0-1.0",
             "remake": "python data/make_ethanol.py",
             "groups": "300K, 450K, 600K (172 frames each), isolated (H, C, O)",

@@ -89,7 +89,7 @@ if __name__ == "__main__":
         settings={"functional": "PBE", "cutoff": 300, "kpoint_density": 2.75, "smearing": 0.05},
         workers=int(sys.argv[1]) if len(sys.argv) > 1 else 1,
         card={
-            "title": "Silicon, strained, rattled and with vacancies, in two crystal structures, labelled by PBE",
+            "title": "Silicon, strained, rattled and with vacancies, in two crystal structures, labeled by PBE",
             "licence": "CC0-1.0",
             "remake": "python data/make_silicon.py",
             "groups": "strain, rattle, lonsdaleite, vacancy, isolated",

@@ -1,4 +1,4 @@
-"""How wrong a potential is on labelled structures: by quantity, element, size of force and group."""
+"""How wrong a potential is on labeled structures: by quantity, element, size of force and group."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class FrameError:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors of a potential on a set of labelled structures.
+    """Errors of a potential on a set of labeled structures.
 
     Energies in meV and meV/atom, force components in meV/Å, stress components in meV/Å³. Isolated atoms
     are compared among themselves: their energies are references, and would hide in a mean over the set.
@@ -68,7 +68,7 @@ class Evaluation:
     n_frames: int
     n_atoms: int
     missing: dict[str, int]  # frames without energy, atoms without forces, periodic frames without stress
-    overall: dict[str, Error]  # energy, energy_per_atom, forces, stress, isolated_atoms, as far as labelled
+    overall: dict[str, Error]  # energy, energy_per_atom, forces, stress, isolated_atoms, as far as labeled
     forces_by_element: dict[str, Error]
     forces_by_magnitude: dict[str, Error]  # of the reference |F|, eV/Å
     by_group: dict[str, dict[str, Error]]
@@ -178,7 +178,7 @@ def evaluate(
     batch_atoms: int = BATCH_ATOMS,
     output: str | Path | None = None,
 ) -> Evaluation:
-    """Compare a potential with labelled structures.
+    """Compare a potential with labeled structures.
 
     Args:
         potential: a potential, used as it is, or the path of its file.

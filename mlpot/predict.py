@@ -44,7 +44,7 @@ def predict_structures(
         first += len(batch)
 
 
-def labelled(atoms: Atoms, out: Properties) -> Atoms:
+def labeled(atoms: Atoms, out: Properties) -> Atoms:
     """A copy of a structure with predictions in its calculator; no stress where there is none."""
     copy = atoms.copy()
     energy = out.energy.item()
@@ -87,7 +87,7 @@ def predict_file(
         nonlocal n_structures
         for atoms, out in predict_structures(potential, source.frames(), batch_atoms=batch_atoms):
             n_structures += 1
-            yield labelled(atoms, out)
+            yield labeled(atoms, out)
 
     write_structures(output, predictions(), overwrite=overwrite)
     return n_structures

@@ -1,4 +1,4 @@
-"""Recipes: YAML files checked by typed models, so that a misspelt key is an error and not a default.
+"""Recipes: YAML files checked by typed models, so that a misspelled key is an error and not a default.
 
 A recipe is data: the loader builds numbers, strings, lists and mappings, and can run nothing.
 """

@@ -121,7 +121,7 @@ class CosineEnvelope(Toy):
 
 
 class NeighborCap(Toy):
-    """The first 64 neighbours of each atom."""
+    """The first 64 neighbors of each atom."""
 
     def pairs(self, atoms: Atoms) -> tuple[np.ndarray, ...]:
         i, *others = super().pairs(atoms)
@@ -262,7 +262,7 @@ class Creeping(Growing):
 
 
 class Blended:
-    """A potential that mixes what stands together in a batch, as a normalisation over the batch would."""
+    """A potential that mixes what stands together in a batch, as a normalization over the batch would."""
 
     dtype, native, cutoff = torch.float64, None, 4.0
 

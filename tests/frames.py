@@ -1,4 +1,4 @@
-"""Labelled frames of all kinds, converted files, and when two frames are the same."""
+"""Labeled frames of all kinds, converted files, and when two frames are the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlpot.data.h5md import Reader
 from mlpot.data.sources.convert import convert
 
 
-def labelled(atoms: Atoms, seed: int, **info) -> Atoms:
+def labeled(atoms: Atoms, seed: int, **info) -> Atoms:
     rng = np.random.default_rng(seed)
     atoms = atoms.copy()
     atoms.positions += rng.normal(scale=0.1, size=(len(atoms), 3))
@@ -29,7 +29,7 @@ def mixed() -> list[Atoms]:
     """Molecules, crystals, a slab, isolated atoms; some labels missing, some forces masked."""
     slab = Atoms("Si2", [[0, 0, 0], [1.9, 1.9, 1.3]], cell=[3.8, 3.8, 0], pbc=[True, True, False])
     kinds = [molecule("CH3CH2OH"), molecule("H2O"), bulk("Si", cubic=True), Atoms("H"), slab]
-    frames = [labelled(kinds[k % 5], k, group=["a", "b"][k % 2]) for k in range(25)]
+    frames = [labeled(kinds[k % 5], k, group=["a", "b"][k % 2]) for k in range(25)]
     frames[0].set_array("force_mask", np.arange(9) != 8)
     del frames[1].info["group"], frames[6].calc.results["forces"]
     frames[7].calc = None

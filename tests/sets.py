@@ -24,7 +24,7 @@ training: {{directory: {directory}, epochs: 3, batch_size: 3, progress: false}}
 """
 
 
-def labelled(atoms: Atoms, *names: str) -> Atoms:
+def labeled(atoms: Atoms, *names: str) -> Atoms:
     """A copy with the named labels ("energy", "forces", "stress"; all by default) by EMT."""
     copy, atoms = atoms.copy(), atoms.copy()
     atoms.calc = EMT()
@@ -44,13 +44,13 @@ def crystals(n: int = 16, *names: str) -> list[Atoms]:
         atoms = bulk("Cu", "fcc", a=3.7) * (1, 1, 2 + seed % 3)
         atoms.symbols[seed % len(atoms)] = "Au"
         atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.normal(scale=0.03, size=(3, 3))), scale_atoms=True)
-        frames.append(labelled(shaken(atoms, seed=seed), *names))
+        frames.append(labeled(shaken(atoms, seed=seed), *names))
     return frames
 
 
 def free_atoms() -> list[Atoms]:
     """The free atoms of the crystals' elements; EMT sets their energies by its own zero."""
-    return [labelled(Atoms(symbol), "energy") for symbol in ("Cu", "Au")]
+    return [labeled(Atoms(symbol), "energy") for symbol in ("Cu", "Au")]
 
 
 def write(path: Path, frames: list[Atoms]) -> Path:

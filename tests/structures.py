@@ -50,7 +50,7 @@ def copper(seed: int = 0) -> Atoms:
 
 
 def copper_atom() -> Atoms:
-    """One atom in a primitive cell: every neighbour is its own image."""
+    """One atom in a primitive cell: every neighbor is its own image."""
     return bulk("Cu", "fcc", a=3.61)
 
 

@@ -21,7 +21,7 @@ from mlpot.model_file import save_potential
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a user works: labelled structures, and a potential."""
+    """Where a user works: labeled structures, and a potential."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     frames = [ethanol(seed=k) for k in range(24)] + [isolated_atom(z) for z in (1, 6, 8)]

@@ -21,7 +21,7 @@ from mlpot.units import BOHR, HARTREE
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 
-def labelled(atoms: Atoms, seed: int = 0, **labels) -> Atoms:
+def labeled(atoms: Atoms, seed: int = 0, **labels) -> Atoms:
     generator = np.random.default_rng(seed)
     labels = {"energy": float(generator.normal()), "forces": generator.normal(size=(len(atoms), 3)), **labels}
     atoms.calc = SinglePointCalculator(atoms, **{k: v for k, v in labels.items() if v is not None})
@@ -29,8 +29,8 @@ def labelled(atoms: Atoms, seed: int = 0, **labels) -> Atoms:
 
 
 def test_extxyz_with_the_names_of_ase(tmp_path):
-    frames = [labelled(molecule("CH3CH2OH"), k) for k in range(4)]
-    crystal = labelled(bulk("Si", cubic=True), 5, stress=np.arange(6.0))
+    frames = [labeled(molecule("CH3CH2OH"), k) for k in range(4)]
+    crystal = labeled(bulk("Si", cubic=True), 5, stress=np.arange(6.0))
     crystal.info["config_type"] = "bulk"
     atom = Atoms("H")
     atom.calc = SinglePointCalculator(atom, energy=-13.5)
@@ -94,7 +94,7 @@ def test_units_given_apply_to_the_names_of_ase(tmp_path):
 
 
 def test_held_atoms_get_no_force_label(tmp_path):
-    slab = labelled(bulk("Si", cubic=True))
+    slab = labeled(bulk("Si", cubic=True))
     slab.set_constraint(FixAtoms([0, 3]))
     ase.io.write(tmp_path / "slab.traj", slab)
     (atoms,) = converted(tmp_path / "slab.traj")
@@ -106,7 +106,7 @@ def test_held_atoms_get_no_force_label(tmp_path):
 
 
 def test_ase_database_and_trajectory(tmp_path):
-    frames = [labelled(molecule("H2O"), k) for k in range(4)]
+    frames = [labeled(molecule("H2O"), k) for k in range(4)]
     with ase.db.connect(tmp_path / "set.db") as database:
         for atoms in frames:
             database.write(atoms)
@@ -218,7 +218,7 @@ def test_what_is_no_data_file_is_refused(tmp_path):
 
 def test_h5md_of_others_becomes_ours(tmp_path):
     znh5md = pytest.importorskip("znh5md")
-    frames = [labelled(molecule(name), k) for k, name in enumerate(["H2O", "CH4", "H2O"])]
+    frames = [labeled(molecule(name), k) for k, name in enumerate(["H2O", "CH4", "H2O"])]
     znh5md.IO(tmp_path / "zn.h5").extend(frames)
     out = converted(tmp_path / "zn.h5", index="1:")
     assert [len(atoms) for atoms in out] == [5, 3]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
-from frames import assert_same, labelled
+from frames import assert_same, labeled
 from typer.testing import CliRunner
 
 from mlpot.atomic_files import StorageError
@@ -30,7 +30,7 @@ from mlpot.data.h5md.trajectory import TrajectoryWriter
 
 def frames(n: int = 60) -> list[Atoms]:
     kinds = [molecule("CH3CH2OH"), molecule("H2O"), bulk("Si", cubic=True)]
-    made = [labelled(kinds[k % 3], k, group="ab"[k % 2], step=10 * k, time=5.0 * k) for k in range(n)]
+    made = [labeled(kinds[k % 3], k, group="ab"[k % 2], step=10 * k, time=5.0 * k) for k in range(n)]
     for atoms in made:
         atoms.set_velocities(np.full((len(atoms), 3), 0.125))
     return made
@@ -196,7 +196,7 @@ def test_what_is_left_of_a_file_that_was_cut_off_is_true(whole, tmp_path):
 
 
 def test_a_trajectory_is_recovered_with_what_its_journal_holds(tmp_path):
-    path, water = tmp_path / "run.h5", [labelled(molecule("H2O"), k) for k in range(30)]
+    path, water = tmp_path / "run.h5", [labeled(molecule("H2O"), k) for k in range(30)]
     writer = TrajectoryWriter(path, card={})
     with h5py.File(path, "r"):  # whoever reads keeps the commits in the journal
         for k, atoms in enumerate(water):

@@ -51,7 +51,7 @@ def public(name: str) -> Path:
     return path
 
 
-def relabelled(frames: list[Atoms], **change: Callable) -> list[Atoms]:
+def relabeled(frames: list[Atoms], **change: Callable) -> list[Atoms]:
     """Copies with labels changed by quantity; `positions` and `cell` too."""
     copies = []
     for atoms in frames:
@@ -145,8 +145,8 @@ def test_wrong_units_and_signs_are_named_and_mended(tmp_path, name, fault):
     fix, change = UNITS[fault]
     frames = frames_of(OWN[name])
     if fault == "all in kcal/mol" or fault.startswith("energ"):
-        frames = [a for a in frames if len(a) > 1] + relabelled([a for a in frames if len(a) == 1])
-    report = examined(tmp_path, relabelled(frames, **change))
+        frames = [a for a in frames if len(a) > 1] + relabeled([a for a in frames if len(a) == 1])
+    report = examined(tmp_path, relabeled(frames, **change))
     assert report.exit_status == 4
     said = corrections(report)
     assert said.replace("cell=bohr", "").replace("cell=nm", "").split() == fix.split()
@@ -156,7 +156,7 @@ def test_wrong_units_and_signs_are_named_and_mended(tmp_path, name, fault):
 @pytest.mark.parametrize("fault", STRESS)
 def test_wrong_stress_is_named_and_mended(tmp_path, fault):
     fix, change = STRESS[fault]
-    report = examined(tmp_path, relabelled(frames_of(OWN["silicon"]), **change))
+    report = examined(tmp_path, relabeled(frames_of(OWN["silicon"]), **change))
     assert [f.check for f in report.findings if f.severity == "error"] == ["stress"]
     assert corrections(report) == fix
     assert mended(report, tmp_path).exit_status == 0
@@ -169,7 +169,7 @@ def test_wrong_stress_is_named_and_mended(tmp_path, fault):
 @pytest.mark.parametrize("name", ["acac/train_300K", "silicon/train"])
 def test_wrong_units_of_public_sets_are_named(tmp_path, name, fault):
     fix, change = UNITS[fault]
-    frames = relabelled(frames_of(public(name))[::3], **change)
+    frames = relabeled(frames_of(public(name))[::3], **change)
     assert fix in corrections(examined(tmp_path, frames, quick=True))
 
 
@@ -177,7 +177,7 @@ def test_wrong_units_of_public_sets_are_named(tmp_path, name, fault):
 @pytest.mark.parametrize("fault", STRESS)
 def test_wrong_stress_of_a_public_set_is_named(tmp_path, fault):
     fix, change = STRESS[fault]
-    frames = relabelled(frames_of(public("silicon/train"))[::2], **change)
+    frames = relabeled(frames_of(public("silicon/train"))[::2], **change)
     assert corrections(examined(tmp_path, frames, quick=True)) == fix
 
 
@@ -212,7 +212,7 @@ def test_duplicates_are_counted_and_dropped(tmp_path):
 
 def test_a_duplicate_with_another_energy_is_an_error(tmp_path):
     frames = frames_of(OWN["ethanol"])[:50]
-    report = examined(tmp_path, frames + relabelled(frames[:1], energy=lambda e: e + 0.1))
+    report = examined(tmp_path, frames + relabeled(frames[:1], energy=lambda e: e + 0.1))
     assert named(report, "duplicates").severity == "error"
 
 
@@ -236,7 +236,7 @@ def test_near_duplicates_are_seen(tmp_path):
     frames = frames_of(OWN["ethanol"])[:100]
     noise = np.random.default_rng(0).normal(scale=3e-4, size=(9, 3))
     found = named(
-        examined(tmp_path, frames + relabelled(frames[:20], positions=lambda r: r + noise)), "near-duplicates"
+        examined(tmp_path, frames + relabeled(frames[:20], positions=lambda r: r + noise)), "near-duplicates"
     )
     assert found.n_frames == 20
 
@@ -263,7 +263,7 @@ def test_leakage_is_an_error_and_mended(tmp_path, change):
 )
 def test_wrong_reference_energies_are_named(tmp_path, wrong, says):
     frames = frames_of(OWN["ethanol"])
-    report = examined(tmp_path, frames[:-3] + relabelled(frames[-3:], energy=wrong))
+    report = examined(tmp_path, frames[:-3] + relabeled(frames[-3:], energy=wrong))
     assert says in named(report, "reference energies").message
     assert mended(report, tmp_path).exit_status == 0
 
@@ -271,9 +271,7 @@ def test_wrong_reference_energies_are_named(tmp_path, wrong, says):
 def test_cohesive_energies_beside_total_ones_are_named(tmp_path):
     frames = frames_of(OWN["ethanol"])
     atoms = {a.symbols[0]: a.get_potential_energy() for a in frames[-3:]}
-    cohesive = [
-        relabelled([a], energy=lambda e, a=a: e - sum(atoms[s] for s in a.symbols))[0] for a in frames[:-3]
-    ]
+    cohesive = [relabeled([a], energy=lambda e, a=a: e - sum(atoms[s] for s in a.symbols))[0] for a in frames[:-3]]
     assert "cohesive" in named(examined(tmp_path, cohesive + frames[-3:]), "reference energies").message
 
 
@@ -283,7 +281,7 @@ def test_frozen_atoms_are_named_and_masked(tmp_path):
         forces[[0, 4]] = 0.0
         return forces
 
-    report = examined(tmp_path, relabelled(frames_of(OWN["ethanol"])[:100], forces=zeroed))
+    report = examined(tmp_path, relabeled(frames_of(OWN["ethanol"])[:100], forces=zeroed))
     found = named(report, "frozen atoms")
     assert (found.severity, "Atoms 0, 4" in found.message, "--hold 0,4" in found.fix) == ("error", True, True)
 
@@ -316,17 +314,17 @@ def test_energies_of_other_structures_are_noticed(tmp_path):
 
 def test_a_part_in_other_units_is_noticed(tmp_path):
     frames = frames_of(OWN["ethanol"])[:-3]
-    frames[::5] = relabelled(frames[::5], forces=times(1 / KCAL_MOL))
+    frames[::5] = relabeled(frames[::5], forces=times(1 / KCAL_MOL))
     assert named(examined(tmp_path, frames), "mixed units").severity == "error"
 
 
 def test_constant_and_missing_labels_are_named(tmp_path):
     frames = frames_of(OWN["ethanol"])[:40]
-    same = relabelled(frames, energy=lambda e: -4200.0)
+    same = relabeled(frames, energy=lambda e: -4200.0)
     assert "all have the energy" in named(examined(tmp_path, same), "labels").message
     del frames[3].calc.results["forces"]
     assert named(examined(tmp_path, frames), "labels").frames == (3,)
-    zero = relabelled(frames_of(OWN["ethanol"])[:40], forces=times(0.0))
+    zero = relabeled(frames_of(OWN["ethanol"])[:40], forces=times(0.0))
     assert "never computed" in named(examined(tmp_path, zero), "labels").message
 
 
@@ -356,7 +354,7 @@ def test_trajectories_give_the_exact_ratio_and_their_breaks(tmp_path):
 
 
 def test_the_command_prints_and_writes_and_says_by_its_status(tmp_path):
-    wrong = relabelled(frames_of(OWN["ethanol"])[:100], forces=times(-1))
+    wrong = relabeled(frames_of(OWN["ethanol"])[:100], forces=times(-1))
     write(tmp_path / "set.h5", wrong, card={})
     words = ["data", "check", str(tmp_path / "set.h5"), "--json", str(tmp_path / "a.json"), "--html"]
     done = CliRunner().invoke(app, [*words, str(tmp_path / "a.html")])
@@ -371,7 +369,7 @@ def test_the_command_prints_and_writes_and_says_by_its_status(tmp_path):
 
 
 def test_training_refuses_what_would_waste_it_unless_told(tmp_path):
-    gradients = relabelled(frames_of(OWN["ethanol"])[:100], forces=times(-1))
+    gradients = relabeled(frames_of(OWN["ethanol"])[:100], forces=times(-1))
     write(tmp_path / "set.h5", gradients, card={})
     section = DataSection(train=str(tmp_path / "set.h5"))
     with pytest.raises(DoubtfulDataError, match=r"gradients.*--correct forces=-eV/angstrom.*data\.check=warn"):

@@ -20,7 +20,7 @@ def survey(tmp_path, frames: list[Atoms], **options) -> DataInfo:
     return info(tmp_path / "set.h5", **options)
 
 
-def labelled(atoms: Atoms, energy: float | None, forces=None, stress=None) -> Atoms:
+def labeled(atoms: Atoms, energy: float | None, forces=None, stress=None) -> Atoms:
     labels = {"energy": energy, "forces": forces, "stress": stress}
     atoms.calc = SinglePointCalculator(atoms, **{k: v for k, v in labels.items() if v is not None})
     return atoms
@@ -33,11 +33,11 @@ def small_set() -> list[Atoms]:
     masked.set_array("force_mask", np.array([True, True, False]))
     crystal = bulk("Si", cubic=True)
     return [
-        labelled(water, -6.0, np.full((3, 3), 1.0)),
-        labelled(masked, -9.0, np.array([[0.0, 0.0, 2.0], [0.0, 0.0, 4.0], [9.0, 9.0, 9.0]])),
-        labelled(crystal, -40.0, np.zeros((8, 3)), np.array([0.3, 0.6, 0.9, 0.0, 0.0, 0.0])),
-        labelled(bulk("Si", cubic=True), None, np.zeros((8, 3))),
-        labelled(Atoms("O"), -2.5),
+        labeled(water, -6.0, np.full((3, 3), 1.0)),
+        labeled(masked, -9.0, np.array([[0.0, 0.0, 2.0], [0.0, 0.0, 4.0], [9.0, 9.0, 9.0]])),
+        labeled(crystal, -40.0, np.zeros((8, 3)), np.array([0.3, 0.6, 0.9, 0.0, 0.0, 0.0])),
+        labeled(bulk("Si", cubic=True), None, np.zeros((8, 3))),
+        labeled(Atoms("O"), -2.5),
     ]
 
 
@@ -71,7 +71,7 @@ def test_counts_and_ranges(tmp_path):
 def test_moments_do_not_depend_on_the_order_or_size_of_blocks(tmp_path):
     rng = np.random.default_rng(0)
     energies = 1e4 + rng.normal(size=600)
-    found = survey(tmp_path, [labelled(molecule("H2"), 2.0 * e) for e in energies])
+    found = survey(tmp_path, [labeled(molecule("H2"), 2.0 * e) for e in energies])
     assert found.energy.mean == pytest.approx(energies.mean(), rel=1e-14)
     assert found.energy.std == pytest.approx(energies.std(), rel=1e-9)
 
@@ -85,7 +85,7 @@ def trajectory(n: int = 30) -> list[Atoms]:
         atoms = atoms.copy()
         atoms.positions += rng.normal(scale=0.03, size=(4, 3))
         atoms.calc = LennardJones(sigma=2.5, epsilon=0.01, rc=20.0)
-        frames.append(labelled(atoms.copy(), atoms.get_potential_energy(), atoms.get_forces()))
+        frames.append(labeled(atoms.copy(), atoms.get_potential_energy(), atoms.get_forces()))
     return frames
 
 
@@ -101,7 +101,7 @@ def test_forces_that_are_not_the_slope_of_the_energy_are_noticed(tmp_path, facto
 
 @pytest.mark.parametrize(("factor", "message"), [(0.529, "comes down to"), (1.89, "come closer than")])
 def test_a_wrong_unit_of_length_is_noticed(tmp_path, factor, message):
-    frames = [labelled(molecule("CH3CH2OH"), -1.0)]
+    frames = [labeled(molecule("CH3CH2OH"), -1.0)]
     frames[0].positions *= factor
     assert message in survey(tmp_path, frames).warnings[0]
 
@@ -110,12 +110,12 @@ def test_forces_too_large_or_all_zero_are_noticed(tmp_path):
     frames = small_set()
     frames[1].calc.results["forces"][0, 0] = 1e6
     assert "in frame 1" in survey(tmp_path, frames).warnings[0]
-    frames = [labelled(molecule("H2"), -1.0, np.zeros((2, 3)))]
+    frames = [labeled(molecule("H2"), -1.0, np.zeros((2, 3)))]
     assert "All forces are zero" in survey(tmp_path, frames).warnings[0]
 
 
 def test_two_atoms_in_one_place_are_named(tmp_path):
-    frames = [labelled(molecule("H2O"), -1.0), labelled(Atoms("H2", np.zeros((2, 3))), -1.0)]
+    frames = [labeled(molecule("H2O"), -1.0), labeled(Atoms("H2", np.zeros((2, 3))), -1.0)]
     with pytest.raises(DataError, match=r"Frame 1: .*the same atom twice"):
         survey(tmp_path, frames)
 

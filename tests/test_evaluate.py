@@ -20,7 +20,7 @@ from mlpot.data.sources.read import Source, read_structures
 from mlpot.evaluate import evaluate as errors_of
 from mlpot.model_file import save_potential
 from mlpot.potential import Potential, UnknownElementError
-from mlpot.predict import NotFiniteError, labelled, predict_file, predict_structures
+from mlpot.predict import NotFiniteError, labeled, predict_file, predict_structures
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def potential() -> Potential:
     return new_potential("schnet", n_features=16).freeze()
 
 
-def labelled_wrongly(
+def labeled_wrongly(
     potential: Potential,
     structures: Sequence[Atoms],
     *,
@@ -40,7 +40,7 @@ def labelled_wrongly(
     """Labels from which the potential is off by known amounts: eV, eV/Å, eV/Å³."""
     out = []
     for atoms, prediction in predict_structures(potential, structures):
-        copy = labelled(atoms, prediction)
+        copy = labeled(atoms, prediction)
         results = dict(copy.calc.results)
         results["energy"] -= energy
         results["forces"] = results["forces"] - forces * np.array([1, -1, 1])
@@ -64,7 +64,7 @@ def test_a_batch_says_what_each_structure_alone_says(batch_atoms: int, potential
 
 
 def test_known_errors_are_found(potential: Potential) -> None:
-    frames = labelled_wrongly(potential, [quartz(k) for k in range(3)], energy=0.09, forces=0.2, stress=0.001)
+    frames = labeled_wrongly(potential, [quartz(k) for k in range(3)], energy=0.09, forces=0.2, stress=0.001)
     found = errors_of(potential, frames).overall
     assert found["energy"].mae == pytest.approx(90)
     assert found["energy_per_atom"].mae == pytest.approx(10)
@@ -79,8 +79,8 @@ def test_known_errors_are_found(potential: Potential) -> None:
 def test_errors_are_told_by_element_magnitude_and_group(potential: Potential) -> None:
     first, second = ethanol(1), ethanol(2)
     first.info["group"], second.info["group"] = "calm", "wild"
-    calm = labelled_wrongly(potential, [first], forces=0.1)
-    wild = labelled_wrongly(potential, [second], forces=0.3)
+    calm = labeled_wrongly(potential, [first], forces=0.1)
+    wild = labeled_wrongly(potential, [second], forces=0.3)
     found = errors_of(potential, calm + wild)
     assert {name: e.n for name, e in found.forces_by_element.items()} == {"H": 36, "C": 12, "O": 6}
     assert sum(e.n for e in found.forces_by_magnitude.values()) == 54
@@ -99,8 +99,8 @@ def test_a_force_is_binned_by_its_reference_magnitude(potential: Potential) -> N
 
 
 def test_isolated_atoms_are_counted_apart(potential: Potential) -> None:
-    frames = labelled_wrongly(potential, [ethanol()], energy=0.009)
-    frames += labelled_wrongly(potential, [isolated_atom()], energy=5.0)
+    frames = labeled_wrongly(potential, [ethanol()], energy=0.009)
+    frames += labeled_wrongly(potential, [isolated_atom()], energy=5.0)
     found = errors_of(potential, frames)
     assert found.n_frames == 2
     assert found.overall["energy_per_atom"].mae == pytest.approx(1.0)
@@ -109,9 +109,9 @@ def test_isolated_atoms_are_counted_apart(potential: Potential) -> None:
 
 
 def test_missing_labels_are_counted_and_not_compared(potential: Potential) -> None:
-    frames = labelled_wrongly(potential, [quartz()], drop=["energy"])
-    frames += labelled_wrongly(potential, [copper()], drop=["forces", "stress"], energy=0.008)
-    masked = labelled_wrongly(potential, [ethanol()], forces=1.0)[0]
+    frames = labeled_wrongly(potential, [quartz()], drop=["energy"])
+    frames += labeled_wrongly(potential, [copper()], drop=["forces", "stress"], energy=0.008)
+    masked = labeled_wrongly(potential, [ethanol()], forces=1.0)[0]
     masked.set_array("force_mask", np.arange(9) < 2)
     found = errors_of(potential, [*frames, masked])
     assert found.missing == {"energy": 1, "forces": 8 + 7, "stress": 1}
@@ -121,7 +121,7 @@ def test_missing_labels_are_counted_and_not_compared(potential: Potential) -> No
 
 
 def test_files_are_written(potential: Potential, tmp_path: Path) -> None:
-    frames = labelled_wrongly(
+    frames = labeled_wrongly(
         potential, [ethanol(k) for k in range(4)] + [isolated_atom()], energy=0.09, forces=0.1
     )
     save_potential(potential, tmp_path / "model.safetensors")
@@ -138,7 +138,7 @@ def test_files_are_written(potential: Potential, tmp_path: Path) -> None:
 
 
 def test_labels_that_are_not_finite_are_refused_by_index(potential: Potential) -> None:
-    frames = labelled_wrongly(potential, [ethanol(), ethanol(1)])
+    frames = labeled_wrongly(potential, [ethanol(), ethanol(1)])
     frames[1].calc.results["forces"][0, 0] = np.nan
     with pytest.raises(h5md.LabelError, match="Frame 1: forces is not finite"):
         errors_of(potential, frames)

@@ -11,7 +11,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize import BFGS
-from sets import crystals, labelled, small_recipe, write
+from sets import crystals, labeled, small_recipe, write
 
 from mlpot.data.check.check import check
 from mlpot.training.splits import DoubtfulDataError, make_parts
@@ -28,7 +28,7 @@ def scan(n: int = 20) -> list[Atoms]:
     """Perfect crystals from compressed to stretched, whose forces are the noise of a calculation."""
     frames, rng = [], np.random.default_rng(5)
     for a in np.linspace(3.45, 4.05, n):
-        atoms = labelled(bulk("Cu", "fcc", a=a, cubic=True))
+        atoms = labeled(bulk("Cu", "fcc", a=a, cubic=True))
         noise = 1e-4 * rng.normal(size=(len(atoms), 3))
         atoms.calc.results["forces"] = atoms.calc.results["forces"] + noise
         frames.append(atoms)
@@ -41,7 +41,7 @@ def elastic(n: int = 20) -> list[Atoms]:
     for _ in range(n):
         atoms = bulk("Cu", "fcc", a=3.6) * (1, 1, 2)
         atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.normal(scale=0.02, size=(3, 3))), scale_atoms=True)
-        frames.append(labelled(atoms))
+        frames.append(labeled(atoms))
     return frames
 
 
@@ -53,13 +53,13 @@ def relaxed(n: int = 12) -> list[Atoms]:
         atoms.calc = EMT()
         BFGS(atoms, logfile=None).run(fmax=0.02, steps=40)
         atoms.calc = None
-        frames.append(labelled(atoms))
+        frames.append(labeled(atoms))
     return frames
 
 
 def dimers(n: int = 24) -> list[Atoms]:
     """A bond from short to long, near whose minimum forces change their sign."""
-    return [labelled(Atoms("CuAu", [(0, 0, 0), (0, 0, d)])) for d in np.linspace(2.2, 2.9, n)]
+    return [labeled(Atoms("CuAu", [(0, 0, 0), (0, 0, d)])) for d in np.linspace(2.2, 2.9, n)]
 
 
 @pytest.mark.parametrize("still", [scan, elastic, relaxed, dimers], ids=lambda f: f.__name__)
@@ -82,7 +82,7 @@ def test_a_part_in_other_units_is_found_beside_forces_that_vanish(factor: float,
 
 def test_no_alarm_hides_another(tmp_path: Path) -> None:
     """Gradients instead of forces, and an isolated atom with two energies: training names both."""
-    atoms = [labelled(Atoms("Cu"), "energy"), labelled(Atoms("Au"), "energy"), labelled(Atoms("Au"), "energy")]
+    atoms = [labeled(Atoms("Cu"), "energy"), labeled(Atoms("Au"), "energy"), labeled(Atoms("Au"), "energy")]
     atoms[2].calc.results["energy"] = -100.0
     data = write(tmp_path / "set.h5", [*atoms, *(scaled(a, -1.0) for a in crystals(60))])
     recipe = small_recipe(data, tmp_path / "run")
@@ -95,12 +95,12 @@ def test_no_alarm_hides_another(tmp_path: Path) -> None:
 def test_few_structures_do_not_hide_references_that_are_off(tmp_path: Path) -> None:
     gold = Atoms("Au")
     gold.calc = SinglePointCalculator(gold, energy=-500.0)
-    data = write(tmp_path / "set.h5", [labelled(Atoms("Cu"), "energy"), gold, *crystals(12)])
+    data = write(tmp_path / "set.h5", [labeled(Atoms("Cu"), "energy"), gold, *crystals(12)])
     assert "reference energies" in {f.check for f in check(data).findings}
 
 
 def test_a_dissociation_curve_is_bound_by_what_binds_most(tmp_path: Path) -> None:
-    atoms = [labelled(Atoms(s), "energy") for s in ("Cu", "Au")]
-    far = [labelled(Atoms("CuAu", [(0, 0, 0), (0, 0, d)])) for d in np.linspace(2.0, 7.5, 40)]
+    atoms = [labeled(Atoms(s), "energy") for s in ("Cu", "Au")]
+    far = [labeled(Atoms("CuAu", [(0, 0, 0), (0, 0, d)])) for d in np.linspace(2.0, 7.5, 40)]
     data = write(tmp_path / "set.h5", [*atoms, *far])
     assert "reference energies" not in {f.check for f in check(data).findings}

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from ase.build import molecule
-from frames import assert_same, labelled, mixed
+from frames import assert_same, labeled, mixed
 
 from mlpot.data.h5md import (
     FormatError,
@@ -124,15 +124,15 @@ def test_a_killed_writer_leaves_no_half_file(path):
 LIVE = """
 import sys, h5py
 from ase.build import molecule
-from frames import labelled
+from frames import labeled
 from mlpot.data.h5md.write import extend, found
 file = h5py.File(sys.argv[1], "w", libver=("v110", "v110"))
 found(file, {})
 water = molecule("H2O")
-extend(file, [labelled(water, 0)])
+extend(file, [labeled(water, 0)])
 file.swmr_mode = True
 for k in range(1, 10**6, 2):
-    extend(file, [labelled(water, k), labelled(water, k + 1)])
+    extend(file, [labeled(water, k), labeled(water, k + 1)])
     file.flush()
     print(k + 2, flush=True)
 """
@@ -149,7 +149,7 @@ def test_a_trajectory_is_readable_while_it_grows_and_after_its_writer_was_killed
     with Reader(path) as reader:
         assert len(reader) >= flushed
         for k, atoms in enumerate(reader.frames()):
-            assert_same(atoms, labelled(molecule("H2O"), k))
+            assert_same(atoms, labeled(molecule("H2O"), k))
     with pytest.raises(FormatError, match="killed"):
         append(path, mixed())
 
@@ -169,7 +169,7 @@ def test_a_trajectory_is_readable_while_it_grows_and_after_its_writer_was_killed
     ],
 )
 def test_what_cannot_be_learnt_from_is_refused_with_its_frame(path, spoil, message):
-    frames = [labelled(molecule("H2O"), k) for k in range(5)]
+    frames = [labeled(molecule("H2O"), k) for k in range(5)]
     spoil(frames[3])
     with pytest.raises(LabelError, match=message):
         write(path, frames, card=CARD)
@@ -275,7 +275,7 @@ def test_other_files_are_refused(path, content):
 
 
 def test_a_batch_reads_only_the_rows_it_needs(path, monkeypatch):
-    water = [labelled(molecule("H2O"), k) for k in range(400)]
+    water = [labeled(molecule("H2O"), k) for k in range(400)]
     write(path, water, card=CARD)
     read = []
     inner = h5py.Dataset.__getitem__

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ase import units
 from ase.build import bulk, molecule
-from frames import assert_same, labelled, mixed
+from frames import assert_same, labeled, mixed
 
 from mlpot.data.h5md import KeysError, Reader, UnitsError, write
 from mlpot.data.unit_names import factor
@@ -41,7 +41,7 @@ def test_unit_names_of_h5md_ase_and_papers():
 
 def test_ours_opens_in_mdanalysis_and_theirs_in_ours(path, tmp_path):
     mda = pytest.importorskip("MDAnalysis")
-    frames = [labelled(molecule("CH3CH2OH"), k, step=10 * k, time=2.5 * k) for k in range(20)]
+    frames = [labeled(molecule("CH3CH2OH"), k, step=10 * k, time=2.5 * k) for k in range(20)]
     for k, atoms in enumerate(frames):
         atoms.set_cell([11.0 + k, 12.0, 13.0])
         atoms.set_pbc(True)
@@ -76,7 +76,7 @@ def test_ours_opens_in_mdanalysis_and_theirs_in_ours(path, tmp_path):
 
 def test_mdanalysis_sees_a_molecule_without_a_box(path):
     mda = pytest.importorskip("MDAnalysis")
-    write(path, [labelled(molecule("H2O"), k) for k in range(3)], card=CARD)
+    write(path, [labeled(molecule("H2O"), k) for k in range(3)], card=CARD)
     universe = mda.Universe.empty(3, trajectory=True)
     universe.load_new(str(path), format="H5MD")
     assert universe.trajectory.n_frames == 3
@@ -85,7 +85,7 @@ def test_mdanalysis_sees_a_molecule_without_a_box(path):
 
 
 def test_units_in_a_file_are_converted_at_the_door(path):
-    frames = [labelled(molecule("H2O"), k) for k in range(3)]
+    frames = [labeled(molecule("H2O"), k) for k in range(3)]
     write(path, frames, card=CARD)
 
     def rescale(file):
@@ -141,7 +141,7 @@ def test_files_of_znh5md_open_in_ours(path, options):
 
 def test_a_file_of_znh5md_without_units_is_refused_until_they_are_given(path):
     znh5md = pytest.importorskip("znh5md")
-    frames = [labelled(molecule("H2O"), k) for k in range(4)]
+    frames = [labeled(molecule("H2O"), k) for k in range(4)]
     znh5md.IO(path, save_units=False).extend(frames)
     with pytest.raises(UnitsError, match="no unit for positions"):
         Reader(path)
@@ -153,7 +153,7 @@ def test_a_file_of_znh5md_without_units_is_refused_until_they_are_given(path):
 
 def test_ours_through_theirs_and_back(path, tmp_path):
     znh5md = pytest.importorskip("znh5md")
-    frames = [labelled(bulk("Si", cubic=True), k) for k in range(6)]
+    frames = [labeled(bulk("Si", cubic=True), k) for k in range(6)]
     write(path, frames, card=CARD)
     znh5md.IO(tmp_path / "theirs.h5").extend(znh5md.IO(path)[:])
     with Reader(tmp_path / "theirs.h5") as reader:

@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.cell import Cell
-from sets import crystals, labelled, small_recipe, write
+from sets import crystals, labeled, small_recipe, write
 
 from mlpot.data.check.check import check
 from mlpot.data.check.info import info
@@ -77,7 +77,7 @@ def test_references_are_the_same_in_every_room(cell, pbc, group, tmp_path: Path)
 
 
 def test_one_atom_cells_of_a_crystal_are_structures(tmp_path: Path) -> None:
-    frames = [labelled(bulk("Cu", a=a)) for a in np.linspace(3.4, 4.2, 12)]
+    frames = [labeled(bulk("Cu", a=a)) for a in np.linspace(3.4, 4.2, 12)]
     data = write(tmp_path / "set.h5", frames)
     assert "isolated" not in " ".join(f.message for f in check(data).findings)
     recipe = small_recipe(data, tmp_path / "run", "loss.forces=0")

@@ -123,7 +123,7 @@ def test_parallel_equals_serial_and_failures_are_kept(source: Path, tmp_path: Pa
     for workers in (1, 2):
         reports[workers] = label(source, tmp_path / f"{workers}.h5", calculator="tblite", workers=workers)
     assert reports[1] == reports[2]
-    assert reports[1].labelled == 4
+    assert reports[1].labeled == 4
     assert list(reports[1].failures) == [2]
     serial, parallel = frames_of(tmp_path / "1.h5"), frames_of(tmp_path / "2.h5")
     for one, two, asked in zip(serial, parallel, [s for k, s in enumerate(structures()) if k != 2], strict=True):
@@ -161,20 +161,20 @@ def interrupted(source: Path, destination: Path) -> Path:
 
 @needs("tblite")
 def test_an_interrupted_run_labels_only_what_is_missing(source: Path, tmp_path: Path) -> None:
-    destination = tmp_path / "labelled.h5"
+    destination = tmp_path / "labeled.h5"
     partial = interrupted(source, destination)
     assert not destination.exists()
     with pytest.raises(ResumeError, match="other settings"):
         label(source, destination, calculator="tblite", settings={"method": "GFN1-xTB"})
     seen: list[int] = []
     report = label(source, destination, calculator="tblite", progress=lambda done, total: seen.append(done))
-    assert (report.resumed, report.labelled, seen) == (2, 4, [3, 4, 5])
+    assert (report.resumed, report.labeled, seen) == (2, 4, [3, 4, 5])
     assert frames_of(destination)[0].get_potential_energy() == -1.5
     assert not partial.exists()
 
 
 @needs("tblite")
-def test_nothing_labelled_is_an_error(tmp_path: Path) -> None:
+def test_nothing_labeled_is_an_error(tmp_path: Path) -> None:
     ase.io.write(tmp_path / "bad.extxyz", structures()[2])
     with pytest.raises(LabelError, match="Not one of 1"):
         label(tmp_path / "bad.extxyz", tmp_path / "bad.h5", calculator="tblite")
@@ -252,5 +252,5 @@ def test_shipped_sets_are_small() -> None:
     assert sum((DATA / f"{name}.h5").stat().st_size for name in ("ethanol", "silicon")) <= 4e6
 
 
-def test_report_counts_what_is_labelled() -> None:
-    assert LabelReport(frames=5, resumed=1, failures={2: "no"}, net_force=0.0).labelled == 4
+def test_report_counts_what_is_labeled() -> None:
+    assert LabelReport(frames=5, resumed=1, failures={2: "no"}, net_force=0.0).labeled == 4

@@ -119,7 +119,7 @@ def test_a_molecule_far_away_changes_nothing(potential: Potential) -> None:
 
 
 def test_no_neighbor_is_dropped_however_many_there_are(variant: str) -> None:
-    """Four times the density of copper: more than 250 neighbours of every atom."""
+    """Four times the density of copper: more than 250 neighbors of every atom."""
     potential = new_potential(variant, cutoff=6.0).freeze()
     atoms = bulk("Cu", "fcc", a=3.61 / 4 ** (1 / 3))
     atoms.rattle(0.02, seed=0)
@@ -127,7 +127,7 @@ def test_no_neighbor_is_dropped_however_many_there_are(variant: str) -> None:
     assert len(graph.edges) == len(neighbor_list("i", atoms, 6.0)) > 250
     one, eight = evaluate(potential, atoms), evaluate(potential, atoms * (2, 2, 2))
     assert worst(eight.energy / 8, one.energy) <= 1e-11 * abs(float(one.energy))
-    # Continuous while neighbours come and go: over a small move, the energy changes as the force says.
+    # Continuous while neighbors come and go: over a small move, the energy changes as the force says.
     pair = atoms * (2, 1, 1)
     direction = np.array([0.6, 0.0, 0.8])
     for shift in np.linspace(0, 0.2, 21):

@@ -119,7 +119,7 @@ def test_what_follows_the_last_frame_is_named_by_its_line(tmp_path, tail, messag
         converted(tmp_path / "set.xyz")
 
 
-def labelled_set() -> list[Atoms]:
+def labeled_set() -> list[Atoms]:
     """Slabs with held atoms and crystals with a virial, of two families, and what no label is."""
     frames = []
     for k in range(24):
@@ -148,7 +148,7 @@ def columns(atoms: Atoms) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("ending", ["xyz", "traj", "json", "db"])
 def test_one_file_is_the_same_through_every_door(tmp_path, ending):
-    path = written(labelled_set(), tmp_path / f"set.{ending}")
+    path = written(labeled_set(), tmp_path / f"set.{ending}")
     if ending == "xyz":  # which alone keeps what a calculator has not computed
         assert "virial" in path.read_text()
     assert convert(path, tmp_path / "set.h5") == 24
@@ -171,7 +171,7 @@ def test_one_file_is_the_same_through_every_door(tmp_path, ending):
 
 
 def test_doors_that_need_no_labels_see_the_same_structures_and_ask_for_none(tmp_path):
-    frames = labelled_set()[:4]
+    frames = labeled_set()[:4]
     for k, atoms in enumerate(frames):
         atoms.info |= {"REF_energy": -1.0 - k, "id": f"frame {k}"}
     path = written(frames, tmp_path / "set.xyz")

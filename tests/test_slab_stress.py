@@ -21,7 +21,7 @@ from structures import slab as flat_slab
 from mlpot.calculator import MLPotCalculator
 from mlpot.data.h5md import Reader
 from mlpot.potential import Potential
-from mlpot.predict import labelled, predict_structures
+from mlpot.predict import labeled, predict_structures
 
 
 def slab() -> Atoms:
@@ -125,7 +125,7 @@ def test_nothing_is_out_of_plane_to_the_bit_along_axes(calculator: MLPotCalculat
 def test_every_door_gives_the_same_stress(calculator: MLPotCalculator) -> None:
     structures = [make() for make in SHAPES.values()] + [ethanol(), flat_slab(), bulk("Cu", a=3.7)]
     for atoms, out in predict_structures(calculator.potential, structures):
-        there = labelled(atoms, out).calc.results.get("stress")
+        there = labeled(atoms, out).calc.results.get("stress")
         atoms.calc = calculator
         if there is None:
             assert out.stress.isnan().all()

@@ -1,4 +1,4 @@
-"""Does training learn, from the labels that are there, and refuse what nothing can be learnt from?"""
+"""Does training learn, from the labels that are there, and refuse what nothing can be learned from?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from lightning.pytorch import Callback
-from sets import crystals, free_atoms, labelled, small_recipe, write
+from sets import crystals, free_atoms, labeled, small_recipe, write
 from structures import ethanol, quartz, slab
 
 import mlpot
@@ -113,7 +113,7 @@ def test_forces_of_masked_atoms_are_not_learnt() -> None:
 @pytest.mark.parametrize("backbone", ["schnet", "egnn", "deepsets"])
 def test_training_lowers_errors_and_leaves_all_files(backbone: str, tmp_path: Path) -> None:
     data = write(tmp_path / "set.h5", crystals(20) + free_atoms())
-    test = write(tmp_path / "test.h5", [labelled(a) for a in crystals(26)[20:]])
+    test = write(tmp_path / "test.h5", [labeled(a) for a in crystals(26)[20:]])
     recipe = small_recipe(data, tmp_path / "run", "training.epochs=30", f"data.test={test}", backbone=backbone)
     result = train(recipe)
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
@@ -268,7 +268,7 @@ def test_a_nan_label_in_the_file_is_refused_by_its_index(tmp_path: Path) -> None
 
 def test_an_element_that_is_only_in_the_test_set_is_refused(tmp_path: Path) -> None:
     data = write(tmp_path / "set.h5", crystals())
-    test = write(tmp_path / "test.h5", [labelled(Atoms("Ag2", [(0, 0, 0), (0, 0, 2.6)]))])
+    test = write(tmp_path / "test.h5", [labeled(Atoms("Ag2", [(0, 0, 0), (0, 0, 2.6)]))])
     with pytest.raises(ValueError, match="Ag"):
         train(small_recipe(data, tmp_path / "run", f"data.test={test}"))
 
@@ -293,7 +293,7 @@ def test_repeated_structures_in_validation_are_counted(tmp_path: Path) -> None:
 
 
 def test_free_atoms_become_references_and_nothing_else(tmp_path: Path) -> None:
-    data = write(tmp_path / "set.h5", [*free_atoms(), *crystals(8), labelled(Atoms("Ag"), "energy")])
+    data = write(tmp_path / "set.h5", [*free_atoms(), *crystals(8), labeled(Atoms("Ag"), "energy")])
     recipe = small_recipe(data, tmp_path / "run")
     parts = make_parts(recipe.data, recipe.loss)
     assert parts.train.elements == [29, 79]

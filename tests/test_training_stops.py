@@ -142,7 +142,7 @@ def test_the_command_says_how_to_go_on_and_goes_on(
             main()
         return exit_.value.code
 
-    def signalled(*arguments: object) -> None:
+    def signaled(*arguments: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.chdir(tmp_path)
@@ -152,12 +152,12 @@ def test_the_command_says_how_to_go_on_and_goes_on(
         "training: {directory: run, epochs: 2, progress: false}\n"
     )
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingModule, "on_before_optimizer_step", signalled)
+        patch.setattr(TrainingModule, "on_before_optimizer_step", signaled)
         assert mlpot("train", "my.yaml") == 128 + signal.SIGTERM
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told == "mlpot: Step 1: stopped by SIGTERM and saved. Go on with mlpot train run/recipe.yaml --resume"
     with monkeypatch.context() as patch:
-        patch.setattr("mlpot.training.fit.finish", signalled)
+        patch.setattr("mlpot.training.fit.finish", signaled)
         assert mlpot("train", "run/recipe.yaml", "--resume") == 128 + signal.SIGTERM
     assert "nothing is lost" in capsys.readouterr().err
     assert not mlpot("train", "run/recipe.yaml", "--resume")

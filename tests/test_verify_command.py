@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from potentials import new_potential
-from sets import crystals, labelled, write
+from sets import crystals, labeled, write
 from structures import copper_atom, ethanol, slab
 
 import mlpot
@@ -140,7 +140,7 @@ def test_no_run_begins_from_a_structure_that_training_need_not_know() -> None:
 def test_the_card_remembers_structures_with_every_element(tmp_path: Path) -> None:
     squeezed = ethanol(seed=7)
     squeezed.positions *= 0.7
-    set_of = [labelled(a) for a in (squeezed, ethanol(), slab(), ase.Atoms("H"))] + crystals(2)
+    set_of = [labeled(a) for a in (squeezed, ethanol(), slab(), ase.Atoms("H"))] + crystals(2)
     write(tmp_path / "set.h5", set_of)
     found = examples(structures(survey(tmp_path / "set.h5")))
     assert [(sorted(set(e["numbers"])), e["pbc"]) for e in found] == [

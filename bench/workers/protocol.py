@@ -2,12 +2,12 @@
 
 A worker is `python serve_<package>.py VARIANT THREADS`. It builds a model of random weights and reads requests:
 
-    {"do": "load", "path": "si216.extxyz"}          prepare a structure, neighbour list included
+    {"do": "load", "path": "si216.extxyz"}          prepare a structure, neighbor list included
     {"do": "time", "calls": 5}                      seconds of each of 5 evaluations of energy and forces
     {"do": "forces"}                                energy and forces of what was loaded
     {"do": "energies", "path": "displaced.extxyz"}  energies of many structures
     {"do": "md", "path": ..., "steps": 100}         seconds of a Langevin run through ASE
-    {"do": "train", "path": ..., "steps": 5}        seconds of each of 5 optimiser steps on one batch
+    {"do": "train", "path": ..., "steps": 5}        seconds of each of 5 optimizer steps on one batch
     {"do": "peak"}                                  greatest resident memory of this process so far, MiB
     {"do": "gemm"}                                  GFLOP/s of a float32 matrix product
 
@@ -52,7 +52,7 @@ class Package(Protocol):
         """The package's own ASE calculator, in float32."""
 
     def training_step(self, batch: list[Atoms]) -> Callable[[], None]:
-        """A function that takes one optimiser step with a loss on energies and forces."""
+        """A function that takes one optimizer step with a loss on energies and forces."""
 
 
 def force_loss(energy: torch.Tensor, forces: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,7 @@ def frozen(model: torch.nn.Module) -> dict[bool, torch.nn.Module]:
 
 
 def adamw(parameters: Any) -> torch.optim.Optimizer:
-    """The same optimiser for every package."""
+    """The same optimizer for every package."""
     return torch.optim.AdamW(parameters, lr=LEARNING_RATE, fused=True)
 
 

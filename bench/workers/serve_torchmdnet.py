@@ -39,7 +39,7 @@ ARGUMENTS = {
 
 
 class GivenList(torch.nn.Module):
-    """Stands where the model finds its neighbours, with a list found before, as the other packages have it."""
+    """Stands where the model finds its neighbors, with a list found before, as the other packages have it."""
 
     def __init__(self, batch: list[Atoms], dtype: torch.dtype):
         super().__init__()

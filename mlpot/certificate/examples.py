@@ -82,7 +82,7 @@ def _no_closer(atoms: Atoms, nearest: Nearest) -> Atoms:
 
 
 def _one_atom(elements: Sequence[int], nearest: Nearest, cutoff: float) -> Atoms:
-    """Every neighbour of the atom is its own image, the first at half the cutoff if training was as close."""
+    """Every neighbor of the atom is its own image, the first at half the cutoff if training was as close."""
     known = [chemical_symbols[z] for z in elements]
     symbol = max(known, key=lambda s: (frozenset((s,)) in nearest, known.index(s)))
     return bulk(symbol, "sc", a=max(cutoff / 2, WIDE * nearest.get(frozenset((symbol,)), 0.0)))

@@ -182,7 +182,7 @@ def _jump_of_stiffness(scan: Scan, cutoff: float) -> float:
 
 
 def _coordination(tested: CalculatorUnderTest, atoms: Atoms) -> float:
-    """Four times the density, or more for 260 neighbours: some codes stop at 256."""
+    """Four times the density, or more for 260 neighbors: some codes stop at 256."""
     number = int(atoms.numbers.max())
     reach = tested.cutoff(number, number) or 5.0
     return max(4.0, 260 / (len(atoms) / atoms.get_volume() * 4 / 3 * np.pi * reach**3))

@@ -115,7 +115,7 @@ def _changes(tested: CalculatorUnderTest, atoms: Atoms) -> Iterator[Change]:
 
 
 def _walk(atoms: Atoms) -> Iterator[Change]:
-    """Small steps that no single one of would outdate a neighbour list, then a jump."""
+    """Small steps that no single one of would outdate a neighbor list, then a jump."""
     rng = np.random.default_rng(8)
     aim = rng.normal(size=(len(atoms), 3))
     aim *= 0.05 / np.linalg.norm(aim, axis=1).max()

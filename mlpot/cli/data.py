@@ -78,11 +78,11 @@ def convert(
     ] = None,
     drop: Annotated[str | None, typer.Option(help="Frames to leave out: 3,5,8, or duplicates.")] = None,
     without: Annotated[Path | None, typer.Option(help="A set whose structures are left out.")] = None,
-    hold: Annotated[str | None, typer.Option(help="Atoms whose forces are not to be learnt: 0,1,2.")] = None,
+    hold: Annotated[str | None, typer.Option(help="Atoms whose forces are not to be learned: 0,1,2.")] = None,
     card: Card = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a file of labelled structures into H5MD; units are given or read, never guessed."""
+    """Turn a file of labeled structures into H5MD; units are given or read, never guessed."""
     from mlpot.data.sources.convert import convert as run
     from mlpot.data.sources.read import Source, named_elements
     from mlpot.data.sources.reading import Reading
@@ -222,7 +222,7 @@ def label(
     from mlpot.recipes import assign
 
     with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("labelling", total=None)
+        task = progress.add_task("labeling", total=None)
         report = run(
             source_of(source, elements, elements_from, labels=False),
             destination,
@@ -236,7 +236,7 @@ def label(
         )
     for frame, reason in report.failures.items():
         console.print(f"Frame {frame} failed: {reason}", soft_wrap=True)
-    console.print(f"{report.labelled} of {report.frames} structures labelled in {destination}", soft_wrap=True)
+    console.print(f"{report.labeled} of {report.frames} structures labeled in {destination}", soft_wrap=True)
 
 
 def source_of(file: Path, elements: str | None, elements_from: Path | None, *, labels: bool = True) -> Source:

@@ -122,7 +122,7 @@ def info(model: Model) -> None:
 @app.command()
 def evaluate(
     model: Model,
-    data: Annotated[Path, typer.Argument(help="Labelled structures: H5MD, or any file that ASE reads.")],
+    data: Annotated[Path, typer.Argument(help="Labeled structures: H5MD, or any file that ASE reads.")],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for evaluation.json, frames.csv, parity.json and .png."),
@@ -133,7 +133,7 @@ def evaluate(
     elements: ElementNames = None,
     elements_from: ElementsFrom = None,
 ) -> None:
-    """Compare a potential with labelled structures."""
+    """Compare a potential with labeled structures."""
     from mlpot.evaluate import NAMES
     from mlpot.evaluate import evaluate as run
 

@@ -14,7 +14,7 @@ class UnitsError(DataError):
 
 
 class LabelError(DataError):
-    """A structure or label has values that nothing can be learnt from, such as NaN; frames are named by index."""
+    """A structure or label has values that nothing can be learned from, such as NaN; frames are named by index."""
 
 
 class KeysError(DataError):

@@ -1,4 +1,4 @@
-"""One labelled structure: as an `ase.Atoms` for people, as numpy arrays for files and trainers."""
+"""One labeled structure: as an `ase.Atoms` for people, as numpy arrays for files and trainers."""
 
 from __future__ import annotations
 

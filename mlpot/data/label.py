@@ -1,4 +1,4 @@
-"""Structures and a quantum-chemistry code in, labelled frames out: in parallel, resumable, no frame fatal."""
+"""Structures and a quantum-chemistry code in, labeled frames out: in parallel, resumable, no frame fatal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LabelReport:
     """Largest magnitude of the sum of forces in a frame, eV/Å."""
 
     @property
-    def labelled(self) -> int:
+    def labeled(self) -> int:
         """Frames in the destination."""
         return self.frames - len(self.failures)
 
@@ -86,7 +86,7 @@ def label(
         SettingsError: the calculator or one of its settings is unknown.
         MissingCodeError: the code is not installed.
         ResumeError: the working file belongs to another run.
-        LabelError: not one structure could be labelled.
+        LabelError: not one structure could be labeled.
         FileExistsError: the destination exists and `overwrite` is not given.
     """
     code, destination = choose(calculator, settings or {}), Path(destination)
@@ -105,8 +105,8 @@ def label(
                 progress(len(done), len(frames))
     outcomes = [done[k] for k in range(len(frames))]
     report = _report(outcomes, resumed)
-    labelled = (_labelled(frames[k], outcome) for k, outcome in enumerate(outcomes) if outcome.failure is None)
-    h5md.write(destination, labelled, card=_card(code, report) | dict(card or {}), overwrite=overwrite)
+    labeled = (_labeled(frames[k], outcome) for k, outcome in enumerate(outcomes) if outcome.failure is None)
+    h5md.write(destination, labeled, card=_card(code, report) | dict(card or {}), overwrite=overwrite)
     partial.unlink()
     return report
 
@@ -213,7 +213,7 @@ def _fingerprint(frames: Iterable[Atoms]) -> str:
 # --- the destination ---
 
 
-def _labelled(atoms: Atoms, outcome: _Outcome) -> Atoms:
+def _labeled(atoms: Atoms, outcome: _Outcome) -> Atoms:
     frame = atoms.copy()
     results = {"energy": outcome.energy, "forces": np.array(outcome.forces)}
     if outcome.stress is not None:
@@ -226,7 +226,7 @@ def _report(outcomes: list[_Outcome], resumed: int) -> LabelReport:
     failures = {o.frame: o.failure for o in outcomes if o.failure is not None}
     if len(failures) == len(outcomes):
         reason = outcomes[0].failure if outcomes else "there are none"
-        raise LabelError(f"Not one of {len(outcomes)} structures could be labelled; the first: {reason}.")
+        raise LabelError(f"Not one of {len(outcomes)} structures could be labeled; the first: {reason}.")
     sums = [np.sum(o.forces, axis=0) for o in outcomes if o.forces is not None]
     net_force = max(float(np.linalg.norm(f)) for f in sums)
     return LabelReport(len(outcomes), resumed, failures, net_force)
@@ -238,7 +238,7 @@ def _card(code: Code, report: LabelReport) -> dict[str, str]:
         "code": f"{code.package} {version(code)}",
         "settings": json.dumps(code.model_dump()),
         "units": "Å, eV, eV/Å, eV/Å³ (positive stress: stretched)",
-        "frames": str(report.labelled),
+        "frames": str(report.labeled),
         "largest net force": f"{report.net_force:.1e} eV/Å",
         "date": datetime.date.today().isoformat(),
     }

@@ -25,12 +25,12 @@ from mlpot.neighbors import build_graph
 Floats = NDArray[np.float64]
 Curve = tuple[Floats, Floats]
 MAX_BYTES = 2**28  # of the positions looked at; longer runs are looked at in larger steps
-RDF_FRAMES = 200  # neighbouring frames differ little
+RDF_FRAMES = 200  # neighboring frames differ little
 WAVENUMBER = 33356.40952  # 1/cm in 1/fs
 
 
 class AnalysisError(ValueError):
-    """There is too little of a run to analyse."""
+    """There is too little of a run to analyze."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Analysis:
 
 
 def analyze_md(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0, output: Path | None = None) -> Analysis:
-    """Analyse a run, and write analysis.json and analysis.png.
+    """Analyze a run, and write analysis.json and analysis.png.
 
     Args:
         run, skip_ps, r_max: as of `analysis_of`.
@@ -88,7 +88,7 @@ def analyze_md(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0, output: P
 
 
 def analysis_of(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0) -> Analysis:
-    """Analyse the last stage of a run, which may still go on.
+    """Analyze the last stage of a run, which may still go on.
 
     Args:
         run: folder of the run.

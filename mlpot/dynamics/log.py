@@ -29,7 +29,7 @@ class Observation:
 
     step: int
     time_ps: float
-    potential_eV: float  # (units are spelt as units are)
+    potential_eV: float  # (units are spelled as units are)
     kinetic_eV: float
     total_eV: float
     conserved_eV: float

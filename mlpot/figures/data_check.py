@@ -61,18 +61,18 @@ def _closeness(report: Report, axes: Axes) -> None:
 
 
 def _parity_energy(report: Report, axes: Axes) -> None:
-    _parity(axes, report.curves["labelled energy"], report.curves["predicted energy"])
+    _parity(axes, report.curves["labeled energy"], report.curves["predicted energy"])
     axes.set(xlabel="energy in the units of forces, less atoms", ylabel="a linear potential says")
 
 
 def _parity_forces(report: Report, axes: Axes) -> None:
-    labelled, predicted = report.curves["labelled forces"], report.curves["predicted forces"]
-    every = max(1, len(labelled) // MOST_POINTS)
-    _parity(axes, labelled[::every], predicted[::every])
+    labeled, predicted = report.curves["labeled forces"], report.curves["predicted forces"]
+    every = max(1, len(labeled) // MOST_POINTS)
+    _parity(axes, labeled[::every], predicted[::every])
     axes.set(xlabel="force components in the file", ylabel="a linear potential says")
 
 
-def _parity(axes: Axes, labelled: np.ndarray, predicted: np.ndarray) -> None:
-    low, high = min(labelled.min(), predicted.min()), max(labelled.max(), predicted.max())
-    axes.plot([low, high], [low, high], color="grey", linewidth=0.8)
-    axes.plot(labelled, predicted, ".", markersize=2, alpha=0.5, rasterized=True)
+def _parity(axes: Axes, labeled: np.ndarray, predicted: np.ndarray) -> None:
+    low, high = min(labeled.min(), predicted.min()), max(labeled.max(), predicted.max())
+    axes.plot([low, high], [low, high], color="gray", linewidth=0.8)
+    axes.plot(labeled, predicted, ".", markersize=2, alpha=0.5, rasterized=True)

@@ -23,7 +23,7 @@ def data_card(path: Path, trained_on: str) -> list[Html]:
     """Card, figures and pictures of a training set.
 
     Args:
-        trained_on: hash of what it held when it was learnt from.
+        trained_on: hash of what it held when it was learned from.
     """
     if not path.is_file():
         return [aside(f"{path} is not here, seen from this folder: no figures and pictures of the set.")]

@@ -110,7 +110,7 @@ def _provenance(metrics: Mapping[str, Any], header: Mapping[str, Any]) -> dict[s
         "made": header["created"],
         "with": ", ".join(f"{name} {version}" for name, version in header["versions"].items()),
         "seed": str(metrics["seed"]),
-        "learnt from": labels,
+        "learned from": labels,
         "training set, SHA-256": header["card"]["training_set_hash"],
         "cutoff": f"{header['cutoff']} Å",
         "computes in": header["dtype"],

@@ -9,7 +9,7 @@ the atoms move by −F̄ and strain by W̄; then
 A dot is the derivative along δd (B. A. Pearlmutter, Neural Comput. 6, 147 (1994)). Values, dots and the adjoints
 of both stand side by side: for x and ẋ, [k, 0] and [k, 1] of an array. The adjoint of a dot is the gradient of the
 energy that the forces took, so `energies` leaves it behind; `gradients` finds the dots on the way forward and the
-adjoints of the values on the way back. With m, u, s the sum over neighbours, the hidden layer of an update and its
+adjoints of the values on the way back. With m, u, s the sum over neighbors, the hidden layer of an update and its
 activation,
 
     ṁ_i = Σ_j w ∘ ẋ_j + δd w′ ∘ x_j           u̇ = ṁ W₁     ṡ = act′ ∘ u̇     ḣ ← ḣ + ṡ W₂     ẋ = ḣ W_in

@@ -1,7 +1,7 @@
 """Energy and forces of SchNet on knots as one native call: no autograd, no tensor of edges × channels.
 
 The forward and the backward pass are written out. With x^l the messages, a^l the hidden layer of an update, s^l
-its slope, g = ∂E/∂h the gradient of the features and q^l = ((g W₂ᵀ) ∘ s^l) W₁ᵀ that of a sum over neighbours,
+its slope, g = ∂E/∂h the gradient of the features and q^l = ((g W₂ᵀ) ∘ s^l) W₁ᵀ that of a sum over neighbors,
 
     forward   m_i = Σ_j w^l(d_ij) ∘ x_j^l      a = m W₁ + b₁     h ← h + act(a) W₂ + b₂     x^{l+1} = h W_in
     backward  g_i ← g_i + (Σ_j w^l(d_ij) ∘ q_j^l) W_inᵀ        D_ij ← D_ij + Σ_f w^l′(d_ij) (q_i x_j + q_j x_i)
@@ -62,7 +62,7 @@ class State(NamedTuple):
     """Everything that is computed, kept from step to step."""
 
     pairs: Pairs
-    sums: Array  # (n_atoms, n_features), over neighbours
+    sums: Array  # (n_atoms, n_features), over neighbors
     x: Array  # (n_layers, n_atoms, n_features)
     slope: Array  # (n_layers, n_atoms, n_features)
     q: Array  # (n_layers, n_atoms, n_features)

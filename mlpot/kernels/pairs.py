@@ -1,4 +1,4 @@
-"""The neighbours of blocks of atoms, laid on knots: what all native calls of SchNet share.
+"""The neighbors of blocks of atoms, laid on knots: what all native calls of SchNet share.
 
 w(d_ij) = w(d_ji): two atoms of one block are met once and serve each other, which halves the reading of the table.
 Between blocks each side takes its own. So a stage writes only to the atoms of its block, threads share blocks
@@ -182,7 +182,7 @@ def pull(begin, end, row_ptr, pairs, table, x, q):  # type: ignore[no-untyped-de
 
 @inner
 def switch_on(crowd, shift):  # type: ignore[no-untyped-def]
-    """The energy of the shift that neighbours switch on, and its derivative by the crowd of them."""
+    """The energy of the shift that neighbors switch on, and its derivative by the crowd of them."""
     switch = np.exp(-crowd * crowd)
     return shift * (1 - switch), 2 * shift * crowd * switch
 
@@ -218,7 +218,7 @@ def with_nuclei(d, one, other, limits, screenings):  # type: ignore[no-untyped-d
 
 @inner
 def forces(begin, end, structure, net, pairs, shifting, energy, forces, virial):  # type: ignore[no-untyped-def]
-    """Forces and virials of a block from D of its edges, the shift that neighbours switch on, and nuclei.
+    """Forces and virials of a block from D of its edges, the shift that neighbors switch on, and nuclei.
 
     A virial (n_atoms, 3, 3) is that of a pair with the atom that took it. The energy of nuclei is added to
     `energy`.

@@ -28,7 +28,7 @@ MOST_THREADS = os.cpu_count() or 1
 
 
 def block_size(n_atoms: int) -> int:
-    """Atoms of a block, within which two neighbours are met once: whatever the number of threads, so that it does
+    """Atoms of a block, within which two neighbors are met once: whatever the number of threads, so that it does
     not change a sum; few enough for their rows to stay in the second cache, and blocks enough for some threads."""
     if n_atoms <= 96:
         return n_atoms

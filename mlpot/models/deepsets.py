@@ -17,7 +17,7 @@ from mlpot.stages.radial import BASES, ENVELOPES
 
 
 class DeepSets(nn.Module):
-    """Atomic energies from the set of an atom's neighbours.
+    """Atomic energies from the set of an atom's neighbors.
 
     Args:
         cutoff: Å.

@@ -27,7 +27,7 @@ from mlpot.models.layers import ACTIVATIONS, choose, dense, distance_layer, embe
 from mlpot.stages.radial import BASES, ENVELOPES
 
 SECOND_LINEAR = {"edge": True, "sum": False}  # whether each edge passes it
-TYPICAL_NEIGHBORS = 8.0  # scales sums over neighbours so that features stay of order one
+TYPICAL_NEIGHBORS = 8.0  # scales sums over neighbors so that features stay of order one
 SOFTENING = 1e-6  # Å²; displaced atoms may meet: √(r² + ε²) keeps the length smooth there
 
 
@@ -107,7 +107,7 @@ class EGNN(nn.Module):
         move_coordinates: eq. 4: later layers see distances between displaced atoms, and so angles.
         attention: eq. 8: a learned gate on each message.
         second_linear: "edge": φ_e has two layers, as in the paper; "sum": a variant whose second one, without an
-            activation, is applied to the sum over neighbours, once an atom instead of once an edge.
+            activation, is applied to the sum over neighbors, once an atom instead of once an edge.
     """
 
     def __init__(

@@ -79,9 +79,9 @@ def mlp(*sizes: int, activation: str) -> nn.Sequential:
 
 
 def distance_layer(basis: nn.Module, n_radial: int, n_features: int, cutoff: float) -> nn.Linear:
-    """A linear layer on a radial basis, scaled so that its outputs spread by one over the distances of neighbours.
+    """A linear layer on a radial basis, scaled so that its outputs spread by one over the distances of neighbors.
 
-    Few functions of a basis are large at one distance: as usually initialised, such a layer is drowned by
+    Few functions of a basis are large at one distance: as usually initialized, such a layer is drowned by
     what the atoms' features add to it, and the network is slow to see distances.
     """
     layer = dense(n_radial, n_features, bias=False)

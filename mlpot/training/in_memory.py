@@ -1,4 +1,4 @@
-"""A training set as flat tensors: neighbour lists built once, batches put together by gathers."""
+"""A training set as flat tensors: neighbor lists built once, batches put together by gathers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlpot.neighbors import build_graph
 
 @dataclass(frozen=True)
 class FlatSet:
-    """Many structures one after the other; indices of neighbours and edges count within their structure."""
+    """Many structures one after the other; indices of neighbors and edges count within their structure."""
 
     table: Tensor  # (4, n_frames) int64, on the CPU: first atom, atoms, first edge, edges of each frame
     numbers: Tensor  # (n_atoms,) int64

@@ -1,6 +1,6 @@
 """Batches in an order that depends on seed and step alone, so that a run can go on from any step.
 
-A set that fits is held in memory as one `FlatSet`. A larger one is read by windows: blocks of neighbouring
+A set that fits is held in memory as one `FlatSet`. A larger one is read by windows: blocks of neighboring
 frames come in random order, some blocks make a window, and a worker process turns each window into a small
 `FlatSet` whose frames are shuffled. Reads stay local, and memory is that of a few windows.
 """
@@ -123,7 +123,7 @@ class StreamedBatches(Batches):
     Args:
         part: the set.
         cutoff: Å.
-        workers: processes that read and build neighbour lists; 0: this one does.
+        workers: processes that read and build neighbor lists; 0: this one does.
 
     Raises:
         ValueError: there is no folder for temporary files, in which processes meet.

@@ -1,4 +1,4 @@
-"""What is minimised: residuals of energies per atom, force components and stress, with missing labels left out.
+"""What is minimized: residuals of energies per atom, force components and stress, with missing labels left out.
 
 All three are intensive: a cell and its supercell have equal terms, whatever the function of the residual.
 """
@@ -63,7 +63,7 @@ class Loss:
 
     def __call__(self, predicted: Properties, labels: Properties, graph: AtomGraph) -> Tensor:
         """The loss of a batch, a scalar."""
-        total = 0 * predicted.energy.sum()  # DDP wants a gradient of every weight, whatever is labelled
+        total = 0 * predicted.energy.sum()  # DDP wants a gradient of every weight, whatever is labeled
         terms = self._terms(residuals(predicted, labels, graph), labels, graph)
         for weight, (term, known) in zip(self.weights, terms, strict=True):
             if weight > 0:

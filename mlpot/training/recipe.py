@@ -27,7 +27,7 @@ def argument_model(backbone: str) -> type[BaseModel]:
 
 
 def checked_arguments(backbone: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """All keyword arguments of a backbone, with defaults spelt out, so that a stored recipe is complete.
+    """All keyword arguments of a backbone, with defaults spelled out, so that a stored recipe is complete.
 
     Raises:
         ValueError: no such backbone; an argument that it does not take, or of the wrong type.
@@ -49,7 +49,7 @@ def _explain(problem: dict[str, Any], valid: list[str]) -> str:
 
 
 class DataSection(Section):
-    """What is learnt from; paths are relative to the folder in which the command runs."""
+    """What is learned from; paths are relative to the folder in which the command runs."""
 
     train: str = Field(description="training set, H5MD", examples=["data/train.h5"])
     validation: int | float | str = Field(
@@ -120,7 +120,7 @@ class ModelSection(Section):
 
 
 class LossSection(Section):
-    """What is minimised: Σ weight · mean of function(residual); a weight of 0 leaves a label out.
+    """What is minimized: Σ weight · mean of function(residual); a weight of 0 leaves a label out.
 
     Each mean is over the labels that are there, of energies per atom, force components and stress components, so
     that a cell and its supercell count alike.
@@ -188,7 +188,7 @@ class TrainingSection(Section):
     batch_edges: int | None = Field(
         default=None,
         ge=1,
-        description="instead of batch_size: about so many neighbours of all atoms a step, so that steps take the "
+        description="instead of batch_size: about so many neighbors of all atoms a step, so that steps take the "
         "same time and memory in sets of small and large structures",
     )
     solve: bool = Field(

@@ -300,13 +300,13 @@ def make_baseline(train: Part, given: dict[str, float] | None) -> Baseline:
     """
     data, elements = train.data, train.elements
     chosen = {atomic_numbers[s]: e for s, e in (given or {}).items()}
-    labelled = train.indices[np.isfinite(data.energy[train.indices])]
-    counts, energies = data.counts(labelled, elements), data.energy[labelled]
+    labeled = train.indices[np.isfinite(data.energy[train.indices])]
+    counts, energies = data.counts(labeled, elements), data.energy[labeled]
     found = reference_energies(counts, energies, elements, data.isolated_atoms(), chosen)
     unused = [symbol for symbol in given or {} if atomic_numbers[symbol] not in elements]
-    warn_of_references(found, unused, len(labelled) > 0)
+    warn_of_references(found, unused, len(labeled) > 0)
     # Without energies, forces determine the energy up to a constant only.
-    fitted = len(labelled) > 0
+    fitted = len(labeled) > 0
     shift = shifts(counts, energies, elements, found.energies) if fitted else dict.fromkeys(elements, 0.0)
     sample = train.sample()
     numbers, forces = (np.concatenate([getattr(f, name) for f in sample]) for name in ("numbers", "forces"))

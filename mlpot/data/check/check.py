@@ -104,7 +104,7 @@ def _everything(seen: Tally, c: Columns) -> Iterator[Finding]:
 def merged(found: list[Finding]) -> list[Finding]:
     """Findings without those that wrong units explain."""
     units = any(f.check.startswith("unit of length") for f in found)
-    return [f for f in found if not (units and f.check in ("overlap", "neighbours"))]
+    return [f for f in found if not (units and f.check in ("overlap", "neighbors"))]
 
 
 def command(path: str | Path, fix: str) -> str:
@@ -131,7 +131,7 @@ def _facts(seen: Tally, c: Columns) -> dict[str, str]:
             f"{chemical_symbols[z]} {energies[0][1]:.3f} eV" for z, energies in sorted(seen.isolated.items())
         ) or "none: reference energies will be fitted",
         "nearest atoms": f"{np.median(bonds):.2f} sums of covalent radii" if len(bonds) else "",
-        "neighbours within 5 Å": f"{c.fewest[structures].min()} to {c.most[structures].max()}"
+        "neighbors within 5 Å": f"{c.fewest[structures].min()} to {c.most[structures].max()}"
         if structures.any() else "",
         "correlation time": f"{tau:.1f} frames" if np.isfinite(tau) else "",
     }  # fmt: skip

@@ -23,7 +23,7 @@ def labels(c: Columns, path: str) -> Iterator[Finding]:
     """Missing and constant labels."""
     structures = ~c.isolated
     n = int(structures.sum())
-    energy, forces = np.isfinite(c.energy) & structures, (c.unlabelled < c.n_atoms) & structures
+    energy, forces = np.isfinite(c.energy) & structures, (c.unlabeled < c.n_atoms) & structures
     if n == 0:
         yield finding("labels", "note", "There are isolated atoms alone, and no structures.")
         return
@@ -69,7 +69,7 @@ def _constant(c: Columns, energy: np.ndarray) -> Iterator[Finding]:
         if different >= FEW and len(np.unique(c.energy[mine])) == 1:
             message = f"{len(mine)} structures of one composition all have the energy {c.energy[mine[0]]:.6f} eV."
             yield finding("labels", "error", message, c.index[mine])
-    moving = np.flatnonzero(energy & (c.force > 1e-4) & (c.unlabelled == 0))
+    moving = np.flatnonzero(energy & (c.force > 1e-4) & (c.unlabeled == 0))
     _, first, again = np.unique(c.labels[moving], return_index=True, return_inverse=True)
     copied = moving[c.digest[moving] != c.digest[moving[first]][again]]
     if len(copied):
@@ -97,8 +97,8 @@ def closeness(c: Columns) -> Iterator[Finding]:
             yield finding("overlap", severity, message, c.index[frames], fix=dropping(c.index[frames]))
     alone = np.flatnonzero(~c.isolated & (c.fewest == 0) & (c.overlap >= COLLAPSED))
     if len(alone):
-        message = f"{len(alone)} frames hold atoms without any neighbour within 5 Å."
-        yield finding("neighbours", "note", message, c.index[alone])
+        message = f"{len(alone)} frames hold atoms without any neighbor within 5 Å."
+        yield finding("neighbors", "note", message, c.index[alone])
 
 
 def outliers(c: Columns) -> Iterator[Finding]:

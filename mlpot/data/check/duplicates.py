@@ -66,7 +66,7 @@ def _pairs(c: Columns, frames: Ints, displacement: float) -> tuple[Ints, Ints]:
         close = np.abs(c.force[mine[k]] - c.force[mine[other[k]]]) < 1e-3 * (1 + c.force[mine[k]])
         exact = (distance[k, 1] < SAME) & close
         same.append(mine[k[exact]])
-        apart = np.abs(c.index[mine[k]] - c.index[mine[other[k]]]) > 1  # neighbours in time are near by nature
+        apart = np.abs(c.index[mine[k]] - c.index[mine[other[k]]]) > 1  # neighbors in time are near by nature
         near.append(mine[k[~exact & apart & (distance[k, 1] < NEAR)]])
     none = np.zeros(0, dtype=np.int64)
     return np.sort(np.concatenate([none, *same])), np.sort(np.concatenate([none, *near]))

@@ -1,4 +1,4 @@
-"""Distances within frames: how close atoms come, how many neighbours they have, and which frames are alike."""
+"""Distances within frames: how close atoms come, how many neighbors they have, and which frames are alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlpot.data.check.stream import Chunk, Floats, Ints
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
 
-CUTOFF = 5.0  # Å, of neighbours
+CUTOFF = 5.0  # Å, of neighbors
 DENSE = 120  # atoms of a molecule up to which all pairs are looked at
 SHELLS = np.array([1.0, 1.5, 2.0, 2.6, 3.2, 4.0, 4.8])  # Å, of the fingerprint
 WIDTHS = np.array([0.3, 0.4, 0.4, 0.5, 0.6, 0.7, 0.7])  # Å
@@ -25,10 +25,10 @@ class Geometry:
     """Distances of the frames of a chunk."""
 
     fingerprint: Floats  # (n_frames, n_shells), invariant to rotation, reflection, translation, order of atoms
-    closest: Floats  # (n_frames,) least distance, Å; infinite without neighbours
+    closest: Floats  # (n_frames,) least distance, Å; infinite without neighbors
     overlap: Floats  # (n_frames,) least distance in sums of covalent radii
     bond: Floats  # (n_frames,) median over atoms of the nearest distance in sums of covalent radii
-    neighbors: Ints  # (n_frames, 2) fewest and most neighbours of an atom within CUTOFF
+    neighbors: Ints  # (n_frames, 2) fewest and most neighbors of an atom within CUTOFF
 
 
 def geometry(chunk: Chunk) -> Geometry:

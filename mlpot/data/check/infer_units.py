@@ -168,7 +168,7 @@ def stiffness(fit: Fit, basis: Basis, n: int = 8) -> float:
 
 
 def _bonds(frame: Frame) -> float:
-    """Trace of the Hessian that bonds alone would give, eV/Å²; less for each where atoms have many neighbours."""
+    """Trace of the Hessian that bonds alone would give, eV/Å²; less for each where atoms have many neighbors."""
     if NOBLE[frame.numbers].any():
         return 0.0
     graph = build_graph(frame.numbers, frame.positions, frame.cell, frame.pbc, 6.0)

@@ -53,7 +53,7 @@ class DataInfo:
     elements: dict[str, int]  # atoms
     groups: dict[str, int]  # frames of each named family
     missing: dict[str, int]  # frames without energy, forces, stress; stress counts where there is a volume
-    n_masked: int  # atoms whose force is not to be learnt
+    n_masked: int  # atoms whose force is not to be learned
     n_stress_without_volume: int  # frames with a stress that no potential has
     isolated: dict[str, float]  # eV, energies of isolated atoms, in the open or in a box
     energy: Spread  # eV/atom, of frames of more than one atom

@@ -20,7 +20,7 @@ from mlpot.data.frame import Frame
 from mlpot.neighbors import COINCIDENT, build_graph
 from mlpot.units import ENERGY, LENGTH, PRESSURE
 
-FEWEST = 20  # labelled frames of which something can be inferred
+FEWEST = 20  # labeled frames of which something can be inferred
 BOND_ERROR = 0.35  # of the logarithm of nearest distances in sums of covalent radii
 BINDING = {False: (0.05, 12.0), True: (1.2, 9.0)}  # eV an atom; the latter where all elements are covalent
 COVALENT = {1, 5, 6, 7, 8, 9, 14, 15, 16, 17}
@@ -50,7 +50,7 @@ def examine(tally: Tally, c: Columns, steps: Steps) -> Examined:
     frames = [f for f in _ordinary(frames) if np.isfinite(f.forces).all()]
     isolated = {z: e[0][1] for z, e in tally.isolated.items() if np.isfinite(e[0][1])}
     if len(frames) < FEWEST:
-        seen.skipped["units of energy, forces and stress"] = f"only {len(frames)} labelled structures"
+        seen.skipped["units of energy, forces and stress"] = f"only {len(frames)} labeled structures"
         seen.findings += _references(tally, c, Hypothesis())
         return seen
     elements = sorted({int(z) for f in frames for z in f.numbers})
@@ -94,7 +94,7 @@ def _ordinary(frames: list[Frame]) -> list[Frame]:
 
 
 def _apart(frame: Frame) -> bool:
-    """Whether neighbours can be listed; where not, `checks.closeness` names the frame."""
+    """Whether neighbors can be listed; where not, `checks.closeness` names the frame."""
     try:
         build_graph(frame.numbers, frame.positions, frame.cell, frame.pbc, COINCIDENT)
     except ValueError:
@@ -193,11 +193,9 @@ def _record(seen: Examined, evidence: Evidence, fitted: Fit | None) -> None:
         "stiffness of bonds": f"{evidence.stiffness:.2f} times the expected",
     }
     seen.curves["predicted energy"] = fitted.predicted
-    seen.curves["labelled energy"] = fitted.energy * fitted.ratio
+    seen.curves["labeled energy"] = fitted.energy * fitted.ratio
     forces = [(f.forces.ravel(), fitted.forces(k)) for k, f in enumerate(fitted.frames)]
-    seen.curves["labelled forces"], seen.curves["predicted forces"] = map(
-        np.concatenate, zip(*forces, strict=True)
-    )
+    seen.curves["labeled forces"], seen.curves["predicted forces"] = map(np.concatenate, zip(*forces, strict=True))
 
 
 def _unrelated(fitted: Fit) -> Iterator[Finding]:
@@ -227,7 +225,7 @@ def _mixed(fitted: Fit) -> Iterator[Finding]:
     components leave the direction to chance, frames count only if their ratios agree, as those of a unit do.
     """
     pairs = [(fitted.forces(k), frame.forces.ravel()) for k, frame in enumerate(fitted.frames)]
-    size = np.array([len(labelled) for _, labelled in pairs])
+    size = np.array([len(labeled) for _, labeled in pairs])
     ours, theirs = (np.array([np.sqrt(np.mean(p[side] ** 2)) for p in pairs]) for side in (0, 1))
     cosine = np.array([float(np.mean(a * b)) for a, b in pairs]) / np.maximum(ours * theirs, 1e-300)
     across = ours * np.sqrt(np.maximum(0.0, 1 - cosine**2))  # of the prediction, whatever the unit of the label

@@ -1,6 +1,6 @@
 """A small linear potential, fitted in seconds, that tells what the labels of a set should look like.
 
-Atomic energies are linear in pair functions and in second moments of the neighbourhood (as in moment tensor
+Atomic energies are linear in pair functions and in second moments of the neighborhood (as in moment tensor
 potentials, A. V. Shapeev, Multiscale Model. Simul. 14, 1153 (2016)):
 
     p_ik  = Σ_j g_k(r_ij)
@@ -46,7 +46,7 @@ class Basis:
 
     Args:
         elements: atomic numbers, ascending.
-        nearest: Å, a typical distance of nearest neighbours.
+        nearest: Å, a typical distance of nearest neighbors.
         n_moment: radial functions of moments.
     """
 
@@ -174,7 +174,7 @@ class Fit:
     forces_explained: float  # 1 − residual / total sum of squares
     energies_explained: float
     coefficients: Floats
-    energy: Floats  # (n_frames,) energies above their composition, as labelled
+    energy: Floats  # (n_frames,) energies above their composition, as labeled
     predicted: Floats  # (n_frames,) and as predicted, in the units of the forces
 
     def forces(self, k: int) -> Floats:
@@ -240,6 +240,6 @@ def _likeliest(a: Floats, b: Floats, ae: Floats, be: Floats) -> tuple[float, tup
     return t, (1 - left[best][0], 1 - left[best][1]), w0 + t * w1
 
 
-def _left(predicted: Floats, labelled: Floats) -> float:
+def _left(predicted: Floats, labeled: Floats) -> float:
     """The share of the sum of squares that is not predicted."""
-    return max(1e-6, float(((predicted - labelled) ** 2).sum() / (labelled @ labelled)))
+    return max(1e-6, float(((predicted - labeled) ** 2).sum() / (labeled @ labeled)))

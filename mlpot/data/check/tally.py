@@ -30,7 +30,7 @@ class Columns:
     energy: Floats  # eV
     force: Floats  # greatest on an atom, eV/Å
     force_rms: Floats  # eV/Å
-    unlabelled: Ints  # atoms without force
+    unlabeled: Ints  # atoms without force
     net: Floats  # |ΣF|, eV/Å
     torque: Floats  # |Σ r × F|, eV, about the middle; NaN for periodic frames
     isolated: NDArray[np.bool_]  # one isolated atom, in the open or in a box
@@ -41,7 +41,7 @@ class Columns:
     closest: Floats  # Å
     overlap: Floats  # sums of covalent radii
     bond: Floats  # sums of covalent radii
-    fewest: Ints  # neighbours of an atom
+    fewest: Ints  # neighbors of an atom
     most: Ints
     fingerprint: Floats  # (n_frames, n_shells)
 
@@ -119,7 +119,7 @@ class Tally:
         return Steps(table[:, 0].astype(np.int64), *table[:, 1:].T)
 
     def sample(self) -> list[Frame]:
-        """Labelled frames, evenly spread, few enough for a fit."""
+        """Labeled frames, evenly spread, few enough for a fit."""
         frames = [f for _, f in self._sample]
         if not frames:
             return []
@@ -135,8 +135,8 @@ class Tally:
 
     def _keep(self, chunk: Chunk) -> None:
         """Keep every so-maniest frame, fewer as more go by."""
-        labelled = np.isfinite(chunk.energy) & np.isfinite(chunk.forces).any(axis=(1, 2))
-        for k in np.flatnonzero(labelled):
+        labeled = np.isfinite(chunk.energy) & np.isfinite(chunk.forces).any(axis=(1, 2))
+        for k in np.flatnonzero(labeled):
             if self._seen % self._every == 0:
                 self._sample.append((int(chunk.index[k]), chunk.frames[k]))
             self._seen += 1

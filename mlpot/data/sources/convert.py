@@ -1,4 +1,4 @@
-"""Any source of labelled structures into our H5MD, with names and units read or given, never guessed."""
+"""Any source of labeled structures into our H5MD, with names and units read or given, never guessed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def convert(
         format, keys, units, index: as `Reading`, of a source that is a path.
         corrections: what the numbers really are, for `correct.corrected`.
         drop, without: frames that are left out, for `correct.unwanted`.
-        hold: atoms whose forces are not to be learnt.
+        hold: atoms whose forces are not to be learned.
         card: what the data are: level of theory, licence, ...
         overwrite: replace an existing destination.
 
@@ -58,18 +58,18 @@ def convert(
     taken = (atoms for k, atoms in source.numbered() if k not in out)
     frames = corrected(taken, corrections or {}, hold)
     card = {"source": source.path.name, **(card or {})}
-    write(destination, _labelled(source.path, frames), card=card, overwrite=overwrite)
+    write(destination, _labeled(source.path, frames), card=card, overwrite=overwrite)
     with Reader(destination) as reader:
         return len(reader)
 
 
-def _labelled(source: Path, frames: Iterable[Atoms]) -> Iterator[Atoms]:
+def _labeled(source: Path, frames: Iterable[Atoms]) -> Iterator[Atoms]:
     """The frames; at their end an error if there was nothing to learn from."""
-    atoms, labelled = None, False
+    atoms, labeled = None, False
     for atoms in frames:
-        labelled = labelled or (atoms.calc is not None and bool(atoms.calc.results))
+        labeled = labeled or (atoms.calc is not None and bool(atoms.calc.results))
         yield atoms
-    if atoms is not None and not labelled:
+    if atoms is not None and not labeled:
         raise KeysError(
             f"{source} has no energies, forces or stresses that are read. Name them (--key), or label the frames."
         )

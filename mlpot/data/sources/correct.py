@@ -32,7 +32,7 @@ def corrected(
             of isolated atoms alone), the unit its numbers really are in; a leading minus turns the sign. Besides,
             energy="eV*n_atoms" for energies an atom, stress="virial" for −V σ in eV, voigt="xx,yy,zz,xy,yz,xz" for
             the order of components.
-        hold: atoms whose forces are not to be learnt, in frames that have as many.
+        hold: atoms whose forces are not to be learned, in frames that have as many.
 
     Raises:
         KeysError: an unknown quantity; UnitsError: an unknown unit; LabelError: an order that is none.

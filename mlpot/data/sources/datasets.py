@@ -119,7 +119,7 @@ def read_foreign(
 
     Args:
         path: the file.
-        format: a name of `LAYOUTS`, or None to recognise the layout by its names.
+        format: a name of `LAYOUTS`, or None to recognize the layout by its names.
         keys: names in the file, by quantity, instead of those of the layout; "-name" for a gradient.
         units: by quantity; needed for each key given, unless the file says.
         elements: of the numbers, where they are not atomic ones, or of the atoms, where there are none.

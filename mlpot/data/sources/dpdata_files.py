@@ -38,7 +38,7 @@ def by_dpdata(path: Path) -> str:
 
 
 def read_dpdata(path: Path, kind: str, reading: Reading, report: Report) -> Iterator[tuple[int, Atoms]]:
-    """The labelled frames that dpdata finds in an output, in eV and Å; cells are turned to be lower triangular.
+    """The labeled frames that dpdata finds in an output, in eV and Å; cells are turned to be lower triangular.
 
     Raises:
         FormatError: dpdata is not installed, or cannot read the file.

@@ -32,7 +32,7 @@ class Report:
     states: dict[str, Counter[float]] = field(default_factory=lambda: {"charge": Counter(), "spin": Counter()})
     """Frames of each total charge and spin."""
     n_held: int = 0
-    """Atoms whose force is not to be learnt."""
+    """Atoms whose force is not to be learned."""
     notes: dict[str, list[int]] = field(default_factory=dict)
     """What happened, in words: in how many frames, and the first of them."""
 
