@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlpot.data.check.info import DataInfo
     from mlpot.data.sources.read import Source
 
-data_app = typer.Typer(help="Training sets: convert, inspect, check, split, compute.", no_args_is_help=True)
+data_app = typer.Typer(help="Training sets: convert, merge, inspect, check, split, compute.", no_args_is_help=True)
 console = Console()
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -102,6 +102,55 @@ def convert(
     )
     print_account(read)
     console.print(f"{n} frames written to {destination}", soft_wrap=True)
+
+
+@data_app.command()
+def merge(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="SOURCE... SET.h5", help="Sources of any kind; the last is the set to write."),
+    ],
+    references: Annotated[
+        Literal["ask", "atoms", "fit", "keep"],
+        typer.Option(help="Energies of several methods: by isolated atoms, by a fit, or as they are."),
+    ] = "ask",
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME:H=eV,O=eV", help="Isolated atoms of a source. Repeatable."),
+    ] = None,
+    conflicts: Annotated[
+        Literal["ask", "first", "keep"], typer.Option(help="A structure with two energies: the first, or both.")
+    ] = "ask",
+    drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep each structure once.")] = False,
+    card: Card = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Put several sources into one H5MD file; which source a frame is from becomes its family."""
+    from mlpot.data.merge import merge as run
+    from mlpot.data.merge import references_of
+    from mlpot.data.sources.read import Source
+
+    *paths, destination = files
+    if destination.suffix not in (".h5", ".hdf5", ".h5md"):
+        raise ValueError(f"The last file, {destination}, is the set to write. Let it end in .h5.")
+    sources = [Source(path) for path in paths]
+    done = run(
+        sources,
+        destination,
+        references=references,
+        given=references_of(reference or ()),
+        conflicts=conflicts,
+        drop_duplicates=drop_duplicates,
+        card=_pairs(card),
+        overwrite=overwrite,
+    )
+    for source in sources:
+        print_account(source)
+    for name, shift in done.shifted.items():
+        told = ", ".join(f"{symbol} {energy:+.4f}" for symbol, energy in shift.items())
+        console.print(f"Energies of {name} changed by {told} eV an atom", markup=False, soft_wrap=True)
+    left = f", {done.n_left_out} left out that an earlier source has" if done.n_left_out else ""
+    console.print(f"{done.n_frames} frames written to {destination}{left}", soft_wrap=True)
 
 
 @data_app.command("info")

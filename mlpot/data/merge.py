@@ -1,0 +1,306 @@
+"""Several sources into one set, after it was found that their energies are of one method, or were made so."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import atomic_numbers, chemical_symbols
+from numpy.typing import NDArray
+
+from mlpot.data.errors import DataError, KeysError
+from mlpot.data.frame import Frame
+from mlpot.data.h5md.write import write
+from mlpot.data.sources.read import Source
+
+Floats = NDArray[np.float64]
+References = Mapping[int, float]
+"""Energy of an isolated atom, eV, by atomic number."""
+How = Literal["ask", "atoms", "fit", "keep"]
+Conflicts = Literal["ask", "first", "keep"]
+
+ATOM_DIFFERS = 2e-3  # eV, of the same isolated atom in two sources
+ENERGY_DIFFERS = 2e-3  # eV, of the same structure in two sources
+SIGMAS, FLOOR = 5.0, 0.05  # of spreads, and eV/atom, by which energies of two sources may differ as chemistry does
+ROUND = 4  # decimals of Å in which equal structures are equal
+SHOWN = 5  # examples in a message
+
+
+class MergeError(DataError):
+    """Sources do not go together; the message says what is open and how to answer."""
+
+
+@dataclass
+class _Scan:
+    """What one source says of its energies."""
+
+    name: str
+    counts: list[dict[int, int]] = field(default_factory=list)
+    energies: list[float] = field(default_factory=list)
+    lone: dict[int, float] = field(default_factory=dict)
+    digests: dict[bytes, tuple[int, float]] = field(default_factory=dict)  # frame and energy of each structure
+
+    def take(self, k: int, frame: Frame) -> None:
+        numbers, times = np.unique(frame.numbers, return_counts=True)
+        if len(frame.numbers) == 1 and np.isfinite(frame.energy):
+            self.lone.setdefault(int(numbers[0]), frame.energy)
+        elif np.isfinite(frame.energy):
+            self.counts.append(dict(zip(numbers.tolist(), times.tolist(), strict=True)))
+            self.energies.append(frame.energy)
+        if len(frame.numbers) > 1:
+            self.digests.setdefault(_digest(frame), (k, frame.energy))
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What was written."""
+
+    n_frames: int
+    sources: dict[str, int]  # frames of each
+    n_left_out: int  # structures that an earlier source has already
+    shifted: dict[str, dict[str, float]]  # by source, what an atom's energy was changed by, eV
+
+
+def merge(
+    sources: Sequence[Source],
+    destination: str | Path,
+    *,
+    references: How = "ask",
+    given: Mapping[str, References] | None = None,
+    conflicts: Conflicts = "ask",
+    drop_duplicates: bool = False,
+    card: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> Merged:
+    """Write the frames of several sources to one H5MD file, each with its source as family.
+
+    Args:
+        sources: in the order of the frames; the first one's energies are the scale.
+        destination: absent until it is complete.
+        references: what to do where isolated atoms or compositions show that energies are of several methods:
+            "ask" is an error that says so; "atoms" takes each source's isolated atoms for its zero, "fit" what
+            fits its energies best; "keep" changes nothing.
+        given: energies of isolated atoms by name of a source, which go before all that.
+        conflicts: of the same structure with another energy: an error, the first source's, or both.
+        drop_duplicates: leave out structures that an earlier source has with the same energy.
+        card: what the data are.
+        overwrite: replace an existing destination.
+
+    Raises:
+        MergeError: energies of two methods, or equal structures with other energies, and nobody said what to do.
+        KeysError: references of a source that is not there, or of too few elements.
+        DataError: as `Source.numbered`; FileExistsError: the destination exists.
+    """
+    if Path(destination).exists() and not overwrite:
+        raise FileExistsError(f"{destination} exists. Choose another name for the set, or ask to overwrite it.")
+    if len(sources) < 2:
+        raise KeysError("One source is no set of several. Give at least two, or use `mlpot data convert`.")
+    names = _names([source.path for source in sources])
+    scans = [_scan(name, source) for name, source in zip(names, sources, strict=True)]
+    own = _references(scans, names, references, given or {})
+    shifts = [{z: own[0].get(z, e) - e for z, e in r.items() if own[0].get(z, e) != e} for r in own]
+    out = _repeated(scans, shifts, conflicts, drop_duplicates)
+    frames = _frames(names, sources, shifts, out)
+    write(destination, frames, card={**_card(names, shifts), **(card or {})}, overwrite=overwrite)
+    n = {name: source.report.n_frames for name, source in zip(names, sources, strict=True)}
+    n_out = sum(len(frames) for frames in out)
+    shifted = {
+        name: {chemical_symbols[z]: e for z, e in s.items()} for name, s in zip(names, shifts, strict=True) if s
+    }
+    return Merged(sum(n.values()) - n_out, n, n_out, shifted)
+
+
+def _card(names: Sequence[str], shifts: Sequence[References]) -> dict[str, str]:
+    """What the set says of where it is from."""
+    changed = {
+        f"energies of {n} changed by (eV an atom)": _told(s) for n, s in zip(names, shifts, strict=True) if s
+    }
+    return {"sources": ", ".join(names), **changed}
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise KeysError("A source is given twice. Give each once.")
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(p[-length:]) for p in parts]
+        if len(set(names)) == len(names):
+            break
+    return [name[-100:] for name in names]
+
+
+def _scan(name: str, source: Source) -> _Scan:
+    scan = _Scan(name)
+    for k, frame in source.records():
+        scan.take(k, frame)
+    return scan
+
+
+def _digest(frame: Frame) -> bytes:
+    arrays = (frame.numbers, np.round(frame.positions, ROUND) + 0.0, np.round(frame.cell, ROUND) + 0.0, frame.pbc)
+    return hashlib.blake2b(b"".join(array.tobytes() for array in arrays), digest_size=16).digest()
+
+
+def _references(
+    scans: Sequence[_Scan], names: Sequence[str], how: How, given: Mapping[str, References]
+) -> list[References]:
+    """Reference energies of each source on whose difference its energies are shifted; empty where they stay."""
+    if unknown := set(given) - set(names):
+        raise KeysError(f"References are given of {sorted(unknown)}, but the sources are {', '.join(names)}.")
+    if given or how == "atoms":
+        own: list[References] = [dict(given.get(scan.name, scan.lone)) for scan in scans]
+        for scan, known in zip(scans, own, strict=True):
+            needed = {z for counts in scan.counts for z in counts} | set(scan.lone)
+            if absent := sorted(needed - set(known)):
+                symbols = [chemical_symbols[z] for z in absent]
+                example = ",".join(f"{s}=..." for s in symbols)
+                raise KeysError(
+                    f"No energy of an isolated {', '.join(symbols)} of {scan.name} is known, neither in it nor "
+                    f"given. Say it in eV: --reference {scan.name}:{example}, or fit them: --references fit."
+                )
+        return own
+    if how == "keep":
+        return [{} for _ in scans]
+    if how == "fit":
+        return _fitted(scans)
+    found = [line for k, b in enumerate(scans) for a in scans[:k] for line in _differences(a, b)]
+    if not found:
+        return [{} for _ in scans]
+    raise MergeError(
+        "The sources have other reference energies, so no potential can learn both as they are:\n  "
+        + "\n  ".join(found[: 2 * SHOWN])
+        + "\nSay what is right: --reference NAME:H=-13.6,O=-432.1 (of each source, eV) or --references atoms (its "
+        "own isolated atoms) puts all on the scale of the first; --references fit does so by what fits best; "
+        "--references keep leaves all as it is, where both are of one method after all."
+    )
+
+
+def _differences(a: _Scan, b: _Scan) -> Iterator[str]:
+    """In words, where the energies of two sources cannot be of one method."""
+    for z in sorted(a.lone.keys() & b.lone.keys()):
+        if abs(a.lone[z] - b.lone[z]) > ATOM_DIFFERS:
+            yield (
+                f"an isolated {chemical_symbols[z]} has {a.lone[z]:.4f} eV in {a.name}, "
+                f"{b.lone[z]:.4f} eV in {b.name}"
+            )
+    elements = sorted({z for scan in (a, b) for counts in scan.counts for z in counts})
+    if not a.counts or not b.counts:
+        return
+    (x, y), (u, v) = (_design(scan, elements) for scan in (a, b))
+    fit = np.linalg.lstsq(x, y, rcond=1e-6)[0]
+    # Only what the first source determines can be compared: compositions that are sums of its own.
+    within = np.linalg.lstsq(x.T, u.T, rcond=1e-6)
+    known = np.abs(x.T @ within[0] - u.T).max(axis=0) < 1e-6 * u.max()
+    if not known.any():
+        return
+    own, other = (y - x @ fit) / x.sum(axis=1), ((v - u @ fit) / u.sum(axis=1))[known]
+    worst, spread = 0.0, 0.0
+    kinds, which = np.unique(u[known], axis=0, return_inverse=True)
+    for k in range(len(kinds)):  # of one composition each, as errors of two methods cancel between some
+        mine = other[which.ravel() == k]
+        apart, usual = float(mine.mean()), float(np.hypot(own.std(), mine.std()))
+        if abs(apart) > max(abs(worst), FLOOR + SIGMAS * usual):
+            worst, spread = apart, usual
+    if worst:
+        yield (
+            f"energies of {b.name} lie {worst:+.3f} eV/atom from those of {a.name} with as many atoms of "
+            f"each element, while structures differ by {spread:.3f} eV/atom among themselves"
+        )
+
+
+def _design(scan: _Scan, elements: Sequence[int]) -> tuple[Floats, Floats]:
+    counts = np.array([[c.get(z, 0) for z in elements] for c in scan.counts], dtype=float)
+    return counts, np.array(scan.energies)
+
+
+def _fitted(scans: Sequence[_Scan]) -> list[References]:
+    """References of the first source that fit it best, and of the others with the least change that fits them."""
+    elements = sorted({z for scan in scans for counts in scan.counts for z in counts})
+    first = np.zeros(len(elements))
+    own: list[References] = []
+    for k, scan in enumerate(scans):
+        x, y = _design(scan, elements) if scan.counts else (np.zeros((0, len(elements))), np.zeros(0))
+        best = first + np.linalg.lstsq(x, y - x @ first, rcond=1e-6)[0]
+        first = best if k == 0 else first
+        own.append(dict(zip(elements, best.tolist(), strict=True)))
+    return own
+
+
+def _repeated(
+    scans: Sequence[_Scan], shifts: Sequence[References], conflicts: Conflicts, drop_duplicates: bool
+) -> list[set[int]]:
+    """Frames of each source that are left out, as an earlier one has the structure."""
+    out: list[set[int]] = [set() for _ in scans]
+    seen: dict[bytes, tuple[str, int, float]] = {}
+    other = []
+    by_name = {scan.name: shift for scan, shift in zip(scans, shifts, strict=True)}
+    for scan, left_out in zip(scans, out, strict=True):
+        for digest, (k, energy) in scan.digests.items():
+            if digest not in seen:
+                seen[digest] = (scan.name, k, energy)
+                continue
+            name, where, before = seen[digest]
+            apart = abs(energy - before)
+            shifted = any(by_name[n] for n in (name, scan.name))  # then energies are equal up to a method's error
+            if np.isnan(apart) or shifted or apart < ENERGY_DIFFERS:
+                left_out.update({k} if drop_duplicates else ())
+            elif conflicts == "first":
+                left_out.add(k)
+            else:
+                other.append(
+                    f"frame {where} of {name} and frame {k} of {scan.name}: {before:.4f} and {energy:.4f} eV"
+                )
+    if other and conflicts == "ask":
+        raise MergeError(
+            f"{len(other)} structures stand in two sources with other energies:\n  " + "\n  ".join(other[:SHOWN])
+            + "\nOne of the two is wrong, or they are of two methods. --conflicts first takes that of the source "
+            "named first, --conflicts keep both; of two methods, see --references."
+        )  # fmt: skip
+    return out
+
+
+def _frames(
+    names: Sequence[str], sources: Sequence[Source], shifts: Sequence[References], out: Sequence[set[int]]
+) -> Iterator[Atoms]:
+    for name, source, shift, left_out in zip(names, sources, shifts, out, strict=True):
+        for k, atoms in source.numbered():
+            if k in left_out:
+                continue
+            family = atoms.info.get("group")
+            atoms.info["group"] = name if family is None else f"{name}: {family}"
+            results = {} if atoms.calc is None else dict(atoms.calc.results)
+            if shift and "energy" in results:
+                results["energy"] += sum(shift.get(z, 0.0) for z in atoms.numbers.tolist())
+                atoms.calc = SinglePointCalculator(atoms, **results)
+            yield atoms
+
+
+def _told(shift: References) -> str:
+    return ", ".join(f"{chemical_symbols[z]} {energy:+.6f}" for z, energy in sorted(shift.items()))
+
+
+def references_of(texts: Sequence[str]) -> dict[str, dict[int, float]]:
+    """References as a command line spells them, "NAME:H=-13.6,O=-432.1", in eV by name of a source.
+
+    Raises:
+        KeysError: it is not spelled so, or names what is no element.
+    """
+    given: dict[str, dict[int, float]] = {}
+    for text in texts:
+        name, _, energies = text.rpartition(":")
+        for part in energies.split(","):
+            symbol, _, value = part.partition("=")
+            try:
+                given.setdefault(name, {})[atomic_numbers[symbol.strip()]] = float(value)
+            except (KeyError, ValueError):
+                raise KeysError(
+                    f"{text!r} is no reference. Write a.xyz:H=-13.6,O=-432.1, energies in eV."
+                ) from None
+    return given

@@ -1,0 +1,164 @@
+"""Do several sources become one set with what each of them says, and only where their energies go together?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from typer.testing import CliRunner
+
+from mlpot.cli.data import data_app
+from mlpot.data.h5md import KeysError, Reader, write
+from mlpot.data.merge import MergeError, merge, references_of
+from mlpot.data.sources.read import Source
+
+ATOMS = {"H": -13.6, "C": -1030.0, "O": -2040.0}
+OFFSET = {"H": -0.5, "C": 1.0, "O": 3.0}  # of another method
+
+
+def frames_of(name: str, seed: int, n: int = 12, method: float = 0.0, lone: bool = False) -> list[Atoms]:
+    """Rattled molecules, bound by 4 eV an atom, on a scale of energies that is moved by `method` offsets."""
+    rng = np.random.default_rng(seed)
+    frames = [molecule(name) for _ in range(n)] + [Atoms(s) for s in ("HCO" if lone else "")]
+    for atoms in frames:
+        bound = len(atoms) > 1
+        atoms.positions += bound * rng.normal(scale=0.05, size=(len(atoms), 3))
+        scale = sum(ATOMS[s] + method * OFFSET[s] for s in atoms.get_chemical_symbols())
+        energy = scale - bound * (4.0 * len(atoms) + rng.normal(scale=0.1))
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=bound * rng.normal(size=(len(atoms), 3)))
+    return frames
+
+
+def put(path: Path, frames: list[Atoms]) -> Source:
+    if path.suffix == ".h5":
+        write(path, frames, card={})
+    else:
+        ase.io.write(path, frames)
+    return Source(path)
+
+
+def merged(path: Path, *sources: Source, **said) -> list[Atoms]:
+    merge(sources, path, overwrite=True, **said)
+    with Reader(path) as reader:
+        return list(reader.frames())
+
+
+def test_sources_of_one_method_become_one_set_with_their_names(tmp_path):
+    water, ethanol = frames_of("H2O", 1), frames_of("CH3CH2OH", 2)
+    ethanol[3].info["group"] = "hot"
+    more = frames_of("CH3OH", 3)
+    (tmp_path / "run").mkdir()
+    sources = [
+        put(tmp_path / "a.h5", water), put(tmp_path / "a.traj", more), put(tmp_path / "run" / "b.xyz", ethanol)
+    ]  # fmt: skip
+    frames = merged(tmp_path / "set.h5", *sources)
+    assert [a.get_potential_energy() for a in frames] == pytest.approx(
+        [a.get_potential_energy() for a in (*water, *more, *ethanol)]
+    )
+    families = [a.info["group"] for a in frames]
+    assert families == ["a.h5"] * 12 + ["a.traj"] * 12 + ["b.xyz"] * 3 + ["b.xyz: hot"] + ["b.xyz"] * 8
+    with Reader(tmp_path / "set.h5") as reader:
+        assert reader.card["sources"] == "a.h5, a.traj, b.xyz"
+
+
+def test_outputs_of_the_same_name_are_told_apart_by_their_folders(tmp_path):
+    sources = []
+    for k, name in enumerate(("run1", "run2")):
+        (tmp_path / name).mkdir()
+        sources.append(put(tmp_path / name / "set.xyz", frames_of("H2O", k)))
+    assert {a.info["group"] for a in merged(tmp_path / "set.h5", *sources)} == {"run1/set.xyz", "run2/set.xyz"}
+    with pytest.raises(KeysError, match="given twice"):
+        merge([sources[0], sources[0]], tmp_path / "new.h5")
+    with pytest.raises(KeysError, match="at least two"):
+        merge(sources[:1], tmp_path / "new.h5")
+
+
+@pytest.mark.parametrize("lone", [False, True])
+def test_energies_of_two_methods_are_found_and_asked_about(tmp_path, lone):
+    """N11."""
+    a = put(tmp_path / "a.xyz", frames_of("CH3CH2OH", 1, lone=lone))
+    b = put(tmp_path / "b.xyz", frames_of("CH3CH2OH", 2, method=1.0, lone=lone))
+    words = (
+        r"an isolated H has -13\.6000 eV in a\.xyz, -14\.1000 eV in b"
+        if lone
+        else r"energies of b\.xyz lie \+0\.\d+ eV/atom"
+    )
+    with pytest.raises(MergeError, match=words) as caught:
+        merge([a, b], tmp_path / "set.h5")
+    assert "--references fit" in str(caught.value)
+    assert not (tmp_path / "set.h5").exists()
+
+
+@pytest.mark.parametrize("how", ["atoms", "given", "fit"])
+def test_references_put_two_methods_on_the_scale_of_the_first(tmp_path, how):
+    plain = frames_of("CH3CH2OH", 2) + frames_of("H2O", 3) + frames_of("CH4", 4)
+    moved = (
+        frames_of("CH3CH2OH", 2, method=1.0) + frames_of("H2O", 3, method=1.0) + frames_of("CH4", 4, method=1.0)
+    )
+    lone = how == "atoms"
+    first = frames_of("CH3OH", 1, lone=lone) + frames_of("H2O", 5) + frames_of("CH4", 6)
+    a, b = (
+        put(tmp_path / "a.xyz", first),
+        put(tmp_path / "b.xyz", moved + (frames_of("H2O", 7, 0, 1.0, True) if lone else [])),
+    )
+    said = {"references": how}
+    if how == "given":
+        theirs = ",".join(f"{s}={e + OFFSET[s]}" for s, e in ATOMS.items())
+        ours = ",".join(f"{s}={e}" for s, e in ATOMS.items())
+        said = {"given": references_of([f"a.xyz:{ours}", f"b.xyz:{theirs}"])}
+    frames = merged(tmp_path / "set.h5", a, b, **said)
+    put_right = [f.get_potential_energy() for f in frames if f.info["group"] == "b.xyz" and len(f) > 1]
+    wrong = np.subtract(put_right, [f.get_potential_energy() for f in plain])
+    np.testing.assert_allclose(wrong, 0.0, atol=0.3 if how == "fit" else 1e-6)
+    kept = merged(tmp_path / "kept.h5", a, b, references="keep")
+    assert kept[-1].get_potential_energy() == pytest.approx(b and list(b.frames())[-1].get_potential_energy())
+
+
+def test_other_molecules_of_one_method_are_no_other_method(tmp_path):
+    """Dimethyl ether has the composition of ethanol and lies half an eV above it."""
+    ether = frames_of("CH3OCH3", 2)
+    for atoms in ether:
+        atoms.calc.results["energy"] += 0.5
+    sources = [put(tmp_path / "ethanol.xyz", frames_of("CH3CH2OH", 1)), put(tmp_path / "ether.xyz", ether)]
+    assert len(merged(tmp_path / "set.h5", *sources)) == 24
+
+
+def test_the_same_structure_with_another_energy_is_asked_about(tmp_path):
+    """N11."""
+    frames = frames_of("CH3CH2OH", 1)
+    again = frames_of("CH3CH2OH", 1)
+    again[2].calc.results["energy"] += 0.01
+    a, b = put(tmp_path / "a.h5", frames), put(tmp_path / "b.h5", again)
+    with pytest.raises(MergeError, match=r"1 structures stand in two.*\n  frame 2 of a\.h5 and frame 2 of b\.h5"):
+        merge([a, b], tmp_path / "set.h5")
+    assert len(merged(tmp_path / "set.h5", a, b, conflicts="keep")) == 24
+    assert len(merged(tmp_path / "set.h5", a, b, conflicts="first")) == 23
+    assert len(merged(tmp_path / "set.h5", a, b, conflicts="first", drop_duplicates=True)) == 12
+
+
+def test_the_command_tells_what_it_did(tmp_path):
+    put(tmp_path / "a.h5", frames_of("CH3CH2OH", 1, lone=True))
+    put(tmp_path / "b.xyz", frames_of("CH3CH2OH", 2, method=1.0, lone=True))
+    files = [str(tmp_path / name) for name in ("a.h5", "b.xyz", "set.h5")]
+    out = CliRunner().invoke(data_app, ["merge", *files, "--references", "atoms"])
+    assert out.exit_code == 0, out.exception
+    assert "Energies of b.xyz changed by H +0.5000, C -1.0000, O -3.0000 eV an atom" in out.output
+    assert "30 frames written to" in out.output
+    assert isinstance(CliRunner().invoke(data_app, ["merge", *files]).exception, FileExistsError)
+    assert isinstance(CliRunner().invoke(data_app, ["merge", *files[:2]]).exception, ValueError)
+
+
+def test_references_are_complete_or_asked_for(tmp_path):
+    a, b = put(tmp_path / "a.xyz", frames_of("H2O", 1)), put(tmp_path / "b.xyz", frames_of("H2O", 2))
+    with pytest.raises(KeysError, match=r"isolated O of b\.xyz.*--reference b\.xyz:O=\.\.\."):
+        merge([a, b], tmp_path / "s.h5", given=references_of(["a.xyz:H=-13,O=-430", "b.xyz:H=-13"]))
+    with pytest.raises(KeysError, match=r"of \['c\.xyz'\], but the sources are a\.xyz, b\.xyz"):
+        merge([a, b], tmp_path / "s.h5", given=references_of(["c.xyz:H=-13"]))
+    for text in ("a.xyz", "a.xyz:H", "a.xyz:Xx=1", "a.xyz:H=low"):
+        with pytest.raises(KeysError, match="is no reference"):
+            references_of([text])
