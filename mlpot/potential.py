@@ -146,9 +146,17 @@ class Potential(nn.Module):
             f"{', '.join(chemical_symbols[z] for z in self.elements)}. Use a potential trained on these elements."
         )
 
-    def add_core_repulsion(self, limits: TrainingLimits) -> None:
-        """Replace the backbone beyond the limits of its training, see `terms.core_repulsion`."""
-        self.core_repulsion = CoreRepulsion.of(self.elements, limits, self.cutoff).to(self.energy_scale.device)
+    def add_core_repulsion(self, limits: TrainingLimits, start: Potential | None = None) -> None:
+        """Replace the backbone beyond the limits of its training, see `terms.core_repulsion`.
+
+        Args:
+            limits: of this training.
+            start: the potential that it started from, whose training counts too.
+        """
+        added = CoreRepulsion.of(self.elements, limits, self.cutoff)
+        if start is not None and start.core_repulsion is not None:
+            added.keep(start.core_repulsion.to("cpu"), self.elements, start.elements, limits)
+        self.core_repulsion = added.to(self.energy_scale.device)
         _renew_constants(self)
 
     def freeze(self) -> Potential:

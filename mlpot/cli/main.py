@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mlpot.dynamics.run import MDSummary
     from mlpot.error_table import Error
     from mlpot.evaluate import Evaluation
+    from mlpot.training.rate_range import RateRange
 
 app = typer.Typer(
     name="mlpot",
@@ -79,20 +80,36 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     overwrite: Overwrite = False,
+    range_test: Annotated[
+        bool, typer.Option("--range-test", help="Only tell which learning rates serve; nothing is written.")
+    ] = False,
 ) -> None:
     """Train a potential by a recipe."""
     from mlpot.recipes import load_recipe
+    from mlpot.training.fit import range_test as find_rates
     from mlpot.training.fit import train as run
     from mlpot.training.recipe import Recipe
     from mlpot.training.run_directory import moved_to
 
     wanted = load_recipe(Recipe, recipe, overrides or ())
+    if range_test:
+        _print_rates(find_rates(wanted))
+        return
     if resume and (here := moved_to(wanted, recipe)):
         told = f"{wanted.training.directory} holds no run: going on in {here}, where the recipe lies."
         console.print(told, soft_wrap=True)
         wanted = load_recipe(Recipe, recipe, [*(overrides or ()), f"training.directory={here}"])
     result = run(wanted, resume=resume, overwrite=overwrite)
     console.print(f"Trained potential: {result.model}\nMetrics and pictures: {result.directory}", soft_wrap=True)
+
+
+def _print_rates(found: RateRange) -> None:
+    table = new_table("Loss while the learning rate grows", "learning rate", "loss")
+    for k in range(0, len(found.rates), 5):
+        table.add_row(f"{found.rates[k]:.2g}", f"{found.losses[k]:.4g}")
+    console.print(table)
+    told = f"Lowest at {found.at_minimum:.2g}; a tenth of it serves: optimizer.learning_rate={found.suggested:g}"
+    console.print(told, soft_wrap=True, highlight=False)
 
 
 @app.command()

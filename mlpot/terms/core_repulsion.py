@@ -70,6 +70,31 @@ class CoreRepulsion(nn.Module):
             out.coordination[i, 0] = out.coordination[i, 1] / FEW
         return out
 
+    def keep(
+        self,
+        former: CoreRepulsion,
+        elements: tuple[int, ...],
+        known: tuple[int, ...],
+        limits: TrainingLimits | None,
+    ) -> None:
+        """Take over that of an earlier training on other structures, between the elements that it knew.
+
+        Args:
+            former: of the earlier training.
+            elements: of this one.
+            known: elements of the former.
+            limits: of the structures of this one; where they lie further inside, this one stays. None: nowhere.
+        """
+        for i, a in enumerate(known):
+            k = elements.index(a)
+            if limits is None or self.coordination[k, 1] >= former.coordination[i, 1]:
+                self.coordination[k] = former.coordination[i]
+            for j, b in enumerate(known):
+                low, high = former.distances[i, j].tolist()
+                shortest = math.inf if limits is None else limits.distance.get((min(a, b), max(a, b)), math.inf)
+                if shortest * WIDTH > high - low - 1e-9:
+                    self.distances[k, elements.index(b)] = former.distances[i, j]
+
     def forward(self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Edge vectors of length φ(d), (n_edges, 3) Å, and ½ Σ_j [V(d) − V(φ(d))], (n_atoms,) eV.
 

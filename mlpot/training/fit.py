@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,17 +16,32 @@ from lightning.pytorch import Callback, Trainer
 from mlpot.potential import Potential
 from mlpot.signals import SignalledAtOnce, SignalledError, stop_request
 from mlpot.training import data_summary
+from mlpot.training.before_and_after import judge, table, worse
+from mlpot.training.expectation import Expectation
 from mlpot.training.in_memory import flatten
 from mlpot.training.interruption import StopOnSignal, end_with_parent
 from mlpot.training.loaders import Alone, Batches, MemoryBatches, StreamedBatches, sample_of, should_stream
-from mlpot.training.losses import Loss
 from mlpot.training.messages import Messages
 from mlpot.training.module import HALVINGS, TrainingDivergedError, TrainingModule
 from mlpot.training.outputs import write_outputs
-from mlpot.training.recipe import LossSection, Recipe
+from mlpot.training.parameter_groups import element_rows, told
+from mlpot.training.rate_range import RateRange, rate_range
+from mlpot.training.recipe import Recipe
 from mlpot.training.run_directory import check_holds_run, data_of, prepare_directory, read_checkpoint
+from mlpot.training.schedule import check_schedule, chosen_by, make_loss, make_module, tell_of_end
 from mlpot.training.solve import closing_solve
 from mlpot.training.splits import Baseline, Part, Parts, make_baseline, make_parts
+from mlpot.training.start_references import check_energies
+from mlpot.training.starting import (
+    BEFORE,
+    Source,
+    baseline_of,
+    completed,
+    for_training,
+    keep,
+    open_source,
+    prepared,
+)
 from mlpot.training.trainer import (
     BEST,
     LAST,
@@ -83,14 +99,20 @@ def train(
 
 
 def _train(recipe: Recipe, callbacks: Sequence[Callback], *, resume: bool, overwrite: bool) -> TrainingResult:
-    directory, tell = Path(recipe.training.directory), Messages(show=recipe.training.progress)
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes that a strategy starts here
+    directory, tell = Path(recipe.training.directory), Messages(show=recipe.training.progress and is_first)
     if resume:
         check_holds_run(directory)
+    source = open_source(recipe, directory, resume=resume)
+    recipe = recipe if source is None else completed(recipe, source)
     parts = make_parts(recipe.data, recipe.loss)
-    start = make_baseline(parts.train, recipe.data.reference_energies)
-    tell(*data_summary.told(parts, start))
-    potential = initial_potential(recipe, start)
+    start, potential, baseline = beginning(recipe, parts, source, tell)
     sets = make_sets(recipe, parts, potential.cutoff)
+    if not resume:
+        check_schedule(recipe, len(sets["train"]))
+    is_new = start is not None and source is not None and not source.is_kept
+    before = judge(start, sets) if start is not None and is_new else {}
+    callbacks = [*callbacks, Expectation(tell, recipe.training.max_minutes)]
     with announcements_off(), matmul_precision(recipe.training.precision):
         trainer = make_trainer(recipe, directory, callbacks)
         if trainer.local_rank > 0:
@@ -99,22 +121,63 @@ def _train(recipe: Recipe, callbacks: Sequence[Callback], *, resume: bool, overw
             for batches in sets.values():
                 batches.run = trainer
             content = data_of(parts, len(sets["train"]), trainer.world_size)
-            prepare_directory(directory, recipe, content, tell, resume=resume, overwrite=overwrite)
+            name = prepare_directory(directory, recipe, content, tell, resume=resume, overwrite=overwrite)
+            if start is not None and source is not None and is_new:
+                keep(start, source, before, directory)
+                tell("Errors before the first step:", *table(before))
         else:
+            name = ""  # the first process saves
             tell.silence()
-        module, trainer = fit(recipe, potential, sets, trainer, callbacks, tell, resume=resume)
+        if not recipe.training.epochs:
+            return finish_untrained(recipe, start, parts, sets, data_summary.facts(parts, baseline))
+        elements = parts.train.elements
+        module, trainer = fit(recipe, potential, sets, elements, trainer, callbacks, tell, name, resume=resume)
     if not trainer.is_global_zero:
         return TrainingResult(directory, potential, {})
-    return finish(directory, module, trainer, recipe, parts, sets, data_summary.facts(parts, start), tell)
+    return finish(module, trainer, recipe, parts, sets, start, tell, data_summary.facts(parts, baseline))
+
+
+def range_test(recipe: Recipe) -> RateRange:
+    """The loss of a recipe's training while its learning rate grows; nothing is written.
+
+    Raises:
+        ValueError: as `train`.
+    """
+    tell = Messages(show=False)
+    source = open_source(recipe, Path(), resume=False)
+    recipe = recipe if source is None else completed(recipe, source)
+    parts = make_parts(recipe.data, recipe.loss)
+    _, potential, _ = beginning(recipe, parts, source, tell)
+    batches = batches_of(parts.train, recipe, potential.cutoff, seed=recipe.training.seed)
+    return rate_range(potential, batches, make_loss(recipe.loss), recipe)
+
+
+def beginning(
+    recipe: Recipe, parts: Parts, source: Source | None, tell: Messages
+) -> tuple[Potential | None, Potential, Baseline]:
+    """The trained model before the first step, if there is one, the potential to train, and its references."""
+    if source is None:
+        baseline = make_baseline(parts.train, recipe.data.reference_energies)
+        start, potential = None, initial_potential(recipe, baseline)
+    else:
+        start = source.model if source.is_kept else prepared(source, recipe, parts.train, tell)
+        potential, baseline = for_training(start, recipe, tell), baseline_of(start)
+    tell(*data_summary.told(parts, baseline))
+    tell("Weights that are trained:", *told(potential.backbone, recipe.optimizer, element_rows(potential)))
+    if recipe.loss.energy > 0:
+        check_energies(parts.train, baseline.reference_energies)
+    return start, potential, baseline
 
 
 def fit(
     recipe: Recipe,
     potential: Potential,
     sets: dict[str, Batches],
+    elements: list[int],
     trainer: Trainer,
     callbacks: Sequence[Callback],
     tell: Messages,
+    name: str,
     *,
     resume: bool,
 ) -> tuple[TrainingModule, Trainer]:
@@ -124,14 +187,14 @@ def fit(
         TrainingDivergedError: it diverged again and again, or there are several processes.
     """
     directory = Path(recipe.training.directory)
+    fixed = [] if recipe.model.start is None else [z for z in potential.elements if z not in elements]
     untrained, halvings = copy.deepcopy(potential.state_dict()), 0
     while True:
         for batches in sets.values():
             batches.run = trainer
         to_device(sets, trainer)
-        n_steps = recipe.training.epochs * len(sets["train"])
-        loss = make_loss(recipe.loss)
-        module = TrainingModule(potential, loss, recipe.optimizer, n_steps=n_steps, halvings=halvings)
+        module = make_module(recipe, potential, len(sets["train"]), fixed, halvings)
+        module.run = name
         last = str(directory / LAST) if resume and (directory / LAST).exists() else None
         try:
             trainer.fit(module, sets["train"], sets["validation"], ckpt_path=last, weights_only=True)
@@ -155,13 +218,6 @@ def diverged(error: TrainingDivergedError, state: str, module: TrainingModule) -
         f"The training diverged{lowered}: {error}. The last good state is {state}. Look for wrong labels with "
         f"`mlpot data check`, or start anew with optimizer.learning_rate={rate:.1g}, or a smaller training.clip."
     )
-
-
-def make_loss(section: LossSection) -> Loss:
-    """The loss of a recipe."""
-    weights = (section.energy, section.forces, section.stress)
-    thresholds = (section.energy_threshold, section.forces_threshold, section.stress_threshold)
-    return Loss(weights, section.function, thresholds)
 
 
 def initial_potential(recipe: Recipe, start: Baseline) -> Potential:
@@ -213,25 +269,26 @@ def to_device(sets: dict[str, Batches], trainer: Trainer) -> None:
 
 
 def finish(
-    directory: Path,
     module: TrainingModule,
     trainer: Trainer,
     recipe: Recipe,
     parts: Parts,
     sets: dict[str, Batches],
-    learned_from: dict[str, Any],
+    start: Potential | None,
     tell: Messages,
+    learned_from: dict[str, Any],
 ) -> TrainingResult:
     """Take the weights of the best epoch, solve for the linear ones, and write all outputs."""
-    best = read_checkpoint(directory / BEST)
+    directory = Path(recipe.training.directory)
+    best, last = read_checkpoint(directory / BEST), read_checkpoint(directory / LAST)
     module.load_state_dict(best["state_dict"])
     potential = module.potential.to(trainer.strategy.root_device).freeze()
-    last = read_checkpoint(directory / LAST)
     facts = {
         "backbone": recipe.model.backbone,
         "n_weights": sum(p.numel() for p in potential.parameters()),
         "epochs": last["epoch"] + 1,
         "best_epoch": best["epoch"] + 1,
+        "chosen_by": chosen_by(best, recipe),
         "seconds": last["mlpot"]["seconds"],
         "seed": recipe.training.seed,
         "halvings": module.halvings,
@@ -240,11 +297,18 @@ def finish(
         **learned_from,
         "repeated_structures": parts.repeated(),
     }
+    tell_of_end(facts["chosen_by"], last["epoch"], recipe, tell)
     for batches in sets.values():
         batches.run = Alone()
-    if recipe.training.solve:
+    if recipe.training.solve and not recipe.model.freeze:  # it would move what is frozen
         facts["closing_solve"] = solve_linear(potential, recipe, sets, parts.train.n_labels()["forces"], tell)
-    metrics = write_outputs(directory, potential, recipe, parts, sets, facts)
+    if start is not None:
+        facts["start"] = start.header["card"][BEFORE]
+    metrics = write_outputs(directory, potential, recipe, parts, sets, facts, start)
+    if start is not None:
+        tell("Errors before the first step, and of the potential:", *table(facts["start"]["errors"], metrics))
+        if lost := worse(facts["start"]["errors"], metrics):
+            tell.warn(f"Worse than the model from which this training started: {'; '.join(lost)}.")
     return TrainingResult(directory, potential, metrics)
 
 
@@ -273,3 +337,29 @@ def solve_linear(
         f"{time.monotonic() - began:.0f} s: validation RMSE {verdict}"
     )
     return asdict(solved)
+
+
+def finish_untrained(
+    recipe: Recipe,
+    start: Potential | None,
+    parts: Parts,
+    sets: dict[str, Batches],
+    learned_from: dict[str, Any],
+) -> TrainingResult:
+    """Write the model from which a training of no step started."""
+    assert start is not None
+    directory = Path(recipe.training.directory)
+    facts = {
+        "backbone": recipe.model.backbone,
+        "n_weights": sum(p.numel() for p in start.parameters()),
+        "epochs": 0,
+        "best_epoch": 0,
+        "seconds": 0.0,
+        "seed": recipe.training.seed,
+        "device": "cpu",
+        "processes": 1,
+        **learned_from,
+        "repeated_structures": parts.repeated(),
+        "start": start.header["card"][BEFORE],
+    }
+    return TrainingResult(directory, start, write_outputs(directory, start, recipe, parts, sets, facts, start))

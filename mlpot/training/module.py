@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Properties
 from mlpot.potential import Potential
 from mlpot.training.losses import Loss
+from mlpot.training.parameter_groups import element_rows, make_optimizer
 from mlpot.training.recipe import OptimizerSection
 
 Batch = tuple[AtomGraph, Properties]
@@ -30,15 +32,16 @@ class TrainingDivergedError(ValueError):
 
 def relative_rate(recipe: OptimizerSection, step: int, n_steps: int) -> float:
     """The learning rate at a step over that of the recipe; but for what a plateau or a divergence made of it."""
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
+    warmup = recipe.warmup(n_steps)
+    if step < warmup:
+        return (step + 1) / warmup
     if recipe.schedule != "cosine":
         return 1.0
-    done = min(1.0, (step - recipe.warmup_steps) / max(1, n_steps - recipe.warmup_steps))
+    done = min(1.0, (step - warmup) / max(1, n_steps - warmup))
     return recipe.final_fraction + (1 - recipe.final_fraction) * (1 + math.cos(math.pi * done)) / 2
 
 
-class NoLossError(RuntimeError):
+class NoLossError(ValueError):
     """The loss is exactly zero, as if there were no label."""
 
 
@@ -47,19 +50,31 @@ class TrainingModule(LightningModule):
 
     Args:
         potential: changed in place.
-        loss: of a batch.
+        losses: of a batch, in the first and in the last part of the run; the last one chooses the best epoch.
         optimizer: section of the recipe.
         n_steps: of the whole run, over which the cosine schedule falls.
+        final_from: the step with which the last part begins.
+        fixed: atomic numbers whose own rows of weights stay as they are.
         halvings: of the learning rate, as the training diverged so often.
     """
 
     def __init__(
-        self, potential: Potential, loss: Loss, optimizer: OptimizerSection, *, n_steps: int, halvings: int = 0
+        self,
+        potential: Potential,
+        losses: tuple[Loss, Loss],
+        optimizer: OptimizerSection,
+        *,
+        n_steps: int,
+        final_from: int,
+        fixed: Sequence[int] = (),
+        halvings: int = 0,
     ):
         super().__init__()
-        self.potential, self.loss, self.recipe, self.n_steps = potential, loss, optimizer, n_steps
+        self.potential, self.losses, self.loss = potential, losses, losses[1]
+        self.recipe, self.n_steps, self.final_from, self.fixed = optimizer, n_steps, final_from, fixed
         self.plateau = Plateau(optimizer.plateau_factor, optimizer.plateau_patience)
         self.halvings, self._lowered = halvings, halvings > 0
+        self.run = ""  # its name, in its checkpoints
         self.first_loss = math.inf  # of the validation of the first epoch
         self.seconds = 0.0  # of training, earlier sessions included
         self._since = time.monotonic()
@@ -68,7 +83,8 @@ class TrainingModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         graph, labels = batch
-        loss = self.loss(predict(self.potential, graph, training=True), labels, graph)
+        function = self.losses[self.global_step >= self.final_from]
+        loss = function(predict(self.potential, graph, training=True), labels, graph)
         self._loss.append(loss.detach())
         if self.device.type == "cpu" and self.trainer.world_size == 1:  # elsewhere it would have to be waited for
             self._check(loss, "training")
@@ -88,7 +104,13 @@ class TrainingModule(LightningModule):
         self._check_labels(loss, "training")
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         self.log_dict(
-            {"train/loss": loss.float(), "train/rate": rate, "train/seconds": self.seconds}, sync_dist=True
+            {
+                "train/loss": loss.float(),
+                "train/rate": rate,
+                "train/seconds": self.seconds,
+                "train/part": 1.0 + (self.global_step > self.final_from),
+            },
+            sync_dist=True,
         )
 
     def _count_seconds(self) -> None:
@@ -145,15 +167,15 @@ class TrainingModule(LightningModule):
         r = self.recipe
         # Lightning refuses to clip for a fused optimizer in mixed precision.
         fused = self.trainer.precision == "32-true" and self.device.type in ("cpu", "cuda")
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=r.learning_rate, weight_decay=r.weight_decay, fused=fused, foreach=not fused
+        optimizer = make_optimizer(
+            self.potential.backbone, r, fused=fused, rows=element_rows(self.potential), fixed=self.fixed
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def rate(self, step: int) -> float:
         """The learning rate at a step over that of the recipe."""
-        scale = self.plateau.scale if step >= self.recipe.warmup_steps else 1.0
+        scale = self.plateau.scale if step >= self.recipe.warmup(self.n_steps) else 1.0
         return relative_rate(self.recipe, step, self.n_steps) * scale * 0.5**self.halvings
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -167,6 +189,7 @@ class TrainingModule(LightningModule):
             "losses": losses,
             "halvings": self.halvings,
             "first_loss": self.first_loss,
+            "run": self.run,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

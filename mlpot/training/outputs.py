@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from mlpot.atomic_files import write_whole
 from mlpot.data.h5md import Frame
 from mlpot.error_table import MILLI, error_of
-from mlpot.extrapolation import domain_of
+from mlpot.extrapolation import Domain, domain_of
 from mlpot.figures.parity import compare, plot_parity, write_compared
 from mlpot.figures.training import logs_of, plot_learning_curve
 from mlpot.forces import predict
@@ -40,16 +41,20 @@ def write_outputs(
     parts: Parts,
     sets: dict[str, Batches],
     facts: dict[str, Any],
+    start: Potential | None = None,
 ) -> dict[str, Any]:
     """Evaluate a frozen potential on validation and test sets, write everything, and give back the metrics.
 
     Args:
         sets: "train", "validation" and, if there is one, "test".
         facts: what else belongs into the metrics.
+        start: the potential before the first step, if that was a trained one.
     """
     limits = training_limits(sets["train"], potential.cutoff)
-    if recipe.model.core_repulsion:
-        potential.add_core_repulsion(limits)  # before it is evaluated
+    untrained = start is not None and not facts["epochs"]  # then it is the start, whatever the data are
+    if recipe.model.core_repulsion and not untrained:  # validation structures too are seen as in training
+        everywhere = training_limits(chain(sets["train"], sets["validation"]), potential.cutoff)
+        potential.add_core_repulsion(everywhere, start)  # before it is evaluated
     metrics = dict(facts)
     for name in [n for n in ("validation", "test") if n in sets]:
         predicted, reference, numbers, n_atoms = predict_all(potential, sets[name])
@@ -68,10 +73,24 @@ def write_outputs(
         "metrics": metrics,
         "recipe": recipe.model_dump(mode="json"),
     }
-    graphs = (graph.to(potential.energy_scale.device) for graph, _ in sets["train"])
-    potential.domain = domain_of(potential.backbone, potential.element_index, len(potential.elements), graphs)
+    if start is not None:
+        card["start"] = facts["start"]
+    if not untrained or potential.domain is None:
+        graphs = (graph.to(potential.energy_scale.device) for graph, _ in sets["train"])
+        domain = domain_of(potential.backbone, potential.element_index, len(potential.elements), graphs)
+        if start is not None and start.domain is not None:
+            unseen = {z: k for k, z in enumerate(start.elements) if z not in parts.train.elements}
+            keep_domain(domain, start.domain, {potential.elements.index(z): k for z, k in unseen.items()})
+        potential.domain = domain
     save_potential(potential, directory / "model.safetensors", card)
     return metrics
+
+
+def keep_domain(domain: Domain, former: Domain, rows: dict[int, int]) -> None:
+    """Of elements without new data, an earlier training says where its atoms lay: its row for each of ours."""
+    for new, old in ((domain.mean, former.mean), (domain.measure, former.measure)):
+        for place, row in rows.items():
+            new[place] = old[row].to(new.device, new.dtype)
 
 
 def predict_all(potential: Potential, batches: Iterable[Batch]) -> tuple[Properties, Properties, Tensor, Tensor]:

@@ -109,12 +109,26 @@ class ModelSection(Section):
         description="replace the network where atoms are closer than in training or have fewer neighbors",
     )
     arguments: dict[str, Any] = Field(default={}, description="of the backbone")
+    start: str | None = Field(
+        default=None,
+        description="a trained model (*.safetensors) from which training starts, with its backbone and arguments",
+    )
+    start_references: Literal["keep", "given", "fitted"] = Field(
+        default="keep",
+        description="reference energies at a start: of the model; of data.reference_energies or of isolated atoms "
+        "in the data; or fitted to what the model leaves of the energies",
+    )
+    freeze: list[str] = Field(
+        default=[], description="weights of the model that stay as they are, such as embedding, interactions.0.*"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _with_defaults(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
+        if not isinstance(values, Mapping) or values.get("start"):  # else the model knows
             return values
+        if lacking := [key for key in ("freeze", "start_references") if values.get(key) not in (None, [], "keep")]:
+            raise ValueError(f"{', '.join(lacking)}: of a training that starts from a model; give model.start")
         backbone, arguments = values.get("backbone", "schnet"), values.get("arguments") or {}
         return {**values, "arguments": checked_arguments(backbone, arguments)}
 
@@ -153,6 +167,11 @@ class LossSection(Section):
             new = dict.fromkeys(names, values["delta"]) | new
         return new
 
+    final_energy: float | None = Field(
+        default=None, ge=0, description="weight of energies in the last part of the run, where they matter most"
+    )
+    final_part: float = Field(default=0.25, gt=0, lt=1, description="of the run, with final_energy")
+
     @model_validator(mode="after")
     def _some_weight(self) -> LossSection:
         if self.energy + self.forces + self.stress == 0:
@@ -161,15 +180,27 @@ class LossSection(Section):
 
 
 class OptimizerSection(Section):
-    """AdamW and its learning rate."""
+    """What moves the weights, and how fast."""
 
+    name: Literal["adamw", "muon", "soap"] = Field(
+        default="adamw",
+        description="muon and soap take matrices of weights as matrices, and leave what is none to AdamW",
+    )
+    amsgrad: bool = Field(default=False, description="adamw: never forget how large gradients were")
     learning_rate: float = Field(default=1e-3, gt=0, description="after warm-up")
-    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    rates: dict[str, float] = Field(
+        default={}, description="learning rates of some weights, by names such as readout.*; the first counts"
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled, as AdamW's")
     schedule: Literal["cosine", "plateau", "none"] = Field(
         default="cosine",
         description="of the rate: falling like a cosine, falling when progress stops, or constant",
     )
-    warmup_steps: int = Field(default=100, ge=0, description="over which the rate rises from zero")
+    warmup_steps: int | None = Field(
+        default=None,
+        ge=0,
+        description="over which the rate rises from zero; 100 by default, or a tenth of a shorter run",
+    )
     final_fraction: float = Field(default=0.01, ge=0, le=1, description="cosine: last rate over learning_rate")
     plateau_factor: float = Field(default=0.5, gt=0, lt=1, description="plateau: the rate is multiplied by it")
     plateau_patience: int = Field(default=10, ge=0, description="plateau: epochs without progress before that")
@@ -177,12 +208,26 @@ class OptimizerSection(Section):
         default=0.999, ge=0, lt=1, description="of the average of weights that is validated and kept; 0: none"
     )
 
+    @model_validator(mode="after")
+    def _consistent(self) -> OptimizerSection:
+        if self.amsgrad and self.name != "adamw":
+            raise ValueError(f"amsgrad is an option of adamw, and the optimizer is {self.name}; leave one out")
+        if bad := [name for name, rate in self.rates.items() if rate <= 0]:
+            raise ValueError(
+                f"rates of {', '.join(bad)} are not above 0; to keep weights as they are, freeze them"
+            )
+        return self
+
+    def warmup(self, n_steps: int) -> int:
+        """Steps over which the rate rises, in a run of so many."""
+        return min(100, n_steps // 10) if self.warmup_steps is None else self.warmup_steps
+
 
 class TrainingSection(Section):
     """The run."""
 
     directory: str = Field(default="runs/mlpot", description="where everything is written")
-    epochs: int = Field(default=100, ge=1)
+    epochs: int = Field(default=100, ge=0, description="0, with model.start: the model, judged and written")
     max_minutes: float | None = Field(default=None, gt=0, description="stop after this time, whatever the epoch")
     batch_size: int = Field(default=5, ge=1, description="structures a step, on each device")
     batch_edges: int | None = Field(
@@ -226,3 +271,9 @@ class Recipe(Section):
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection = TrainingSection()
+
+    @model_validator(mode="after")
+    def _some_epochs(self) -> Recipe:
+        if not self.training.epochs and self.model.start is None:
+            raise ValueError("training.epochs is 0, and there is no model.start to write; give at least 1")
+        return self

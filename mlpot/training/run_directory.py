@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mlpot.training.trainer import FOLDER, LAST
 
 MAY_CHANGE = {
     "data": {"train", "validation", "test", "workers", "check", "allow_duplicates"},
+    "model": {"start"},  # of which the run has a copy
     "training": {
         *("epochs", "max_minutes", "patience", "checkpoint_minutes", "checkpoint_steps", "progress"),
         *("directory", "accelerator", "devices", "strategy", "nodes"),
@@ -50,8 +52,8 @@ def data_of(parts: Parts, steps: int, processes: int) -> dict[str, Any]:
 
 def prepare_directory(
     directory: Path, recipe: Recipe, content: dict[str, Any], tell: Messages, *, resume: bool, overwrite: bool
-) -> None:
-    """Check and fill the directory of a run: recipe.yaml and splits.json.
+) -> str:
+    """Check and fill the directory of a run, recipe.yaml and splits.json, and give back the name of the run.
 
     Args:
         directory: of the run.
@@ -65,8 +67,9 @@ def prepare_directory(
         RunDirectoryError: there is a run already, or none to resume, or one on other data.
         RecipeError: the recipe of the run to resume was another.
     """
+    name = secrets.token_hex(8)
     if resume:
-        check_same_run(directory, recipe, content, tell)
+        name = check_same_run(directory, recipe, content, tell) or name
     else:
         if (directory / FOLDER).exists() and not overwrite:
             raise RunDirectoryError(
@@ -79,21 +82,27 @@ def prepare_directory(
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "metrics.json").unlink(missing_ok=True)  # what is left last says that a run has finished
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_whole(directory / "splits.json", f"{json.dumps(content)}\n".encode())
+    write_whole(directory / "splits.json", f"{json.dumps(content | {'run': name})}\n".encode())
     write_whole(directory / "recipe.yaml", text.encode())
     tell.write_to(directory)
+    return name
 
 
-def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any], tell: Messages) -> None:
-    """Raise unless the directory holds a run of the same recipe on the same data, if only its beginning."""
+def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any], tell: Messages) -> str | None:
+    """Raise unless the directory holds a run of the same recipe on the same data, if only its beginning.
+
+    Returns:
+        The name of the run; earlier versions gave it none.
+    """
     check_holds_run(directory)
-    if (directory / LAST).exists():  # else the run was killed before its first checkpoint, and begins again
-        read_checkpoint(directory / LAST)  # before anything else is done with it
+    name = _name_of_run(directory)
     earlier = load_recipe(Recipe, directory / "recipe.yaml")
     before, now = (r.model_dump(exclude=MAY_CHANGE) for r in (earlier, recipe))
     changed = [f"{s}.{k}" for s, fields in now.items() for k, v in fields.items() if v != before[s][k]]
     if isinstance(recipe.data.validation, str) is not isinstance(earlier.data.validation, str):
         changed.append("data.validation")
+    if (recipe.model.start is None) is not (earlier.model.start is None):
+        changed.append("model.start")
     if changed:
         may = ", ".join(f"{section}.{key}" for section, keys in MAY_CHANGE.items() for key in sorted(keys))
         raise RecipeError(
@@ -102,6 +111,21 @@ def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any], tel
         )
     _check_same_data(directory, content)
     _tell_of_schedule(earlier, recipe, content["steps_per_epoch"], tell)
+    return name
+
+
+def _name_of_run(directory: Path) -> str | None:
+    """The name of the run in a directory, once its newest checkpoint is known to be whole and of that run."""
+    name: str | None = json.loads((directory / "splits.json").read_text(encoding="utf-8")).get("run")
+    last = directory / LAST
+    if last.exists():  # else the run was killed before its first checkpoint, and begins again
+        saved = read_checkpoint(last).get("mlpot", {}).get("run", name)
+        if saved != name:
+            raise RunDirectoryError(
+                f"{last} is of another run than {directory / 'splits.json'}. Put the run's own checkpoint there, "
+                "or start a new run."
+            )
+    return name
 
 
 def check_holds_run(directory: Path) -> None:

@@ -308,6 +308,10 @@ def make_baseline(train: Part, given: dict[str, float] | None) -> Baseline:
     # Without energies, forces determine the energy up to a constant only.
     fitted = len(labeled) > 0
     shift = shifts(counts, energies, elements, found.energies) if fitted else dict.fromkeys(elements, 0.0)
-    sample = train.sample()
-    numbers, forces = (np.concatenate([getattr(f, name) for f in sample]) for name in ("numbers", "forces"))
-    return Baseline(found.energies, found.sources, force_scales(numbers, forces, elements), shift)
+    return Baseline(found.energies, found.sources, force_scales(*forces_by_atom(train), elements), shift)
+
+
+def forces_by_atom(part: Part) -> tuple[Ints, NDArray[np.float64]]:
+    """Atomic numbers (n_atoms,) and forces (n_atoms, 3) eV/Å of some of the frames."""
+    sample = part.sample()
+    return np.concatenate([f.numbers for f in sample]), np.concatenate([f.forces for f in sample])

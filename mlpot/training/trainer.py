@@ -32,6 +32,7 @@ from mlpot.training.recipe import Recipe, TrainingSection
 
 FOLDER = "checkpoints"
 LAST = f"{FOLDER}/last.ckpt"
+MONITOR = "validation/loss"  # chooses the best epoch; no weight of it changes during a run
 BEST = f"{FOLDER}/best.ckpt"
 
 
@@ -46,7 +47,7 @@ def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> 
         callbacks.append(Average(recipe.optimizer.ema_decay))
     if t.patience is not None:
         # On validation and not on the epoch's end, so that its count is in the checkpoint of the epoch.
-        callbacks.append(EarlyStop("validation/loss", patience=t.patience, check_on_train_epoch_end=False))
+        callbacks.append(EarlyStop(MONITOR, patience=t.patience, check_on_train_epoch_end=False))
     if t.max_minutes is not None:
         callbacks.append(Timer(timedelta(minutes=t.max_minutes), interval="epoch", verbose=False))
     bar = t.progress and sys.stdout.isatty()
@@ -78,7 +79,7 @@ def checkpoints(folder: Path, t: TrainingSection) -> list[Callback]:
     best = Checkpoints(
         folder,
         "best",
-        monitor="validation/loss",
+        monitor=MONITOR,
         save_on_train_epoch_end=False,
         save_weights_only=False,  # else Lightning writes the last weights, not their average
         enable_version_counter=False,

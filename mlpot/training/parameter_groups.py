@@ -1,0 +1,133 @@
+"""Which weights are moved by what, and how fast: groups of an optimizer partition the weights that are trained."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mlpot.models import build_backbone
+from mlpot.models.layers import MAX_Z
+from mlpot.potential import Potential
+from mlpot.recipes import RecipeError
+from mlpot.training.optimizers import SOAP, Muon
+from mlpot.training.recipe import OptimizerSection
+
+Rows = Mapping[str, Mapping[int, int]]
+"""Of weights that belong to elements, by name: the row of each atomic number."""
+
+
+def element_rows(potential: Potential) -> Rows:
+    """Which weights of a backbone have a row for each element, in tables of all elements or of the potential's."""
+    backbone, arguments, n = potential.backbone_name, potential.arguments, len(potential.elements)
+    one_more = (*potential.elements, next(z for z in range(1, MAX_Z + 1) if z not in potential.elements))
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        larger = build_backbone(backbone, elements=one_more, **arguments).state_dict()
+    rows: dict[str, dict[int, int]] = {}
+    for name, weight in potential.backbone.state_dict().items():
+        if weight.dim() and (len(weight), len(larger[name])) == (n, n + 1):
+            rows[name] = {z: k for k, z in enumerate(potential.elements)}
+        elif weight.dim() and len(weight) == MAX_Z + 1:
+            rows[name] = {z: z for z in potential.elements}
+    return rows
+
+
+def make_optimizer(
+    backbone: nn.Module,
+    section: OptimizerSection,
+    *,
+    fused: bool,
+    rows: Rows,
+    fixed: Sequence[int] = (),
+) -> Optimizer:
+    """The optimizer of a recipe for the weights of a backbone that want a gradient.
+
+    Args:
+        backbone: its other weights are never touched.
+        section: of the recipe.
+        fused: AdamW of all weights in one kernel; for the others there is none.
+        rows: that of `element_rows`.
+        fixed: atomic numbers whose own rows of weights stay as they are.
+    """
+    groups = parameter_groups(backbone, section, rows)
+    rate, decay = section.learning_rate, section.weight_decay
+    optimizer: Optimizer
+    if section.name == "muon":
+        optimizer = Muon(groups, rate, decay)
+    elif section.name == "soap":
+        optimizer = SOAP(groups, rate, decay)
+    else:
+        plain = [{"params": g["params"], "lr": g["lr"]} for g in groups]
+        optimizer = torch.optim.AdamW(
+            plain, lr=rate, weight_decay=decay, amsgrad=section.amsgrad, fused=fused, foreach=not fused
+        )
+    if fixed:
+        _hold_rows(optimizer, backbone, rows, fixed)
+    return optimizer
+
+
+def parameter_groups(backbone: nn.Module, section: OptimizerSection, rows: Rows) -> list[dict[str, Any]]:
+    """Weights that want a gradient, by learning rate and by whether they are taken as matrices."""
+    names = [name for name, _ in backbone.named_parameters()]
+    rates = dict.fromkeys(names, section.learning_rate)
+    for pattern, rate in reversed(section.rates.items()):  # the first that matches counts
+        rates |= dict.fromkeys(matching([pattern], names, "optimizer.rates"), rate)
+    groups: dict[tuple[bool, float], list[Tensor]] = defaultdict(list)
+    for name, weight in backbone.named_parameters():
+        if weight.requires_grad:
+            matrix = section.name != "adamw" and is_matrix(weight, name in rows)
+            groups[matrix, rates[name]].append(weight)
+    return [{"params": params, "lr": rate, "matrices": matrices} for (matrices, rate), params in groups.items()]
+
+
+def told(backbone: nn.Module, section: OptimizerSection, rows: Rows) -> list[str]:
+    """A line for each group: what moves it, how fast, and the arrays in it."""
+    lines = []
+    for group in parameter_groups(backbone, section, rows):
+        shapes = Counter("x".join(map(str, p.shape)) or "1" for p in group["params"])
+        arrays = ", ".join(f"{n} of {shape}" for shape, n in shapes.items())
+        n = sum(p.numel() for p in group["params"])
+        lines.append(f"  {section.name if group['matrices'] else 'adamw'}, rate {group['lr']:g}: {n} in {arrays}")
+    return lines
+
+
+def is_matrix(weight: Tensor, by_element: bool) -> bool:
+    """Whether the last two axes are those of a matrix; rows of elements are vectors of their own."""
+    return weight.dim() - by_element >= 2 and min(weight.shape[-2:]) > 1
+
+
+def matching(patterns: Sequence[str], names: Sequence[str], key: str) -> list[str]:
+    """The names of weights that a pattern matches, wholly or in their first parts.
+
+    Raises:
+        RecipeError: a pattern matches none; `key` says of which key of the recipe it is.
+    """
+    chosen: set[str] = set()
+    for pattern in patterns:
+        bare = pattern.removeprefix("backbone.")
+        found = {name for name in names if fnmatchcase(name, bare) or fnmatchcase(name, f"{bare}.*")}
+        if not found:
+            raise RecipeError(f"{key}: {pattern!r} matches no weights. The backbone has: {', '.join(names)}.")
+        chosen |= found
+    return [name for name in names if name in chosen]
+
+
+def _hold_rows(optimizer: Optimizer, backbone: nn.Module, rows: Rows, elements: Sequence[int]) -> None:
+    """Put the rows of some elements back after each step: decay moves what has no gradient."""
+    kept = []
+    for name, weight in backbone.named_parameters():
+        if weight.requires_grad and name in rows:
+            places = [rows[name][z] for z in elements]
+            kept.append((weight, places, weight.detach()[places].clone()))
+
+    def put_back(*_: Any) -> None:
+        with torch.no_grad():
+            for weight, places, values in kept:
+                weight[places] = values.to(weight.device)
+
+    optimizer.register_step_post_hook(put_back)

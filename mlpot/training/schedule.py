@@ -1,0 +1,86 @@
+"""What happens when in a run: two parts with losses of their own, and which weights are taken in the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from mlpot.potential import Potential
+from mlpot.recipes import RecipeError
+from mlpot.training.losses import Loss
+from mlpot.training.messages import Messages
+from mlpot.training.module import TrainingModule
+from mlpot.training.recipe import LossSection, Recipe
+from mlpot.training.trainer import MONITOR
+
+
+def make_module(
+    recipe: Recipe, potential: Potential, steps: int, fixed: Sequence[int], halvings: int
+) -> TrainingModule:
+    """What Lightning trains, in so many steps an epoch."""
+    first, epochs = first_epochs(recipe), recipe.training.epochs
+    loss = make_loss(recipe.loss)
+    final = loss if first == epochs else make_loss(recipe.loss, recipe.loss.final_energy)
+    return TrainingModule(
+        potential,
+        (loss, final),
+        recipe.optimizer,
+        n_steps=epochs * steps,
+        final_from=first * steps,
+        fixed=fixed,
+        halvings=halvings,
+    )
+
+
+def make_loss(section: LossSection, energy: float | None = None) -> Loss:
+    """The loss of a recipe, with another weight of energies if one is given."""
+    weights = (section.energy if energy is None else energy, section.forces, section.stress)
+    thresholds = (section.energy_threshold, section.forces_threshold, section.stress_threshold)
+    return Loss(weights, section.function, thresholds)
+
+
+def first_epochs(recipe: Recipe) -> int:
+    """Epochs before the last part of a run, all of them if there is none."""
+    epochs = recipe.training.epochs
+    return epochs if recipe.loss.final_energy is None else math.ceil((1 - recipe.loss.final_part) * epochs)
+
+
+def check_schedule(recipe: Recipe, steps: int) -> None:
+    """Raise RecipeError where a schedule of a run of so many steps an epoch contradicts itself."""
+    epochs, warmup = recipe.training.epochs, recipe.optimizer.warmup_steps
+    if warmup is not None and 0 < epochs * steps <= warmup:
+        raise RecipeError(
+            f"optimizer.warmup_steps={warmup} is not less than the {epochs * steps} steps of the whole run "
+            f"({epochs} epochs of {steps}). Lower it, or leave it out, or train for more epochs."
+        )
+    if epochs and recipe.loss.final_energy is not None and first_epochs(recipe) == epochs:
+        raise RecipeError(
+            f"loss.final_part={recipe.loss.final_part} of {epochs} epochs is no epoch, so that loss.final_energy "
+            "would never count. Train for more epochs, or leave loss.final_energy out."
+        )
+
+
+def chosen_by(best: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Which weights are written, by which number; loss.final_energy counts in it from the first epoch on."""
+    scores = [c["best_model_score"] for c in best["callbacks"].values() if c.get("monitor") == MONITOR]
+    return {
+        "epoch": best["epoch"] + 1,
+        "part": 1 + (best["epoch"] >= first_epochs(recipe)),
+        "weights": "averaged" if recipe.optimizer.ema_decay else "raw",
+        "validation_loss": float(scores[0]),
+    }
+
+
+def tell_of_end(chosen: dict[str, Any], last_epoch: int, recipe: Recipe, tell: Messages) -> None:
+    """Say which weights are taken, and what is missing of a run that ended early; epochs count from 0."""
+    tell(
+        "The potential has the {weights} weights of epoch {epoch} (part {part} of the run), with the lowest "
+        "validation loss: {validation_loss:.6g}".format(**chosen)
+    )
+    first = first_epochs(recipe)
+    if last_epoch < first < recipe.training.epochs:
+        tell.warn(
+            f"The training ended in epoch {last_epoch + 1}, before its last part, in which loss.final_energy "
+            f"counts (from epoch {first + 1} on): that part is missing. Train for fewer epochs, or longer."
+        )
