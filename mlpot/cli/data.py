@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from mlpot.data.check.info import DataInfo
     from mlpot.data.sources.read import Source
 
-data_app = typer.Typer(help="Training sets: convert, merge, inspect, check, split, compute.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Training sets: convert, merge, inspect, check, split, compute, export.", no_args_is_help=True
+)
 console = Console()
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -87,17 +89,17 @@ def convert(
     from mlpot.data.sources.read import Source, named_elements
     from mlpot.data.sources.reading import Reading
 
-    said = _pairs(key), _pairs(unit), index, pbc, nan_is_missing, raw_forces
+    said = pairs(key), pairs(unit), index, pbc, nan_is_missing, raw_forces
     reading = Reading(format, *said, True, named_elements(elements, elements_from), keep_unconverged, cell)
     read = Source(source, reading)
     n = run(
         read,
         destination,
-        corrections=_pairs(correct),
+        corrections=pairs(correct),
         drop=drop,
         without=without,
         hold=[int(atom) for atom in hold.split(",")] if hold else (),
-        card=_pairs(card),
+        card=pairs(card),
         overwrite=overwrite,
     )
     print_account(read)
@@ -141,7 +143,7 @@ def merge(
         given=references_of(reference or ()),
         conflicts=conflicts,
         drop_duplicates=drop_duplicates,
-        card=_pairs(card),
+        card=pairs(card),
         overwrite=overwrite,
     )
     for source in sources:
@@ -278,7 +280,7 @@ def label(
             calculator=calculator,
             settings=assign({}, settings or ()),
             workers=workers,
-            card=_pairs(card),
+            card=pairs(card),
             resume=not restart,
             overwrite=overwrite,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
@@ -302,14 +304,15 @@ def print_account(source: Source) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _pairs(assignments: list[str] | None) -> dict[str, str]:
-    pairs = {}
+def pairs(assignments: list[str] | None) -> dict[str, str]:
+    """What options such as --key energy=REF_energy say."""
+    said = {}
     for text in assignments or ():
         key, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"{text!r} has no value. Write it as name=value.")
-        pairs[key.strip()] = value.strip()
-    return pairs
+        said[key.strip()] = value.strip()
+    return said
 
 
 def _print_info(info: DataInfo) -> None:

@@ -25,6 +25,7 @@ from mlpot.cli.data import (
     print_account,
     source_of,
 )
+from mlpot.cli.export import export
 from mlpot.signals import StoppedError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+data_app.command()(export)
 app.add_typer(data_app, name="data")
 
 

@@ -24,6 +24,7 @@ VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # place of each tensor elem
 OF_ATOMS = {"mass": "masses", "charge": "initial_charges"}  # column -> array of ASE: u, e
 ISOLATED = 8.0  # Å, from an atom to its nearest periodic image: beyond, it is isolated
 ISOLATED_FAMILIES = {"isolatedatom", "isolatedatoms"}  # of GAP, MACE and others, without signs, in lower case
+OF_STATE = {"total_charge": "charge", "total_spin": "spin"}  # column -> name in info
 ASE_VELOCITY = float(units.fs)  # Å/fs; one unit of ASE's velocities, sqrt(eV/u)
 
 
@@ -39,6 +40,8 @@ class Frame:
     forces: Floats  # (n_atoms, 3) eV/Å; NaN too where the force mask is False
     stress: Floats  # (3, 3) eV/Å³
     group: str | None  # the family of structures it belongs to
+    charge: float = np.nan  # of the whole structure, e
+    spin: float = np.nan  # of the whole structure, as its source counts it
 
     @property
     def is_isolated(self) -> bool:
@@ -94,7 +97,7 @@ def frame_of_columns(columns: Mapping[str, NDArray[Any]], pbc: NDArray[np.bool_]
         forces = np.full((len(numbers), 3), np.nan)
     elif "force_mask" in columns and not columns["force_mask"].all():
         forces = np.where(columns["force_mask"][:, None], forces, np.nan)
-    stress = columns.get("stress")
+    stress = columns.get("stress") if pbc.all() else None  # of a slab it is no label that can be learnt
     return Frame(
         numbers=numbers,
         positions=columns["position"],
@@ -104,6 +107,8 @@ def frame_of_columns(columns: Mapping[str, NDArray[Any]], pbc: NDArray[np.bool_]
         forces=forces,
         stress=np.full((3, 3), np.nan) if stress is None else stress[VOIGT],
         group=group,
+        charge=float(columns.get("total_charge", np.nan)),
+        spin=float(columns.get("total_spin", np.nan)),
     )
 
 
@@ -142,6 +147,9 @@ def columns_of(atoms: Atoms, index: int) -> Columns:
     for name in ("step", "time"):
         if name in atoms.info:
             columns[name] = _checked(name, atoms.info[name], (), index)
+    for key, name in OF_STATE.items():
+        if name in atoms.info:
+            columns[key] = _checked(name, atoms.info[name], (), index)
     return columns
 
 
@@ -160,6 +168,9 @@ def atoms_of(columns: Mapping[str, NDArray[Any]], pbc: NDArray[np.bool_], group:
         atoms.set_constraint(constraints_of(held, bool(columns.get("fixed_center", False))))
     if "time" in columns:
         atoms.info["time"], atoms.info["step"] = float(columns["time"]), int(columns["step"])
+    for key, name in OF_STATE.items():
+        if key in columns:
+            atoms.info[name] = float(columns[key])
     if group is not None:
         atoms.info["group"] = group
     labels = {name: columns[name] for name in ("energy", "forces", "stress") if name in columns}

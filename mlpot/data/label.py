@@ -20,9 +20,9 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlpot.data import h5md
-from mlpot.data.errors import DataError, LabelError
+from mlpot.data.errors import DataError, FormatError, LabelError
 from mlpot.data.quantum import Code, QuantumError, SettingsError, choose, version
-from mlpot.data.sources.read import Source, as_source
+from mlpot.data.sources.read import H5MD_ENDINGS, Source, as_source
 
 
 class ResumeError(DataError):
@@ -87,11 +87,10 @@ def label(
         MissingCodeError: the code is not installed.
         ResumeError: the working file belongs to another run.
         LabelError: not one structure could be labeled.
-        FileExistsError: the destination exists and `overwrite` is not given.
+        FileExistsError: the destination exists and `overwrite` is not given. FormatError: it does not end in .h5.
     """
     code, destination = choose(calculator, settings or {}), Path(destination)
-    if destination.exists() and not overwrite:
-        raise FileExistsError(f"{destination} exists. Remove it, name another file, or ask to overwrite it.")
+    _check_destination(destination, overwrite)
     frames = list(as_source(source, labels=False).frames())
     partial = destination.with_name(destination.name + ".partial")
     run = {"calculator": calculator, "version": version(code), "settings": code.model_dump()}
@@ -109,6 +108,13 @@ def label(
     h5md.write(destination, labeled, card=_card(code, report) | dict(card or {}), overwrite=overwrite)
     partial.unlink()
     return report
+
+
+def _check_destination(destination: Path, overwrite: bool) -> None:
+    if destination.suffix not in H5MD_ENDINGS:
+        raise FormatError(f"{destination} does not end in .h5, and labels are written as H5MD. Name it so.")
+    if destination.exists() and not overwrite:
+        raise FileExistsError(f"{destination} exists. Remove it, name another file, or ask to overwrite it.")
 
 
 # --- computing ---

@@ -44,6 +44,7 @@ def check(file: str | Path | Source, *, against: str | Path | Source | None = No
     examined = labels.examine(seen, columns, seen.all_steps())
     found = [broken] if broken else []
     found += [*checks.labels(columns, str(path)), *examined.findings]
+    found += _states(seen)
     if not quick:
         found += _everything(seen, columns)
     skipped = dict(examined.skipped)
@@ -83,6 +84,21 @@ def _tally(source: Source, stride: int) -> tuple[Tally, Finding | None]:
     except DataError as error:
         return seen, finding("file", "error", f"Reading stopped: {error}")
     return seen, None
+
+
+def _states(seen: Tally) -> Iterator[Finding]:
+    """Total charges and spins, which no potential of mlpot is told."""
+    states = {state: n for state, n in seen.states.items() if n}
+    if len(states) > 1:
+        listed = ", ".join(
+            f"{' and '.join(f'{x:g}' for x in state) or 'not given'} in {n} frames"
+            for state, n in sorted(states.items())
+        )
+        message = (
+            f"The total charge (or spin) differs: {listed}. A potential of mlpot sees neither, so that it takes "
+            "the energies of all for one surface. Train on one of them, or make a set of each."
+        )
+        yield finding("charge and spin", "warning", message)
 
 
 def _everything(seen: Tally, c: Columns) -> Iterator[Finding]:

@@ -91,6 +91,7 @@ def _row(frame: Frame, kinds: dict[bytes, int]) -> tuple[Any, ...]:
     known = np.isfinite(frame.forces).all(axis=1)
     counts = np.bincount(frame.numbers, minlength=N_NUMBERS).astype(np.int64)
     content = hashlib.sha256(np.ascontiguousarray(frame.numbers).tobytes())
+    content.update(np.array([x for x in (frame.charge, frame.spin) if np.isfinite(x)]).tobytes())
     for array in (frame.positions, frame.cell):
         content.update((np.round(array, 6) + 0.0).tobytes())  # + 0.0: no negative zeros
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +78,7 @@ class Tally:
         self.motions: dict[bytes, Motion] = {}
         self.groups: dict[str, int] = {}
         self.isolated: dict[int, list[tuple[int, float]]] = {}  # frame and energy of isolated atoms
+        self.states: Counter[tuple[float, ...]] = Counter()  # frames of each total charge and spin
         self.elements: set[int] = set()
         self.elements_of: dict[int, NDArray[np.bool_]] = {}  # (119,) which are in a composition, by its hash
         self.displacement = 0.0  # Å that one unit of the fingerprint stands for
@@ -87,6 +89,7 @@ class Tally:
         """Take in a chunk."""
         self.elements |= set(np.unique(chunk.numbers).tolist())
         for frame in chunk.frames:
+            self.states[state_of(frame)] += len(frame.numbers) > 1
             if frame.group is not None:
                 self.groups[frame.group] = self.groups.get(frame.group, 0) + 1
         if chunk.is_isolated:
@@ -119,8 +122,9 @@ class Tally:
         return Steps(table[:, 0].astype(np.int64), *table[:, 1:].T)
 
     def sample(self) -> list[Frame]:
-        """Labeled frames, evenly spread, few enough for a fit."""
-        frames = [f for _, f in self._sample]
+        """Labeled frames of the most frequent charge and spin, evenly spread, few enough for a fit."""
+        most = max(self.states, key=lambda state: self.states[state], default=())
+        frames = [f for _, f in self._sample if state_of(f) == most]
         if not frames:
             return []
         n = min(SAMPLE_FRAMES, max(20, int(SAMPLE_ATOMS / float(np.mean([len(f.numbers) for f in frames])))))
@@ -221,14 +225,20 @@ def _digests(chunk: Chunk) -> list[NDArray[np.uint64]]:
     for k in range(len(chunk.index)):
         z = chunk.numbers[k]
         counts = np.bincount(z, minlength=119)
+        state = np.array(state_of(chunk.frames[k]))  # one composition, or structure, in two charges is two
         rows.append(
             (
-                _hash(counts),
-                _hash(z, place[k], cell[k], chunk.pbc),
+                _hash(counts, state),
+                _hash(z, place[k], cell[k], chunk.pbc, state),
                 _hash(np.round(chunk.energy[k], 6), np.round(chunk.forces[k], 5) + 0.0),
             )
         )
     return list(np.array(rows, dtype=np.uint64).T)
+
+
+def state_of(frame: Frame) -> tuple[float, ...]:
+    """Total charge and spin, as far as they are known."""
+    return tuple(value for value in (frame.charge, frame.spin) if np.isfinite(value))
 
 
 def _hash(*arrays: NDArray[Any]) -> int:
@@ -240,7 +250,10 @@ def _hash(*arrays: NDArray[Any]) -> int:
 
 def _steps(chunk: Chunk) -> Floats:
     """(n_steps, 5) rows of `Steps`: pairs of frames that follow each other closely with the same atoms."""
-    after = np.flatnonzero((np.diff(chunk.index) == 1) & (chunk.numbers[1:] == chunk.numbers[:-1]).all(axis=1))
+    states = [state_of(frame) for frame in chunk.frames]
+    same = np.array([a == b for a, b in zip(states[1:], states[:-1], strict=True)], dtype=bool)
+    same &= (chunk.numbers[1:] == chunk.numbers[:-1]).all(axis=1)
+    after = np.flatnonzero((np.diff(chunk.index) == 1) & same)
     a, b = after, after + 1
     move = chunk.positions[b] - chunk.positions[a]
     strain = np.zeros((len(a), 3, 3))

@@ -5,6 +5,7 @@
     species, position, box/edges          each {step, time, value}; velocity, forces, force_mask where any
     mass, charge, fixed, fixed_center     likewise; fixed: coordinates that are held; fixed_center: that of mass is
 /observables/<boundary>/energy, stress    stress in the Voigt order of ASE
+    total_charge, total_spin              as the source had them, where any; no potential of mlpot sees them
 /parameters/mlpot/index                   (n_frames, 3): particles group, row in it, family of each frame
 /parameters/mlpot/groups, families        the names behind the numbers of the index; `card` holds the card
 
@@ -57,6 +58,8 @@ COLUMNS = {
     "fixed_center": Column("particles/{}/fixed_center", (), "?", False, None, "info"),
     "energy": Column("observables/{}/energy", (), "f8", NAN, "energy", "calc"),
     "stress": Column("observables/{}/stress", (6,), "f8", NAN, "stress", "calc"),
+    "total_charge": Column("observables/{}/total_charge", (), "f8", NAN, None, "info"),
+    "total_spin": Column("observables/{}/total_spin", (), "f8", NAN, None, "info"),
 }
 
 

@@ -19,7 +19,16 @@ from mlpot.data.unit_names import H5MD_UNITS, factor
 GAP = 16  # rows read and thrown away sooner than starting another slice
 SLICE = 1024  # rows of one slice
 MOTION = ("velocity", "mass", "charge", "fixed", "fixed_center", "step", "time")  # of no use to a training
-LABELS = ("velocity", "mass", "charge", "forces", "energy", "stress")  # columns that a frame may lack
+LABELS = (
+    "velocity",
+    "mass",
+    "charge",
+    "forces",
+    "energy",
+    "stress",
+    "total_charge",
+    "total_spin",
+)  # columns that a frame may lack
 OF_ATOMS = {"mass": "u", "charge": "e"}  # may be written once for all frames, and mostly without a unit
 ELSEWHERE = {
     "forces": ("particles/{}/force",),

@@ -48,6 +48,8 @@ class Reader:
         elements: Elements | None = None,
     ):
         self.path = Path(path)
+        self.without_volume: list[int] = []
+        """Records, of those read, whose stress was left out: they are not periodic in three directions."""
         self._file = open_checked(path)
         try:
             with naming_damage(str(path)):
@@ -123,10 +125,11 @@ class Reader:
         Raises:
             LabelError: a label is not finite; FormatError: the file is damaged there.
         """
-        return [
-            frame_of_columns(*record)
-            for record in self._records(np.asarray(indices, dtype=np.int64), motion=False)
-        ]
+        records = self._records(np.asarray(indices, dtype=np.int64), motion=False)
+        for k, (columns, pbc, _) in zip(indices, records, strict=True):
+            if "stress" in columns and not pbc.all():
+                self.without_volume.append(int(k))
+        return [frame_of_columns(*record) for record in records]
 
     def _atoms(self, indices: Sequence[int]) -> Iterator[Atoms]:
         for start in range(0, len(indices), BLOCK):

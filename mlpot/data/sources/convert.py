@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ase import Atoms
 
-from mlpot.data.errors import KeysError
+from mlpot.data.errors import FormatError, KeysError
 from mlpot.data.h5md.read import Reader
 from mlpot.data.h5md.write import write
 from mlpot.data.sources.correct import corrected, unwanted
-from mlpot.data.sources.read import Source
+from mlpot.data.sources.read import H5MD_ENDINGS, Source
 from mlpot.data.sources.reading import Reading
 
 
@@ -49,9 +49,10 @@ def convert(
         KeysError: no labels, or several that could be meant, or a key that is not there.
         UnitsError: a unit is unknown, missing, or of the wrong dimension.
         LabelError: a value is not finite or has the wrong shape, with the number of the frame; no frames.
-        FormatError: the file cannot be read.
+        FormatError: the file cannot be read, or the destination is not H5MD by its ending.
         FileExistsError: the destination exists.
     """
+    _check_name(Path(destination))
     if not isinstance(source, Source):
         source = Source(source, Reading(format=format, keys=keys or {}, units=units or {}, index=index))
     out = unwanted(source, drop, without)
@@ -61,6 +62,14 @@ def convert(
     write(destination, _labeled(source.path, frames), card=card, overwrite=overwrite)
     with Reader(destination) as reader:
         return len(reader)
+
+
+def _check_name(destination: Path) -> None:
+    if destination.suffix not in H5MD_ENDINGS:
+        raise FormatError(
+            f"{destination} does not end in .h5, and what convert writes is H5MD. For extxyz and other formats: "
+            "mlpot data export."
+        )
 
 
 def _labeled(source: Path, frames: Iterable[Atoms]) -> Iterator[Atoms]:

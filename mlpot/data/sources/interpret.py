@@ -14,7 +14,7 @@ from ase.data import atomic_masses
 from numpy.typing import NDArray
 
 from mlpot.data.errors import KeysError, LabelError
-from mlpot.data.frame import VOIGT
+from mlpot.data.frame import VOIGT, has_volume
 from mlpot.data.sources.names import KNOWN, MEASURED_IN, NONE, Questions, looks_like
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
@@ -67,7 +67,9 @@ class Interpreter:
         if family is not None:
             clean.info["group"] = str(family)
         for quantity in ("charge", "spin"):
-            value = self._state(k, quantity, pool)
+            value = self._state(quantity, pool)
+            if self.reading.labels and quantity not in self.reading.keys:
+                self._ask(k, quantity, pool, _is_number)
             if value is not None:
                 clean.info[quantity] = value
         if not self.reading.labels:
@@ -132,7 +134,7 @@ class Interpreter:
         """Energy, forces and stress in house units, as far as they are there."""
         labels = {key: self._label(k, key, pool, len(clean)) for key in ("energy", "forces", "stress")}
         virial = None if labels["stress"] is not None else self._label(k, "virial", pool, len(clean))
-        if (virial is not None or labels["stress"] is not None) and not has_volume(clean):
+        if (virial is not None or labels["stress"] is not None) and not has_volume(clean.pbc, clean.cell.array):
             labels["stress"] = None
             self.report.note(NO_VOLUME, k)
         elif virial is not None:
@@ -180,7 +182,7 @@ class Interpreter:
             if said in units:
                 return factor(quantity, units[said])
         if name not in EV:
-            self.questions.unknown_units.setdefault(quantity, name)
+            self.questions.unknown_units.setdefault(key, name)
         return 1.0
 
     def _ask(self, k: int, quantity: str, pool: Pool, fits: Callable[[Any], bool]) -> None:
@@ -207,12 +209,10 @@ class Interpreter:
         if rivals:
             self.questions.ask(quantity, [*usual, *rivals], k)
 
-    def _state(self, k: int, quantity: str, pool: Pool) -> float | None:
+    def _state(self, quantity: str, pool: Pool) -> float | None:
         """Total charge or spin, which the potential cannot see."""
         value = self._value(quantity, pool, KNOWN[quantity])
-        if value is None or np.size(value) != 1 or np.asarray(value).dtype.kind not in "iuf":
-            return None
-        return float(np.ravel(value)[0])
+        return float(np.ravel(value)[0]) if _is_number(value) else None
 
     def _count_unused(self, pool: Pool) -> None:
         self.report.unused.update(pool.keys() - self._used)
@@ -232,11 +232,6 @@ class Interpreter:
         return mask
 
 
-def has_volume(atoms: Atoms) -> bool:
-    """Whether a structure has a stress: it is periodic in three directions, along vectors that span a volume."""
-    return bool(atoms.pbc.all()) and atoms.cell.rank == 3
-
-
 def _tensor(values: Any) -> NDArray[np.float64]:
     """(3, 3) of nine components, or of six in ASE's order."""
     return np.asarray(values)[VOIGT] if np.size(values) == 6 else np.reshape(values, (3, 3))
@@ -252,6 +247,10 @@ def _fits(key: str, value: Any, n_atoms: int) -> bool:
         "virial": ((6,), (9,), (3, 3)),
     }  # fmt: skip
     return array.shape in shapes[key]
+
+
+def _is_number(value: Any) -> bool:
+    return value is not None and np.size(value) == 1 and np.asarray(value).dtype.kind in "iuf"
 
 
 def _equal(value: Any, usual: Any) -> bool:

@@ -89,9 +89,8 @@ class Questions:
         )
 
     def _answer(self, quantity: str, name: str) -> str:
-        unit = "" if name in KNOWN[quantity] or quantity not in UNIT else (
-            f" --unit {MEASURED_IN.get(quantity, quantity)}={UNIT[quantity]}"
-        )  # fmt: skip
+        known = name in KNOWN[quantity] or quantity not in UNIT
+        unit = "" if known else f" --unit {quantity}={UNIT[quantity]}"
         return f"--key {quantity}={shlex.quote(name)}{unit}"
 
 

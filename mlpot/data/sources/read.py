@@ -16,7 +16,7 @@ from ase.io.formats import ioformats
 
 from mlpot.data.elements import Elements
 from mlpot.data.errors import FormatError, KeysError, LabelError
-from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
+from mlpot.data.frame import Frame, columns_of, family, frame_of_columns, has_volume
 from mlpot.data.h5md.read import BLOCK, Reader
 from mlpot.data.h5md.safe_hdf5 import naming_damage, open_unchecked
 from mlpot.data.h5md.write import write
@@ -26,7 +26,7 @@ from mlpot.data.sources.cp2k import is_cp2k, read_cp2k
 from mlpot.data.sources.datasets import LAYOUTS, read_foreign
 from mlpot.data.sources.deepmd import is_deepmd, read_deepmd
 from mlpot.data.sources.dpdata_files import by_dpdata, read_dpdata
-from mlpot.data.sources.interpret import NO_VOLUME, Interpreter, has_volume
+from mlpot.data.sources.interpret import NO_VOLUME, Interpreter
 from mlpot.data.sources.names import NONE, Questions
 from mlpot.data.sources.programs import origin
 from mlpot.data.sources.reading import Reading
@@ -128,6 +128,11 @@ class Source:
                 for k, frame in zip(block, reader.columns(block), strict=True):
                     self.report.count_record(frame)
                     yield k, frame
+            self._note_volumes(reader)
+
+    def _note_volumes(self, reader: Reader) -> None:
+        for k in reader.without_volume:
+            self.report.note(NO_VOLUME, k)
 
     def _slice(self, start: int, stop: int | None, step: int) -> slice:
         """A slice of what `reading` takes as a slice of the file."""
@@ -159,6 +164,7 @@ class Source:
         with self._reader() as reader:
             chosen = range(len(reader))[wanted]
             yield from zip(chosen, reader.frames(chosen.start, chosen.stop, chosen.step), strict=True)
+            self._note_volumes(reader)
 
     def _reader(self) -> Reader:
         return Reader(self.path, units=self.reading.units, elements=self.reading.elements)
@@ -215,7 +221,7 @@ class Source:
                 )
             self.report.note(NAN_MISSING.format(key), k)
             del results[key]
-        if "stress" in results and not has_volume(atoms):
+        if "stress" in results and not has_volume(atoms.pbc, atoms.cell.array):
             self.report.note(NO_VOLUME, k)
             del results["stress"]
         if atoms.calc is not None and not results:

@@ -67,6 +67,9 @@ class Report:
             "stress": frame.stress.ravel(),
         }
         self.n_labels.update(key for key, value in there.items() if bool(np.isfinite(value).any()))
+        for name, value in (("charge", frame.charge), ("spin", frame.spin)):
+            if np.isfinite(value):
+                self.states[name][value] += 1
 
     def lines(self) -> list[str]:
         """The account in sentences: first what was read, then every note."""

@@ -1,0 +1,97 @@
+"""Do sets and trajectories leave H5MD whole, into files that other programs read?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.constraints import FixAtoms
+from frames import labeled
+
+from mlpot.data import h5md
+from mlpot.data.errors import FormatError
+from mlpot.data.sources.convert import convert
+from mlpot.data.sources.export import export
+from mlpot.data.sources.read import Source
+from mlpot.data.sources.reading import Reading
+
+
+@pytest.fixture
+def frames() -> list[Atoms]:
+    kinds = [molecule("CH3CH2OH"), bulk("Si", cubic=True), molecule("H2O")]
+    return [labeled(kinds[k % 3], k, group=f"family{k % 3}") for k in range(6)]
+
+
+@pytest.fixture
+def path(frames: list[Atoms], tmp_path: Path) -> Path:
+    frames[1].set_constraint(FixAtoms([2]))
+    frames[3].set_velocities(np.full((9, 3), 0.1))
+    h5md.write(tmp_path / "set.h5", frames, card={})
+    return tmp_path / "set.h5"
+
+
+@pytest.mark.parametrize("name", ["out.xyz", "out.extxyz", "out.traj", "out.db", "out.json"])
+def test_frames_and_labels_come_back(frames, path, tmp_path, name):
+    assert export(path, tmp_path / name) == 6
+    assert convert(tmp_path / name, tmp_path / "back.h5") == 6
+    with h5md.Reader(path) as a, h5md.Reader(tmp_path / "back.h5") as b:
+        for ours, theirs in zip(b.columns(range(6)), a.columns(range(6)), strict=True):
+            for key in ("numbers", "positions", "cell", "pbc", "energy", "stress"):
+                np.testing.assert_allclose(getattr(ours, key), getattr(theirs, key), atol=1e-8)
+            known = np.isfinite(ours.forces)
+            np.testing.assert_allclose(ours.forces[known], theirs.forces[known], atol=1e-8)
+            assert ours.group == theirs.group or name == "out.json"  # which keeps no names
+        np.testing.assert_allclose(b[3].get_velocities(), frames[3].get_velocities(), atol=1e-8)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["set.h5", name, "back.h5"])
+
+
+@pytest.mark.parametrize("name", ["POSCAR", "out.vasp", "out.gen", "out.cube"])
+def test_a_format_for_one_structure_takes_one(path, tmp_path, name):
+    with pytest.raises(FormatError, match=r"can hold one structure.*--index"):
+        export(path, tmp_path / name)
+    assert not (tmp_path / name).exists()
+    assert export(Source(path, Reading(index="1")), tmp_path / name) == 1
+    assert ase.io.read(tmp_path / name).get_chemical_formula() == "Si8"
+
+
+def test_what_a_format_cannot_hold_is_told(path, tmp_path):
+    source = Source(path, Reading(index="1::3"))
+    assert export(source, tmp_path / "out.cif") == 2
+    assert "labels left out, which cif cannot hold (2 frames: 1, 4)." in source.report.lines()
+    assert [len(a) for a in ase.io.read(tmp_path / "out.cif", ":")] == [8, 8]
+
+
+@pytest.mark.parametrize("name", ["look.xyz", "look.traj", "look.extxyz", "look.cif", "look"])
+def test_convert_writes_h5md_alone_and_export_all_else(path, tmp_path, name):
+    with pytest.raises(FormatError, match=r"does not end in \.h5.*mlpot data export"):
+        convert(path, tmp_path / name)
+    with pytest.raises(FormatError, match="mlpot data convert"):
+        export(path, tmp_path / "again.h5")
+    assert [p.name for p in tmp_path.iterdir()] == ["set.h5"]
+
+
+@pytest.mark.parametrize("name", ["out.nothing", "out.png", "out.log"])
+def test_a_format_that_is_not_written_is_refused_before_anything_is_read(tmp_path, name):
+    (tmp_path / "set.xyz").write_text("this is no xyz\n")
+    with pytest.raises(FormatError, match="is in no format that is written"):
+        export(tmp_path / "set.xyz", tmp_path / name)
+
+
+def test_what_is_there_stays_until_all_is_written(path, tmp_path):
+    (tmp_path / "out.xyz").write_text("precious")
+    with pytest.raises(FileExistsError, match="overwrite"):
+        export(path, tmp_path / "out.xyz")
+    whole = path.read_bytes()
+    bad = bytearray(whole)
+    place = len(whole) // 2
+    bad[place : place + 4000] = bytes(4000)
+    (tmp_path / "bad.h5").write_bytes(bytes(bad))
+    with pytest.raises(FormatError):
+        export(tmp_path / "bad.h5", tmp_path / "out.xyz", overwrite=True)
+    assert (tmp_path / "out.xyz").read_text() == "precious"
+    assert not [p for p in tmp_path.iterdir() if p.name.endswith(".part")]
+    assert export(path, tmp_path / "out.xyz", overwrite=True) == 6
