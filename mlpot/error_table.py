@@ -10,6 +10,8 @@ from torch import Tensor
 from mlpot.graph import AtomGraph, Properties
 
 QUANTITIES = ("energy", "forces", "stress")
+UNITS = {"energy": "meV_per_atom", "forces": "meV_per_A", "stress": "meV_per_A3"}
+"""Of the figures of each quantity, as they stand in the names of columns and keys."""
 MILLI = 1e3  # from eV to meV, in which all figures are told
 
 
@@ -28,8 +30,8 @@ def residuals(predicted: Properties, labels: Properties, graph: AtomGraph) -> li
     """(predicted − label, known) of energies per atom (eV), force components (eV/Å) and stress components (eV/Å³).
 
     A label is known where it is not NaN; that of a stress only where the structure is periodic in three
-    directions, as no potential predicts another. A residual is zero where the label is not known: zero is put in
-    before anything is squared, so that a NaN never reaches a gradient.
+    directions: the volume to which another refers is arbitrary. Where the label is not known the residual is zero,
+    which is put in before anything is squared, so that a NaN never reaches a gradient.
     """
     ones = torch.ones_like(graph.batch, dtype=labels.energy.dtype)
     n_atoms = torch.zeros_like(labels.energy).index_add(0, graph.batch, ones)

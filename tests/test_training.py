@@ -156,7 +156,7 @@ def test_the_best_epoch_is_kept_with_averaged_weights(tmp_path: Path) -> None:
     data = write(tmp_path / "set.h5", crystals())
     result = train(small_recipe(data, tmp_path / "run", "optimizer.ema_decay=0.9", "training.epochs=6"))
     log = (tmp_path / "run/logs/version_0/metrics.csv").read_text().splitlines()
-    column = log[0].split(",").index("validation/forces_mae")
+    column = log[0].split(",").index("validation/forces_mae_meV_per_A")
     seen = [float(line.split(",")[column]) for line in log[1:] if line.split(",")[column]]
     best = seen[result.metrics["best_epoch"] - 1]
     assert best == pytest.approx(result.metrics["validation"]["forces_mae_meV_per_A"], rel=1e-4)

@@ -22,6 +22,7 @@ Columns = dict[str, NDArray[Any]]
 
 VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # place of each tensor element in xx, yy, zz, yz, xz, xy
 OF_ATOMS = {"mass": "masses", "charge": "initial_charges"}  # column -> array of ASE: u, e
+WEIGHT = "config_weight"  # in `info`, as GAP and MACE call it: how much a frame counts in the loss
 ISOLATED = 8.0  # Å, from an atom to its nearest periodic image: beyond, it is isolated
 ISOLATED_FAMILIES = {"isolatedatom", "isolatedatoms"}  # of GAP, MACE and others, without signs, in lower case
 OF_STATE = {"total_charge": "charge", "total_spin": "spin"}  # column -> name in info
@@ -42,6 +43,7 @@ class Frame:
     group: str | None  # the family of structures it belongs to
     charge: float = np.nan  # of the whole structure, e
     spin: float = np.nan  # of the whole structure, as its source counts it
+    weight: float = 1.0  # how much it counts in the loss, beside the others
 
     @property
     def is_isolated(self) -> bool:
@@ -109,6 +111,7 @@ def frame_of_columns(columns: Mapping[str, NDArray[Any]], pbc: NDArray[np.bool_]
         group=group,
         charge=float(columns.get("total_charge", np.nan)),
         spin=float(columns.get("total_spin", np.nan)),
+        weight=float(columns.get("weight", 1.0)),
     )
 
 
@@ -150,6 +153,12 @@ def columns_of(atoms: Atoms, index: int) -> Columns:
     for key, name in OF_STATE.items():
         if name in atoms.info:
             columns[key] = _checked(name, atoms.info[name], (), index)
+    if WEIGHT in atoms.info:
+        columns["weight"] = _checked(WEIGHT, atoms.info[WEIGHT], (), index)
+        if columns["weight"] < 0:
+            raise LabelError(
+                f"Frame {index}: {WEIGHT} is {atoms.info[WEIGHT]}. Give a number that is not negative."
+            )
     return columns
 
 
@@ -173,6 +182,8 @@ def atoms_of(columns: Mapping[str, NDArray[Any]], pbc: NDArray[np.bool_], group:
             atoms.info[name] = float(columns[key])
     if group is not None:
         atoms.info["group"] = group
+    if "weight" in columns:
+        atoms.info[WEIGHT] = float(columns["weight"])
     labels = {name: columns[name] for name in ("energy", "forces", "stress") if name in columns}
     if "energy" in labels:
         labels["energy"] = float(labels["energy"])  # type: ignore[assignment]

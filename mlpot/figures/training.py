@@ -19,10 +19,12 @@ Columns = dict[str, list[tuple[float, float]]]
 LOGS = "logs"  # folder in the directory of a training
 LOSSES = {"train/loss": "train", "validation/loss": "validation"}
 ERRORS = {
-    "validation/energy_mae": "energy MAE, meV/atom",
-    "validation/forces_mae": "forces MAE, meV/Å",
-    "validation/stress_mae": "stress MAE, meV/Å³",
+    "validation/energy_mae_meV_per_atom": "energy MAE, meV/atom",
+    "validation/forces_mae_meV_per_A": "forces MAE, meV/Å",
+    "validation/stress_mae_meV_per_A3": "stress MAE, meV/Å³",
 }
+FORMER = {name.partition("_meV")[0]: name for name in ERRORS}
+"""Columns of older logs, whose names do not say the unit."""
 RATE = {"train/rate": "learning rate"}
 
 
@@ -84,5 +86,5 @@ def read_logs(logs: Sequence[Path]) -> Columns:
         for row in csv.DictReader(whole.splitlines()):
             for name, value in row.items():
                 if value and name != "epoch":
-                    columns[name][float(row["epoch"]) + 1] = float(value)
+                    columns[FORMER.get(name, name)][float(row["epoch"]) + 1] = float(value)
     return defaultdict(list, {name: sorted(values.items()) for name, values in columns.items()})

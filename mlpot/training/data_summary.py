@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from ase.data import chemical_symbols
 
 from mlpot.training.splits import Baseline, Part, Parts
@@ -19,16 +20,47 @@ def told(parts: Parts, start: Baseline) -> list[str]:
                 f"{name}: {path}: {n['structures']} structures, {n['energy']} energies, {n['forces']} forces on "
                 f"atoms, {n['stress']} stresses{f' ({left} without a volume left out)' if left else ''}"
             )
-    return lines + [
-        f"reference energy of {chemical_symbols[z]:2s} {energy:14.4f} eV, {start.sources[z]}"
-        for z, energy in start.reference_energies.items()
-    ]
+    return (
+        lines
+        + _weights_told(parts.train)
+        + [
+            f"reference energy of {chemical_symbols[z]:2s} {energy:14.4f} eV, {start.sources[z]}"
+            for z, energy in start.reference_energies.items()
+        ]
+    )
+
+
+def _weights_told(train: Part) -> list[str]:
+    """How much frames count, of each family, where they do not count alike."""
+    if train.weights is None:
+        return []
+    own, families = train.weights[train.indices], train.data.family[train.indices]
+    lines = []
+    for k in np.unique(families):
+        of = own[families == k]
+        name = "without a family" if k < 0 else f"of family {train.data.families[k]}"
+        lines.append(f"weights in the loss: {len(of)} frames {name}: {of.min():.4g} to {of.max():.4g}")
+    return lines
+
+
+def _weight_facts(train: Part) -> dict[str, Any]:
+    if train.weights is None:
+        return {}
+    own, families = train.weights[train.indices], train.data.family[train.indices]
+    names = {int(k): train.data.families[k] if k >= 0 else "" for k in np.unique(families)}
+    return {
+        "loss_weights": {
+            name: {"n_frames": int((families == k).sum()), "mean": float(own[families == k].mean())}
+            for k, name in names.items()
+        }
+    }
 
 
 def facts(parts: Parts, start: Baseline) -> dict[str, Any]:
     """The same for metrics.json and the card of the model."""
     return {
         "labels": parts.train.n_labels(),
+        **_weight_facts(parts.train),
         "labels_by_file": {name: part.labels_by_file() for name, part in _named(parts).items()},
         "reference_energies": {
             chemical_symbols[z]: {"energy_eV": energy, "source": start.sources[z]}

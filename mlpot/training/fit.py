@@ -6,7 +6,7 @@ import copy
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,18 @@ from mlpot.training.before_and_after import judge, table, worse
 from mlpot.training.expectation import Expectation
 from mlpot.training.in_memory import flatten
 from mlpot.training.interruption import StopOnSignal, end_with_parent
-from mlpot.training.loaders import Alone, Batches, MemoryBatches, StreamedBatches, sample_of, should_stream
+from mlpot.training.loaders import (
+    Alone,
+    Batches,
+    MemoryBatches,
+    StreamedBatches,
+    free_memory,
+    sample_of,
+    should_stream,
+)
 from mlpot.training.messages import Messages
 from mlpot.training.module import HALVINGS, TrainingDivergedError, TrainingModule
-from mlpot.training.outputs import write_outputs
+from mlpot.training.outputs import examples, write_outputs
 from mlpot.training.parameter_groups import element_rows, told
 from mlpot.training.rate_range import RateRange, rate_range
 from mlpot.training.recipe import Recipe
@@ -105,9 +113,11 @@ def _train(recipe: Recipe, callbacks: Sequence[Callback], *, resume: bool, overw
         check_holds_run(directory)
     source = open_source(recipe, directory, resume=resume)
     recipe = recipe if source is None else completed(recipe, source)
-    parts = make_parts(recipe.data, recipe.loss)
+    parts = make_parts(recipe.data, recipe.loss, keep=0.0 if recipe.data.stream is True else free_memory() / 4)
     start, potential, baseline = beginning(recipe, parts, source, tell)
     sets = make_sets(recipe, parts, potential.cutoff)
+    parts = replace(parts, examples=examples(parts.train))
+    parts.forget()  # what is needed of the frames is in the sets
     if not resume:
         check_schedule(recipe, len(sets["train"]))
     is_new = start is not None and source is not None and not source.is_kept
@@ -255,7 +265,8 @@ def batches_of(part: Part, recipe: Recipe, cutoff: float, times: int = 1, seed: 
     if should_stream(part, sample) if stream == "auto" else stream:
         workers = recipe.data.workers
         return StreamedBatches(part, cutoff, size, seed, even=edges is not None, workers=workers)
-    return MemoryBatches(flatten(part.frames(), cutoff, part.indices), size, seed, even=edges is not None)
+    frames = flatten(part.frames(), cutoff, part.names(), part.weights_of(part.indices))
+    return MemoryBatches(frames, size, seed, even=edges is not None)
 
 
 def to_device(sets: dict[str, Batches], trainer: Trainer) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from mlpot.data.h5md import Frame
 from mlpot.graph import AtomGraph, Edges, Properties
 from mlpot.neighbors import build_graph
+from mlpot.training.losses import Labels
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class FlatSet:
     pbc: Tensor  # (n_frames, 3) bool
     energy: Tensor  # (n_frames,) float64, eV
     forces: Tensor  # (n_atoms, 3) float64, eV/Å
-    stress: Tensor  # (n_frames, 3, 3) float64, eV/Å³
+    stress: Tensor  # (n_frames, 3, 3) float64, eV/Å³; NaN without three periodic directions
+    weight: Tensor  # (n_frames,) float64, how much a frame counts; (0,) where all count alike
 
     def __len__(self) -> int:
         return self.table.shape[1]
@@ -76,19 +78,26 @@ class FlatSet:
             cell_shift=self.cell_shift.index_select(0, edges).double(),
             batch=batch,
         )
-        labels = Properties(
+        labels = Labels(
             energy=self.energy.index_select(0, frames),
             forces=self.forces.index_select(0, rows),
             stress=self.stress.index_select(0, frames),
+            weight=self.weight.index_select(0, frames) if len(self.weight) else self.weight,
         )
         return graph, labels
 
 
-def flatten(frames: Iterable[Frame], cutoff: float, indices: Iterable[int] | None = None) -> FlatSet:
+def flatten(
+    frames: Iterable[Frame],
+    cutoff: float,
+    indices: Iterable[int | str] | None = None,
+    weights: Iterable[float] | None = None,
+) -> FlatSet:
     """The flat set of frames, with every pair closer than `cutoff` (Å).
 
     Args:
         indices: names of the frames in errors; their places by default.
+        weights: how much each frame counts in the loss; all alike by default.
 
     Raises:
         ValueError: a structure that `build_graph` refuses; no frames.
@@ -112,7 +121,7 @@ def flatten(frames: Iterable[Frame], cutoff: float, indices: Iterable[int] | Non
                 graph.pbc,
                 torch.tensor([frame.energy], dtype=torch.float64),
                 torch.from_numpy(np.asarray(frame.forces, dtype=np.float64)),
-                torch.from_numpy(np.asarray(frame.stress, dtype=np.float64))[None],
+                torch.from_numpy(np.where(frame.has_stress, frame.stress, np.nan))[None],
             )
         )
     if not sizes:
@@ -120,4 +129,6 @@ def flatten(frames: Iterable[Frame], cutoff: float, indices: Iterable[int] | Non
     counts = torch.tensor(sizes).T
     starts = counts.cumsum(1) - counts
     table = torch.stack([starts[0], counts[0], starts[1], counts[1]])
-    return FlatSet(table, *(torch.cat(column) for column in zip(*columns, strict=True)))
+    weight = torch.tensor([] if weights is None else list(weights), dtype=torch.float64)
+    joined = [torch.cat(column) for column in zip(*columns, strict=True)] + [weight]
+    return FlatSet(table, *joined)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mlpot.data.h5md import Reader
+from mlpot.data.h5md import SetReader
 from mlpot.graph import AtomGraph, Properties
 from mlpot.training.in_memory import FlatSet, flatten
 from mlpot.training.splits import Part
@@ -160,7 +160,7 @@ class StreamedBatches(Batches):
         indices = self.part.indices[order]
         windows = [indices[k : k + size] for k in range(window * size, len(order), size)]
         reader = DataLoader(
-            Windows(self.part.data.path, self.cutoff),  # type: ignore[arg-type]
+            Windows(self.part, self.cutoff),  # type: ignore[arg-type]
             sampler=windows,  # type: ignore[arg-type]
             batch_size=None,
             num_workers=self.workers,
@@ -173,16 +173,17 @@ class StreamedBatches(Batches):
 
 
 class Windows(Dataset[FlatSet]):
-    """Flat sets made of frames of a file, which each process opens for itself."""
+    """Flat sets made of frames of files, which each process opens for itself."""
 
-    def __init__(self, path: str, cutoff: float):
-        self.path, self.cutoff = path, cutoff
-        self.reader: Reader | None = None
+    def __init__(self, part: Part, cutoff: float):
+        self.part, self.cutoff = part, cutoff
+        self.reader: SetReader | None = None
 
     def __getitem__(self, frames: Ints) -> FlatSet:
         if self.reader is None:
-            self.reader = Reader(self.path)
-        return flatten(self.reader.columns(frames), self.cutoff, frames)
+            self.reader = SetReader(self.part.data.paths)
+        names, weights = self.part.data.names(frames), self.part.weights_of(frames)
+        return flatten(self.reader.columns(frames), self.cutoff, names, weights)
 
 
 def even_ends(n_edges: Tensor, n_batches: int) -> Tensor:
@@ -202,7 +203,7 @@ def even_ends(n_edges: Tensor, n_batches: int) -> Tensor:
 def sample_of(part: Part, cutoff: float) -> FlatSet:
     """Some fifty frames of a part."""
     some = Part(part.data, part.indices[:: -(-len(part) // 50)])
-    return flatten(some.frames(), cutoff, some.indices)
+    return flatten(some.frames(), cutoff, some.names())
 
 
 def should_stream(part: Part, flat: FlatSet) -> bool:

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from mlpot.error_table import MILLI, QUANTITIES
+from mlpot.error_table import MILLI, QUANTITIES, UNITS
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Properties
 from mlpot.potential import Potential
@@ -141,10 +141,13 @@ class TrainingModule(LightningModule):
         log = {"validation/loss": loss}
         for name, (_, n, magnitude, square, _) in zip(QUANTITIES, tally, strict=True):
             if n > 0:
-                log[f"validation/{name}_mae"] = MILLI * magnitude / n
-                log[f"validation/{name}_rmse"] = MILLI * (square / n).sqrt()
+                log[f"validation/{name}_mae_{UNITS[name]}"] = MILLI * magnitude / n
+                log[f"validation/{name}_rmse_{UNITS[name]}"] = MILLI * (square / n).sqrt()
         self.log_dict({name: value.float() for name, value in log.items()})
-        shown = {"meV/atom": "validation/energy_mae", "meV/Å": "validation/forces_mae"}
+        shown = {
+            "meV/atom (energy MAE)": "validation/energy_mae_meV_per_atom",
+            "meV/Å (forces MAE)": "validation/forces_mae_meV_per_A",
+        }
         self.log_dict({k: log[v].float() for k, v in shown.items() if v in log}, prog_bar=True, logger=False)
         if self.recipe.schedule == "plateau":
             self.plateau.update(loss.item())

@@ -51,11 +51,16 @@ def _explain(problem: dict[str, Any], valid: list[str]) -> str:
 class DataSection(Section):
     """What is learned from; paths are relative to the folder in which the command runs."""
 
-    train: str = Field(description="training set, H5MD", examples=["data/train.h5"])
-    validation: int | float | str = Field(
-        default=0.1, description="a file, a fraction (0-1) or a number of frames drawn from the training set"
+    train: str | list[str] = Field(
+        description="training set, H5MD; several files, [a.h5, b.h5], are one set", examples=["data/train.h5"]
     )
-    test: str | None = Field(default=None, description="a file whose errors are reported at the end")
+    validation: int | float | str | list[str] = Field(
+        default=0.1,
+        description="a file, several files, or a fraction (0-1) or a number of frames drawn from the training set",
+    )
+    test: str | list[str] | None = Field(
+        default=None, description="a file, or several, whose errors are reported at the end"
+    )
     seed: int = Field(default=0, description="draws the validation frames")
     reference_energies: dict[str, float] | None = Field(
         default=None, description="eV of the free atom of each element; else isolated atoms in the set, else a fit"
@@ -73,13 +78,23 @@ class DataSection(Section):
 
     @field_validator("validation")
     @classmethod
-    def _fraction(cls, value: int | float | str) -> int | float | str:
+    def _fraction(cls, value: int | float | str | list[str]) -> int | float | str | list[str]:
         if isinstance(value, float) and not 0 < value < 1:
             raise ValueError(
                 f"a fraction lies between 0 and 1, got {value}; a number of frames is written as 50, not 50.0"
             )
         if isinstance(value, int) and value < 1:
             raise ValueError(f"at least one frame is needed to choose the best weights, got {value}")
+        return value
+
+    @field_validator("train", "validation", "test")
+    @classmethod
+    def _files(cls, value: Any) -> Any:
+        if isinstance(value, list) and not value:
+            raise ValueError("name at least one file")
+        if isinstance(value, list) and len(set(value)) < len(value):
+            twice = next(path for path in value if value.count(path) > 1)
+            raise ValueError(f"{twice} stands there twice; to give its frames more weight, see loss.weights")
         return value
 
     @field_validator("check", mode="before")
@@ -149,6 +164,18 @@ class LossSection(Section):
     energy_threshold: float = Field(default=0.01, gt=0, description="huber: of energies per atom, eV/atom")
     forces_threshold: float = Field(default=0.01, gt=0, description="huber: of force components, eV/Å")
     stress_threshold: float = Field(default=0.01, gt=0, description="huber: of stress components, eV/Å³")
+    weights: dict[str, float] = Field(
+        default={},
+        description="how much families of frames (`group`, config_type) count beside the others, {surface: 5.0}; "
+        "times what the set says of each frame (config_weight); scaled to a mean of 1",
+    )
+
+    @field_validator("weights")
+    @classmethod
+    def _not_negative(cls, value: dict[str, float]) -> dict[str, float]:
+        if wrong := [family for family, weight in value.items() if weight < 0]:
+            raise ValueError(f"weights of {wrong} are negative; 0 leaves a family out")
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -12,7 +12,6 @@ import torch
 import yaml
 
 from mlpot.atomic_files import storing, write_whole
-from mlpot.data.h5md import content_hash
 from mlpot.figures.training import LOGS
 from mlpot.recipes import RecipeError, load_recipe
 from mlpot.training.messages import LOG, Messages
@@ -38,13 +37,13 @@ class RunDirectoryError(ValueError):
 
 def data_of(parts: Parts, steps: int, processes: int) -> dict[str, Any]:
     """What splits.json says: which frames train and validate, by content, in how many steps and processes."""
-    train, validation = parts.train.data.path, parts.validation.data.path
+    validation = parts.validation.data
     return {
         "training_set_hash": parts.train_hash,
-        "validation_set_hash": parts.train_hash if validation == train else content_hash(validation),
+        "validation_set_hash": validation.hash,
         "train": parts.train.indices.tolist(),
         "validation": parts.validation.indices.tolist(),
-        "validation_set": validation,
+        "validation_set": validation.path,
         "steps_per_epoch": steps,
         "processes": processes,
     }
@@ -99,7 +98,7 @@ def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any], tel
     earlier = load_recipe(Recipe, directory / "recipe.yaml")
     before, now = (r.model_dump(exclude=MAY_CHANGE) for r in (earlier, recipe))
     changed = [f"{s}.{k}" for s, fields in now.items() for k, v in fields.items() if v != before[s][k]]
-    if isinstance(recipe.data.validation, str) is not isinstance(earlier.data.validation, str):
+    if isinstance(recipe.data.validation, int | float) is not isinstance(earlier.data.validation, int | float):
         changed.append("data.validation")
     if (recipe.model.start is None) is not (earlier.model.start is None):
         changed.append("model.start")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
-from mlpot.data.check.check import check
-from mlpot.data.check.survey import Ints, Survey, read_frames, survey
-from mlpot.data.h5md import Frame, content_hash
+from mlpot.data.check.check import QUICK_FRAMES, check_frames
+from mlpot.data.check.finding import Finding
+from mlpot.data.check.survey import Floats, Ints, Survey, survey
+from mlpot.data.h5md import Frame
 from mlpot.data.split import RareElementWarning
 from mlpot.training.recipe import DataSection, LossSection
 from mlpot.training.reference_energies import (
@@ -52,6 +54,7 @@ class Part:
 
     data: Survey
     indices: Ints  # ascending
+    weights: Floats | None = None  # of all frames of the data in the loss; None where all count alike
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -62,27 +65,39 @@ class Part:
         return self.data.elements(self.indices)
 
     def frames(self) -> Iterator[Frame]:
-        """The frames, read by blocks."""
-        return read_frames(self.data.path, self.indices)
+        """The frames, as they were kept, or read by blocks."""
+        return self.data.frames(self.indices)
+
+    def names(self) -> list[str]:
+        """What the frames are called in messages."""
+        return self.data.names(self.indices)
+
+    def weights_of(self, frames: Ints) -> Floats | None:
+        """(n_frames,) how much some frames of the data count; None where all count alike."""
+        return None if self.weights is None else self.weights[frames]
 
     def sample(self) -> list[Frame]:
         """Some of the frames, evenly spread."""
         every = -(-int(self.data.n_atoms[self.indices].sum()) // SAMPLE)
-        return list(read_frames(self.data.path, self.indices[::every]))
+        return list(self.data.frames(self.indices[::every]))
 
     def n_labels(self) -> dict[str, int]:
         """How many structures there are, and labels of each kind."""
-        return {
-            "structures": len(self),
-            "energy": int(np.isfinite(self.data.energy[self.indices]).sum()),
-            "forces": int(self.data.n_forces[self.indices].sum()),
-            "stress": int(self.data.has_stress[self.indices].sum()),
-            "stress_without_volume": int(self.data.stress_without_volume[self.indices].sum()),
-        }
+        return self._n_labels(self.indices)
 
     def labels_by_file(self) -> dict[str, dict[str, int]]:
-        """Those of each file of the set."""
-        return {self.data.path: self.n_labels()}
+        """The same for each file of the set."""
+        file = self.data.file[self.indices]
+        return {path: self._n_labels(self.indices[file == k]) for k, path in enumerate(self.data.paths)}
+
+    def _n_labels(self, frames: Ints) -> dict[str, int]:
+        return {
+            "structures": len(frames),
+            "energy": int(np.isfinite(self.data.energy[frames]).sum()),
+            "forces": int(self.data.n_forces[frames].sum()),
+            "stress": int(self.data.has_stress[frames].sum()),
+            "stress_without_volume": int(self.data.stress_without_volume[frames].sum()),
+        }
 
     def n_repeated(self, other: Part) -> int:
         """How many structures have the same atoms in the same places as one of another part."""
@@ -96,7 +111,14 @@ class Parts:
     train: Part
     validation: Part
     test: Part | None
-    train_hash: str  # of the content of the training file
+    train_hash: str  # of the content of the training files
+    examples: list[dict[str, Any]] = field(default_factory=list)  # some structures, for the model's card
+
+    def forget(self) -> None:
+        """Give the memory of kept frames back."""
+        for part in (self.train, self.validation, self.test):
+            if part is not None:
+                part.data.forget()
 
     def repeated(self) -> dict[str, int]:
         """Validation and test structures that are also in the training set."""
@@ -104,30 +126,64 @@ class Parts:
         return {"validation": self.validation.n_repeated(self.train), **test}
 
 
-def make_parts(recipe: DataSection, loss: LossSection) -> Parts:
+def make_parts(recipe: DataSection, loss: LossSection, *, keep: float = 0.0) -> Parts:
     """Survey the files, draw the validation frames, and check everything.
+
+    Args:
+        recipe, loss: sections of the recipe.
+        keep: bytes of memory that the frames of each set may take until `Parts.forget`.
 
     Raises:
         DoubtfulDataError: units, signs or labels of the training set are wrong.
         NothingToLearnError: no training or validation label has a weight, or all forces are zero.
         LeakageError: test structures are in the training set.
-        ValueError: too few structures; elements that are not in the training set.
+        ValueError: too few structures; elements that are not in the training set; weights of unknown families.
     """
-    data = survey(recipe.train)
-    if isinstance(recipe.validation, str):
-        train, validation = structures(data), structures(survey(recipe.validation))
-    else:
+    data = survey(*paths_of(recipe.train), keep=keep)
+    if isinstance(recipe.validation, int | float):
         train, validation = split(structures(data), recipe.validation, recipe.seed)
-    test = None if recipe.test is None else structures(survey(recipe.test))
+    else:
+        train, validation = structures(data), structures(survey(*paths_of(recipe.validation), keep=keep))
+    test = None if recipe.test is None else structures(survey(*paths_of(recipe.test), keep=keep))
     check_labels(train, loss)
     check_labels(validation, loss)
     for part in (validation, test):
         if part is not None:
             check_elements(train, part)
-    check_units(recipe)
-    parts = Parts(train, validation, test, content_hash(data.path))
+    check_units(data, recipe.check)
+    train, validation = weighted(train, validation, loss.weights)
+    parts = Parts(train, validation, test, data.hash)
     check_leakage(parts, allow=recipe.allow_duplicates)
     return parts
+
+
+def paths_of(files: str | list[str]) -> list[str]:
+    """One file or several, as a list."""
+    return [files] if isinstance(files, str) else files
+
+
+def weighted(train: Part, validation: Part, families: dict[str, float]) -> tuple[Part, Part]:
+    """The parts with the weights of their frames: of the frame times of its family, of mean 1 in training.
+
+    Raises:
+        ValueError: a family that no training structure belongs to; weights that are all zero.
+    """
+    there = {train.data.families[k] for k in np.unique(train.data.family[train.indices]) if k >= 0}
+    if unknown := families.keys() - there:
+        raise ValueError(
+            f"loss.weights names {', '.join(sorted(unknown))}, and no training structure is of such a family. "
+            f"There are: {', '.join(sorted(there)) or 'none'}."
+        )
+    raw = []
+    for part in (train, validation):
+        by_family = np.array([*(families.get(name, 1.0) for name in part.data.families), 1.0])  # -1: no family
+        raw.append(part.data.weight * by_family[part.data.family])
+    mean = float(raw[0][train.indices].mean())
+    if mean == 0.0:
+        raise ValueError(f"{train.data.path}: the weights of all training frames are zero. Correct loss.weights.")
+    if all((own[part.indices] == mean).all() for own, part in zip(raw, (train, validation), strict=True)):
+        return train, validation
+    return replace(train, weights=raw[0] / mean), replace(validation, weights=raw[1] / mean)
 
 
 def structures(data: Survey) -> Part:
@@ -220,18 +276,36 @@ def check_labels(part: Part, loss: LossSection) -> None:
         )
 
 
-def check_units(recipe: DataSection) -> None:
-    """Raise DoubtfulDataError, or warn, if a sample of the training set shows wrong units, signs or labels."""
-    if recipe.check == "off":
+def check_units(data: Survey, mode: str) -> None:
+    """Raise DoubtfulDataError, or warn, if a sample of the training set shows wrong units, signs or labels.
+
+    Each file is looked at for itself, and then all together.
+    """
+    if mode == "off":
         return
-    errors = [found for found in check(recipe.train, quick=True).findings if found.severity == "error"]
-    if not errors:
+    errors = {path: _errors(data, path, np.flatnonzero(data.file == k)) for k, path in enumerate(data.paths)}
+    if len(data.paths) > 1:
+        known = {found.check for own in errors.values() for found in own}
+        joint = _errors(data, data.path, np.arange(len(data.n_atoms)))
+        errors["together"] = [replace(found, fix=None) for found in joint if found.check not in known]
+    lines = [
+        f"{path}: {found.message}{f' To mend: {found.fix}.' if found.fix else ''}"
+        for path, own in errors.items()
+        for found in own
+    ]
+    if not lines:
         return
-    told = [f"{found.message}{f' To mend: {found.fix}.' if found.fix else ''}" for found in errors]
-    message = "\n".join(f"{recipe.train}: {line}" for line in told)
-    if recipe.check == "refuse":
+    message = "\n".join(lines)
+    if mode == "refuse":
         raise DoubtfulDataError(f"{message}\nTo train on it as it is: data.check=warn.")
     warnings.warn(message, DoubtfulDataWarning, stacklevel=2)
+
+
+def _errors(data: Survey, path: str, frames: Ints) -> list[Finding]:
+    """What is gravely wrong with a sample of some frames."""
+    sample = frames[:: max(1, len(frames) // QUICK_FRAMES)]
+    numbered = zip((sample - frames[0]).tolist(), data.frames(sample), strict=True)
+    return [found for found in check_frames(path, numbered).findings if found.severity == "error"]
 
 
 def check_elements(train: Part, other: Part) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from ase.data import chemical_symbols
 from mlpot.data.check import checks, labels
 from mlpot.data.check.duplicates import duplicates, leakage
 from mlpot.data.check.finding import ORDER, Finding, Report, finding
-from mlpot.data.check.stream import chunks
+from mlpot.data.check.stream import chunks, chunks_of
 from mlpot.data.check.tally import Columns, Tally
 from mlpot.data.errors import DataError
+from mlpot.data.frame import Frame
 from mlpot.data.sources.read import Source, as_source
 
 QUICK_FRAMES = 400  # that the quick examination reads
@@ -61,6 +62,19 @@ def check(file: str | Path | Source, *, against: str | Path | Source | None = No
         str(path), len(columns.index), sorted(found, key=lambda f: ORDER[f.severity]),
         _facts(seen, columns) | examined.facts, skipped, curves,
     )  # fmt: skip
+
+
+def check_frames(path: str, frames: Iterable[tuple[int, Frame]]) -> Report:
+    """Look at units, signs and labels of frames at hand, numbered as in their file."""
+    seen = Tally()
+    for chunk in chunks_of(frames):
+        seen.add(chunk)
+    columns = seen.columns()
+    examined = labels.examine(seen, columns, seen.all_steps())
+    found = [*checks.labels(columns, path), *examined.findings]
+    found = [replace(f, fix=f.fix and command(path, f.fix)) for f in merged(found)]
+    found.sort(key=lambda f: ORDER[f.severity])
+    return Report(path, len(columns.index), found, _facts(seen, columns) | examined.facts, examined.skipped)
 
 
 def tally(file: str | Path | Source, stride: int = 1) -> Tally:

@@ -50,12 +50,12 @@ def labels(c: Columns, path: str) -> Iterator[Finding]:
 
 
 def _without_volume(c: Columns) -> Iterator[Finding]:
-    """Stresses of molecules, wires and slabs, which no potential has."""
+    """Stresses of molecules, wires and slabs, whose volume is arbitrary."""
     frames = np.flatnonzero(c.stress_without_volume & ~c.isolated)
     if len(frames):
         message = (
             f"{len(frames)} structures that are not periodic in three directions have a stress. It is not trained "
-            "on and not compared, as there is no volume to divide by."
+            "on and not compared, as the volume that it refers to is arbitrary."
         )
         severity: Severity = "warning" if (c.stress[frames] > 0).any() else "note"
         yield finding("stress without volume", severity, message, c.index[frames])

@@ -54,7 +54,7 @@ class DataInfo:
     groups: dict[str, int]  # frames of each named family
     missing: dict[str, int]  # frames without energy, forces, stress; stress counts where there is a volume
     n_masked: int  # atoms whose force is not to be learned
-    n_stress_without_volume: int  # frames with a stress that no potential has
+    n_stress_without_volume: int  # frames with a stress and no volume that it refers to
     isolated: dict[str, float]  # eV, energies of isolated atoms, in the open or in a box
     energy: Spread  # eV/atom, of frames of more than one atom
     force: Spread  # eV/Å, magnitudes
@@ -245,7 +245,7 @@ class _Survey:
         if self.n_stress_without_volume:
             yield (
                 f"{self.n_stress_without_volume} frames have a stress but are not periodic in three "
-                "directions: it is not trained on, as no potential has one there."
+                "directions: it is not trained on, as the volume that it refers to is arbitrary."
             )
         yield from self.slope.warnings()
 

@@ -44,7 +44,12 @@ def chunks(file: str | Path | Source, stride: int = 1) -> Iterator[Chunk]:
     Raises:
         DataError: as `Source.numbered`.
     """
-    stream = as_source(file).records(stride)
+    yield from chunks_of(as_source(file).records(stride))
+
+
+def chunks_of(frames: Iterable[tuple[int, Frame]]) -> Iterator[Chunk]:
+    """Numbered frames in chunks."""
+    stream = iter(frames)
     while block := list(islice(stream, BLOCK)):
         kinds: dict[tuple[int, bytes, bool], list[tuple[int, Frame]]] = {}
         for k, frame in block:

@@ -1,39 +1,76 @@
-"""What is in a data file, before anything is trained: elements, labels, free atoms, repeated structures."""
+"""What is in a training set, before anything is trained: elements, labels, isolated atoms, repeated structures."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpot.data.h5md import Frame, Reader
+from mlpot.data.h5md import Frame, SetReader, add_to_hash
 
 BLOCK = 20_000  # atoms read at once
 N_NUMBERS = 119  # atomic numbers, and 0
+FRAME_BYTES, ATOM_BYTES = 1500, 100  # that a frame in memory takes, and each of its atoms
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Some numbers for each frame of a file; they fit in memory when the file does not."""
+    """Some numbers for each frame of a set of files; they fit in memory when the files do not."""
 
-    path: str
+    paths: tuple[str, ...]
+    sizes: Ints  # (n_files,) frames of each file
+    hash: str  # of the content of all files in their order, as `data.h5md.content_hash`
+    families: tuple[str, ...]
+    compositions: Ints  # (n_kinds, N_NUMBERS) atoms of each atomic number
+    kept: list[Frame] = field(repr=False)  # all frames, or none where they are read when they are needed
     n_atoms: Ints  # (n_frames,)
     energy: Floats  # (n_frames,) eV
     n_forces: Ints  # (n_frames,) atoms with a force
     largest_force: Floats  # (n_frames,) component, eV/Å; zero without forces
     has_stress: NDArray[np.bool_]  # (n_frames,) one that a potential can learn
-    stress_without_volume: NDArray[np.bool_]  # (n_frames,) one that no potential has, as there is no volume
+    stress_without_volume: NDArray[np.bool_]  # (n_frames,) one that has no volume to refer to
     is_isolated: NDArray[np.bool_]  # (n_frames,) one isolated atom, in the open or in a box
+    weight: Floats  # (n_frames,) how much the frame counts in the loss
     digest: NDArray[np.uint64]  # (n_frames,) of numbers, positions and cell
     composition: Ints  # (n_frames,) row of `compositions`
-    compositions: Ints  # (n_kinds, N_NUMBERS) atoms of each atomic number
+    family: Ints  # (n_frames,) place in `families`, or -1
+
+    @property
+    def path(self) -> str:
+        """The files in words."""
+        return ", ".join(self.paths)
+
+    @property
+    def file(self) -> Ints:
+        """(n_frames,) place in `paths`."""
+        return np.repeat(np.arange(len(self.paths)), self.sizes)
+
+    def names(self, frames: Ints) -> list[str]:
+        """What the frames are called in messages: the number in the file, and the file if there are several."""
+        if len(self.paths) == 1:
+            return [str(k) for k in frames]
+        starts = np.cumsum(self.sizes) - self.sizes
+        return [f"{k - starts[i]} of {self.paths[i]}" for k, i in zip(frames, self.file[frames], strict=True)]
+
+    def frames(self, frames: Ints) -> Iterator[Frame]:
+        """Frames in the given order, as they were kept, or read by blocks."""
+        if self.kept:
+            yield from (self.kept[k] for k in frames)
+            return
+        with SetReader(self.paths) as reader:
+            for indices in _blocks(reader, frames):
+                yield from reader.columns(indices)
+
+    def forget(self) -> None:
+        """Give the memory of kept frames back."""
+        self.kept.clear()
 
     def elements(self, frames: Ints) -> list[int]:
         """Atomic numbers in some frames."""
@@ -49,7 +86,7 @@ class Survey:
         return (self.compositions > 0)[self.composition[frames]]
 
     def isolated_atoms(self) -> dict[int, float]:
-        """Energies of the isolated atoms in the file, eV; the lowest of each element, its ground state."""
+        """Energies of the isolated atoms in the set, eV; the lowest of each element, its ground state."""
         energies: dict[int, float] = {}
         for k in np.flatnonzero(self.is_isolated & np.isfinite(self.energy)):
             z, energy = int(self.compositions[self.composition[k]].argmax()), float(self.energy[k])
@@ -57,37 +94,43 @@ class Survey:
         return energies
 
 
-def survey(path: str | Path) -> Survey:
-    """Read a file once, by blocks.
+def survey(*paths: str | Path, keep: float = 0.0) -> Survey:
+    """Open each file once and read it once, by blocks.
+
+    Args:
+        paths: of a set of H5MD files.
+        keep: bytes of memory that frames may take, to be at hand for what follows; larger sets are read again.
 
     Raises:
         FileNotFoundError, DataError: as `data.h5md.Reader`.
     """
     kinds: dict[bytes, int] = {}
-    blocks = []
-    with Reader(path) as reader:
+    families: dict[str, int] = {}
+    blocks, kept, digest = [], list[Frame](), hashlib.sha256()
+    with SetReader(paths) as reader:
+        does_fit = len(reader) * FRAME_BYTES + int(reader.n_atoms.sum()) * ATOM_BYTES <= keep
         for indices in _blocks(reader, np.arange(len(reader))):
-            rows = [_row(frame, kinds) for frame in reader.columns(indices)]
+            frames = reader.columns(indices)
+            rows = [_row(frame, kinds, families) for frame in frames]
             blocks.append([np.array(column) for column in zip(*rows, strict=True)])
+            for frame in frames:
+                add_to_hash(digest, frame)
+            if does_fit:
+                kept += frames
+        sizes = reader.sizes
     columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
     compositions = np.frombuffer(b"".join(kinds), dtype=np.int64).reshape(-1, N_NUMBERS)
-    return Survey(str(path), *(*columns, compositions))
+    names = tuple(str(path) for path in paths)
+    return Survey(names, sizes, digest.hexdigest(), tuple(families), compositions, kept, *columns)
 
 
-def read_frames(path: str | Path, frames: Ints) -> Iterator[Frame]:
-    """Frames of a file in the given order, read by blocks."""
-    with Reader(path) as reader:
-        for indices in _blocks(reader, frames):
-            yield from reader.columns(indices)
-
-
-def _blocks(reader: Reader, frames: Ints) -> list[Ints]:
+def _blocks(reader: SetReader, frames: Ints) -> list[Ints]:
     """The frames in groups that are read at once."""
     n = max(1, int(BLOCK / reader.n_atoms.mean()))
     return [frames[start : start + n] for start in range(0, len(frames), n)]
 
 
-def _row(frame: Frame, kinds: dict[bytes, int]) -> tuple[Any, ...]:
+def _row(frame: Frame, kinds: dict[bytes, int], families: dict[str, int]) -> tuple[Any, ...]:
     known = np.isfinite(frame.forces).all(axis=1)
     counts = np.bincount(frame.numbers, minlength=N_NUMBERS).astype(np.int64)
     content = hashlib.sha256(np.ascontiguousarray(frame.numbers).tobytes())
@@ -102,6 +145,8 @@ def _row(frame: Frame, kinds: dict[bytes, int]) -> tuple[Any, ...]:
         frame.has_stress,
         bool(np.isfinite(frame.stress).all()) and not frame.has_stress,
         frame.is_isolated,
+        frame.weight,
         np.frombuffer(content.digest()[:8], dtype=np.uint64)[0],
         kinds.setdefault(counts.tobytes(), len(kinds)),
+        -1 if frame.group is None else families.setdefault(frame.group, len(families)),
     )

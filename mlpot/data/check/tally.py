@@ -36,7 +36,7 @@ class Columns:
     torque: Floats  # |Σ r × F|, eV, about the middle; NaN for periodic frames
     isolated: NDArray[np.bool_]  # one isolated atom, in the open or in a box
     has_stress: NDArray[np.bool_]  # one that a potential can learn
-    stress_without_volume: NDArray[np.bool_]  # one that no potential has
+    stress_without_volume: NDArray[np.bool_]  # one that has no volume to refer to
     stress: Floats  # greatest component, eV/Å³
     periodic: NDArray[np.bool_]  # in all directions
     closest: Floats  # Å

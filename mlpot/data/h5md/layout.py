@@ -4,7 +4,7 @@
 /particles/<boundary>/                    one group per number of atoms and boundary: atoms_9, atoms_8_ppp
     species, position, box/edges          each {step, time, value}; velocity, forces, force_mask where any
     mass, charge, fixed, fixed_center     likewise; fixed: coordinates that are held; fixed_center: that of mass is
-/observables/<boundary>/energy, stress    stress in the Voigt order of ASE
+/observables/<boundary>/energy, stress    stress in the Voigt order of ASE; also weight, of a frame in the loss
     total_charge, total_spin              as the source had them, where any; no potential of mlpot sees them
 /parameters/mlpot/index                   (n_frames, 3): particles group, row in it, family of each frame
 /parameters/mlpot/groups, families        the names behind the numbers of the index; `card` holds the card
@@ -60,6 +60,7 @@ COLUMNS = {
     "stress": Column("observables/{}/stress", (6,), "f8", NAN, "stress", "calc"),
     "total_charge": Column("observables/{}/total_charge", (), "f8", NAN, None, "info"),
     "total_spin": Column("observables/{}/total_spin", (), "f8", NAN, None, "info"),
+    "weight": Column("observables/{}/weight", (), "f8", NAN, None, "info"),
 }
 
 

@@ -28,6 +28,7 @@ LABELS = (
     "stress",
     "total_charge",
     "total_spin",
+    "weight",
 )  # columns that a frame may lack
 OF_ATOMS = {"mass": "u", "charge": "e"}  # may be written once for all frames, and mostly without a unit
 ELSEWHERE = {

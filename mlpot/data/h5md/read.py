@@ -167,20 +167,21 @@ class Reader:
         self.close()
 
 
-def content_hash(path: str | Path) -> str:
-    """SHA-256 of the structures and labels of a file in their order, whatever their packing."""
+def content_hash(*paths: str | Path) -> str:
+    """SHA-256 of the structures and labels of files in their order, whatever their packing and number."""
     digest = hashlib.sha256()
-    with Reader(path) as reader:
-        for start in range(0, len(reader), BLOCK):
-            for frame in reader.columns(range(start, min(start + BLOCK, len(reader)))):
-                for array in (
-                    frame.numbers,
-                    frame.positions,
-                    frame.cell,
-                    frame.pbc,
-                    frame.forces,
-                    frame.stress,
-                ):
-                    digest.update(np.ascontiguousarray(array).tobytes())
-                digest.update(np.float64(frame.energy).tobytes())
+    for path in paths:
+        with Reader(path) as reader:
+            for start in range(0, len(reader), BLOCK):
+                for frame in reader.columns(range(start, min(start + BLOCK, len(reader)))):
+                    add_to_hash(digest, frame)
     return digest.hexdigest()
+
+
+def add_to_hash(digest: hashlib._Hash, frame: Frame) -> None:
+    """Take one more frame into the hash of a set."""
+    for array in (frame.numbers, frame.positions, frame.cell, frame.pbc, frame.forces, frame.stress):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(np.float64(frame.energy).tobytes())
+    if frame.weight != 1.0:
+        digest.update(np.float64(frame.weight).tobytes())

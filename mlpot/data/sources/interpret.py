@@ -14,7 +14,7 @@ from ase.data import atomic_masses
 from numpy.typing import NDArray
 
 from mlpot.data.errors import KeysError, LabelError
-from mlpot.data.frame import VOIGT, has_volume
+from mlpot.data.frame import VOIGT, WEIGHT, has_volume
 from mlpot.data.sources.names import KNOWN, MEASURED_IN, NONE, Questions, looks_like
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
@@ -66,6 +66,9 @@ class Interpreter:
         family = self._value("group", pool, ("group", "config_type"))
         if family is not None:
             clean.info["group"] = str(family)
+        weight = self._value("weight", pool, ())
+        if weight is not None:
+            clean.info[WEIGHT] = float(weight)
         for quantity in ("charge", "spin"):
             value = self._state(quantity, pool)
             if self.reading.labels and quantity not in self.reading.keys:

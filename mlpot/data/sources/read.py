@@ -37,7 +37,7 @@ from mlpot.version import __version__
 
 H5MD_ENDINGS = (".h5", ".hdf5", ".h5md")
 MORE = 1000  # frames that are read after the first that leaves a question, for all questions in one message
-ASE_KEYS = {"energy", "forces", "stress", "virial", "group", "cell", "pbc", "charge", "spin"}
+ASE_KEYS = {"energy", "forces", "stress", "virial", "group", "cell", "pbc", "charge", "spin", "weight"}
 NAN_MISSING = "{} left out, as it is NaN throughout"
 
 Numbered = Iterator[tuple[int, Atoms]]

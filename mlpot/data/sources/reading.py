@@ -23,8 +23,8 @@ class Reading:
     Args:
         format: where the file does not show it: one of `ase.io`, of `datasets.LAYOUTS`, "h5md", "npz", "hdf5", ...
         keys: names under which the file keeps quantities ("energy", "forces", "stress", "virial", "cell", "pbc",
-            "charge", "spin", "group"; for npz and HDF5 also "numbers", "positions"); a leading minus turns a
-            gradient into a force, and "none" says that the file has no such quantity.
+            "charge", "spin", "group", "weight" of a frame; for npz and HDF5 also "numbers", "positions");
+            a leading minus turns a gradient into a force, and "none" says that the file has no such quantity.
         units: by quantity ("positions", "energy", "forces", "stress", "virial"), such as "kcal/mol".
         index: slice of the frames to take, such as "::10".
         pbc: periodic directions, such as "TTF", whatever the file says.
