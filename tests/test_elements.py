@@ -12,13 +12,24 @@ from frames import converted
 from mlpot.data.elements import Elements, numbers_of_text
 from mlpot.data.h5md import FormatError, KeysError, LabelError, Reader
 from mlpot.data.sources.convert import convert
-from mlpot.data.sources.datasets import read_foreign
+from mlpot.data.sources.datasets import read_datasets
+from mlpot.data.sources.reading import Reading
+from mlpot.data.sources.report import Report
 from mlpot.units import HARTREE
 
 rng = np.random.default_rng(3)
 R, E = rng.normal(size=(2, 3, 3)), np.array([-76.4, -76.3])
 KEYS = {"numbers": "species", "positions": "coordinates", "energy": "energies"}
 UNITS = {"positions": "Angstrom", "energy": "hartree"}
+
+
+def read_foreign(path, *, format, keys, units, elements=None, note=None):
+    """The frames of a data set alone."""
+    report = Report(str(path))
+    if note is not None:
+        report.note = note
+    reading = Reading(keys=keys, units=units, elements=elements)
+    return (atoms for _, atoms in read_datasets(path, format or "hdf5", reading, report))
 
 
 def group_of(path: Path, species, **more) -> Path:

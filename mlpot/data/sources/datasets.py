@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,14 @@ from numpy.typing import NDArray
 
 from mlpot.data.elements import CURE_WITHOUT_TYPES, Elements, is_padding, numbers_of_text
 from mlpot.data.errors import FormatError, KeysError, LabelError, UnitsError
+from mlpot.data.frame import has_volume
 from mlpot.data.h5md.safe_hdf5 import naming_damage, open_unchecked, walk_groups
 from mlpot.data.safe_npz import open_arrays
+from mlpot.data.sources.layouts import LAYOUTS, Layout
+from mlpot.data.sources.leftovers import ask, states_of
+from mlpot.data.sources.names import KNOWN, NO_VOLUME, NONE, Questions
+from mlpot.data.sources.reading import Reading, boundary_of
+from mlpot.data.sources.report import Report
 from mlpot.data.unit_names import factor
 
 BLOCK = 256  # conformations read at once
@@ -33,97 +39,25 @@ SHAPES = {  # of n conformations of m atoms
     "virial": ("n33",),
     "cell": ("33", "n33"),
     "pbc": ("3", "n3"),
+    "charge": ("", "n", "n1"),
+    "spin": ("", "n", "n1"),
 }
+STATES = ("charge", "spin")
+SAYS_UNITS = ("r_unit", "e_unit")
 WITHIN = ("properties", "property_weights")  # subgroups that belong to the group around them
 QUANTITY = {key: key for key in ("positions", "energy", "forces", "stress")}
 QUANTITY |= {"cell": "positions", "virial": "energy"}  # whose unit they are in
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Under which names, and in which units, a data set keeps its arrays."""
-
-    keys: Mapping[str, str]  # a leading minus turns a gradient into a force
-    units: Mapping[str, str] = field(default_factory=dict)  # by quantity
-    family: str | None = None  # dataset or "/" for the name of the HDF5 group
-    nan_is_missing: bool = False  # the authors write NaN for what was not calculated
-
-
-EV = {"positions": "Angstrom", "energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
-LAYOUTS = {
-    # A. S. Christensen, O. A. von Lilienfeld, Mach. Learn.: Sci. Technol. 1, 045018 (2020)
-    "rmd17": Layout(
-        {"numbers": "nuclear_charges", "positions": "coords", "energy": "energies", "forces": "forces"},
-        {"positions": "Angstrom", "energy": "kcal/mol", "forces": "kcal/mol/Angstrom"},
-    ),
-    # S. Chmiela et al., Sci. Adv. 3, e1603015 (2017); the units stand in the file as r_unit and e_unit
-    "sgdml": Layout({"numbers": "z", "positions": "R", "energy": "E", "forces": "F"}),
-    # J. S. Smith et al., Sci. Data 7, 134 (2020)
-    "ani1x": Layout(
-        {
-            "numbers": "atomic_numbers",
-            "positions": "coordinates",
-            "energy": "wb97x_dz.energy",
-            "forces": "wb97x_dz.forces",
-        },
-        {"positions": "Angstrom", "energy": "hartree", "forces": "hartree/Angstrom"},
-        family="/",
-        nan_is_missing=True,
-    ),
-    # P. Eastman et al., Sci. Data 10, 11 (2023); dft_total_gradient is +dE/dr
-    "spice": Layout(
-        {
-            "numbers": "atomic_numbers",
-            "positions": "conformations",
-            "energy": "dft_total_energy",
-            "forces": "-dft_total_gradient",
-        },
-        {"positions": "bohr", "energy": "hartree", "forces": "hartree/bohr"},
-        family="subset",
-    ),
-    # I. Batatia et al., MACE: one group per frame in groups config_batch_*; labels of newer files in properties/
-    "mace": Layout(
-        {
-            "numbers": "atomic_numbers",
-            "positions": "positions",
-            "energy": "energy",
-            "forces": "forces",
-            "stress": "stress",
-            "virial": "virials",
-            "cell": "cell",
-            "pbc": "pbc",
-        },
-        EV,
-        family="config_type",
-    ),
-    # J. Hoja et al., QM7-X, Sci. Data 8, 43 (2021): one group per conformation
-    "qm7x": Layout(
-        {"numbers": "atNUM", "positions": "atXYZ", "energy": "ePBE0+MBD", "forces": "totFOR"},
-        {"positions": "Angstrom", "energy": "eV", "forces": "eV/Angstrom"},
-    ),
-    # D. Anstine, R. Zubatyuk, O. Isayev, AIMNet2: one group per number of atoms
-    "aimnet2": Layout({"numbers": "numbers", "positions": "coord", "energy": "energy", "forces": "forces"}, EV),
-}
-
-
-def read_foreign(
-    path: str | Path,
-    *,
-    format: str | None,
-    keys: Mapping[str, str],
-    units: Mapping[str, str],
-    elements: Elements | None = None,
-    note: Callable[[str, int], None] = lambda what, frame: None,
-) -> Iterator[Atoms]:
+def read_datasets(path: Path, kind: str, reading: Reading, report: Report) -> Iterator[tuple[int, Atoms]]:
     """The frames of an npz or HDF5 data set.
 
     Args:
         path: the file.
-        format: a name of `LAYOUTS`, or None to recognize the layout by its names.
-        keys: names in the file, by quantity, instead of those of the layout; "-name" for a gradient.
-        units: by quantity; needed for each key given, unless the file says.
-        elements: of the numbers, where they are not atomic ones, or of the atoms, where there are none.
-        note: is told what was left out, and of which frame.
+        kind: a name of `LAYOUTS`; "npz" or "hdf5" to recognize the layout by its names.
+        reading: keys are names in the file instead of those of the layout, "-name" for a gradient; each needs its
+            unit, unless the file says.
+        report: takes what is left out.
 
     Raises:
         KeysError: no known layout fits, or a key is not there.
@@ -132,13 +66,17 @@ def read_foreign(
         LabelError: what should name an element does not.
     """
     frame = count()
-    for where, block, layout in _laid_out(path, format, keys, elements):
+    keys = {quantity: name for quantity, name in reading.keys.items() if name != NONE}
+    for where, block, layout in _laid_out(path, kind if kind in LAYOUTS else None, keys, reading.elements):
         family = _family(where, block, layout.family)
-        for values in _frames(where, block, layout, units, elements):
+        for values in _frames(where, block, layout, reading, report):
             k = next(frame)
             if padded := _without_padding(f"{where}, frame {k}", values):
-                note(f"{padded} entries of number 0 or -1 are padding and no atoms", k)
-            yield _atoms(values, family, layout.nan_is_missing)
+                report.note(f"{padded} entries of number 0 or -1 are padding and no atoms", k)
+            atoms = _atoms(values, family, layout.nan_is_missing)
+            if not has_volume(atoms.pbc, atoms.cell.array) and "virial" in values and "stress" not in values:
+                report.note(NO_VOLUME, k)
+            yield k, atoms
 
 
 def _laid_out(
@@ -246,19 +184,23 @@ def _place(block: Block, key: str) -> str | None:
 
 
 def _frames(
-    where: str, block: Block, layout: Layout, units: Mapping[str, str], elements: Elements | None
+    where: str, block: Block, layout: Layout, reading: Reading, report: Report
 ) -> Iterator[dict[str, Any]]:
     """The values of each conformation of one block, in house units."""
-    parts = {}
+    parts, none = {}, {quantity for quantity, name in reading.keys.items() if name == NONE}
     with naming_damage(where):
         for key, name in layout.keys.items():
+            if key in none or key in STATES:
+                continue
             place = _place(block, name)
             array = None if place is None or _has_no_weight(block, name) else block[place]
             if array is not None and (key == "numbers" or array.dtype.kind not in "OSU"):  # MACE: the word None
                 sign = -1.0 if name.startswith("-") else 1.0
                 parts[key] = (
                     array,
-                    None if key not in QUANTITY else sign * _factor(where, key, array, block, layout, units),
+                    None
+                    if key not in QUANTITY
+                    else sign * _factor(where, key, array, block, layout, reading.units),
                 )
     if "positions" not in parts or parts["positions"][0].ndim not in (2, 3):
         raise FormatError(f"{where}/{layout.keys['positions']} are no positions of atoms. Correct `keys`.")
@@ -266,17 +208,43 @@ def _frames(
     n, m = (1, *parts["positions"][0].shape)[-3:-1] if single else parts["positions"][0].shape[:2]
     for key, (array, _) in parts.items():
         _check(f"{where}/{layout.keys[key]}", key, array, {"n": n, "m": m}, single)
-    if "cell" in parts and "pbc" not in parts:
-        raise KeysError(
-            f'{where} has a cell, but no pbc says which directions are periodic. Give keys={{"pbc": ...}}.'
-        )
+    states = _account(where, block, layout, reading, report, set(parts) | none, (n, m))
+    if "cell" in parts and "pbc" not in parts and reading.pbc is None and not layout.periodic:
+        raise KeysError(f"{where} has a cell, and nothing says which directions are periodic. Give --pbc TTT.")
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
         with naming_damage(where):
             values = {key: _slice(key, array, start, stop, single, scale) for key, (array, scale) in parts.items()}
-        values["numbers"] = _numbers(where, values, m, elements)
+        values["numbers"] = _numbers(where, values, m, reading.elements)
+        if layout.periodic and "cell" in values and "cell" not in reading.keys:
+            values["cell"] = values["cell"].swapaxes(-1, -2)  # sGDML keeps vectors in columns
+        if reading.pbc is not None or (layout.periodic and "cell" in values and "pbc" not in values):
+            values["pbc"] = np.broadcast_to(boundary_of(reading.pbc or "TTT"), (stop - start, 3))
+        values |= {quantity: array[start:stop] for quantity, array in states.items()}
         for k in range(stop - start):
             yield {key: value[k] for key, value in values.items()}
+
+
+def _account(
+    where: str,
+    block: Block,
+    layout: Layout,
+    reading: Reading,
+    report: Report,
+    kept: set[str],
+    sizes: tuple[int, int],
+) -> dict[str, NDArray[np.float64]]:
+    """Charges and spins of a block; what else is not kept is counted, or asked about."""
+    states = states_of(block, {q: name for q, name in reading.keys.items() if q in STATES}, sizes[0])
+    claimed = {place for name in layout.keys.values() if (place := _place(block, name)) is not None}
+    claimed |= {layout.family or "", *KNOWN["charge"], *KNOWN["spin"], *SAYS_UNITS}
+    questions = Questions(where.rpartition(":")[0])
+    ask(questions, block, kept | states.keys(), claimed, sizes)
+    if questions:
+        raise questions.error()
+    for name in set(block) - claimed:
+        report.unused[name] += sizes[0]
+    return states
 
 
 def _numbers(where: str, values: Mapping[str, Any], n_atoms: int, elements: Elements | None) -> NDArray[np.int64]:
@@ -347,7 +315,9 @@ def _atoms(values: dict[str, Any], family: str | None, nan_is_missing: bool) -> 
     cell = values.get("cell")
     atoms = Atoms(values["numbers"], values["positions"], cell=cell, pbc=values.get("pbc", False))
     if "virial" in values and "stress" not in values:
-        values["stress"] = -values["virial"] / atoms.get_volume()
+        volume = atoms.get_volume() if has_volume(atoms.pbc, atoms.cell.array) else np.nan
+        if np.isfinite(volume):
+            values["stress"] = -values["virial"] / volume
     labels = {}
     for key in ("energy", "forces", "stress"):
         if key in values and not (nan_is_missing and np.isnan(values[key]).all()):
@@ -356,6 +326,7 @@ def _atoms(values: dict[str, Any], family: str | None, nan_is_missing: bool) -> 
         atoms.calc = SinglePointCalculator(atoms, **labels)
     if family is not None:
         atoms.info["group"] = family
+    atoms.info |= {quantity: float(values[quantity]) for quantity in STATES if quantity in values}
     return atoms
 
 

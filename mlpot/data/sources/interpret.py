@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlpot.data.errors import KeysError, LabelError
 from mlpot.data.frame import VOIGT, WEIGHT, has_volume
-from mlpot.data.sources.names import KNOWN, MEASURED_IN, NONE, Questions, looks_like
+from mlpot.data.sources.names import KNOWN, MEASURED_IN, NO_VOLUME, NONE, Questions, looks_like
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
 from mlpot.data.unit_names import factor
@@ -25,10 +25,6 @@ EV = ("energy", "free_energy", "forces", "stress", "virial")  # of ASE's names t
 FREE_ENERGY = (
     "energy taken from 'free_energy', whose derivative the forces are, not from 'energy'; --key "
     "energy=energy takes that one"
-)
-NO_VOLUME = (
-    "stress left out, as the structure is not periodic in three directions and has no volume; where the "
-    "calculation was periodic, as of slabs in plane waves, --pbc TTT says so"
 )
 MASSES = "masses other than the standard ones kept"
 OWN_NAMES = {

@@ -23,11 +23,12 @@ from mlpot.data.h5md.write import write
 from mlpot.data.sources import dpdata_files, lammps
 from mlpot.data.sources.ase_files import RAW, READABLE, ase_kind, read_with_ase
 from mlpot.data.sources.cp2k import is_cp2k, read_cp2k
-from mlpot.data.sources.datasets import LAYOUTS, read_foreign
+from mlpot.data.sources.datasets import read_datasets
 from mlpot.data.sources.deepmd import is_deepmd, read_deepmd
 from mlpot.data.sources.dpdata_files import by_dpdata, read_dpdata
-from mlpot.data.sources.interpret import NO_VOLUME, Interpreter
-from mlpot.data.sources.names import NONE, Questions
+from mlpot.data.sources.interpret import Interpreter
+from mlpot.data.sources.layouts import LAYOUTS
+from mlpot.data.sources.names import NO_VOLUME, NONE, Questions
 from mlpot.data.sources.programs import origin
 from mlpot.data.sources.reading import Reading
 from mlpot.data.sources.report import Report
@@ -229,26 +230,12 @@ class Source:
         columns_of(atoms, k)
 
 
-def _datasets(path: Path, kind: str, reading: Reading, report: Report) -> Numbered:
-    """npz and HDF5 in a layout that is known or given."""
-    layout = kind if kind in LAYOUTS else None
-    frames = read_foreign(
-        path,
-        format=layout,
-        keys=reading.keys,
-        units=reading.units,
-        elements=reading.elements,
-        note=report.note,
-    )
-    return enumerate(frames)
-
-
 FORMATS: dict[str, Callable[[Path, str, Reading, Report], Numbered]] = {
     "deepmd": read_deepmd,
     "cp2k-xyz": read_cp2k,
     "schnetpack": read_schnetpack,
     **dict.fromkeys(dpdata_files.KINDS, read_dpdata),
-    **dict.fromkeys(("npz", "hdf5", *LAYOUTS), _datasets),
+    **dict.fromkeys(("npz", "hdf5", *LAYOUTS), read_datasets),
 }
 """Readers of what ASE does not read: all frames with their numbers, in house units."""
 
