@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,3 +72,77 @@ def storing(path: Path, n_bytes: int) -> Iterator[None]:
         raise StorageError(
             f"{path} cannot be written: {error.strerror or error}. Choose a folder that can be written."
         ) from error
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A new file in the same folder, of which nobody knows, that takes the place of `path` if nothing failed.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    path = Path(path)
+    with storing(path, 0):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with storing(path, temporary.stat().st_size):
+            temporary.chmod(0o666 & ~_umask())
+            os.fsync(handle)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+    finally:
+        os.close(handle)
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def check_place(path: str | Path, *, overwrite: bool = True) -> None:
+    """Raise what would stop a file from being written, before its content is computed.
+
+    Raises:
+        FileExistsError: there is one, and it is not to be replaced.
+        FileNotFoundError: its folder is not there.
+        IsADirectoryError: it is a folder.
+        StorageError: its folder is a file or cannot be written, or the name is one of a device.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder. Give the name of a file.")
+    if not path.parent.exists():
+        raise FileNotFoundError(f"There is no folder {path.parent} for {path.name}. Make it, or choose another.")
+    if not path.parent.is_dir():
+        raise StorageError(f"{path.parent} is a file, so that {path.name} cannot be in it. Choose another place.")
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path} is no regular file. Choose another name.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists. Choose another name, or ask to overwrite it.")
+    with storing(path, 0):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        os.unlink(name)
+
+
+def check_places(*paths: Path | None) -> None:
+    """`check_place` for those that are given, which replace what is there."""
+    for path in paths:
+        if path is not None:
+            check_place(path)
+
+
+def check_folder(path: str | Path) -> None:
+    """Raise what would stop files from being written into a folder, which is made if need be, before computing.
+
+    Raises:
+        StorageError: it is a file, or cannot be written.
+    """
+    path = Path(path)
+    with storing(path, 0):
+        path.mkdir(parents=True, exist_ok=True)
+    check_place(path / "output")

@@ -16,6 +16,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
+from mlpot.atomic_files import check_folder, replacing, write_whole
 from mlpot.data.errors import LabelError
 from mlpot.data.frame import Frame, columns_of, family, frame_of_columns, has_volume
 from mlpot.data.sources.read import Source, as_source
@@ -24,7 +25,7 @@ from mlpot.figures.parity import compare, plot_parity, write_compared
 from mlpot.graph import Properties, collate_properties
 from mlpot.model_file import hash_of, load_potential
 from mlpot.potential import Potential
-from mlpot.predict import BATCH_ATOMS, predict_structures
+from mlpot.predict import BATCH_ATOMS, Progress, predict_structures
 from mlpot.version import __version__
 
 MAGNITUDES = {"0-0.5": 0.0, "0.5-1": 0.5, "1-2": 1.0, "2-4": 2.0, "4-8": 4.0, "above 8": 8.0}
@@ -177,6 +178,7 @@ def evaluate(
     dtype: str | None = None,
     batch_atoms: int = BATCH_ATOMS,
     output: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Compare a potential with labeled structures.
 
@@ -186,11 +188,14 @@ def evaluate(
         device, dtype: where and in which type ("float32", "float64") a potential from a file computes.
         batch_atoms: atoms computed at once.
         output: a folder for evaluation.json, frames.csv, parity.json and parity.png.
+        progress: told how far it is.
 
     Raises:
         LabelError: a label is not finite or misshapen, or there is no label at all.
         ValueError: as `predict_structures`.
     """
+    if output is not None:
+        check_folder(output)
     origin = {"mlpot": __version__, "made": datetime.now(UTC).isoformat(timespec="seconds")}
     if isinstance(data, str | Path | Source):
         data = as_source(data)
@@ -199,8 +204,11 @@ def evaluate(
         origin["model"] = str(potential)
         potential = load_potential(potential, device=device, dtype=dtype)
     account, sample = _Account(), _Sample()
+    total = data.n_frames if isinstance(data, Source) else None
     for index, atoms, frame, out in _compared(potential, data, batch_atoms):
         account.add(index, atoms.get_chemical_formula(), frame, out)
+        if progress is not None:
+            progress(len(account.frames), total)
         if not frame.is_isolated:
             sample.offer(frame, out)
     evaluation = account.result()
@@ -239,11 +247,10 @@ def _properties(frame: Frame) -> Properties:
 
 
 def _write(evaluation: Evaluation, sample: _Sample, origin: dict[str, str], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     summary = asdict(evaluation) | {"provenance": origin}
     del summary["frames"]
-    (folder / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    with (folder / "frames.csv").open("w", newline="", encoding="utf-8") as file:
+    write_whole(folder / "evaluation.json", (json.dumps(summary, indent=2) + "\n").encode())
+    with replacing(folder / "frames.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(field.name for field in fields(FrameError))
         writer.writerows(asdict(frame).values() for frame in evaluation.frames)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,10 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from mlpot.data.sources.read import Source, as_source, write_structures
+from mlpot.data.errors import DataError
+from mlpot.data.h5md.read import BLOCK
+from mlpot.data.sources.output import output_format, without_results, write_structures
+from mlpot.data.sources.read import Source, as_source
 from mlpot.forces import predict
 from mlpot.graph import Properties, collate
 from mlpot.model_file import load_potential
@@ -20,6 +23,10 @@ from mlpot.potential import Potential
 
 BATCH_ATOMS = 1024
 """Atoms computed at once, unless a structure has more."""
+OnBad = Callable[[int, str], None]
+"""Told the place in the source and the reason of each structure that is left out."""
+Progress = Callable[[int, int | None], None]
+"""Told how many structures are done, and how many there are where that is known."""
 
 
 class NotFiniteError(ValueError):
@@ -27,9 +34,16 @@ class NotFiniteError(ValueError):
 
 
 def predict_structures(
-    potential: Potential, structures: Iterable[Atoms], *, batch_atoms: int = BATCH_ATOMS
+    potential: Potential,
+    structures: Iterable[Atoms],
+    *,
+    batch_atoms: int = BATCH_ATOMS,
+    on_bad: OnBad | None = None,
 ) -> Iterator[tuple[Atoms, Properties]]:
     """Each structure with its Properties on the CPU, computed in batches on the device of the potential.
+
+    Args:
+        on_bad: told of structures that are left out; without it, the first ends all.
 
     Raises:
         UnknownElementError: an element the potential was not made for.
@@ -38,15 +52,16 @@ def predict_structures(
     """
     first = 0
     for batch in _batches(structures, batch_atoms):
-        for k, out in enumerate(_predict_batch(potential, batch, first)):
-            _check_finite(out, first + k)
-            yield batch[k], out
+        yield from _predict_batch(potential, batch, first, on_bad)
         first += len(batch)
 
 
 def labeled(atoms: Atoms, out: Properties) -> Atoms:
-    """A copy of a structure with predictions in its calculator; no stress where there is none."""
-    copy = atoms.copy()
+    """A copy of a structure with predictions in its calculator, no stress where there is none.
+
+    What its `info` and `arrays` have under the same names is called `input_energy`, `input_forces`, ... there.
+    """
+    copy = without_results(atoms)
     energy = out.energy.item()
     results = {"energy": energy, "free_energy": energy, "forces": out.forces.numpy()}
     if out.stress.isfinite().all():
@@ -64,33 +79,85 @@ def predict_file(
     dtype: str | None = None,
     batch_atoms: int = BATCH_ATOMS,
     overwrite: bool = False,
+    on_bad: OnBad | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Write the structures of a file with the predictions of a model to another file; their number.
 
     Args:
         model: a file that mlpot wrote.
         structures: a file of any kind.
-        output: .h5 for H5MD, otherwise a format that ASE writes.
+        output: a name whose ending is of H5MD (.h5) or of a format of ASE that holds results (.xyz, .traj, .db);
+            checked before anything is computed, and absent or as before until all is written.
         device: where it computes.
         dtype: "float32" or "float64"; that of the model by default.
         batch_atoms: atoms computed at once.
         overwrite: replace an existing output.
+        on_bad: told of structures that are left out; without it, the first ends all and nothing is written.
+        progress: told how far it is.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: as the functions that read, compute and write.
     """
+    output_format(output, overwrite=overwrite)
     potential = load_potential(model, device=device, dtype=dtype)
     source = as_source(structures, labels=False)
     n_structures = 0
 
-    def predictions() -> Iterator[Atoms]:
+    def counted() -> Iterator[Atoms]:
         nonlocal n_structures
-        for atoms, out in predict_structures(potential, source.frames(), batch_atoms=batch_atoms):
+        for atoms in _predictions(potential, source, batch_atoms, on_bad, progress):
             n_structures += 1
-            yield labeled(atoms, out)
+            yield atoms
 
-    write_structures(output, predictions(), overwrite=overwrite)
+    write_structures(output, counted(), overwrite=overwrite)
     return n_structures
+
+
+def _predictions(
+    potential: Potential, source: Source, batch_atoms: int, on_bad: OnBad | None, progress: Progress | None
+) -> Iterator[Atoms]:
+    """The structures of a source with predictions; an error tells what it costs."""
+    n_structures, total = 0, source.n_frames
+    try:
+        found = _readable(source, on_bad)
+        for atoms, out in predict_structures(potential, found, batch_atoms=batch_atoms, on_bad=on_bad):
+            n_structures += 1
+            if progress is not None:
+                progress(n_structures, total)
+            yield labeled(atoms, out)
+    except ValueError as error:
+        if n_structures == 0 or on_bad is not None:
+            raise
+        raise type(error)(
+            f"{error} Of the {n_structures} structures before it nothing is written: leave such structures out "
+            "with --skip-bad, or correct them."
+        ) from error
+
+
+def _readable(source: Source, on_bad: OnBad | None) -> Iterator[Atoms]:
+    """The structures of a source; with `on_bad`, damaged ones are passed over where the format allows it."""
+    k = 0
+    while True:
+        try:
+            for atoms in source.frames(k):
+                yield atoms
+                k += 1
+            return
+        except DataError as error:
+            n_frames = source.n_frames
+            if on_bad is None or (k == 0 and n_frames is None):
+                raise
+            if n_frames is None:
+                on_bad(k, f"{error} Nothing after it can be read.")
+                return
+        stop = min(k + BLOCK, n_frames)  # H5MD is read by blocks, of which one bad frame spoils all
+        for place in range(k, stop):
+            try:
+                yield from source.frames(place, place + 1)
+            except DataError as error:
+                on_bad(place, str(error))
+        k = stop
 
 
 def _batches(structures: Iterable[Atoms], batch_atoms: int) -> Iterator[list[Atoms]]:
@@ -106,25 +173,34 @@ def _batches(structures: Iterable[Atoms], batch_atoms: int) -> Iterator[list[Ato
         yield batch
 
 
-def _predict_batch(potential: Potential, batch: list[Atoms], first: int) -> Iterator[Properties]:
-    graphs = []
+def _predict_batch(
+    potential: Potential, batch: list[Atoms], first: int, on_bad: OnBad | None
+) -> Iterator[tuple[Atoms, Properties]]:
+    known, graphs = [], []
     for k, atoms in enumerate(batch):
         try:
             potential.check_elements(torch.as_tensor(atoms.numbers, device=potential.energy_scale.device))
-            graphs.append(
-                build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, potential.cutoff)
-            )
-        except ValueError as error:  # of the same kind, with the structure's name before it
-            raise type(error)(f"Structure {first + k} ({atoms.symbols}): {error}") from error
+            graph = build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, potential.cutoff)
+        except ValueError as error:
+            if on_bad is None:  # of the same kind, with the structure's name before it
+                raise type(error)(f"Structure {first + k} ({atoms.symbols}): {error}") from error
+            on_bad(first + k, f"({atoms.symbols}) {error}")
+            continue
+        graphs.append(graph)
+        known.append((first + k, atoms))
+    if not graphs:
+        return
     out = predict(potential, collate(graphs).to(potential.energy_scale.device)).to("cpu")
-    ends = np.cumsum([len(atoms) for atoms in batch])
-    for k, (end, atoms) in enumerate(zip(ends, batch, strict=True)):
-        yield Properties(out.energy[k : k + 1], out.forces[end - len(atoms) : end], out.stress[k : k + 1])
-
-
-def _check_finite(out: Properties, index: int) -> None:
-    if not (out.energy.isfinite().all() and out.forces.isfinite().all()):
-        raise NotFiniteError(
-            f"The prediction for structure {index} is not finite. Its atoms may be far closer than any in the "
-            "training set; look at the structure."
-        )
+    ends = np.cumsum([len(atoms) for _, atoms in known])
+    for k, (end, (index, atoms)) in enumerate(zip(ends, known, strict=True)):
+        own = Properties(out.energy[k : k + 1], out.forces[end - len(atoms) : end], out.stress[k : k + 1])
+        if not (own.energy.isfinite().all() and own.forces.isfinite().all()):
+            told = (
+                f"The prediction for structure {index} is not finite. Its atoms may be far closer than any in the "
+                "training set; look at the structure."
+            )
+            if on_bad is None:
+                raise NotFiniteError(told)
+            on_bad(index, told)
+            continue
+        yield atoms, own

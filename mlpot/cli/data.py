@@ -165,8 +165,10 @@ def data_info(
 ) -> None:
     """Tell what is in a training set, and what looks wrong with it."""
     from mlpot.data.check.info import info as run
-    from mlpot.figures.data import plot_data_info
+    from mlpot.figures.data import check_picture, plot_data_info
 
+    if picture is not None:
+        check_picture(picture)
     source = source_of(file, elements, elements_from)
     found = run(source, cutoff)
     _print_info(found)
@@ -187,9 +189,11 @@ def check(
     elements_from: ElementsFrom = None,
 ) -> None:
     """Examine a training set; exit status 0: nothing wrong, 3: warnings, 4: errors."""
+    from mlpot.atomic_files import check_places
     from mlpot.data.check.check import check as run
     from mlpot.html.data_check import write_page
 
+    check_places(json, html)
     source = source_of(file, elements, elements_from)
     report = run(source, against=against, quick=quick)
     _print_report(report)

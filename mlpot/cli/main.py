@@ -26,13 +26,13 @@ from mlpot.cli.data import (
     source_of,
 )
 from mlpot.cli.export import export
+from mlpot.cli.progress import progress, working
+from mlpot.cli.tables import print_evaluation
 from mlpot.signals import StoppedError
 
 if TYPE_CHECKING:
     from mlpot.certificate.verify import Certificate
     from mlpot.dynamics.run import MDSummary
-    from mlpot.error_table import Error
-    from mlpot.evaluate import Evaluation
     from mlpot.training.rate_range import RateRange
 
 app = typer.Typer(
@@ -157,8 +157,11 @@ def evaluate(
     from mlpot.evaluate import evaluate as run
 
     source = source_of(data, elements, elements_from)
-    found = run(model, source, device=device, dtype=dtype, batch_atoms=batch_atoms, output=output)
-    _print_evaluation(found, NAMES)
+    with progress("evaluating") as tell:
+        found = run(
+            model, source, device=device, dtype=dtype, batch_atoms=batch_atoms, output=output, progress=tell
+        )
+    print_evaluation(found, NAMES)
     print_account(source)
     if output is not None:
         console.print(f"Written to {output}", soft_wrap=True)
@@ -168,22 +171,38 @@ def evaluate(
 def predict(
     model: Model,
     structures: Annotated[Path, typer.Argument(help="H5MD, or any file that ASE reads.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="*.h5, *.xyz or another that ASE writes.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="*.h5 (H5MD), *.xyz, *.traj or *.db.")],
     device: Device = "cpu",
     dtype: Dtype = None,
     batch_atoms: BatchAtoms = 1024,
     elements: ElementNames = None,
     elements_from: ElementsFrom = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out structures without an answer, and tell which and why.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write structures with the energies, forces and stresses of a potential."""
     from mlpot.predict import predict_file
 
     source = source_of(structures, elements, elements_from, labels=False)
-    n = predict_file(
-        model, source, output, device=device, dtype=dtype, batch_atoms=batch_atoms, overwrite=overwrite
-    )
-    console.print(f"{n} structures written to {output}", soft_wrap=True)
+    left_out: list[str] = []
+    with progress("predicting") as tell:
+        n = predict_file(
+            model,
+            source,
+            output,
+            device=device,
+            dtype=dtype,
+            batch_atoms=batch_atoms,
+            overwrite=overwrite,
+            on_bad=(lambda k, why: left_out.append(f"Left out: structure {k}: {why}")) if skip_bad else None,
+            progress=tell,
+        )
+    for line in left_out:
+        console.print(line, markup=False, soft_wrap=True)
+    lost = f", {len(left_out)} left out" if skip_bad else ""
+    console.print(f"{n} structures written to {output}{lost}", soft_wrap=True)
 
 
 @md_app.command("run")
@@ -200,7 +219,9 @@ def md_run(
 
     length = [] if steps is None else [f"steps={steps}"]
     checked = load_recipe(MDRecipe, recipe, [*(overrides or ()), *length])
-    _print_md(checked.output, run_md(checked, resume=resume))
+    with progress("molecular dynamics") as tell:
+        summary = run_md(checked, resume=resume, progress=tell)
+    _print_md(checked.output, summary)
 
 
 @md_app.command("analyze")
@@ -211,9 +232,10 @@ def md_analyze(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder, the run's by default.")] = None,
 ) -> None:
     """Tell what a run shows: structure, diffusion, vibrations, temperature, drift."""
-    from mlpot.dynamics.analyze import analyze_md
+    from mlpot.dynamics.analyze import PICTURES, analyze_md
 
-    found = analyze_md(run, skip_ps=skip_ps, r_max=r_max, output=output)
+    with working("reading the trajectory"):
+        found = analyze_md(run, skip_ps=skip_ps, r_max=r_max, output=output)
     expected = "" if found.expected_std_K is None else f", canonical {found.expected_std_K:.1f}"
     lines = [
         f"{found.n_frames} frames, {found.frame_ps:g} ps apart, from {found.from_ps:g} ps on",
@@ -221,12 +243,16 @@ def md_analyze(
         f"{found.temperature_std_K:.1f}{expected}",
     ]
     if found.drift is not None:
-        slope = _with_error(found.drift.slope, found.drift.slope_error)
-        lines.append(f"Drift of the conserved quantity: {slope} meV/atom/ns")
+        lines.append(_drift(found.drift.slope, found.drift.slope_error))
     for element, d in found.diffusion.items():
-        value = f"{_with_error(d.A2_per_ps, d.error)} Å²/ps" if 0.8 < d.exponent < 1.2 else "none"
-        lines.append(f"Diffusion of {element}: {value} (squared displacement ~ t^{d.exponent:.2f})")
+        lines.append(f"Diffusion of {element}: {d.told}")
+    lines += [f"{PICTURES[panel]}: {note}" for panel, note in found.notes.items()]
     console.print("\n".join([*lines, f"Curves and picture: {output or run}"]), markup=False, soft_wrap=True)
+
+
+def _drift(slope: float, error: float) -> str:
+    told = "" if abs(slope) > 2 * error else ", not told from none by a run of this length"
+    return f"Drift of the conserved quantity: {_with_error(slope, error)} meV/atom/ns{told}"
 
 
 def _print_md(output: Path, summary: MDSummary) -> None:
@@ -240,8 +266,7 @@ def _print_md(output: Path, summary: MDSummary) -> None:
     if summary.pressure_GPa is not None:
         lines.append(f"Pressure: {_with_error(summary.pressure_GPa, summary.pressure_error)} GPa")
     if summary.drift is not None:
-        slope = _with_error(summary.drift.slope, summary.drift.slope_error)
-        lines.append(f"Drift of the conserved quantity: {slope} meV/atom/ns")
+        lines.append(_drift(summary.drift.slope, summary.drift.slope_error))
     lines += [f"Warning: {warning}" for warning in summary.warnings]
     console.print("\n".join([*lines, f"Trajectory, log and picture: {output}"]), markup=False, soft_wrap=True)
 
@@ -265,12 +290,14 @@ def verify(
     dtype: Dtype = None,
 ) -> None:
     """Hold a potential to the physics it must obey; exit status 1 if a check fails."""
+    from mlpot.atomic_files import check_places
     from mlpot.certificate.run import certify
     from mlpot.html.certificate import write_page
     from mlpot.model_file import attach_certificate
 
     if (model is None) == (calculator is None) or (seal and model is None):
         raise ValueError("Give either the file of a model or --calculator; --seal needs the file.")
+    check_places(json, html)
     if calculator is not None:
         sys.path.insert(0, "")  # modules of the folder where the user stands
     certificate = certify(
@@ -325,28 +352,9 @@ def report(
     """Write a page on a run: one file, to look at without a network, to keep and to pass on."""
     from mlpot.html.run import write_report
 
-    console.print(f"Written to {write_report(run, output)}", soft_wrap=True)
-
-
-def _print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
-    missing = ", ".join(f"{n} {what}" for what, n in evaluation.missing.items() if n) or "none"
-    console.print(f"{evaluation.n_frames} structures, {evaluation.n_atoms} atoms; missing labels: {missing}")
-    _print_errors("Errors", {names[name]: error for name, error in evaluation.overall.items()})
-    _print_errors("Forces by element, meV/Å", evaluation.forces_by_element)
-    _print_errors("Forces, meV/Å, by reference |F| in eV/Å", evaluation.forces_by_magnitude)
-    if evaluation.by_group:
-        table = new_table("MAE by group", *names.values())
-        for group, errors in evaluation.by_group.items():
-            table.add_row(group, *(f"{errors[name].mae:.4g}" if name in errors else "" for name in names))
-        console.print(table)
-
-
-def _print_errors(title: str, errors: dict[str, Error]) -> None:
-    if errors:
-        table = new_table(title, "MAE", "RMSE", "bias", "worst", "numbers")
-        for name, e in errors.items():
-            table.add_row(name, *(f"{x:.4g}" for x in (e.mae, e.rmse, e.bias, e.worst)), str(e.n))
-        console.print(table)
+    with working("drawing the page"):
+        written = write_report(run, output)
+    console.print(f"Written to {written}", soft_wrap=True)
 
 
 def _with_error(value: float, error: float | None) -> str:

@@ -13,11 +13,19 @@ from ase import Atoms, units
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from mlpot.atomic_files import write_whole
+from mlpot.atomic_files import check_folder, write_whole
 from mlpot.data.h5md import Reader
 from mlpot.dynamics.checkpoints import Checkpoints
 from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
 from mlpot.dynamics.recipe import MDRecipe
+from mlpot.dynamics.sampling import (
+    WAVENUMBER,
+    diffusion_obstacle,
+    distribution_obstacle,
+    fastest_motion,
+    reach_of_pairs,
+    spectrum_obstacle,
+)
 from mlpot.figures.md import plot_analysis
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
@@ -26,7 +34,15 @@ Floats = NDArray[np.float64]
 Curve = tuple[Floats, Floats]
 MAX_BYTES = 2**28  # of the positions looked at; longer runs are looked at in larger steps
 RDF_FRAMES = 200  # neighboring frames differ little
-WAVENUMBER = 33356.40952  # 1/cm in 1/fs
+PICTURES = {
+    "rdf": "Radial distribution",
+    "msd": "Mean squared displacement",
+    "spectrum": "Velocity spectrum",
+    "temperature": "Distribution of the temperature",
+    "energy": "Distribution of the energy",
+    "conserved": "Conserved quantity",
+}
+LEAST_REACH = 1.5  # Å, of a distribution of distances
 
 
 class AnalysisError(ValueError):
@@ -53,6 +69,16 @@ class Diffusion:
     error: float | None  # standard, from blocks
     exponent: float  # of the displacement in time: 1 where atoms diffuse, 0 where they stay, 2 where they fly
 
+    @property
+    def told(self) -> str:
+        """The coefficient if the run can tell it, else why not."""
+        how = f"squared displacement ~ t^{self.exponent:.2f}"
+        if not 0.8 < self.exponent < 1.2:
+            return f"none seen ({how}; of what diffuses it grows as t)"
+        if self.error is None or self.error > 0.5 * abs(self.A2_per_ps):
+            return f"not told by so short a run ({how}; its parts disagree or are too few). Run longer."
+        return f"{self.A2_per_ps:.4g} ± {self.error:.2g} Å²/ps ({how})"
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -69,7 +95,8 @@ class Analysis:
     expected_std_K: float | None  # of a canonical ensemble with as many degrees of freedom
     drift: Drift | None
     diffusion: dict[str, Diffusion]  # by element; a molecule alone has nowhere to go
-    curves: dict[str, dict[str, Curve]]  # by picture and line
+    curves: dict[str, dict[str, Curve]]  # by picture and line; none where the run cannot tell
+    notes: dict[str, str]  # by picture: why it has no line, or what bounds it
 
 
 def analyze_md(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0, output: Path | None = None) -> Analysis:
@@ -82,8 +109,11 @@ def analyze_md(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0, output: P
     Raises:
         FileNotFoundError, AnalysisError: as `analysis_of`.
     """
+    folder = run if output is None else output
+    if output is not None or run.is_dir():
+        check_folder(folder)
     analysis = analysis_of(run, skip_ps=skip_ps, r_max=r_max)
-    _write(analysis, run if output is None else output)
+    _write(analysis, folder)
     return analysis
 
 
@@ -108,8 +138,7 @@ def analysis_of(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0) -> Analy
     log = of_stage(read_log(run / "log.csv"), began + skip_ps)
     steady = stage.ensemble != "nve" and stage.temperature_end_K is None
     temperature, error = mean_and_error(log["temperature_K"])
-    energy = log["potential_eV"] / len(motion.numbers)
-    lags, displacements = mean_squared_displacements(motion)
+    diffusing, curves, notes = _curves(motion, log, stage, steady, n_degrees, r_max)
     return Analysis(
         formula=str(motion.frames[0].symbols),
         ensemble=stage.ensemble,
@@ -121,20 +150,61 @@ def analysis_of(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0) -> Analy
         temperature_std_K=float(log["temperature_K"].std()),
         expected_std_K=stage.temperature_K * math.sqrt(2 / n_degrees) if steady else None,
         drift=drift(log["time_ps"], log["conserved_eV"], len(motion.numbers)),
-        diffusion={
-            name: diffusion(motion, name, lags, msd)
-            for name, msd in displacements.items()
-            if motion.frames[0].pbc.any()
-        },
-        curves={
-            "rdf": radial_distribution(motion.frames, r_max),
-            "msd": {name: (lags, msd) for name, msd in displacements.items()},
-            "spectrum": velocity_spectrum(motion),
-            "temperature": _temperatures(log["temperature_K"], stage.temperature_K if steady else None, n_degrees),
-            "energy": {"potential": _histogram(1e3 * (energy - energy.mean()))},
-            "conserved": {"conserved": (log["time_ps"], log["conserved_eV"] / len(motion.numbers))},
-        },
+        diffusion=diffusing,
+        curves=curves,
+        notes=notes,
     )
+
+
+def _curves(
+    motion: Motion, log: dict[str, Floats], stage: MDRecipe, steady: bool, n_degrees: int, r_max: float
+) -> tuple[dict[str, Diffusion], dict[str, dict[str, Curve]], dict[str, str]]:
+    """Diffusion, lines by picture, and why a picture has none."""
+    atoms, energy = motion.frames[-1], log["potential_eV"] / len(motion.numbers)
+    pairs, notes = _pairs(motion.frames, r_max)
+    diffusing: dict[str, Diffusion] = {}
+    curves: dict[str, dict[str, Curve]] = {panel: {} for panel in PICTURES} | {"rdf": pairs}
+    if (still := diffusion_obstacle(atoms)) is not None:
+        notes["msd"] = still
+    else:
+        lags, displacements = mean_squared_displacements(motion)
+        curves["msd"] = {name: (lags, msd) for name, msd in displacements.items()}
+        diffusing = {name: diffusion(motion, name, lags, msd) for name, msd in displacements.items()}
+    fastest, frame_fs = fastest_motion(motion.frames[:: max(1, len(motion.frames) // 50)]), 1e3 * motion.step_ps
+    n_segment = _segment(len(motion.positions))
+    if (blind := spectrum_obstacle(fastest, frame_fs, stage.timestep_fs, n_segment)) is not None:
+        notes["spectrum"] = blind
+    else:
+        lines = velocity_spectrum(motion)
+        shown = next(iter(lines.values()))[0] < 2 * fastest[0]
+        curves["spectrum"] = {name: (x[shown], y[shown]) for name, (x, y) in lines.items()}
+        notes["spectrum"] = f"Lines are {2 * WAVENUMBER / (frame_fs * n_segment):.0f} 1/cm wide."
+    target = stage.temperature_K if steady else None
+    if (few := distribution_obstacle(log["temperature_K"], "temperature")) is not None:
+        notes["temperature"] = few
+    else:
+        curves["temperature"] = _temperatures(log["temperature_K"], target, n_degrees)
+    if (few := distribution_obstacle(energy, "potential energy")) is not None:
+        notes["energy"] = few
+    else:
+        curves["energy"] = {"potential": _histogram(1e3 * (energy - energy.mean()))}
+    curves["conserved"] = {"conserved": (log["time_ps"], log["conserved_eV"] / len(motion.numbers))}
+    if not np.isfinite(log["conserved_eV"]).any():
+        notes["conserved"] = "This ensemble conserves no energy."
+    return diffusing, curves, notes
+
+
+def _pairs(frames: list[Atoms], r_max: float) -> tuple[dict[str, Curve], dict[str, str]]:
+    """Distributions of distances as far as the cell allows, and what bounds them."""
+    reach, notes = reach_of_pairs(frames[-1]), {}
+    if not frames[-1].pbc.all():
+        notes["rdf"] = "Without a volume there is no radial distribution: this is the density of distances, 1/Å."
+    if reach < r_max:
+        r_max = reach
+        notes["rdf"] = f"Shown to {reach:.2f} Å, half the cell, beyond which each pair comes with its images."
+    if reach < LEAST_REACH:
+        return {}, {"rdf": f"Half the cell is {reach:.2f} Å: atoms see their own images first. Repeat the cell."}
+    return radial_distribution(frames, r_max), notes
 
 
 def radial_distribution(frames: list[Atoms], r_max: float, *, width: float = 0.05) -> dict[str, Curve]:
@@ -214,7 +284,7 @@ def velocity_spectrum(motion: Motion, *, n_segments: int = 4) -> dict[str, Curve
     The mean over halves that overlap, under Hann's window (Welch, IEEE Trans. Audio 15, 70 (1967)).
     """
     weighted = motion.velocities * np.sqrt(motion.masses)[:, None]
-    length = max(2, 2 * len(weighted) // (n_segments + 1))
+    length = _segment(len(weighted), n_segments)
     window = np.hanning(length + 2)[1:-1, None, None]
     starts = range(0, len(weighted) - length + 1, max(1, length // 2))
     power = np.mean(
@@ -224,6 +294,11 @@ def velocity_spectrum(motion: Motion, *, n_segments: int = 4) -> dict[str, Curve
     curves = {chemical_symbols[z]: power[:, motion.numbers == z].sum(axis=1) for z in np.unique(motion.numbers)}
     area = sum(curves.values()).sum() * (wavenumber[1] - wavenumber[0])
     return {name: (wavenumber, curve / area) for name, curve in curves.items()}
+
+
+def _segment(n_frames: int, n_segments: int = 4) -> int:
+    """Frames of each of the segments that overlap by half."""
+    return max(2, 2 * n_frames // (n_segments + 1))
 
 
 def _last_stage(recipe: MDRecipe, end_ps: float) -> tuple[MDRecipe, float]:
@@ -275,11 +350,15 @@ def _histogram(values: Floats) -> Curve:
 
 
 def _write(analysis: Analysis, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     table = asdict(analysis)
     table["curves"] = {
         panel: {name: [x.tolist(), y.tolist()] for name, (x, y) in lines.items()}
         for panel, lines in analysis.curves.items()
     }
     write_whole(folder / "analysis.json", (json.dumps(table) + "\n").encode())
-    plot_analysis(analysis.curves, folder / "analysis.png", title=f"{analysis.formula}, {analysis.ensemble}")
+    plot_analysis(
+        analysis.curves,
+        folder / "analysis.png",
+        notes=analysis.notes,
+        title=f"{analysis.formula}, {analysis.ensemble}",
+    )

@@ -7,6 +7,7 @@ import json
 import platform
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -67,12 +68,15 @@ class MDSummary:
     blown_up: bool  # a guard stopped it
 
 
-def run_md(recipe: MDRecipe, *, resume: bool = False) -> MDSummary:
+def run_md(
+    recipe: MDRecipe, *, resume: bool = False, progress: Callable[[int, int | None], None] | None = None
+) -> MDSummary:
     """Run molecular dynamics and write trajectory.h5, log.csv, md.json and md.png into the output folder.
 
     Args:
         recipe: what to run.
         resume: go on from the checkpoint in the output folder, if there is one.
+        progress: told the steps done and their number, as often as the log is written.
 
     Raises:
         StartError: the run cannot begin from this structure.
@@ -87,6 +91,7 @@ def run_md(recipe: MDRecipe, *, resume: bool = False) -> MDSummary:
         began, stopped = time.perf_counter(), None
         with _prepared(recipe, resume) as simulation:
             (recipe.output / "md.json").unlink(missing_ok=True)  # what is left last says that a run has ended
+            simulation.tell = progress
             try:
                 simulation.run(stop)
             except StoppedError as error:

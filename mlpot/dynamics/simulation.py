@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from ase import Atoms
 
 from mlpot.atomic_files import StorageError
 from mlpot.data.h5md.trajectory import TrajectoryWriter
-from mlpot.data.sources.read import write_structures
+from mlpot.data.sources.output import write_structures
 from mlpot.dynamics.checkpoints import Checkpoint, Checkpoints
 from mlpot.dynamics.ensembles import Ensemble, build_ensemble
 from mlpot.dynamics.guards import NOT_CHECKED, WINDOW, Monitor
@@ -66,6 +67,7 @@ class Simulation:
     ):
         self.recipe, self.plan, self.atoms, self.rng = recipe, recipe.plan(), atoms, rng
         self.warnings: dict[str, str] = {}
+        self.tell: Callable[[int, int | None], None] | None = None
         self._checkpoints, self.card, self._ranges, self._terms = checkpoints, card, ranges, terms
         lengths = [stage.n_steps for stage in self.plan]
         times = [stage.n_steps * stage.timestep_fs for stage in self.plan]
@@ -191,6 +193,8 @@ class Simulation:
         slope = self.progress.slope
         if of_run % self.recipe.log_every == 0:
             slope = self._observe(step, of_run, time_fs)
+            if self.tell is not None:
+                self.tell(of_run, self.n_steps)
         if of_run % self.recipe.write_every == 0:
             self._trajectory.add(self.atoms, step=of_run, time=time_fs)
         self.progress = self._progress(step, slope, n_frames=self._trajectory.n_frames, log_bytes=self._log.size)

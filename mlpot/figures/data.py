@@ -11,11 +11,25 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mlpot.atomic_files import check_place
 from mlpot.data.check.info import FORCE_BINS, DataInfo
 from mlpot.figures.svg import Draw
 
 Panel = Callable[[DataInfo, Axes], None]
 MOST = 8  # groups or pairs drawn by name
+
+
+def check_picture(path: str | Path) -> None:
+    """Raise what would stop a picture from being written, before what it shows is computed.
+
+    Raises:
+        ValueError: the ending is of no format of pictures.
+        FileNotFoundError, IsADirectoryError, StorageError: as `check_place`.
+    """
+    path, known = Path(path), FigureCanvasAgg(Figure()).get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise ValueError(f"{path} ends in none of {', '.join(sorted(known))}. Name the picture *.png or *.svg.")
+    check_place(path)
 
 
 def plot_data_info(info: DataInfo, path: str | Path) -> None:

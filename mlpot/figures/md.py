@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import NamedTuple
 
 import numpy as np
@@ -98,18 +99,24 @@ ANALYSIS = {
 
 
 def plot_analysis(
-    curves: Mapping[str, Mapping[str, tuple[Floats, Floats]]], path: str | Path, *, title: str = ""
+    curves: Mapping[str, Mapping[str, tuple[Floats, Floats]]],
+    path: str | Path,
+    *,
+    notes: Mapping[str, str] | None = None,
+    title: str = "",
 ) -> None:
     """Draw what `mlpot md analyze` found.
 
     Args:
         curves: by the names in `ANALYSIS`, lines by name, each (x, y).
+        notes: by the same names, what stands in a picture: why it has no line, or what bounds it.
         path: of the picture; the ending says the format.
     """
     figure = Figure(figsize=(11.0, 6.0), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, panel in zip(figure.subplots(2, 3).flat, ANALYSIS, strict=True):
         _draw_analysis(panel, curves[panel], axes)
+        _write_note((notes or {}).get(panel, ""), bool(curves[panel]), axes)
         for label in (axes.xaxis.label, axes.yaxis.label):
             label.set_fontsize(8)
         axes.tick_params(labelsize=7)
@@ -122,8 +129,19 @@ def analysis_panels(curves: Mapping[str, Mapping[str, tuple[Floats, Floats]]]) -
     return {
         f"{y} against {x}": partial(_draw_analysis, panel, curves[panel])
         for panel, (x, y) in ANALYSIS.items()
-        if panel != "conserved"
+        if panel != "conserved" and curves[panel]
     }
+
+
+def _write_note(note: str, beside_lines: bool, axes: Axes) -> None:
+    """Above the lines, or in their place."""
+    if beside_lines:
+        axes.set_title("\n".join(wrap(note, 60)), fontsize=7)
+    elif note:
+        axes.text(
+            0.5, 0.5, "\n".join(wrap(note, 44)), transform=axes.transAxes, ha="center", va="center", fontsize=8
+        )
+        axes.set(xticks=[], yticks=[])
 
 
 def _draw_analysis(panel: str, lines: Mapping[str, tuple[Floats, Floats]], axes: Axes) -> None:
@@ -132,12 +150,10 @@ def _draw_analysis(panel: str, lines: Mapping[str, tuple[Floats, Floats]], axes:
     x_label, y_label = ANALYSIS[panel]
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.ticklabel_format(axis="x", useOffset=False)
-    if panel == "spectrum":
-        axes.set_xlim(0, min(axes.get_xlim()[1], 4500))
-    if len(lines) > 1 or panel != "conserved":
+    if panel == "spectrum" and lines:
+        axes.set_xlim(0, max(x[-1] for x, _ in lines.values()))
+    if lines and panel != "conserved":
         axes.legend(fontsize=7, frameon=False)
-    if not any(np.isfinite(y).any() for _, y in lines.values()):
-        axes.text(0.5, 0.5, "this ensemble conserves none", transform=axes.transAxes, ha="center", fontsize=8)
 
 
 def _change(energy: Floats, n_atoms: int) -> Floats:

@@ -91,6 +91,6 @@ def _distributions(folder: Path) -> list[Html]:
         + (f", canonical {number(found.expected_std_K)} K" if found.expected_std_K else ""),
     }
     for element, d in found.diffusion.items():
-        value = f"{_with_error(d.A2_per_ps, d.error)} Å²/ps" if 0.8 < d.exponent < 1.2 else "none"
-        rows[f"diffusion of {element}"] = f"{value} (squared displacement ~ t^{d.exponent:.2f})"
-    return [facts(rows), pictures(analysis_panels(found.curves))]
+        rows[f"diffusion of {element}"] = d.told
+    told = [aside(note) for note in found.notes.values()]
+    return [facts(rows), pictures(analysis_panels(found.curves)), *told]

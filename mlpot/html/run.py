@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlpot.atomic_files import write_whole
+from mlpot.atomic_files import check_place, write_whole
 from mlpot.html.evaluation import evaluation_page
 from mlpot.html.files import RunError
 from mlpot.html.md import md_page
@@ -26,15 +26,16 @@ def write_report(run: Path, output: Path | None = None) -> Path:
         RunError: there is no run in it, it has not finished, or its files are damaged.
         ValueError: as the readers of models, trajectories and recipes.
     """
+    path = output or run / "report.html"
     if not run.is_dir():
         raise FileNotFoundError(f"There is no folder {run}. Give that of a training, an evaluation or an MD run.")
+    check_place(path)
     for name, make in PAGES.items():
         if (run / name).is_file():
             text = make(run)
             break
     else:
         raise RunError(_why_not(run))
-    path = output or run / "report.html"
     write_whole(path, text.encode())
     return path
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from mlpot.atomic_files import storing, sync_folder
+from mlpot.atomic_files import replacing
 from mlpot.data.constraints import other_constraints
 from mlpot.data.errors import FormatError, LabelError, LeftOutWarning
 from mlpot.data.frame import Columns, columns_of, family
@@ -55,7 +52,7 @@ def write(path: str | Path, frames: Iterable[Atoms], *, card: Mapping[str, str],
     """
     if Path(path).exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Choose another name, append to it, or ask to overwrite it.")
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         with h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file:
             found(file, card)
             n_frames = extend(file, frames)
@@ -80,35 +77,10 @@ def append(path: str | Path, frames: Iterable[Atoms]) -> None:
                 f"{path} is open for writing, or its writer was killed. Wait for it, or rescue the frames: "
                 "write(new, Reader(path).frames(), card={...})."
             )
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         shutil.copyfile(path, temporary)
         with h5py.File(temporary, "r+", libver=("v110", "v110"), locking=False) as file:
             extend(file, frames)
-
-
-@contextmanager
-def _replacing(path: str | Path) -> Iterator[Path]:
-    """A new file in the same folder, of which nobody knows, that takes the place of `path` if nothing failed."""
-    path = Path(path)
-    with storing(path, 0):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with storing(path, temporary.stat().st_size):
-            temporary.chmod(0o666 & ~_umask())
-            os.fsync(handle)
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-    finally:
-        os.close(handle)
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def found(file: h5py.File, card: Mapping[str, str]) -> None:

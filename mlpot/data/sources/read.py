@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-import ase.io
 import h5py
 import numpy as np
 from ase import Atoms
@@ -19,7 +18,6 @@ from mlpot.data.errors import FormatError, KeysError, LabelError
 from mlpot.data.frame import Frame, columns_of, family, frame_of_columns, has_volume
 from mlpot.data.h5md.read import BLOCK, Reader
 from mlpot.data.h5md.safe_hdf5 import naming_damage, open_unchecked
-from mlpot.data.h5md.write import write
 from mlpot.data.sources import dpdata_files, lammps
 from mlpot.data.sources.ase_files import RAW, READABLE, ase_kind, read_with_ase
 from mlpot.data.sources.cp2k import is_cp2k, read_cp2k
@@ -34,7 +32,6 @@ from mlpot.data.sources.reading import Reading
 from mlpot.data.sources.report import Report
 from mlpot.data.sources.schnetpack import is_schnetpack, read_schnetpack
 from mlpot.data.sources.unconverged import converged
-from mlpot.version import __version__
 
 H5MD_ENDINGS = (".h5", ".hdf5", ".h5md")
 MORE = 1000  # frames that are read after the first that leaves a question, for all questions in one message
@@ -305,18 +302,3 @@ def named_elements(names: str | None, file: str | Path | None) -> Elements | Non
     if file is not None:
         return Elements(numbers=read_structure(file).numbers)
     return None if names is None else Elements(names)
-
-
-def write_structures(path: str | Path, structures: Iterable[Atoms], *, overwrite: bool = False) -> None:
-    """Write structures with their labels, as H5MD if the name ends so, else in the format that its ending says.
-
-    Raises:
-        FileExistsError: the file exists and is not to be replaced.
-    """
-    path = Path(path)
-    if path.suffix in H5MD_ENDINGS:
-        write(path, structures, card={"made with": f"mlpot {__version__}"}, overwrite=overwrite)
-        return
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists. Choose another name, or ask to overwrite it.")
-    ase.io.write(path, list(structures))

@@ -1,0 +1,134 @@
+"""Structures with results into files: refused before anything is computed, streamed, whole or not there at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import ase.db
+import ase.io
+from ase import Atoms
+from ase.io.formats import UnknownFileTypeError, ioformats
+from ase.io.trajectory import Trajectory
+
+from mlpot.atomic_files import StorageError, check_place, replacing, storing
+from mlpot.data.errors import FormatError, LabelError
+from mlpot.data.h5md.write import write
+from mlpot.version import __version__
+
+H5MD_ENDINGS = (".h5", ".hdf5", ".h5md")
+RESULTS = ("energy", "free_energy", "forces", "stress")
+"""What a prediction puts into a calculator."""
+KEPT_AS = "input_"
+"""Before the name of what a structure brought under the name of a result."""
+
+
+def output_format(path: str | Path, *, overwrite: bool = False) -> str:
+    """The format that the ending of an output says, after everything about its place was checked.
+
+    Raises:
+        FormatError: the ending is unknown, or of a format that cannot hold many structures with their results.
+        FileExistsError, FileNotFoundError, IsADirectoryError, StorageError: as `check_place`.
+    """
+    path = Path(path)
+    check_place(path, overwrite=overwrite)
+    if path.suffix.lower() in H5MD_ENDINGS:
+        return "h5md"
+    try:
+        kind = str(ase.io.formats.filetype(path.name, read=False))
+    except UnknownFileTypeError:
+        kind = "unknown"
+    if kind in WRITERS:
+        return kind
+    known = kind in ioformats and path.suffix
+    why = f"structures with results are not written as {kind}" if known else "its ending is of no format"
+    raise FormatError(
+        f"Nothing is written to {path}: {why}. Choose a name that ends in .h5 (H5MD), .xyz or .extxyz, .traj or "
+        ".db."
+    )
+
+
+def write_structures(path: str | Path, structures: Iterable[Atoms], *, overwrite: bool = False) -> None:
+    """Write structures with their results, one after another; the file is absent, or as before, until all are in.
+
+    Args:
+        path: the ending says the format; H5MD keeps what `mlpot.data.h5md.write` says, the others `info` and
+            `arrays` too.
+        structures: taken one by one.
+        overwrite: replace an existing file.
+
+    Raises:
+        FormatError: the format of the ending cannot hold them, or one of them cannot be written.
+        LabelError: there are no structures.
+        FileExistsError, FileNotFoundError, IsADirectoryError, StorageError: as `check_place`.
+    """
+    kind, path = output_format(path, overwrite=overwrite), Path(path)
+    if kind == "h5md":
+        write(path, structures, card={"made with": f"mlpot {__version__}"}, overwrite=overwrite)
+        return
+    with replacing(path) as temporary:
+        add, close = WRITERS[kind](temporary)
+        n_structures = 0
+        try:
+            for atoms in structures:
+                _add(add, atoms, n_structures, path, kind)
+                n_structures += 1
+        finally:
+            with storing(path, 0):
+                close()
+        if n_structures == 0:
+            raise LabelError(f"No structures to write to {path}. Check the source and the selection of frames.")
+
+
+def without_results(atoms: Atoms) -> Atoms:
+    """A copy without calculator, its `info` and `arrays` under names of results being called `input_...`.
+
+    ASE's formats put results, `info` and `arrays` into one place, where equal names collide.
+    """
+    copy = atoms.copy()
+    for place in (copy.info, copy.arrays):
+        for name in RESULTS:
+            if name in place:
+                place[KEPT_AS + name] = place.pop(name)
+    return copy
+
+
+def _add(add: Callable[[Atoms], object], atoms: Atoms, k: int, path: Path, kind: str) -> None:
+    try:
+        with storing(path, 0):
+            add(atoms)
+    except StorageError:
+        raise
+    except Exception as error:  # each of ASE's writers fails in its own way
+        raise FormatError(
+            f"Structure {k} ({atoms.symbols}) cannot be written to {path} as {kind}: {error!r}. Remove what its "
+            "info or arrays have beyond numbers and text, or write .h5."
+        ) from error
+
+
+Writer = tuple[Callable[[Atoms], object], Callable[[], object]]
+"""How a structure is added, and how the file is closed."""
+
+
+def _extxyz(path: Path) -> Writer:
+    file = path.open("w", encoding="utf-8")
+    return lambda atoms: ase.io.write(file, atoms, format="extxyz"), file.close
+
+
+def _traj(path: Path) -> Writer:
+    file = Trajectory(str(path), "w")
+    return file.write, file.close
+
+
+def _db(path: Path) -> Writer:
+    path.unlink()  # SQLite makes it
+    table = ase.db.connect(str(path), type="db", append=False)
+
+    def add(atoms: Atoms) -> None:
+        table.write(atoms, data={key: value for key, value in atoms.info.items() if key not in RESULTS})
+
+    return add, lambda: path.touch()
+
+
+WRITERS: dict[str, Callable[[Path], Writer]] = {"extxyz": _extxyz, "traj": _traj, "db": _db}
+"""Those of ASE's formats that hold many structures, each with energy, forces and stress, and grow one by one."""
