@@ -92,6 +92,12 @@ def test_a_file_that_a_reader_stumbles_over_says_why_and_what_else_can_be_read(t
     assert "--format dpdata:orca/spout" in refusal(path)
 
 
+def test_types_in_place_of_symbols_are_named(tmp_path):
+    (tmp_path / "dump.xyz").write_text("2\nAtoms. Timestep: 0\n1 0 0 0\n2 0 0 1\n")
+    assert "'1' is no chemical symbol" in refusal(tmp_path / "dump.xyz")
+    assert "dump_modify ... element" in refusal(tmp_path / "dump.xyz")
+
+
 # --- dpdata ---
 
 

@@ -72,6 +72,24 @@ def test_what_orca_says_behind_an_energy_is_no_energy(tmp_path):
     assert last.get_potential_energy() == pytest.approx(-1.2 * ase.units.Hartree)
 
 
+def test_what_a_run_of_orca_did_not_finish_is_told(tmp_path):
+    path = tmp_path / "orca.out"
+    died = "SCF NOT CONVERGED AFTER 125 CYCLES\n ORCA finished by error termination in SCF\n"
+    path.write_text(orca([(-1.1, True), (-1.2, True)]).replace("****ORCA TERMINATED NORMALLY****", died))
+    source = Source(path)
+    assert [k for k, _ in source.numbered()] == [0]
+    assert "the run did not end normally, so its last step is left out (1 frame: 1)." in source.report.lines()
+
+
+def test_outputs_are_known_under_any_name(tmp_path):
+    for kind, writer in WRITERS.items():
+        path = tmp_path / f"{kind}.renamed"
+        path.write_text(writer(steps_of(FIRST[kind], (True, True))))
+        if kind != "vasp-out":
+            assert Source(path).kind == kind
+            assert len(list(Source(path).frames())) == 2
+
+
 def test_a_run_of_fhi_aims_that_was_cut_off_gives_its_whole_steps(tmp_path):
     path = tmp_path / "aims.out"
     steps = steps_of(-31.5, (True,) * 4)

@@ -18,7 +18,7 @@ ATOMIC_NUMBERS = "Z"  # what a user says of types that are atomic numbers
 CURE = (
     "Name them: --elements Si,O those of types 1, 2, ...; --elements 0=Na,1=Cl those of types by their numbers; "
     "--elements Z if the numbers are atomic numbers; --elements-from structure.xyz takes them from a file with "
-    "the same atoms in the same order."
+    "the same atoms in the same order; in a run file of molecular dynamics, elements: Si,O."
 )
 CURE_WITHOUT_TYPES = (
     "Name them: --elements Si8O16 in the order of the atoms, or --elements-from structure.xyz, a file with the "

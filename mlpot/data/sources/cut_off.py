@@ -18,6 +18,7 @@ AIMS_RESTARTS = (
 """After these FHI-aims begins a self-consistency cycle anew without a new step."""
 AIMS_STEP = "Begin self-consistency loop: Re-initialization"
 AIMS_RELAXED = "Geometry optimization: Attempting to predict improved coordinates."
+ORCA_END, ORCA_STEP = "ORCA TERMINATED NORMALLY", "ORCA GEOMETRY RELAXATION STEP"
 ORCA_REMARK = re.compile(r"\((?:SCF|Wavefunction) not fully converged!\)")
 
 
@@ -35,7 +36,10 @@ def text_for_ase(path: Path, kind: str) -> tuple[str, str, int] | None:
         text = file.read()
     if kind == "orca-output":  # ASE takes the remark behind an energy for the energy
         bare, n = ORCA_REMARK.subn("", text)
-        return (bare, "", 0) if n else None
+        if ORCA_END in text:
+            return (bare, "", 0) if n else None
+        n_steps = text.count(ORCA_STEP)
+        return bare, "the run did not end normally, so its last step is left out", n_steps
     return None if AIMS_END in text[-1000:] else _whole_steps_of_aims(path, text.splitlines())
 
 

@@ -81,6 +81,25 @@ def program_of(head: bytes) -> tuple[str, str] | None:
     return None if first is None else first[1]
 
 
+KINDS = {
+    "Gaussian": "gaussian-out", "ORCA": "orca-output", "Quantum ESPRESSO": "espresso-out",
+    "FHI-aims": "aims-output", "VASP": "vasp-out", "NWChem": "nwchem-out", "GAMESS": "gamess-us-out",
+}  # fmt: skip
+"""ASE's format of the outputs of programs, whatever the name of the file."""
+
+
+def kind_by_content(path: Path) -> str:
+    """The format of ASE of a program's output under a name that does not show it; empty if it is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if b"<modeling>" in head:
+        return "vasp-xml"
+    program = program_of(head)
+    return KINDS.get(program[0], "") if program else ""
+
+
 def cause(path: Path, kind: str, error: Exception) -> str:
     """Why a reader of ASE failed, likely, and what else can be read; without Python's words."""
     says = str(error).split("\n")[0].strip()
@@ -88,6 +107,11 @@ def cause(path: Path, kind: str, error: Exception) -> str:
     why = "a number or a word is not where the format has it: another version, an option of the program, or damage"
     if ended:
         why = "it ends within the frame, as of a run that was cut off, or lacks a part that the reader needs"
+    if isinstance(error, KeyError):
+        why = (
+            f"{says} is no chemical symbol, or a name that the reader does not know. Types of LAMMPS become "
+            "elements by its `dump_modify ... element Si O`, or by --elements of a dump with types"
+        )
     if isinstance(error, UnicodeDecodeError):
         why = "it is not text, or is damaged"
     if isinstance(error, ImportError):

@@ -27,7 +27,7 @@ from mlpot.data.sources.dpdata_files import by_dpdata, read_dpdata
 from mlpot.data.sources.interpret import Interpreter
 from mlpot.data.sources.layouts import LAYOUTS
 from mlpot.data.sources.names import NO_VOLUME, NONE, Questions
-from mlpot.data.sources.programs import origin
+from mlpot.data.sources.programs import kind_by_content, origin
 from mlpot.data.sources.reading import Reading
 from mlpot.data.sources.report import Report
 from mlpot.data.sources.schnetpack import is_schnetpack, read_schnetpack
@@ -259,9 +259,10 @@ def kind_of(path: Path) -> str:
         return "schnetpack"
     # ASE takes these for the formats of their endings.
     program = by_dpdata(path) if kind in ("", "gaussian-out", "espresso-out") else ""
-    if not kind and not program:
+    kind = program or kind or kind_by_content(path)
+    if not kind:
         raise FormatError(f"{path} shows no format that ASE knows. {origin(path)} Name its format with --format.")
-    return program or kind
+    return kind
 
 
 def as_source(file: str | Path | Source, *, labels: bool = True) -> Source:
