@@ -7,7 +7,7 @@ BIN := .venv/bin
 # Small molecules are bound by calls, not by arithmetic: a second thread only waits, and on a busy machine for long.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test slow skipped scatter pages sets lint types check bench bench-setup clean
+.PHONY: release setup demo test slow skipped scatter pages sets lint types check bench bench-setup clean
 
 setup: .venv/installed
 
@@ -61,6 +61,10 @@ types: setup
 	$(BIN)/mypy
 
 check: lint types test
+
+# Builds dist/ if version = changelog = tag, after all checks.
+release: setup
+	.ci/release
 
 # Speed beside other packages, each in an environment of its own; BENCH takes sections and options of bench/run.py.
 bench: bench-setup

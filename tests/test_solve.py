@@ -30,7 +30,7 @@ def new(backbone: str = "ace", **arguments: object) -> Potential:
     return Potential(backbone, arguments, reference_energies=REFERENCES, energy_scale=scale)
 
 
-def labelled(*seeds: int) -> Batch:
+def labeled(*seeds: int) -> Batch:
     """Ethanol and quartz with the energies and forces of a known truth; one force is not known."""
     structures = [make(seed) for seed in seeds for make in (ethanol, quartz)]
     graph = collate([build_graph(a.numbers, a.positions, a.cell.array, a.pbc, CUTOFF) for a in structures])
@@ -44,7 +44,7 @@ def labelled(*seeds: int) -> Batch:
 def test_rows_are_the_derivatives_of_energies_and_forces_by_the_weights(backbone: str) -> None:
     potential = new(backbone).double()
     features = Features(potential, potential.backbone)  # type: ignore[arg-type]
-    graph, _ = labelled(0)
+    graph, _ = labeled(0)
     before = predict(potential, graph)
     directions = [(atom, axis) for atom in range(9) for axis in range(3)]
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_rows_are_the_derivatives_of_energies_and_forces_by_the_weights(backbone
 
 def test_the_solve_is_that_of_a_dense_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closing, "STRENGTHS", (1e-3,))
-    potential, train, validation = new().double(), labelled(*range(8)), labelled(9)
+    potential, train, validation = new().double(), labeled(*range(8)), labeled(9)
     features = Features(copy.deepcopy(potential), copy.deepcopy(potential.backbone))  # type: ignore[arg-type]
     solved = closing_solve(potential, [train], [validation], **SETTINGS)
     graph, labels = train
@@ -91,11 +91,11 @@ def test_the_solve_is_that_of_a_dense_least_squares(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_solve_that_does_not_help_changes_nothing() -> None:
-    graph, labels = labelled(0)
+    graph, labels = labeled(0)
     noise = Properties(labels.energy, torch.randn_like(labels.forces), labels.stress)
     potential = new()
     before = copy.deepcopy(potential.state_dict())
-    other = labelled(5)
+    other = labeled(5)
     exact = predict(potential.double(), other[0])
     potential.float()
     assert not closing_solve(potential, [(graph, noise)], [(other[0], exact)], **SETTINGS).accepted
@@ -106,7 +106,7 @@ def test_a_solve_gives_the_same_bits_again() -> None:
     results = []
     for _ in range(2):
         potential = new()
-        assert closing_solve(potential, [labelled(0, 1), labelled(2)], [labelled(3)], **SETTINGS).accepted
+        assert closing_solve(potential, [labeled(0, 1), labeled(2)], [labeled(3)], **SETTINGS).accepted
         results.append(potential.state_dict())
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
@@ -115,18 +115,18 @@ def test_rows_are_drawn_where_there_are_many() -> None:
     potential = new().double()
     features = Features(potential, potential.backbone)  # type: ignore[arg-type]
     with torch.no_grad():
-        of_energy, of_forces = accumulate(features, [labelled(0)], 0.25)
+        of_energy, of_forces = accumulate(features, [labeled(0)], 0.25)
     assert of_energy.n == 2
     assert of_forces.n in (13, 14)  # 7 of 27 directions of two structures
     assert math.isfinite(of_forces.error(torch.zeros(features.n, dtype=torch.float64)))
 
 
 def test_atoms_are_counted_within_their_structure() -> None:
-    assert within(labelled(0)[0]).tolist() == [*range(9), *range(9)]
+    assert within(labeled(0)[0]).tolist() == [*range(9), *range(9)]
 
 
 def test_a_network_without_linear_weights_is_left_alone() -> None:
     potential = Potential("deepsets", {"cutoff": CUTOFF, "n_features": 8}, reference_energies=REFERENCES)
-    solved = closing_solve(potential, [labelled(0)], [labelled(1)], **SETTINGS)
+    solved = closing_solve(potential, [labeled(0)], [labeled(1)], **SETTINGS)
     assert not solved.accepted
     assert solved.n_weights == 0

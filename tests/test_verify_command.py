@@ -14,6 +14,7 @@ import torch
 from potentials import new_potential
 from sets import crystals, labeled, write
 from structures import copper_atom, ethanol, slab
+from typer.testing import CliRunner
 
 import mlpot
 from mlpot.certificate import verify as levels
@@ -21,6 +22,8 @@ from mlpot.certificate.check import movable
 from mlpot.certificate.examples import of_training, with_companions
 from mlpot.certificate.run import certify
 from mlpot.certificate.symmetry import rotation
+from mlpot.certificate.table import BARS
+from mlpot.cli.main import app
 from mlpot.data.check.survey import survey
 from mlpot.html.certificate import write_page
 from mlpot.model_file import ModelFileError, attach_certificate, save_potential
@@ -150,3 +153,12 @@ def test_the_card_remembers_structures_with_every_element(tmp_path: Path) -> Non
     ]
     np.testing.assert_allclose(found[1]["positions"], ethanol().positions, atol=1e-6)
     assert len(json.dumps(found)) < 3000
+
+
+def test_the_list_of_checks_has_every_check_its_sentence_and_its_bar() -> None:
+    assert set(BARS) == set(levels.FULL) >= set(levels.QUICK)
+    done = CliRunner().invoke(app, ["verify", "--list"])
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert [line.split()[0] for line in lines] == [f"P{k}" for k in range(1, 32)]
+    assert all(". Bar: " in line.replace("  ", " ") or ").  Bar: " in line for line in lines)

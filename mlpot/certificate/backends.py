@@ -1,4 +1,4 @@
-"""Whatever computes a potential, in whichever type, its answers are the same."""
+"""Every backend and precision gives the same results."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Compiled:
 
 
 def agreement(tested: CalculatorUnderTest, structures: Structures, compiled: bool = False) -> Check:
-    """P30: both types, native calls and modules, other devices and the compiler give the same.
+    """P30: both precisions, native calls, modules, devices and the compiler give the same results.
 
-    The compiler takes its time, so it is given the smallest structure alone.
+    Compilation is slow, so only the smallest structure is compiled.
     """
     if tested.potential is None:
         raise NothingToCheckError("not a potential of this package")

@@ -40,7 +40,7 @@ def supercell(tested: CalculatorUnderTest, structures: Structures) -> Check:
 
 
 def representation(tested: CalculatorUnderTest, structures: Structures) -> Check:
-    """P12: neither wrapping, nor whole cells, nor the choice of lattice vectors, nor the last digit matters."""
+    """P12: wrapping, whole cell shifts, the choice of lattice vectors and rounding change nothing."""
     figures: list[Measurement] = []
     for name, atoms in periodic(structures).items():
         out = tested(atoms)
@@ -50,7 +50,7 @@ def representation(tested: CalculatorUnderTest, structures: Structures) -> Check
 
 
 def boundaries(tested: CalculatorUnderTest, structures: Structures) -> Check:
-    """P13: what does not repeat changes nothing and has no stress; repeating without a vector is an error."""
+    """P13: an open direction changes nothing and has no stress; a periodic one without a vector is an error."""
     figures: list[Measurement] = []
     for name, atoms in free(structures).items():
         boxed = atoms.copy()

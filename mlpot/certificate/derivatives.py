@@ -113,7 +113,7 @@ def curl(tested: CalculatorUnderTest, structures: Structures) -> Check:
 
 
 def loops(tested: CalculatorUnderTest, structures: Structures, n_loops: int = 3, n_points: int = 400) -> Check:
-    """P8: the work around a closed loop is nothing beside the work along it."""
+    """P8: the work around a closed loop vanishes, relative to the work along it."""
     figures, double = [], tested.double
     for name, atoms in structures.items():
         if len(atoms) == 1:

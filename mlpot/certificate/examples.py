@@ -51,7 +51,8 @@ def of_training(header: Mapping[str, Any]) -> dict[str, Atoms]:
 
 
 def with_companions(structures: Structures) -> dict[str, Atoms]:
-    """If none is periodic also the smallest repeated, if all are it alone: for what is true of any structure.
+    """Adds one companion, so that every check applies: the smallest molecule in a periodic box, or the smallest
+    crystal as an isolated cluster.
 
     They are not moved from: no training needs to have seen the like.
     """

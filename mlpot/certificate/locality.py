@@ -108,7 +108,7 @@ def isolated_atoms(tested: CalculatorUnderTest, structures: Structures) -> Check
 
 
 def short_range(tested: CalculatorUnderTest, structures: Structures) -> Check:
-    """P15: atoms that are too close push away, the more the closer, and coincident ones are an error or finite."""
+    """P15: atoms that are too close repel, more at shorter distance; coincident atoms are an error or finite."""
     figures = []
     for a, b in element_pairs(tested.elements, structures):
         name, contact = pair_name(a, b), 0.8 * (covalent_radii[a] + covalent_radii[b])

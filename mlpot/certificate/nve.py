@@ -115,7 +115,7 @@ def reversal(tested: CalculatorUnderTest, structures: Structures, n_steps: int =
 
 
 def momenta(tested: CalculatorUnderTest, structures: Structures, picoseconds: float = 100.0) -> Check:
-    """P21: momentum is conserved, and in vacuum angular momentum too."""
+    """P21: momentum is conserved, and in vacuum angular momentum."""
     figures = []
     for name, atoms in typical(structures).items():
         dt = 2 * step(atoms)

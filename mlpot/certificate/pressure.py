@@ -42,7 +42,7 @@ class Nothing:
 
 
 def ideal_gas(tested: CalculatorUnderTest, structures: Structures, n_samples: int = 6000) -> Check:
-    """P26: without forces ⟨V⟩ = N kT / P, and σ(V) / ⟨V⟩ = 1 / √N; of the barostat alone."""
+    """P26: the barostat gives an ideal gas ⟨V⟩ = N kT / P and σ(V) / ⟨V⟩ = 1 / √N."""
     pressure, rng = 1e-4, np.random.default_rng(0)
     expected = N_ATOMS * units.kB * TEMPERATURE / pressure
     edge = expected ** (1 / 3)
@@ -62,7 +62,7 @@ def ideal_gas(tested: CalculatorUnderTest, structures: Structures, n_samples: in
 
 
 def two_pressures(tested: CalculatorUnderTest, structures: Structures) -> Check:
-    """P27: a crystal is under the pressure asked for; between two, volumes are as likely as Boltzmann says."""
+    """P27: a crystal has the given pressure, and volumes at two pressures have the ratio of Boltzmann factors."""
     if not tested.has_stress:
         raise NothingToCheckError("the calculator gives no stress")
     figures, at = [], periodic(typical(structures))

@@ -1,4 +1,4 @@
-"""An answer depends on the structure alone, not on what was asked before, and asking changes nothing."""
+"""Results depend on the structure only, not on earlier calls, and a call has no side effects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SAME = {False: 1e-11, True: 1e-5}  # eV/atom, eV/Å, eV/Å³
 
 
 def determinism(tested: CalculatorUnderTest, structures: Structures, n_repeats: int = N_REPEATS) -> Check:
-    """P28: the same question has the same answer, on a CPU to the last bit."""
+    """P28: repeated calls give the same results, on a CPU to the last bit."""
     figures, gpu = [], on_gpu(tested.potential)
     for name, atoms in structures.items():
         first, other = tested(atoms), shaken(atoms, seed=9)
@@ -43,7 +43,7 @@ def determinism(tested: CalculatorUnderTest, structures: Structures, n_repeats: 
 
 
 def side_effects(tested: CalculatorUnderTest, structures: Structures) -> Check:
-    """P29: asking, in vain too, changes neither the structure nor anything that other programs rely on."""
+    """P29: a call, failed or not, changes neither the structure nor any state of the process."""
     figures = []
     for name, atoms in structures.items():
         before, asked = _surroundings(), atoms.copy()
@@ -70,7 +70,7 @@ def side_effects(tested: CalculatorUnderTest, structures: Structures) -> Check:
 
 
 def memory(tested: CalculatorUnderTest, structures: Structures) -> Check:
-    """P31: after any change in place and along any walk, the answer is that of a new calculator."""
+    """P31: after any change in place and along any path, results are those of a new calculator."""
     figures: list[Measurement] = []
     for name, start in structures.items():
         atoms, bar = start.copy(), SAME[tested.single]
@@ -115,7 +115,7 @@ def _changes(tested: CalculatorUnderTest, atoms: Atoms) -> Iterator[Change]:
 
 
 def _walk(atoms: Atoms) -> Iterator[Change]:
-    """Small steps that no single one of would outdate a neighbor list, then a jump."""
+    """Steps each too small to trigger a rebuild of the neighbor list, then one large displacement."""
     rng = np.random.default_rng(8)
     aim = rng.normal(size=(len(atoms), 3))
     aim *= 0.05 / np.linalg.norm(aim, axis=1).max()

@@ -32,7 +32,7 @@ def independent(values: Floats) -> Floats:
 
 
 def n_independent(values: Floats) -> float:
-    """As many independent samples would tell as much of the mean."""
+    """Effective number of independent samples, n / 2τ."""
     return len(values) / (2 * correlation_time(values))
 
 

@@ -30,7 +30,7 @@ N_BATCH, MOST_ATOMS = 64, 2000
 
 
 def translation(tested: CalculatorUnderTest, structures: Structures) -> Check:
-    """P1: moving everything by up to 1000 Å changes nothing."""
+    """P1: translation by up to 1000 Å changes nothing."""
 
     def moves(atoms: Atoms, rng: np.random.Generator) -> Iterator[tuple[Atoms, Answer]]:
         out = tested(atoms)
@@ -43,7 +43,7 @@ def translation(tested: CalculatorUnderTest, structures: Structures) -> Check:
 
 
 def rotation(tested: CalculatorUnderTest, structures: Structures) -> Check:
-    """P2: forces and stress turn with the structure, in rotations and reflections."""
+    """P2: forces and stress rotate with the structure, in rotations and reflections."""
 
     def turns(atoms: Atoms, rng: np.random.Generator) -> Iterator[tuple[Atoms, Answer]]:
         out = tested(atoms)
@@ -70,7 +70,7 @@ def permutation(tested: CalculatorUnderTest, structures: Structures) -> Check:
 
 
 def batches(tested: CalculatorUnderTest, structures: Structures) -> Check:
-    """P4: a structure has the same answer in a batch, and feels nothing of the others there."""
+    """P4: a structure has the same results in a batch, independent of the other structures."""
     potential = tested.potential
     if potential is None:
         raise NothingToCheckError("a calculator takes one structure at a time")
@@ -106,7 +106,7 @@ def _many(structures: Structures) -> Iterator[tuple[str, Atoms]]:
 
 
 def momentum(tested: CalculatorUnderTest, structures: Structures) -> Check:
-    """P16: forces have no sum, and in vacuum no torque."""
+    """P16: forces sum to zero, and in vacuum torques do."""
     figures = []
     for name, atoms in structures.items():
         forces = tested(atoms).forces

@@ -41,7 +41,7 @@ LITTLE = 1e-3  # Å, a step of differences of forces
 
 
 def kinetic_energy(tested: CalculatorUnderTest, structures: Structures) -> Check:
-    """P22: kinetic energies are distributed as they should, and every element and direction has its share.
+    """P22: kinetic energies follow their gamma distribution, and every element and direction has its share.
 
     Shares are judged with Langevin's thermostat only: the other keeps what vibrations in a harmonic crystal have.
     """
@@ -54,7 +54,13 @@ def kinetic_energy(tested: CalculatorUnderTest, structures: Structures) -> Check
             for w in runs:
                 energies = independent(w.seen["kinetic_eV"])
                 distance = distance_from_gamma(energies, w.n_degrees / 2, kT, 0.01 / n_runs)
-                figures.append(Measurement("distance of kinetic energies from theirs", where, *distance))
+                figures.append(
+                    Measurement(
+                        "Kolmogorov-Smirnov distance of the kinetic energies from their gamma distribution",
+                        where,
+                        *distance,
+                    )
+                )
         groups = list(_groups(atoms.numbers))
         runs = [long_run_in_heat_bath(tested, name, atoms, HeatBath("langevin", seed)) for seed in SEEDS]
         lengths.append(len(runs[0].time))
@@ -123,7 +129,7 @@ def _at(w: HeatBathRun, positions: Floats) -> Atoms:
 
 
 def ensembles(tested: CalculatorUnderTest, structures: Structures) -> Check:
-    """P24: between two temperatures, potential energies are as much more likely as Boltzmann says."""
+    """P24: the ratio of potential energy distributions at two temperatures is the Boltzmann factor."""
     figures, at = [], typical(structures)
     bar = bar_of(3.0, max(1, len(at) * len(THERMOSTATS) * len(SEEDS)))
     for name, atoms in at.items():
@@ -140,7 +146,7 @@ def ensembles(tested: CalculatorUnderTest, structures: Structures) -> Check:
 
 
 def conserved(tested: CalculatorUnderTest, structures: Structures) -> Check:
-    """P25: what thermostats and barostats conserve, their own energy included, does not drift."""
+    """P25: the conserved quantities of thermostats and barostats do not drift."""
     figures, errors = [], []
     for name, atoms in typical(structures).items():
         names: list[EnsembleName] = ["bussi", "nose-hoover"]
@@ -153,7 +159,7 @@ def conserved(tested: CalculatorUnderTest, structures: Structures) -> Check:
             figures.append(figure)
             errors.append(error)
     if not figures:
-        raise NothingToCheckError("no structure that it applies to; give one with --structures")
+        raise NothingToCheckError("the check applies to none of the structures; give one with --structures")
     return verdict("P25", "conserved quantities", figures, length(float(w.time[-1]), errors))
 
 

@@ -271,6 +271,21 @@ def _print_md(output: Path, summary: MDSummary) -> None:
     console.print("\n".join([*lines, f"Trajectory, log and picture: {output}"]), markup=False, soft_wrap=True)
 
 
+def _print_checks(wanted: bool) -> None:
+    if not wanted:
+        return
+    from mlpot.certificate.table import rows
+
+    for row in rows():
+        print(f"{row.id:3}  {row.level:5}  {row.sentence}  Bar: {row.bar}.")
+    raise typer.Exit
+
+
+ListChecks = Annotated[
+    bool, typer.Option("--list", callback=_print_checks, is_eager=True, help="Print all checks and their bars.")
+]
+
+
 @app.command()
 def verify(
     model: Annotated[Path | None, typer.Argument(help="Trained potential (*.safetensors).")] = None,
@@ -288,8 +303,9 @@ def verify(
     html: Annotated[Path | None, typer.Option(help="Write a page, such as verify.html.")] = None,
     device: Device = "cpu",
     dtype: Dtype = None,
+    _list: ListChecks = False,
 ) -> None:
-    """Hold a potential to the physics it must obey; exit status 1 if a check fails."""
+    """Check that a potential obeys physics; exit status 1 if a check fails."""
     from mlpot.atomic_files import check_places
     from mlpot.certificate.run import certify
     from mlpot.html.certificate import write_page
