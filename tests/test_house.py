@@ -240,3 +240,11 @@ print(sorted(heavy & set(sys.modules)))
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=False)
     assert (out.stdout.strip(), out.stderr) == ("[]", "")
+
+
+def test_the_table_of_floors_is_that_of_contributing() -> None:
+    text = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    found: dict[str, float] = {}
+    for floor, rooms in re.findall(r"^\| ([\d.]+) \| (.*?) \|", text, re.MULTILINE):
+        found |= {name: float(floor) for name in re.findall(r"`([a-z_]+)(?:\.py|/)`", rooms)}
+    assert found == FLOOR
