@@ -303,3 +303,45 @@ def test_masses_that_are_not_standard_are_kept_and_told(tmp_path):
     ase.io.write(tmp_path / "set.traj", heavy)
     assert converted(tmp_path / "set.traj")[0].get_masses()[1] == 2.014
     assert "masses other than the standard ones kept (1 frame: 0)" in account(Source(tmp_path / "set.traj"))
+
+
+def test_a_cell_without_a_boundary_and_a_gradient_are_asked_for_what_they_are(tmp_path):
+    path = xyz(tmp_path / "set.xyz", 'energy=-1 box="4 5 6 90 90 90"', columns=":gradient:R:3", values="0.1 0 0")
+    with pytest.raises(KeysError) as asked:
+        converted(path, index=":1")
+    command = str(asked.value).splitlines()[-1]
+    for option in (
+        "--index :1", "--key cell=box --unit cell=Angstrom", "--key forces=-gradient --unit forces=eV/Angstrom",
+        "--pbc TTT",
+    ):  # fmt: skip
+        assert option in command, command
+    keys, units = {"cell": "box", "forces": "-gradient"}, {"cell": "Angstrom", "forces": "eV/Angstrom"}
+    with pytest.raises(KeysError, match=r"(?s)frame 0 periodic.*--key cell=box --key forces=-gradient.*--pbc TTT"):
+        converted(path, keys=keys, units=units)
+    (atoms,) = Source(path, Reading(keys=keys, units=units, pbc="TTF")).frames()
+    assert (atoms.cell.lengths().tolist(), atoms.pbc.tolist()) == ([4, 5, 6], [True, True, False])
+    assert atoms.get_forces()[0, 0] == -0.1
+
+
+def test_structures_alone_are_asked_of_their_cell_and_not_of_their_labels(tmp_path):
+    path = xyz(tmp_path / "set.xyz", "REF_energy=-1 unit_cell=4")
+    assert len(list(Source(path, Reading(labels=False)).frames())) == 1
+    path = xyz(tmp_path / "set.xyz", 'REF_energy=-1 unit_cell="4 5 6"')
+    with pytest.raises(KeysError) as asked:
+        list(Source(path, Reading(labels=False)).frames())
+    assert f"mlpot data export {path} structures.xyz --key cell=unit_cell --unit cell=Angstrom --pbc TTT" in str(
+        asked.value
+    )
+    assert "REF_energy" not in str(asked.value)
+
+
+def test_energies_an_atom_are_no_rivals_and_a_free_energy_alone_is_taken(tmp_path):
+    path = xyz(tmp_path / "set.xyz", f"energy=-4 energy_per_atom=-2.1 {CELL}", f"free_energy=-5 {CELL}")
+    assert [a.get_potential_energy() for a in converted(path)] == [-4.0, -5.0]
+    assert "from 'free_energy', as there is no 'energy' (1 frame: 1)" in account(Source(path))
+
+
+def test_a_file_without_labels_says_what_it_has(tmp_path):
+    path = xyz(tmp_path / "set.xyz", f"dipole=1.0 remark=good {CELL}")
+    with pytest.raises(KeysError, match=r"no energies, forces or stresses.*It has dipole, remark\."):
+        converted(path)

@@ -82,7 +82,7 @@ def test_a_lammps_dump_arrives_with_its_velocities(tmp_path):
     columns = "ITEM: ATOMS id type element x y z vx vy vz fx fy fz\n"
     rows = "1 1 Cu 0 0 0 1.5 0 0 0.1 0 0\n2 1 Cu 2.5 0 0 -1.5 0 0 -0.1 0 0\n"
     path.write_text("".join(head.format(k) + columns + rows for k in range(3)))
-    out = converted(path, format="lammps-dump-text")
+    out = converted(path, format="lammps-dump-text", units={"lammps": "metal"})
     assert len(out) == 3
     # LAMMPS' metal units are Å/ps.
     np.testing.assert_allclose(

@@ -98,7 +98,7 @@ def convert(
         corrections=pairs(correct),
         drop=drop,
         without=without,
-        hold=[int(atom) for atom in hold.split(",")] if hold else (),
+        hold=[int(atom) for atom in numbers_in("--hold", hold, "0,1,2")],
         card=pairs(card),
         overwrite=overwrite,
     )
@@ -229,7 +229,7 @@ def split(
     """Write training, validation and test sets that share no structure."""
     from mlpot.data.split import split as run
 
-    parts = [float(part) for part in fractions.split(",")]
+    parts = numbers_in("--fractions", fractions, "0.8,0.1,0.1")
     source = source_of(file, elements, elements_from)
     written = run(source, parts, by=by, block=block, output=output, seed=seed, overwrite=overwrite)
     print_account(source)
@@ -276,10 +276,11 @@ def label(
     from mlpot.data.label import label as run
     from mlpot.recipes import assign
 
+    read = source_of(source, elements, elements_from, labels=False)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("labeling", total=None)
         report = run(
-            source_of(source, elements, elements_from, labels=False),
+            read,
             destination,
             calculator=calculator,
             settings=assign({}, settings or ()),
@@ -291,6 +292,7 @@ def label(
         )
     for frame, reason in report.failures.items():
         console.print(f"Frame {frame} failed: {reason}", soft_wrap=True)
+    print_account(read)
     console.print(f"{report.labeled} of {report.frames} structures labeled in {destination}", soft_wrap=True)
 
 
@@ -306,6 +308,14 @@ def print_account(source: Source) -> None:
     """What was read of a source, and what was left out and why."""
     for line in source.report.lines():
         console.print(line, markup=False, soft_wrap=True)
+
+
+def numbers_in(option: str, text: str | None, example: str) -> list[float]:
+    """The numbers that an option lists."""
+    try:
+        return [float(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise ValueError(f"{option} {text} is no list of numbers. Write it as {example}.") from None
 
 
 def pairs(assignments: list[str] | None) -> dict[str, str]:

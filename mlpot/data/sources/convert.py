@@ -59,7 +59,7 @@ def convert(
     taken = (atoms for k, atoms in source.numbered() if k not in out)
     frames = corrected(taken, corrections or {}, hold)
     card = {"source": source.path.name, **(card or {})}
-    write(destination, _labeled(source.path, frames), card=card, overwrite=overwrite)
+    write(destination, _labeled(source, frames), card=card, overwrite=overwrite)
     with Reader(destination) as reader:
         return len(reader)
 
@@ -72,13 +72,15 @@ def _check_name(destination: Path) -> None:
         )
 
 
-def _labeled(source: Path, frames: Iterable[Atoms]) -> Iterator[Atoms]:
+def _labeled(source: Source, frames: Iterable[Atoms]) -> Iterator[Atoms]:
     """The frames; at their end an error if there was nothing to learn from."""
     atoms, labeled = None, False
     for atoms in frames:
         labeled = labeled or (atoms.calc is not None and bool(atoms.calc.results))
         yield atoms
     if atoms is not None and not labeled:
+        names = f" It has {', '.join(sorted(source.report.unused))}." if source.report.unused else ""
         raise KeysError(
-            f"{source} has no energies, forces or stresses that are read. Name them (--key), or label the frames."
+            f"{source.path} has no energies, forces or stresses that are read. Name them (--key), or label the "
+            f"frames.{names}"
         )

@@ -238,7 +238,7 @@ def _account(
     states = states_of(block, {q: name for q, name in reading.keys.items() if q in STATES}, sizes[0])
     claimed = {place for name in layout.keys.values() if (place := _place(block, name)) is not None}
     claimed |= {layout.family or "", *KNOWN["charge"], *KNOWN["spin"], *SAYS_UNITS}
-    questions = Questions(where.rpartition(":")[0])
+    questions = Questions(where.rpartition(":")[0], reading.options, reading.labels)
     ask(questions, block, kept | states.keys(), claimed, sizes)
     if questions:
         raise questions.error()

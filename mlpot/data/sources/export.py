@@ -24,6 +24,8 @@ WITH_LABELS = ("extxyz", "traj", "db", "json")
 STREAMED = ("extxyz", "traj", "db")
 """Formats that are written frame upon frame; frames of others are held in memory."""
 PICTURES = {"png", "animation", "gif", "mp4", "eps", "pov", "x3d", "html"}
+NO_FILES = {"bundletrajectory", "mysql", "postgresql", "py"}
+"""What ASE writes to folders and servers, and programs."""
 
 
 def export(
@@ -80,8 +82,10 @@ def writable(destination: Path, format: str | None = None) -> str:
         kind = format or str(filetype(str(destination), read=False))
     except UnknownFileTypeError:
         kind = ""
-    if kind not in ioformats or not ioformats[kind].can_write or kind in PICTURES:
-        known = sorted(name for name, ioformat in ioformats.items() if ioformat.can_write and name not in PICTURES)
+    if kind not in ioformats or not ioformats[kind].can_write or kind in PICTURES | NO_FILES:
+        known = sorted(
+            name for name, ioformat in ioformats.items() if ioformat.can_write and name not in PICTURES | NO_FILES
+        )
         raise FormatError(
             f"{destination} is in no format that is written ({kind or 'unknown ending'}). Choose another ending, "
             f"such as .xyz, .traj or .cif, or name the format, one of: {', '.join(known)}."

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlpot.data.errors import KeysError, LabelError
 from mlpot.data.frame import VOIGT, WEIGHT, has_volume
-from mlpot.data.sources.names import KNOWN, MEASURED_IN, NO_VOLUME, NONE, Questions, looks_like
+from mlpot.data.sources.names import KNOWN, MEASURED_IN, NO_VOLUME, NONE, PER_ATOM, Questions, looks_like
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
 from mlpot.data.unit_names import factor
@@ -26,6 +26,7 @@ FREE_ENERGY = (
     "energy taken from 'free_energy', whose derivative the forces are, not from 'energy'; --key "
     "energy=energy takes that one"
 )
+ONLY_FREE_ENERGY = "energy taken from 'free_energy', as there is no 'energy'"
 MASSES = "masses other than the standard ones kept"
 OWN_NAMES = {
     "numbers", "positions", "momenta", "masses", "force_mask", "tags", "free_energy", "group", "config_type",
@@ -105,11 +106,11 @@ class Interpreter:
         units = self.reading.units
         length = factor("positions", units["positions"]) if "positions" in units else 1.0
         cell, pbc = atoms.cell.array * length, atoms.pbc
-        given = self._value("cell", pool, ())
+        given, asked = self._value("cell", pool, ()), False
         if given is not None and self.reading.keys["cell"] != NONE:
             cell = _cell(f"{self.path}, frame {k}", given) * self._scale("cell", self.reading.keys["cell"])
         elif "cell" not in self.reading.keys:
-            self._ask(k, "cell", pool, lambda value: _is_another_cell(value, atoms.cell))
+            asked = self._ask(k, "cell", pool, lambda value: _is_another_cell(value, atoms.cell))
         said = self._value("pbc", pool, ())
         if self.reading.pbc is not None:
             pbc = boundary_of(self.reading.pbc)
@@ -117,6 +118,8 @@ class Interpreter:
             pbc = boundary_of(said)
         elif "pbc" not in self.reading.keys:
             self._ask(k, "pbc", pool, lambda value: _is_another_boundary(value, atoms.pbc))
+            if (asked or given is not None) and not pbc.any() and self.questions.unknown_boundary is None:
+                self.questions.unknown_boundary = k
         clean = Atoms(atoms.numbers, atoms.positions * length, cell=cell, pbc=pbc)
         if not self.reading.labels:
             for name in atoms.arrays.keys() - {"numbers", "positions"}:
@@ -142,7 +145,7 @@ class Interpreter:
             free, energy = self._scaled(k, "energy", "free_energy", pool), labels["energy"]
             if energy is None or (labels["forces"] is not None and abs(free - energy) > 1e-6):
                 labels["energy"] = free
-                self.report.note(FREE_ENERGY, k)
+                self.report.note(ONLY_FREE_ENERGY if energy is None else FREE_ENERGY, k)
         return {key: value for key, value in labels.items() if value is not None}
 
     def _label(self, k: int, key: str, pool: Pool, n_atoms: int) -> Any:
@@ -184,8 +187,8 @@ class Interpreter:
             self.questions.unknown_units.setdefault(key, name)
         return 1.0
 
-    def _ask(self, k: int, quantity: str, pool: Pool, fits: Callable[[Any], bool]) -> None:
-        """Note the question whether another name than the usual is the quantity."""
+    def _ask(self, k: int, quantity: str, pool: Pool, fits: Callable[[Any], bool]) -> bool:
+        """Whether another name than the usual could be the quantity; the question is noted."""
         usual = [name for name in KNOWN[quantity] if name in pool]
         per_atom = quantity == "forces"
         rivals = [
@@ -204,9 +207,11 @@ class Interpreter:
             )
             and fits(value)
             and not any(_equal(value, pool[name]) for name in usual)
+            and not (usual and PER_ATOM.search(name))
         ]
         if rivals:
             self.questions.ask(quantity, [*usual, *rivals], k)
+        return bool(rivals)
 
     def _state(self, quantity: str, pool: Pool) -> float | None:
         """Total charge or spin, which the potential cannot see."""

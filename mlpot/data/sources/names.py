@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from mlpot.data.errors import DataError, KeysError, UnitsError
 
 LOOKS_LIKE = {
-    "energy": r"energ|e_?tot(al)?$|toten|^e_?(dft|ref|pot|0)$|^(dft|ref)_e$|^(pe|epot)$",
+    "energy": r"^e$|energ|e_?tot(al)?$|toten|^e_?(dft|ref|pot|0)$|^(dft|ref)_e$|^(pe|epot)$",
     "forces": r"force|grad(ient)?s?$|^f$|_f$|^(dft|ref)_f$",
     "stress": r"stress",
     "virial": r"virial",
@@ -54,10 +54,16 @@ class Questions:
     """What a file leaves open, gathered over its frames and asked in one message."""
 
     path: str
+    said: tuple[str, ...] = ()
+    """Options that the user gave already."""
+    labels: bool = True
+    """Whether labels are wanted: a set is converted, structures without labels are exported."""
     asked: dict[str, dict[str, int]] = field(default_factory=dict)
     """Quantity, names that could hold it with the likeliest first, and the first frame of each."""
     unknown_units: dict[str, str] = field(default_factory=dict)
     """Quantity, and the name under which it is kept in an unknown unit."""
+    unknown_boundary: int | None = None
+    """The first frame with a cell of which nothing says which directions are periodic."""
 
     def ask(self, quantity: str, names: list[str], frame: int) -> None:
         """Note that one of these names could be the quantity."""
@@ -66,7 +72,7 @@ class Questions:
             known.setdefault(name, frame)
 
     def __bool__(self) -> bool:
-        return bool(self.asked or self.unknown_units)
+        return bool(self.asked or self.unknown_units or self.unknown_boundary is not None)
 
     def error(self) -> DataError:
         """All questions with the options that answer them."""
@@ -83,8 +89,14 @@ class Questions:
         for quantity, name in self.unknown_units.items():
             options.append(f"--unit {quantity}={UNIT[quantity]}")
             lines.append(f"  In which unit is {name!r}? It is not one of ASE's names. {options[-1]}, or another")
-        command = " ".join(["mlpot data convert", shlex.quote(self.path), "set.h5", *options])
-        kind = KeysError if self.asked else UnitsError
+        if self.unknown_boundary is not None and "pbc" not in self.asked:
+            options.append("--pbc TTT")
+            lines.append(
+                f"  In which directions is frame {self.unknown_boundary} periodic? --pbc TTT, TTF, or FFF"
+            )
+        verb, target = ("convert", "set.h5") if self.labels else ("export", "structures.xyz")
+        command = " ".join([f"mlpot data {verb}", shlex.quote(self.path), target, *self.said, *options])
+        kind = KeysError if self.asked or self.unknown_boundary is not None else UnitsError
         return kind(
             "\n".join(
                 [f"{self.path} leaves questions, and nothing is guessed:", *lines]
@@ -93,9 +105,15 @@ class Questions:
         )
 
     def _answer(self, quantity: str, name: str) -> str:
+        if quantity == "forces" and re.search("grad", name, re.IGNORECASE):
+            name = f"-{name}"  # a gradient has the opposite sign
         known = name in KNOWN[quantity] or quantity not in UNIT
         unit = "" if known else f" --unit {quantity}={UNIT[quantity]}"
         return f"--key {quantity}={shlex.quote(name)}{unit}"
+
+
+PER_ATOM = re.compile(r"per_?atom|_pa$", re.IGNORECASE)
+"""Names of a quantity divided by the number of atoms, which are no rivals of the quantity itself."""
 
 
 def looks_like(quantity: str, name: str) -> bool:

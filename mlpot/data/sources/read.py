@@ -190,7 +190,7 @@ class Source:
                 f"{self.path} is of format {self.kind}, whose numbers ASE turns into eV and Å as it reads them. "
                 "Leave out --unit; what is wrong with them all the same, --correct changes."
             )
-        questions = Questions(str(self.path))
+        questions = Questions(str(self.path), reading.options, reading.labels)
         interpreter = Interpreter(str(self.path), reading, self.report, questions)
         n_more = 0
         for k, atoms in self._ase_atoms(wanted):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +65,19 @@ class Reading:
         if numbers.size not in (3, 9) or not np.isfinite(numbers).all():
             raise KeysError(f"{self.cell!r} is no cell. Write three lengths in Å, 10,10,10, or nine numbers.")
         return np.diag(numbers) if numbers.size == 3 else numbers.reshape(3, 3)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What of it the command line says with options."""
+        named = {"--format": self.format, "--index": self.index if self.index != ":" else None, "--pbc": self.pbc}
+        pairs = [f"--key {shlex.quote(f'{quantity}={name}')}" for quantity, name in self.keys.items()]
+        pairs += [f"--unit {shlex.quote(f'{quantity}={unit}')}" for quantity, unit in self.units.items()]
+        flags = {"--nan-is-missing": self.nan_is_missing, "--raw-forces": self.raw_forces}
+        return (
+            *(f"{option} {shlex.quote(value)}" for option, value in named.items() if value is not None),
+            *pairs,
+            *(option for option, is_set in flags.items() if is_set),
+        )
 
     @property
     def wanted(self) -> slice:
