@@ -137,6 +137,7 @@ def test_the_same_structure_with_another_energy_is_asked_about(tmp_path):
     with pytest.raises(MergeError, match=r"1 structures stand in two.*\n  frame 2 of a\.h5 and frame 2 of b\.h5"):
         merge([a, b], tmp_path / "set.h5")
     assert len(merged(tmp_path / "set.h5", a, b, conflicts="keep")) == 24
+    assert merge([a, b], tmp_path / "set.h5", conflicts="keep", overwrite=True).n_repeated == 11
     assert len(merged(tmp_path / "set.h5", a, b, conflicts="first")) == 23
     assert len(merged(tmp_path / "set.h5", a, b, conflicts="first", drop_duplicates=True)) == 12
 

@@ -61,6 +61,12 @@ def test_a_system_of_deepmd(tmp_path):
         assert all(a.pbc.all() for a in frames)
 
 
+def test_what_deepmd_has_besides_is_told(tmp_path):
+    source = Source(deepmd(tmp_path / "water", fparam=np.zeros((N, 1))))
+    list(source.frames())
+    assert "Not kept: fparam (4 frames)." in source.report.lines()
+
+
 def test_systems_in_a_folder_are_families_and_molecules_have_no_box(tmp_path):
     deepmd(tmp_path / "a" / "x", box=None, virial=None)
     deepmd(tmp_path / "b", sets=1)

@@ -151,6 +151,9 @@ def merge(
     for name, shift in done.shifted.items():
         told = ", ".join(f"{symbol} {energy:+.4f}" for symbol, energy in shift.items())
         console.print(f"Energies of {name} changed by {told} eV an atom", markup=False, soft_wrap=True)
+    if done.n_repeated and not drop_duplicates:
+        told = f"{done.n_repeated} structures stand in an earlier source too; --drop-duplicates keeps each once"
+        console.print(told, soft_wrap=True)
     left = f", {done.n_left_out} left out that an earlier source has" if done.n_left_out else ""
     console.print(f"{done.n_frames} frames written to {destination}{left}", soft_wrap=True)
 

@@ -64,6 +64,7 @@ class Merged:
     n_frames: int
     sources: dict[str, int]  # frames of each
     n_left_out: int  # structures that an earlier source has already
+    n_repeated: int  # structures with the energy that they have in an earlier source, left out or not
     shifted: dict[str, dict[str, float]]  # by source, what an atom's energy was changed by, eV
 
 
@@ -105,7 +106,7 @@ def merge(
     scans = [_scan(name, source) for name, source in zip(names, sources, strict=True)]
     own = _references(scans, names, references, given or {})
     shifts = [{z: own[0].get(z, e) - e for z, e in r.items() if own[0].get(z, e) != e} for r in own]
-    out = _repeated(scans, shifts, conflicts, drop_duplicates)
+    out, n_repeated = _repeated(scans, shifts, conflicts, drop_duplicates)
     frames = _frames(names, sources, shifts, out)
     write(destination, frames, card={**_card(names, shifts), **(card or {})}, overwrite=overwrite)
     n = {name: source.report.n_frames for name, source in zip(names, sources, strict=True)}
@@ -113,7 +114,7 @@ def merge(
     shifted = {
         name: {chemical_symbols[z]: e for z, e in s.items()} for name, s in zip(names, shifts, strict=True) if s
     }
-    return Merged(sum(n.values()) - n_out, n, n_out, shifted)
+    return Merged(sum(n.values()) - n_out, n, n_out, n_repeated, shifted)
 
 
 def _card(names: Sequence[str], shifts: Sequence[References]) -> dict[str, str]:
@@ -235,11 +236,11 @@ def _fitted(scans: Sequence[_Scan]) -> list[References]:
 
 def _repeated(
     scans: Sequence[_Scan], shifts: Sequence[References], conflicts: Conflicts, drop_duplicates: bool
-) -> list[set[int]]:
-    """Frames of each source that are left out, as an earlier one has the structure."""
+) -> tuple[list[set[int]], int]:
+    """Frames of each source that are left out, as an earlier one has the structure, and how many repeat one."""
     out: list[set[int]] = [set() for _ in scans]
     seen: dict[bytes, tuple[str, int, float]] = {}
-    other = []
+    other, n_same = [], 0
     by_name = {scan.name: shift for scan, shift in zip(scans, shifts, strict=True)}
     for scan, left_out in zip(scans, out, strict=True):
         for digest, (k, energy) in scan.digests.items():
@@ -250,6 +251,7 @@ def _repeated(
             apart = abs(energy - before)
             shifted = any(by_name[n] for n in (name, scan.name))  # then energies are equal up to a method's error
             if np.isnan(apart) or shifted or apart < ENERGY_DIFFERS:
+                n_same += 1
                 left_out.update({k} if drop_duplicates else ())
             elif conflicts == "first":
                 left_out.add(k)
@@ -263,7 +265,7 @@ def _repeated(
             + "\nOne of the two is wrong, or they are of two methods. --conflicts first takes that of the source "
             "named first, --conflicts keep both; of two methods, see --references."
         )  # fmt: skip
-    return out
+    return out, n_same
 
 
 def _frames(

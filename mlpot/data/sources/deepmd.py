@@ -46,6 +46,8 @@ def read_deepmd(path: Path, kind: str, reading: Reading, report: Report) -> Iter
         types = np.atleast_1d(_text(system / "type.raw", int))
         symbols = _text(system / "type_map.raw", str) if (system / "type_map.raw").is_file() else None
         for where, arrays in _sets(system, len(types)):
+            others = {file.stem for file in Path(where).glob("*.npy")} - set(ARRAYS)
+            report.unused.update(dict.fromkeys(others, len(arrays["coord"])))
             periodic = "box" in arrays and not (system / "nopbc").exists()
             pbc = boundary_of(reading.pbc) if reading.pbc else np.full(3, periodic)
             for k in range(len(arrays["coord"])):
