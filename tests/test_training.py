@@ -227,6 +227,7 @@ class Poison(Callback):
         next(pl_module.parameters()).data.fill_(torch.nan)
 
 
+@pytest.mark.filterwarnings("ignore:Diverged")
 def test_a_diverged_training_stops_with_advice(tmp_path: Path) -> None:
     data = write(tmp_path / "set.h5", crystals())
     with pytest.raises(TrainingDivergedError, match="learning_rate"):
