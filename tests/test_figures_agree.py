@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
-from sets import crystals, labelled, small_recipe, write
+from sets import crystals, labeled, small_recipe, write
 
 from mlpot.evaluate import evaluate
 from mlpot.figures.parity import read_compared
@@ -26,7 +26,7 @@ def some_missing() -> list[Atoms]:
     frames = crystals(24)
     for k, names in ((2, ("energy",)), (5, ("forces",)), (8, ("energy", "forces"))):
         bare = frames[k].copy()
-        frames[k] = labelled(bare, *names)
+        frames[k] = labeled(bare, *names)
     frames[11].set_array("force_mask", np.arange(len(frames[11])) > 0)
     return frames
 

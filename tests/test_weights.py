@@ -45,7 +45,7 @@ def test_several_files_train_as_one_merged_file(tmp_path: Path) -> None:
     of_one, of_two, _ = (
         json.loads((tmp_path / n / "splits.json").read_text()) for n in ("one", "two", "streamed")
     )
-    assert of_one == of_two | {"validation_set": str(one)}
+    assert of_one == of_two | {"validation_set": str(one), "run": of_one["run"]}
     first, second = (run.potential.state_dict() for run in runs[:2])
     assert all(torch.equal(first[key], second[key]) for key in first)
     by_file = runs[1].metrics["labels_by_file"]["train"]
