@@ -24,7 +24,7 @@ from mlpot.cli.main import main
 from mlpot.data.sources.read import read_structure
 from mlpot.dynamics.run import run_md
 from mlpot.evaluate import evaluate
-from mlpot.html.data import data_card, example_frames
+from mlpot.html.data import data_cards, example_frames
 from mlpot.html.files import RunError
 from mlpot.html.page import Html, page, tag
 from mlpot.html.run import write_report
@@ -128,10 +128,10 @@ def test_a_training_is_told_from_data_to_errors(runs: Path, pages: dict[str, str
 def test_a_set_that_changed_or_is_gone_is_said_to_be(runs: Path, tmp_path: Path) -> None:
     card = read_header(runs / "training/model.safetensors")["card"]
     other = write(tmp_path / "set.h5", crystals(3))
-    assert "has changed since" in "".join(data_card(other, card["training_set_hash"]))
+    assert "has changed since" in "".join(data_cards([other], card["training_set_hash"]))
     other.write_bytes(other.read_bytes()[:1000])
-    assert "cannot be read" in "".join(data_card(other, card["training_set_hash"]))
-    assert "is not here" in "".join(data_card(tmp_path / "gone.h5", card["training_set_hash"]))
+    assert "cannot be read" in "".join(data_cards([other], card["training_set_hash"]))
+    assert "is not here" in "".join(data_cards([tmp_path / "gone.h5"], card["training_set_hash"]))
     assert "example 0 of the training set" in view(example_frames(card))
 
 

@@ -77,7 +77,7 @@ def test_labels_stay_with_their_structures() -> None:
         for f in frames
     ]
     _, batch = flatten(frames, cutoff=4.0).batch(torch.tensor([4, 1, 5]))
-    assert equal(batch, collate_properties([labels[k] for k in (4, 1, 5)]))
+    assert equal(collate_properties([labels[k] for k in (4, 1, 5)]), batch)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -17,6 +17,7 @@ from mlpot.data.frame import frame_of
 from mlpot.data.h5md import LabelError, Reader, content_hash
 from mlpot.data.sources.convert import convert
 from mlpot.graph import Properties
+from mlpot.html.training import training_page
 from mlpot.model_file import read_header
 from mlpot.recipes import RecipeError, parse_recipe
 from mlpot.training.fit import train
@@ -48,6 +49,9 @@ def test_several_files_train_as_one_merged_file(tmp_path: Path) -> None:
     assert of_one == of_two | {"validation_set": str(one), "run": of_one["run"]}
     first, second = (run.potential.state_dict() for run in runs[:2])
     assert all(torch.equal(first[key], second[key]) for key in first)
+    page = training_page(tmp_path / "two")
+    assert all(str(path) in page for path in (a, b))
+    assert "has changed since" not in page
     by_file = runs[1].metrics["labels_by_file"]["train"]
     assert by_file.keys() == {str(a), str(b)}
     assert sum(n["structures"] for n in by_file.values()) == 12

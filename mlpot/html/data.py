@@ -19,29 +19,34 @@ from mlpot.html.view import few
 MOST_BYTES = 2**25  # of a file that is surveyed for its page; a larger one would take minutes
 
 
-def data_card(path: Path, trained_on: str) -> list[Html]:
-    """Card, figures and pictures of a training set.
+def data_cards(paths: list[Path], trained_on: str) -> list[Html]:
+    """Cards, figures and pictures of the files of a training set.
 
     Args:
-        trained_on: hash of what it held when it was learned from.
+        paths: of the files, in their order.
+        trained_on: hash of what they held when they were learned from.
     """
+    cards = [card for path in paths for card in _card(path)]
+    small = all(path.is_file() and path.stat().st_size <= MOST_BYTES for path in paths)
+    try:
+        if not small or content_hash(*paths) == trained_on:
+            return cards
+    except DataError:
+        return cards  # they say which file cannot be read
+    changed = f"{', '.join(map(str, paths))}: the content is another one now."
+    return [finding("warning", "The training set has changed since", tag("p", changed)), *cards]
+
+
+def _card(path: Path) -> list[Html]:
     if not path.is_file():
         return [aside(f"{path} is not here, seen from this folder: no figures and pictures of the set.")]
     try:
         if path.stat().st_size > MOST_BYTES:
             return [_words(path), aside(f"The set is large: see mlpot data info {path} --picture info.png")]
         told = info(path)
-        changed = content_hash(path) != trained_on
     except DataError as error:
         return [finding("warning", "The training set cannot be read", tag("p", str(error)))]
-    warning = finding("warning", "The training set has changed since", tag("p", f"{path} is another one now."))
-    return [
-        *([warning] if changed else []),
-        _words(path),
-        tag("h3", "By its numbers"),
-        facts(_figures(told)),
-        pictures(data_panels(told)),
-    ]
+    return [_words(path), tag("h3", "By its numbers"), facts(_figures(told)), pictures(data_panels(told))]
 
 
 def _words(path: Path) -> Html:

@@ -10,7 +10,7 @@ from ase.data import chemical_symbols
 
 from mlpot.figures.training import learning_panels, logs_of, read_logs
 from mlpot.html.certificate import certified, verdict
-from mlpot.html.data import data_card, example_frames, frames_of_set
+from mlpot.html.data import data_cards, example_frames, frames_of_set
 from mlpot.html.evaluation import compared, errors, headline
 from mlpot.html.files import duration, number, read_json
 from mlpot.html.page import Html, aside, chapters, facts, finding, more, page, pictures, table, tag, tiles
@@ -29,15 +29,16 @@ def training_page(folder: Path) -> str:
     """Of the directory of a training that has finished."""
     metrics, header = read_json(folder / "metrics.json"), read_header(folder / "model.safetensors")
     recipe = header["card"]["recipe"]
-    set_path = Path(recipe["data"]["train"])
-    frames = frames_of_set(set_path) or example_frames(header["card"])
+    files = recipe["data"]["train"]
+    paths = [Path(file) for file in ([files] if isinstance(files, str) else files)]
+    frames = frames_of_set(paths[0]) or example_frames(header["card"])
     parts: dict[str, list[Html]] = {
         "Errors": _errors(metrics),
         "Learning": [pictures(learning_panels(read_logs(logs_of(folder))))],
         "Parity": compared(folder),
         **_evaluations(folder),
         "Structures": [view(frames)] if frames else [],
-        "Data": data_card(set_path, header["card"]["training_set_hash"]),
+        "Data": data_cards(paths, header["card"]["training_set_hash"]),
         "Certificate": _certificate(folder / "model.safetensors", header),
         "Provenance": [facts(_provenance(metrics, header)), more("Recipe", _text(folder / "recipe.yaml"))],
     }
