@@ -1,4 +1,4 @@
-"""A structure does not know what else is in its batch (BATTERY P4), and any batch can be trained on (P14)."""
+"""A structure does not know what else is in its batch, and any batch can be trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The certificate passes what is sound and catches every seeded defect (BATTERY, physics table)."""
+"""The certificate passes what is sound and catches every seeded defect."""
 
 from __future__ import annotations
 

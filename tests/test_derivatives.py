@@ -1,4 +1,4 @@
-"""Forces, stress and curvature are the derivatives of the energy (BATTERY P5-P7)."""
+"""Forces, stress and curvature are the derivatives of the energy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is beyond the cutoff does not matter, and crossing it is smooth (BATTERY P9, P10, P14)."""
+"""What is beyond the cutoff does not matter, and crossing it is smooth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One crystal has many descriptions and one energy (BATTERY P11-P13)."""
+"""One crystal has many descriptions and one energy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A potential: references, scale and shift around a backbone, repulsion, known elements (BATTERY P15)."""
+"""A potential: references, scale and shift around a backbone, repulsion, known elements."""
 
 from __future__ import annotations
 

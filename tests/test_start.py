@@ -14,7 +14,7 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from lightning.pytorch import Callback
-from sets import crystals, labelled, small_recipe, write
+from sets import crystals, labeled, small_recipe, write
 from training_runs import assert_same, assert_same_training
 
 import mlpot
@@ -37,7 +37,7 @@ def with_silver(n: int = 16, *, gold: str = "Au") -> list[Atoms]:
     for k, atoms in enumerate(crystals(n)):
         atoms.symbols[atoms.numbers == AU] = gold
         atoms.symbols[k % len(atoms)] = "Ag"
-        frames.append(labelled(atoms))
+        frames.append(labeled(atoms))
     return frames
 
 
@@ -91,7 +91,7 @@ def test_zero_steps_give_the_model_to_the_bit(backbone: str, data: Path, tmp_pat
     closer = []  # data that come closer than those of the model, on which it was not trained
     for atoms in crystals(8):
         atoms.set_cell(0.93 * atoms.cell.array, scale_atoms=True)
-        closer.append(labelled(atoms))
+        closer.append(labeled(atoms))
     other = write(tmp_path / "closer.h5", closer)
     recipe = small_recipe(
         other, tmp_path / "zero", f"model.start={first.model}", "training.epochs=0", backbone=backbone

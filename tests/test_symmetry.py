@@ -1,4 +1,4 @@
-"""Space has no origin, no direction and no handedness, and equal atoms have no names (BATTERY P1-P3, P16)."""
+"""Space has no origin, no direction and no handedness, and equal atoms have no names."""
 
 from __future__ import annotations
 

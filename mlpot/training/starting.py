@@ -117,16 +117,16 @@ def prepared(source: Source, recipe: Recipe, train: Part, tell: Messages) -> Pot
     references = known_references(own, train.elements, asked, given, isolated)
     missing = [z for z in sorted({*own, *added}) if z not in references]
     potential = _with_elements(source, recipe, train, {z: r.value for z, r in references.items()}, dtype)
-    labelled = _sample(train)
-    if missing and not len(labelled):
+    labeled = _sample(train)
+    if missing and not len(labeled):
         raise RecipeError(
             f"There are no energies to fit the reference energies of {_symbols(missing)} to. Give them by "
             "data.reference_energies."
         )
-    if (unknown := sorted({*missing, *added})) and len(labelled):
-        counts = train.data.counts(labelled, unknown)
-        left = _left_over(potential, train, labelled)
-        change, free = fitted_changes(counts, left, train.data.n_atoms[labelled], unknown)
+    if (unknown := sorted({*missing, *added})) and len(labeled):
+        counts = train.data.counts(labeled, unknown)
+        left = _left_over(potential, train, labeled)
+        change, free = fitted_changes(counts, left, train.data.n_atoms[labeled], unknown)
         for z in unknown:
             constant = potential.reference if z in missing else potential.energy_shift
             constant[potential.elements.index(z)] += change[z]
@@ -231,8 +231,8 @@ def _with_elements(
 
 def _sample(train: Part) -> Ints:
     """Evenly chosen frames with an energy."""
-    labelled = train.indices[np.isfinite(train.data.energy[train.indices])]
-    return labelled[:: max(1, len(labelled) // MOST_FITTED)]
+    labeled = train.indices[np.isfinite(train.data.energy[train.indices])]
+    return labeled[:: max(1, len(labeled) // MOST_FITTED)]
 
 
 def _left_over(potential: Potential, train: Part, frames: Ints) -> Floats:
