@@ -161,10 +161,12 @@ def test_a_trajectory_of_cp2k_with_its_forces_and_cells(tmp_path):
 
 def test_forces_of_cp2k_belong_to_their_step(tmp_path):
     source = Source(cp2k(tmp_path, forces=(1, 3)))
+    (tmp_path / "water-vel-1.xyz").touch()
     frames = list(source.frames())
     assert ["forces" in a.calc.results for a in frames] == [False, True, False, True]
     np.testing.assert_allclose(frames[3].get_forces(), F[3] * HARTREE / BOHR, atol=1e-7)
     assert "no forces, as the file of forces has none of this step (2 frames: 0, 2)." in source.report.lines()
+    assert "velocities of water-vel-1.xyz are not read (1 frame: 0)." in source.report.lines()
 
 
 def test_nothing_of_cp2k_is_guessed(tmp_path):

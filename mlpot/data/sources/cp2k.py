@@ -64,6 +64,9 @@ def read_cp2k(path: Path, kind: str, reading: Reading, report: Report) -> Iterat
     cells = _Cells(path.with_name(f"{name['project']}-{name['number']}.cell"), reading)
     if not beside.is_file():
         report.note(f"no forces, as there is no {beside.name} beside it", 0)
+    velocities = path.with_name(f"{name['project']}-vel-{name['number']}.xyz")
+    if velocities.is_file():
+        report.note(f"velocities of {velocities.name} are not read", 0)
     forces = _frames(beside) if beside.is_file() else iter(())
     pending = next(forces, None)
     for k, frame in enumerate(_frames(path)):
