@@ -1,6 +1,6 @@
 """A training that starts from a model: what is kept to the bit, what is refused, and what is said.
 
-The numbers N1 to N8 are those of faults that other packages had.
+The numbers N1 to N10 are those of faults that other packages had.
 """
 
 from __future__ import annotations
@@ -307,3 +307,15 @@ def test_energies_out_of_chemical_range_stop_before_the_first_step(model: Path, 
     assert not (tmp_path / "run").exists()
     fitted = go(model, other, tmp_path / "run", "model.start_references=fitted", "training.epochs=0")
     assert fitted.metrics["validation"]["energy_mae_meV_per_atom"] < 1000
+
+
+# --- N10: what no potential is told ---
+
+
+def test_charges_and_spins_of_data_are_said_to_be_unknown(model: Path, tmp_path: Path) -> None:
+    frames = crystals()
+    for k, atoms in enumerate(frames):
+        atoms.info["charge"] = float(k % 2)
+    charged = write(tmp_path / "charged.h5", frames)
+    with pytest.warns(TrainingWarning, match="of charge 1, spin unknown.*knows nothing"):
+        go(model, charged, tmp_path / "run", "training.epochs=0")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
 
+from mlpot.training.messages import Messages
 from mlpot.training.splits import Baseline, Part, Parts
 
 
@@ -54,6 +56,18 @@ def _weight_facts(train: Part) -> dict[str, Any]:
             for k, name in names.items()
         }
     }
+
+
+def tell_of_states(part: Part, tell: Messages) -> None:
+    """Warn of total charges and spins in the structures, which no potential is told."""
+    sample = part.sample()
+    states = Counter(f"charge {frame.charge:g}, spin {frame.spin:g}" for frame in sample)
+    if len(states) > 1 or any(np.isfinite(frame.charge) and frame.charge for frame in sample):
+        told = "; ".join(f"{n} of {state}" for state, n in sorted(states.items())).replace("nan", "unknown")
+        tell.warn(
+            f"Structures carry a total charge or spin ({told}), of which a potential of "
+            "mlpot knows nothing: equal structures in two states have one energy, a mean. Train on one state."
+        )
 
 
 def facts(parts: Parts, start: Baseline) -> dict[str, Any]:

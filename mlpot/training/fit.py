@@ -47,6 +47,7 @@ from mlpot.training.starting import (
     completed,
     for_training,
     keep,
+    keep_unseen,
     open_source,
     prepared,
 )
@@ -173,6 +174,7 @@ def beginning(
         start = source.model if source.is_kept else prepared(source, recipe, parts.train, tell)
         potential, baseline = for_training(start, recipe, tell), baseline_of(start)
     tell(*data_summary.told(parts, baseline))
+    data_summary.tell_of_states(parts.train, tell)
     tell("Weights that are trained:", *told(potential.backbone, recipe.optimizer, element_rows(potential)))
     if recipe.loss.energy > 0:
         check_energies(parts.train, baseline.reference_energies)
@@ -314,6 +316,7 @@ def finish(
     if recipe.training.solve and not recipe.model.freeze:  # it would move what is frozen
         facts["closing_solve"] = solve_linear(potential, recipe, sets, parts.train.n_labels()["forces"], tell)
     if start is not None:
+        keep_unseen(potential, start, parts.train.elements)
         facts["start"] = start.header["card"][BEFORE]
     metrics = write_outputs(directory, potential, recipe, parts, sets, facts, start)
     if start is not None:

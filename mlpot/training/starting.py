@@ -165,6 +165,15 @@ def keep(start: Potential, source: Source, errors: Mapping[str, Any], directory:
     start.header = read_header(directory / START)
 
 
+def keep_unseen(potential: Potential, start: Potential, elements: list[int]) -> None:
+    """Give elements without new data the weights of the start back, whatever moved them; frozen again."""
+    former = start.backbone.state_dict()
+    for name, places in element_rows(potential).items():
+        for z in (z for z in places if z not in elements):
+            potential.backbone.get_parameter(name).data[places[z]] = former[name][places[z]]
+    potential.freeze()
+
+
 def baseline_of(start: Potential) -> Baseline:
     """The references of a potential before the first step, and where each is from."""
     sources = start.header["card"][BEFORE]["sources"]
