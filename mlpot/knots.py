@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mlpot.kernels.ops import has_loops, loops
+from mlpot.kernels import loops
+from mlpot.kernels.ops import has_loops
 from mlpot.stages.spline_grid import SplineGrid
 from mlpot.torch_settings import usual_settings
 
@@ -218,7 +219,7 @@ class _Activated(torch.autograd.Function):
     def forward(ctx: Any, f: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(f, bias)
         out = torch.empty_like(f)
-        loops("jets").activate(*(t.detach().numpy() for t in (f, bias, out)))
+        loops.subnormals.flushed(loops.jets.activate, *(t.detach().numpy() for t in (f, bias, out)))
         return out
 
     @staticmethod
@@ -227,7 +228,7 @@ class _Activated(torch.autograd.Function):
         f, bias = ctx.saved_tensors
         by_f, by_bias = torch.empty_like(f), torch.empty_like(bias)
         arrays = (t.detach().numpy() for t in (f, bias, g.contiguous(), by_f, by_bias))
-        loops("jets").activate_adjoint(*arrays)
+        loops.subnormals.flushed(loops.jets.activate_adjoint, *arrays)
         return by_f, by_bias
 
 
@@ -238,7 +239,7 @@ class _Enveloped(torch.autograd.Function):
     def forward(ctx: Any, f: Tensor, bias: Tensor, u: Tensor) -> Tensor:
         ctx.save_for_backward(f, bias, u)
         out = f.new_empty(f.shape[0], f.shape[2], 3, f.shape[3])
-        loops("jets").envelop(*(t.detach().numpy() for t in (f, bias, u, out)))
+        loops.subnormals.flushed(loops.jets.envelop, *(t.detach().numpy() for t in (f, bias, u, out)))
         return out
 
     @staticmethod
@@ -246,7 +247,9 @@ class _Enveloped(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
         f, bias, u = ctx.saved_tensors
         by_f, by_bias = torch.empty_like(f), torch.empty_like(bias)
-        loops("jets").envelop_adjoint(*(t.detach().numpy() for t in (u, g.contiguous(), by_f, by_bias)))
+        loops.subnormals.flushed(
+            loops.jets.envelop_adjoint, *(t.detach().numpy() for t in (u, g.contiguous(), by_f, by_bias))
+        )
         return by_f, by_bias, None
 
 

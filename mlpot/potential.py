@@ -17,16 +17,19 @@ from ase.data import chemical_symbols
 from torch import Tensor, nn
 
 from mlpot.cpu.calls import StagedTraining, native_call
+from mlpot.cpu.calls import native_obstacle as staged_obstacle
 from mlpot.extrapolation import Domain, atom_features
 from mlpot.forces import Native
 from mlpot.graph import AtomGraph, Edges
 from mlpot.kernels.reductions import distances, sum_at_centers
 from mlpot.knots import RadialTable
 from mlpot.models import build_backbone
+from mlpot.models.egnn import EGNN
 from mlpot.models.layers import MAX_Z
-from mlpot.models.native import Elements, native_schnet
-from mlpot.models.native_egnn import native_egnn
+from mlpot.models.native import Elements, native_schnet, schnet_obstacle
+from mlpot.models.native_egnn import egnn_obstacle, native_egnn
 from mlpot.models.native_training import NativeTraining
+from mlpot.models.schnet import SchNet
 from mlpot.stages.radial import PolynomialEnvelope
 from mlpot.terms.core_repulsion import CoreRepulsion, TrainingLimits
 from mlpot.terms.zbl import ZBL
@@ -177,6 +180,15 @@ class Potential(nn.Module):
     def _make_native(self) -> None:
         known = self.backbone, self._elements(), self.isolated
         self.native = native_schnet(*known) or native_egnn(*known) or native_call(*known)
+
+    @property
+    def native_obstacle(self) -> str | None:
+        """Why energies and forces are computed by modules and not by compiled code; None if they are compiled."""
+        if isinstance(self.backbone, SchNet):
+            return schnet_obstacle(self.backbone, self.energy_scale)
+        if isinstance(self.backbone, EGNN):
+            return egnn_obstacle(self.backbone, self.energy_scale)
+        return staged_obstacle(self.backbone, self.energy_scale)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the native call: another process, maybe on another kind of CPU, makes its own."""

@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -43,8 +43,12 @@ def determinism(tested: CalculatorUnderTest, structures: Structures, n_repeats: 
 
 
 def side_effects(tested: CalculatorUnderTest, structures: Structures) -> Check:
-    """P29: a call, failed or not, changes neither the structure nor any state of the process."""
+    """P29: loading and a call, failed or not, change neither the structure nor any state of the process."""
     figures = []
+    if tested.load is not None:
+        before = _surroundings()
+        tested.load()
+        figures.append(_changes_since(before, "loading"))
     for name, atoms in structures.items():
         before, asked = _surroundings(), atoms.copy()
         asked.positions[0] -= asked.cell.array[0]  # out of the cell, where some codes bring it back
@@ -57,16 +61,22 @@ def side_effects(tested: CalculatorUnderTest, structures: Structures) -> Check:
         asked.get_forces()[:] = np.nan  # a caller may do what it likes with its copy
         figures.append(Measurement("forces changed through a result", name, worst(asked.get_forces(), mine), 0.0))
         _ask_in_vain(tested, atoms)
-        after = _surroundings()
-        changed = [what for what in before if before[what] != after[what]]
-        changed += (
-            [] if asked.info == kept.info and set(asked.arrays) == set(kept.arrays) else ["atoms.info or arrays"]
-        )
-        changed += [key for key in kept.arrays if not np.array_equal(asked.arrays[key], kept.arrays[key])]
-        changed += [] if np.array_equal(asked.cell.array, kept.cell.array) else ["cell"]
-        figures.append(Measurement(f"changed: {', '.join(changed) or 'nothing'}", name, float(len(changed)), 0.0))
+        figures.append(_changes_since(before, name, _changed_arrays(asked, kept)))
         assert len(out.forces) == len(atoms)
     return verdict("P29", "no side effects", figures)
+
+
+def _changes_since(before: dict[str, object], where: str, more: Sequence[str] = ()) -> Measurement:
+    after = _surroundings()
+    changed = [*(what for what in before if before[what] != after[what]), *more]
+    return Measurement(f"changed: {', '.join(changed) or 'nothing'}", where, float(len(changed)), 0.0)
+
+
+def _changed_arrays(asked: Atoms, kept: Atoms) -> list[str]:
+    same = asked.info == kept.info and set(asked.arrays) == set(kept.arrays)
+    changed = [] if same else ["atoms.info or arrays"]
+    changed += [key for key in kept.arrays if not np.array_equal(asked.arrays[key], kept.arrays[key])]
+    return changed + ([] if np.array_equal(asked.cell.array, kept.cell.array) else ["cell"])
 
 
 def memory(tested: CalculatorUnderTest, structures: Structures) -> Check:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,7 @@ class CalculatorUnderTest:
     known_cutoff: float | None = None  # Å
     references: Mapping[int, float] = field(default_factory=dict)  # eV of each free atom
     potential: Potential | None = None
+    load: Callable[[], object] | None = None  # reads the potential from its file once more
     runs: dict[Any, Any] = field(
         default_factory=dict, compare=False, repr=False
     )  # cached runs of dynamics, shared by checks
@@ -120,7 +121,8 @@ def of_model(
     path: str | Path, *, device: str = "cpu", dtype: torch.dtype | str | None = None
 ) -> CalculatorUnderTest:
     """The potential in a file, as it is deployed; errors as `load_potential`."""
-    return of_potential(load_potential(path, device=device, dtype=dtype), name=Path(path).name, device=device)
+    load = partial(load_potential, path, device=device, dtype=dtype)
+    return replace(of_potential(load(), name=Path(path).name, device=device), load=load)
 
 
 def of_potential(potential: Potential, *, name: str = "potential", device: str = "cpu") -> CalculatorUnderTest:

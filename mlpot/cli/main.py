@@ -130,12 +130,15 @@ def recipe(
 
 @app.command()
 def info(model: Model) -> None:
-    """Print what a potential's file says of itself."""
+    """Print what a potential's file says of itself, and whether compiled code computes it here."""
     import json
 
-    from mlpot.model_file import read_header
+    from mlpot.model_file import load_potential
 
-    print(json.dumps(read_header(model), indent=2, ensure_ascii=False))
+    potential = load_potential(model)
+    obstacle = potential.native_obstacle
+    compiled = "yes" if obstacle is None else f"no, PyTorch computes: {obstacle}"
+    print(json.dumps({**potential.header, "compiled on a CPU": compiled}, indent=2, ensure_ascii=False))
 
 
 @app.command()

@@ -12,7 +12,8 @@ from torch.autograd.function import once_differentiable
 
 from mlpot.cpu.door import compiled_code
 from mlpot.graph import AtomGraph
-from mlpot.kernels.ops import has_loops, loops
+from mlpot.kernels import loops
+from mlpot.kernels.ops import has_loops
 from mlpot.models.native import Elements, of_elements, offsets
 from mlpot.stages.network import StagedNetwork
 from mlpot.stages.run import Program
@@ -67,7 +68,7 @@ class StagedCall:
             None if an element is unknown.
         """
         element = np.empty(graph.n_atoms, np.int64)
-        if not loops("pairs").elements(graph.numbers.numpy(), self.places, element):
+        if not loops.pairs.elements(graph.numbers.numpy(), self.places, element):
             return None
         structure = structure_of(graph, element, self._offset(graph))
         answer = self.executor.energies(self.plan, structure, self.outer)
@@ -101,7 +102,7 @@ class StagedTraining:
         assert isinstance(backbone, StagedNetwork)
         numbers = torch.cat([graph.numbers, torch.tensor(elements.numbers)])  # and an isolated atom of each
         element = torch.empty_like(numbers)
-        if not loops("pairs").elements(numbers.numpy(), elements.places(), element.numpy()):
+        if not loops.pairs.elements(numbers.numpy(), elements.places(), element.numpy()):
             return None
         program, dtype = backbone.program(), elements.scale.dtype
         if dtype not in self._executors:

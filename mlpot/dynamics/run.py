@@ -103,6 +103,13 @@ def run_md(
     return summary
 
 
+def _computed_in(calculator: MLPotCalculator) -> str:
+    potential = calculator.potential
+    obstacle = potential.native_obstacle
+    how = "compiled" if obstacle is None else f"by PyTorch: {obstacle}"
+    return f"{potential.dtype} on {calculator.device} ({how})".removeprefix("torch.")
+
+
 def _prepared(recipe: MDRecipe, resume: bool) -> Simulation:
     there = recipe.output / "trajectory.h5"
     checkpoints = Checkpoints(recipe.output)
@@ -158,7 +165,7 @@ def _provenance(recipe: MDRecipe, calculator: MLPotCalculator, model_hash: str) 
         "recipe": recipe.model_dump_json(),
         "model sha256": model_hash,
         "versions": ", ".join(f"{n} {v}" for n, v in {**packages, "python": platform.python_version()}.items()),
-        "computed in": f"{calculator.potential.dtype} on {recipe.device}".removeprefix("torch."),
+        "computed in": _computed_in(calculator),
         "seed": str(recipe.seed),
         "host": socket.gethostname(),
     }

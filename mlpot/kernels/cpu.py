@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlpot.kernels import edges
-from mlpot.kernels.simd import BYTES, compiled
+from mlpot.kernels.simd import LINE, compiled
 from mlpot.kernels.threads import block_size, run, shares
 from mlpot.stages.spline_grid import KnotEdges
 
@@ -47,7 +47,7 @@ def table_grad(x: Tensor, g: Tensor, on: KnotEdges, weights: Tensor | None, orde
     e = on.edges
     run(_interval_grads, shares(begin, 2 * wide.shape[1]), begin, edge, e.center.numpy(), e.neighbor.numpy(),
         e.reverse.numpy(), c, _weights(on, weights), wide.numpy(), _wide(g).numpy(), part.numpy())  # fmt: skip
-    sum_intervals(part.numpy(), on.spline.stride, out.numpy())
+    edges.sum_intervals(part.numpy(), on.spline.stride, out.numpy())
     return out[:, : x.shape[1]].contiguous()
 
 
@@ -96,18 +96,6 @@ def _interval_grads(begin, end, first_pair, pair, center, neighbor, reverse, c, 
 
 
 @compiled
-def sum_intervals(part, stride, out):  # type: ignore[no-untyped-def]
-    """Each row of the table from all intervals that read it, in order."""
-    n_knots, n_coefficients, n_features = part.shape
-    out[:] = 0
-    for k in range(n_knots):
-        for r in range(n_coefficients):
-            row, more = out[k * stride + r], part[k, r]
-            for f in range(n_features):
-                row[f] += more[f]
-
-
-@compiled
 def _sort_pairs(first, reverse, stride, pair, begin):  # type: ignore[no-untyped-def]
     """One edge of each pair in order of its knot, and where each knot's begin: a counting sort."""
     begin[:] = 0
@@ -145,8 +133,8 @@ def _blocks(on: KnotEdges, x: Tensor) -> tuple[list[tuple[int, int]], int]:
 
 
 def _wide(x: Tensor) -> Tensor:
-    """With columns of zeros up to whole vectors."""
-    return functional.pad(x, (0, -x.shape[1] % (BYTES // x.element_size())))
+    """With columns of zeros up to whole lines."""
+    return functional.pad(x, (0, -x.shape[1] % (LINE // x.element_size())))
 
 
 def _weights(on: KnotEdges, weights: Tensor | None) -> Array:

@@ -12,17 +12,17 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
-from mlpot.kernels.simd import Writer, inner
+from mlpot.kernels.simd import VECTORS, Writer, compiled, inner
 
 
-def _radial(w: Writer, factors: list[Any], table: Any, r: Any) -> Callable[[Any], Any]:
-    """The function that writes w from column f on."""
+def _radial(w: Writer, factors: list[Any], table: Any, r: Any) -> Callable[..., Any]:
+    """The function that writes the v-th vector of w from column f on."""
     rows = [w.row(table, r, k) for k in range(len(factors))]
 
-    def at(f: Any) -> Any:
-        value = w.builder.fmul(factors[0], w.load(rows[0], f))
+    def at(f: Any, v: int = 0) -> Any:
+        value = w.builder.fmul(factors[0], w.load(rows[0], f, v))
         for factor, row in zip(factors[1:], rows[1:], strict=True):
-            value = w.fma(factor, w.load(row, f), value)
+            value = w.fma(factor, w.load(row, f, v), value)
         return value
 
     return at
@@ -67,13 +67,14 @@ def _dot(n: int) -> Callable[..., Any]:
             c, table, x, g = (w.array(k) for k in range(4))
             e, r, i, j = (w.whole(k) for k in range(4, 8))
             radial = _radial(w, _by_edge(w, c, e, n), table, r)
-            ends = [(w.row(g, i), w.row(x, j), w.variable()), (w.row(g, j), w.row(x, i), w.variable())]
-            with w.columns(x) as (f, _):
-                value = radial(f)
-                for left, right, total in ends:
-                    pair = builder.fmul(w.load(left, f), w.load(right, f))
-                    builder.store(w.fma(value, pair, builder.load(total)), total)
-            sums = [w.total(builder.load(total)) for *_, total in ends]
+            ends = [(w.row(g, i), w.row(x, j), w.sums()), (w.row(g, j), w.row(x, i), w.sums())]
+            with w.lines(x) as (f, _):
+                for v in range(VECTORS):
+                    value = radial(f, v)
+                    for left, right, totals in ends:
+                        pair = builder.fmul(w.load(left, f, v), w.load(right, f, v))
+                        builder.store(w.fma(value, pair, builder.load(totals[v])), totals[v])
+            sums = [w.sum_of(totals) for *_, totals in ends]
             return context.make_tuple(builder, signature.return_type, sums)
 
         two = types.UniTuple(x.dtype, 2)  # type: ignore[attr-defined]
@@ -91,11 +92,13 @@ def _pull(n: int) -> Callable[..., Any]:
             e, r, i, j = (w.whole(k) for k in range(4, 8))
             radial = _radial(w, _by_order(w, c, e, n, n), table, r)
             x_i, x_j, q_i, q_j = w.row(x, i), w.row(x, j), w.row(q, i), w.row(q, j)
-            total = w.variable()
-            with w.columns(x) as (f, _):
-                there, back = (builder.fmul(w.load(a, f), w.load(b, f)) for a, b in ((q_i, x_j), (q_j, x_i)))
-                builder.store(w.fma(radial(f), builder.fadd(there, back), builder.load(total)), total)
-            return w.total(builder.load(total))
+            sums = w.sums()
+            with w.lines(x) as (f, _):
+                for v, total in enumerate(sums):
+                    there = builder.fmul(w.load(q_i, f, v), w.load(x_j, f, v))
+                    both = w.fma(w.load(q_j, f, v), w.load(x_i, f, v), there)
+                    builder.store(w.fma(radial(f, v), both, builder.load(total)), total)
+            return w.sum_of(sums)
 
         return x.dtype(c, table, x, q, e, r, i, j), generate
 
@@ -269,3 +272,15 @@ def turned_grad(c, turn, rows, x, y, p, q, e, i, j, share):  # type: ignore[no-u
         _turned_grad_4(c, turn, rows, x, y, p, q, e, i, j, share)
     else:
         _turned_grad_6(c, turn, rows, x, y, p, q, e, i, j, share)
+
+
+@compiled
+def sum_intervals(part, stride, out):  # type: ignore[no-untyped-def]
+    """Each row of the table from all intervals that read it, in order."""
+    n_knots, n_coefficients, n_features = part.shape
+    out[:] = 0
+    for k in range(n_knots):
+        for r in range(n_coefficients):
+            row, more = out[k * stride + r], part[k, r]
+            for f in range(n_features):
+                row[f] += more[f]

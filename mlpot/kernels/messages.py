@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlpot.kernels.simd import copy_rows, dense, exp, inner, silu
+from mlpot.kernels.simd import copy_rows, dense, exp, inner, row_dot, row_sum, silu
 
 Array = Any  # NDArray of the weights' type unless said
 
@@ -116,20 +116,11 @@ def move(layer, n, layers, tile, way):  # type: ignore[no-untyped-def]
 
 
 @inner
-def dot(a, b):  # type: ignore[no-untyped-def]
-    """Σ_f a_f b_f."""
-    total = a.dtype.type(0)
-    for f in range(len(a)):
-        total += a[f] * b[f]
-    return total
-
-
-@inner
 def gate_of(m, gates, bias):  # type: ignore[no-untyped-def]
     """σ(p · m + q) of one edge, one if there are no gates (0 or 1, n_features)."""
     if len(gates) == 0:
         return m.dtype.type(1)
-    return m.dtype.type(1) / (m.dtype.type(1) + exp(-(dot(m, gates[0]) + bias[0])))
+    return m.dtype.type(1) / (m.dtype.type(1) + exp(-(row_dot(m, gates[0]) + bias[0])))
 
 
 @inner
@@ -150,7 +141,7 @@ def through_sum(layer, start, n, ends, weight, g, layers, tile, way, weight_bar)
     one = tile.y.dtype.type(1)
     for k in range(n):
         m, m_bar, out_bar = way.m[k], tile.y[k], g[ends[start + k, 0]]
-        gate, pulled = gate_of(m, gates, bias), dot(m, out_bar)
+        gate, pulled = gate_of(m, gates, bias), row_dot(m, out_bar)
         weight_bar[start + k] += gate * pulled
         scaled = gate * weight[start + k]
         for f in range(len(m)):
@@ -194,11 +185,11 @@ def _through_basis(n, layers, tile):  # type: ignore[no-untyped-def]
     centers, kind = layers.centers, tile.length.dtype
     half, per_width = kind.type(-0.5), kind.type(1 / layers.width)
     for k in range(n):
-        total = kind.type(0)
+        length, row = tile.length[k], tile.basis_bar[k]
         for c in range(len(centers)):
-            x = (tile.length[k] - centers[c]) * per_width
-            total -= tile.basis_bar[k, c] * exp(half * x * x) * x
-        tile.length[k] = total * per_width
+            x = (length - centers[c]) * per_width
+            row[c] *= exp(half * x * x) * x
+        tile.length[k] = -row_sum(row) * per_width
 
 
 @inner

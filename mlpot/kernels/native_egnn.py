@@ -24,7 +24,6 @@ from mlpot.kernels.messages import (
     Way,
     add_up,
     backward,
-    dot,
     forward,
     measure,
     move,
@@ -36,7 +35,7 @@ from mlpot.kernels.messages import (
 )
 from mlpot.kernels.native import read_out
 from mlpot.kernels.pairs import envelope, envelope_slope, seen_of, with_nuclei
-from mlpot.kernels.simd import compiled, copy_rows, dense, inner, silu, wait_for_all
+from mlpot.kernels.simd import compiled, copy_rows, dense, inner, row_dot, silu, wait_for_all
 
 Array = Any  # NDArray of the weights' type unless said
 
@@ -238,7 +237,7 @@ def _messages(layer, start, n, net, state, tile):  # type: ignore[no-untyped-def
         along, t, weight, ends = net.layers.along[layer], state.t[layer], state.weight, state.ends
         after = state.displacement[layer + 1]
         for k in range(n):
-            t[start + k] = dot(tile.x[k], along)
+            t[start + k] = row_dot(tile.x[k], along)
             for c in range(3):
                 after[ends[start + k, 0], c] -= t[start + k] * weight[start + k] * tile.moved[k, c]
 

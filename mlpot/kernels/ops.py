@@ -14,7 +14,6 @@ others bring zero, and each knows one derivative.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import cache
@@ -118,20 +117,21 @@ def _home(x: Tensor) -> ModuleType:
 @cache
 def _module(device: str) -> ModuleType:
     """Imported when it is first needed, so that `import mlpot.models` stays light."""
-    home, needs = {"cpu": ("cpu", "numba"), "cuda": ("gpu", "triton")}.get(device, ("reference", "torch"))
-    return loops(home if importlib.util.find_spec(needs) else "reference")
+    if device == "cpu" and has_loops():
+        from mlpot.kernels import cpu
+
+        return cpu
+    if device == "cuda" and importlib.util.find_spec("triton"):
+        from mlpot.kernels import gpu
+
+        return gpu
+    return reference
 
 
 @cache
 def has_loops() -> bool:
     """Whether there is Numba."""
     return importlib.util.find_spec("numba") is not None
-
-
-@cache
-def loops(name: str) -> ModuleType:
-    """A module of compiled loops, or another that is imported when it is first needed."""
-    return importlib.import_module(f"mlpot.kernels.{name}")
 
 
 def _plain(t: Tensor | None) -> Any:

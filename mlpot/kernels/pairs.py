@@ -13,7 +13,7 @@ import numpy as np
 
 from mlpot.kernels.edges import plain_conv
 from mlpot.kernels.edges import pull as edge_pull
-from mlpot.kernels.simd import compiled, inner
+from mlpot.kernels.simd import compiled, fma, inner
 from mlpot.units import BOHR, HARTREE
 
 Array = Any  # NDArray of the weights' type unless said
@@ -122,7 +122,7 @@ def _polynomials(begin, end, t, polynomials, c):  # type: ignore[no-untyped-def]
             row[e] = polynomials[last, r]
         for power in range(last - 1, -1, -1):
             for e in range(begin, end):
-                row[e] = row[e] * t[e] + polynomials[power, r]
+                row[e] = fma(row[e], t[e], polynomials[power, r])
 
 
 @inner

@@ -2,61 +2,29 @@
 
 A BLAS is made for large matrices and is called from outside a loop; here nine atoms times a layer of weights is
 a few microseconds inside it. Numba has no vectors of its own, so the innermost loop is written for LLVM directly:
-six rows by two vectors of the product stay in registers while the sum runs (K. Goto and R. van de Geijn, ACM
-Trans. Math. Softw. 34, 12 (2008)).
+six rows by two or four vectors of the product stay in registers while the sum runs (K. Goto and R. van de Geijn,
+ACM Trans. Math. Softw. 34, 12 (2008)).
+
+Vectors are as wide as the CPU has them (`compiler.BYTES`); what is laid out in memory, and the order of every sum,
+is that of 64 bytes. So weights and bits are the same on a CPU of any width.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
-from numba import literal_unroll
 from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
-BYTES = 32  # of a vector; a panel of a matrix is two of them wide
+from mlpot.kernels.compiler import BYTES, compiled, inner
 
-OPTIONS: dict[str, Any] = {
-    "fastmath": {"contract", "reassoc", "nsz", "arcp"},  # NaN and infinity keep their meaning
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-}
-SOURCES = hashlib.sha256(
-    b"".join(
-        path.read_bytes()
-        for room in ("kernels", "cpu")
-        for path in sorted((Path(__file__).parents[1] / room).glob("*.py"))
-    )
-).digest()
+__all__ = ["BYTES", "LINE", "Writer", "compiled", "inner"]
 
-
-def _compiler(**options: bool) -> Callable[[Callable[..., Any]], Any]:
-    """Numba's compiler, whose cache holds until any kernel changes.
-
-    Numba compiles anew when the file of a function changes, but not when that of a function it calls does: after
-    an upgrade half of a kernel would be the old one.
-    """
-
-    def compiler(function: Callable[..., Any]) -> Any:
-        dispatcher = numba.njit(**OPTIONS, **options)(function)
-        dispatcher._cache._cache_file._source_stamp = SOURCES
-        return dispatcher
-
-    return compiler
-
-
-# Compiled functions have no annotations: Numba finds the types of each call, in either precision and with tuples
-# that mypy cannot follow. So they are marked `no-untyped-def`, here and wherever these decorators are used.
-compiled = _compiler()
-# For what only compiled functions call: unpacking Python's objects is most of the code, and time to compile, else.
-inner = _compiler(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+LINE = 64  # bytes: rows are padded to so many, and a panel of a matrix is so wide, on every CPU
+VECTORS = LINE // BYTES  # of a line
 
 
 class Writer:
@@ -130,9 +98,27 @@ class Writer:
 
     def columns(self, array: Any) -> Any:
         """A loop over the first columns of the vectors that make a row."""
+        return self._steps(array, self.width)
+
+    def lines(self, array: Any) -> Any:
+        """A loop over the first columns of the lines that make a row, `VECTORS` vectors each."""
+        return self._steps(array, VECTORS * self.width)
+
+    def _steps(self, array: Any, step: int) -> Any:
         zero = self.length(array).type(0)
-        step = zero.type(self.width)
-        return cgutils.for_range_slice(self.builder, zero, self.length(array), step, inc=True)
+        return cgutils.for_range_slice(self.builder, zero, self.length(array), zero.type(step), inc=True)
+
+    def sums(self) -> list[Any]:
+        """A variable for each vector of a line, for a sum over columns."""
+        return [self.variable() for _ in range(VECTORS)]
+
+    def sum_of(self, variables: list[Any]) -> Any:
+        """The total of such variables, in halves of a line: one order for every width."""
+        values = [self.builder.load(variable) for variable in variables]
+        while len(values) > 1:
+            half = len(values) // 2
+            values = [self.builder.fadd(a, b) for a, b in zip(values[:half], values[half:], strict=True)]
+        return self.total(values[0])
 
     def fma(self, x: Any, y: Any, z: Any) -> Any:
         """x y + z."""
@@ -145,8 +131,8 @@ class Writer:
         return place
 
 
-def _tile(n_rows: int) -> Callable[..., None]:
-    """c[i : i + n_rows] += a[i : i + n_rows] @ panel, on one panel of columns."""
+def _tile(n_rows: int, n_panels: int = 1) -> Callable[..., None]:
+    """c[i : i + n_rows] += a[i : i + n_rows] @ panels, on the columns of one or two panels side by side."""
 
     @intrinsic  # type: ignore[misc]
     def add_product(typing, a, packed, c, panel, i):  # type: ignore[no-untyped-def]
@@ -154,20 +140,23 @@ def _tile(n_rows: int) -> Callable[..., None]:
             w = Writer(context, builder, signature, arguments)
             left, right, out = (w.array(k) for k in range(3))
             panel, i = arguments[3:]
-            n_inner = w.length(left)
-            column = builder.mul(panel, panel.type(2 * w.width))
-            b = builder.gep(right.data, [builder.mul(column, n_inner)])
+            n_inner, width = w.length(left), panel.type(VECTORS * w.width)
+            first = builder.mul(panel, width)
+            columns = [builder.add(first, width.type(p * VECTORS * w.width)) for p in range(n_panels)]
+            b = [builder.gep(right.data, [builder.mul(column, n_inner)]) for column in columns]
             rows = [(w.row(left, i, r), w.row(out, i, r)) for r in range(n_rows)]
-            sums = [[w.variable() for _ in range(2)] for _ in rows]
+            parts = [(p, v) for p in range(n_panels) for v in range(VECTORS)]
+            sums = [[w.variable() for _ in parts] for _ in rows]
             with cgutils.for_range(builder, n_inner) as loop:
-                b_k = [w.load(b, builder.mul(loop.index, panel.type(2 * w.width)), v) for v in range(2)]
-                for (a_row, _), two in zip(rows, sums, strict=True):
+                place = builder.mul(loop.index, width)
+                b_k = [w.load(b[p], place, v) for p, v in parts]
+                for (a_row, _), of_row in zip(rows, sums, strict=True):
                     a_k = w.everywhere(a_row, loop.index)
-                    for v in range(2):
-                        builder.store(w.fma(a_k, b_k[v], builder.load(two[v])), two[v])
-            for (_, c_row), two in zip(rows, sums, strict=True):
-                for v in range(2):
-                    w.store(builder.fadd(w.load(c_row, column, v), builder.load(two[v])), c_row, column, v)
+                    for b_kv, total in zip(b_k, of_row, strict=True):
+                        builder.store(w.fma(a_k, b_kv, builder.load(total)), total)
+            for (_, c_row), of_row in zip(rows, sums, strict=True):
+                for (p, v), total in zip(parts, of_row, strict=True):
+                    w.store(builder.fadd(w.load(c_row, columns[p], v), builder.load(total)), c_row, columns[p], v)
             return context.get_dummy_value()
 
         return types.void(a, packed, c, types.intp, types.intp), generate
@@ -176,27 +165,41 @@ def _tile(n_rows: int) -> Callable[..., None]:
 
 
 _one, _two, _three, _four, _five, _six = (_tile(n) for n in range(1, 7))
+_six_wide = _tile(6, 2)
+BY_TWO = BYTES == LINE  # twelve sums run side by side, as many as it takes to hide how long one takes
+
+
+@inner
+def _rows(a, packed, out, panel, start, n_rows):  # type: ignore[no-untyped-def]
+    """The rows start ≤ i < n_rows on one panel."""
+    i = start
+    while i + 6 <= n_rows:
+        _six(a, packed, out, panel, i)
+        i += 6
+    left = n_rows - i
+    if left == 5:
+        _five(a, packed, out, panel, i)
+    elif left == 4:
+        _four(a, packed, out, panel, i)
+    elif left == 3:
+        _three(a, packed, out, panel, i)
+    elif left == 2:
+        _two(a, packed, out, panel, i)
+    elif left == 1:
+        _one(a, packed, out, panel, i)
 
 
 @inner
 def dense(a, packed, out, n_rows):  # type: ignore[no-untyped-def]
     """out[:n_rows] += a[:n_rows] @ matrix, the matrix packed as (n_panels, n_in, columns of a panel)."""
-    for panel in range(packed.shape[0]):
-        i = 0
-        while i + 6 <= n_rows:
-            _six(a, packed, out, panel, i)
-            i += 6
-        left = n_rows - i
-        if left == 5:
-            _five(a, packed, out, panel, i)
-        elif left == 4:
-            _four(a, packed, out, panel, i)
-        elif left == 3:
-            _three(a, packed, out, panel, i)
-        elif left == 2:
-            _two(a, packed, out, panel, i)
-        elif left == 1:
-            _one(a, packed, out, panel, i)
+    for panel in range(0, packed.shape[0], 2):
+        start = 0
+        if BY_TWO and panel + 1 < packed.shape[0]:
+            while start + 6 <= n_rows:
+                _six_wide(a, packed, out, panel, start)
+                start += 6
+        for one in range(panel, min(panel + 2, packed.shape[0])):
+            _rows(a, packed, out, one, start, n_rows)
 
 
 @intrinsic  # type: ignore[misc]
@@ -211,50 +214,113 @@ def _arrive(typing, counter, number):  # type: ignore[no-untyped-def]
     return types.int64(counter, types.int64), generate
 
 
+@intrinsic  # type: ignore[misc]
+def _now(typing, counter):  # type: ignore[no-untyped-def]
+    """counter[0], as all threads see it."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        place = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load_atomic(place, "seq_cst", 8)
+
+    return types.int64(counter), generate
+
+
+def _pause(name: str, *arguments: int) -> Callable[[], None]:
+    """A call of the C library by which a thread lets others run."""
+
+    @intrinsic  # type: ignore[misc]
+    def pause(typing):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, _):  # type: ignore[no-untyped-def]
+            whole = ir.IntType(32)
+            kind = ir.FunctionType(whole, [whole] * len(arguments))
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            builder.call(function, [whole(k) for k in arguments])
+            return context.get_dummy_value()
+
+        return types.void(), generate
+
+    return pause
+
+
+_yield, _sleep = _pause("sched_yield"), _pause("usleep", 50)
+SPINS, YIELDS = 2000, 2000  # some microseconds, and then some milliseconds where no other thread wants to run
+
+
 @inner
 def wait_for_all(counter, n_threads):  # type: ignore[no-untyped-def]
-    """Every one of n_threads gets here before any goes on; a stage takes too little to put a thread to sleep."""
+    """Every one of n_threads gets here before any goes on.
+
+    A stage takes too little to put a thread to sleep at once. But where there are more threads than processors,
+    the one that is waited for may need this processor: after a while a thread yields, and then sleeps. If the
+    counter has a second place, it counts how many threads did.
+    """
     number = _arrive(counter, 1)
     turn = (number + n_threads - 1) // n_threads * n_threads
-    while _arrive(counter, 0) < turn:
-        pass
+    n_waits = 0
+    while _now(counter) < turn:
+        n_waits += 1
+        if n_waits > SPINS:
+            if len(counter) > 1 and n_waits == SPINS + 1:
+                counter[1] += 1
+            if n_waits > SPINS + YIELDS:
+                _sleep()
+            else:
+                _yield()
+
+
+def _multiply_add(context: Any, builder: Any, kind: Any) -> Callable[[Any, Any, Any], Any]:
+    number = context.get_data_type(kind)
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(number, [number] * 3), f"llvm.fma.f{kind.bitwidth}"
+    )
+    return lambda x, y, z: builder.call(function, [x, y, z])
 
 
 @intrinsic  # type: ignore[misc]
-def _power_of_two(typing, n):  # type: ignore[no-untyped-def]
-    """2ⁿ of a whole number n within the exponents of a floating-point number as wide as n."""
+def fma(typing, x, y, z):  # type: ignore[no-untyped-def]
+    """x y + z of three numbers of one type, rounded once; LLVM makes vectors of it."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        bits = signature.args[0].bitwidth
-        mantissa, bias = {32: (23, 127), 64: (52, 1023)}[bits]
-        whole = ir.IntType(bits)
-        shifted = builder.shl(builder.add(args[0], whole(bias)), whole(mantissa))
-        return builder.bitcast(shifted, context.get_data_type(signature.return_type))
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return _multiply_add(context, builder, signature.return_type)(*arguments)
 
-    return {32: types.float32, 64: types.float64}[n.bitwidth](n), generate  # type: ignore[operator]
+    return x(x, y, z), generate
 
 
-def _exponential(whole: Any, limit: float, n_terms: int) -> Any:
+TERMS = {32: (87.0, 7), 64: (708.0, 13)}  # by bits of a number: the range of exp, and terms of its series
+
+
+@intrinsic  # type: ignore[misc]
+def _exp(typing, x):  # type: ignore[no-untyped-def]
     """eˣ = 2ⁿ eʳ by a Taylor series of r, |r| ≤ ln 2 / 2: LLVM makes vectors of it, not of a call of C's exp."""
-    kind: Any = np.float32 if whole is np.int32 else np.float64
-    per_ln2, high, low = kind(1 / np.log(2.0)), kind(0.693145751953125), kind(np.log(2.0) - 0.693145751953125)
-    half, most, least = kind(0.5), kind(limit), kind(-limit)
-    factors = tuple(kind(1 / float(np.prod(np.arange(1.0, k + 1)))) for k in range(n_terms, -1, -1))
 
-    @inner
-    def exponential(x):  # type: ignore[no-untyped-def]
-        x = most if x > most else (least if x < least else x)  # NaN stays
-        n = np.floor(x * per_ln2 + half)
-        r = (x - n * high) - n * low
-        series = factors[0]
-        for factor in literal_unroll(factors[1:]):
-            series = series * r + factor
-        return series * _power_of_two(whole(n))
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        kind = signature.return_type
+        number, whole = context.get_data_type(kind), ir.IntType(kind.bitwidth)
+        fma = _multiply_add(context, builder, kind)
+        limit, n_terms = TERMS[kind.bitwidth]
+        (x,) = arguments
+        for bound, beyond in ((limit, ">"), (-limit, "<")):  # NaN stays
+            x = builder.select(builder.fcmp_ordered(beyond, x, number(bound)), number(bound), x)
+        floor = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(number, [number]), f"llvm.floor.f{kind.bitwidth}"
+        )
+        high = 0.693145751953125
+        n = builder.call(floor, [fma(x, number(_rounded(1 / np.log(2.0), kind)), number(0.5))])
+        r = fma(n, number(-high), x)
+        r = fma(n, number(_rounded(high - np.log(2.0), kind)), r)
+        factors = [1 / float(np.prod(np.arange(1.0, k + 1))) for k in range(n_terms, -1, -1)]
+        series = number(_rounded(factors[0], kind))
+        for factor in factors[1:]:
+            series = fma(series, r, number(_rounded(factor, kind)))
+        mantissa, bias = {32: (23, 127), 64: (52, 1023)}[kind.bitwidth]
+        shifted = builder.shl(builder.add(builder.fptosi(n, whole), whole(bias)), whole(mantissa))
+        return builder.fmul(series, builder.bitcast(shifted, number))
 
-    return exponential
+    return x(x), generate
 
 
-_exp32, _exp64 = _exponential(np.int32, 87.0, 7), _exponential(np.int64, 708.0, 13)
+def _rounded(value: float, kind: Any) -> float:
+    return float(np.float32(value)) if kind.bitwidth == 32 else float(value)
 
 
 def exp(x: Any) -> Any:
@@ -264,9 +330,41 @@ def exp(x: Any) -> Any:
 
 @overload(exp)
 def _compiled_exp(x):  # type: ignore[no-untyped-def]
-    if x == types.float32:
-        return lambda x: _exp32(x)
-    return lambda x: _exp64(x)
+    if isinstance(x, types.Float):
+        return lambda x: _exp(x)
+    return lambda x: _exp(float(x))
+
+
+@intrinsic  # type: ignore[misc]
+def row_dot(typing, a, b):  # type: ignore[no-untyped-def]
+    """Σ_f a_f b_f of two rows of whole lines."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        w = Writer(context, builder, signature, arguments)
+        left, right = w.array(0), w.array(1)
+        sums = w.sums()
+        with w.lines(left) as (f, _):
+            for v, total in enumerate(sums):
+                product = w.fma(w.load(left.data, f, v), w.load(right.data, f, v), builder.load(total))
+                builder.store(product, total)
+        return w.sum_of(sums)
+
+    return a.dtype(a, b), generate
+
+
+@intrinsic  # type: ignore[misc]
+def row_sum(typing, a):  # type: ignore[no-untyped-def]
+    """Σ_f a_f of a row of whole lines."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        w = Writer(context, builder, signature, arguments)
+        row, sums = w.array(0), w.sums()
+        with w.lines(row) as (f, _):
+            for v, total in enumerate(sums):
+                builder.store(builder.fadd(w.load(row.data, f, v), builder.load(total)), total)
+        return w.sum_of(sums)
+
+    return a.dtype(a), generate
 
 
 @inner

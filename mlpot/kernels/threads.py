@@ -21,10 +21,53 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mlpot.kernels import loops
+
 T = TypeVar("T")
 
 ONE_THREAD = 500_000  # edges × channels below which waking threads costs more than it saves
 MOST_THREADS = os.cpu_count() or 1
+
+
+def processors() -> int:
+    """How many this process may use at a time: those of its affinity, and of the time that its cgroup gives."""
+    try:
+        own = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        own = os.cpu_count() or 1
+    return max(1, min(own, quota(Path("/"))))
+
+
+@cache
+def quota(root: Path) -> int:
+    """Processors' worth of time, rounded up, that cgroups (version 2 or 1) give this process and those above it.
+
+    Args:
+        root: "/", below which proc and sys are.
+    """
+    found = [MOST_THREADS]
+    for line in _lines(root / "proc/self/cgroup"):
+        _, kinds, path = line.split(":", 2)
+        if kinds not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
+            continue
+        own = Path(path.strip().lstrip("/"))
+        for group in (own, *own.parents):
+            for mount in ("sys/fs/cgroup", f"sys/fs/cgroup/{kinds}", "sys/fs/cgroup/unified"):
+                found += _quota_of(root / mount / group)
+    return min(found)
+
+
+def _quota_of(group: Path) -> list[int]:
+    allowed = " ".join(_lines(group / "cpu.max")).split()
+    if not allowed:
+        allowed = [*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us")]
+    if len(allowed) != 2 or allowed[0] in ("max", "-1"):
+        return []
+    return [max(1, math.ceil(int(allowed[0]) / int(allowed[1])))]
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []
 
 
 def block_size(n_atoms: int) -> int:
@@ -44,7 +87,7 @@ def shares(begin: NDArray[np.int64], n_features: int, block: int = 1) -> list[tu
         n_features: channels of an edge.
         block: atoms that no two threads share.
     """
-    n_threads = min(torch.get_num_threads(), MOST_THREADS)
+    n_threads = min(torch.get_num_threads(), processors(), MOST_THREADS)
     if n_threads == 1 or begin[-1] * n_features < ONE_THREAD:
         return [(0, len(begin) - 1)]
     ends = np.searchsorted(begin, np.linspace(0, begin[-1], n_threads + 1))
@@ -62,15 +105,18 @@ def take(free: list[T]) -> T | None:
 
 
 def run(loop: Callable[..., None], parts: list[tuple[int, int]], *arguments: Any) -> None:
-    """loop(begin, end, *arguments) for every share, at the same time; the first on this thread."""
+    """loop(begin, end, *arguments) for every share, at the same time; the first on this thread.
+
+    Subnormal numbers are zero in all of them, see `subnormals`.
+    """
     if len(parts) == 1:
-        loop(*parts[0], *arguments)
+        loops.subnormals.flushed(loop, *parts[0], *arguments)
         return
     threads, one_at_a_time = _threads()
     _openmp_rests()
     with one_at_a_time:  # shares may wait for each other, so none may be left without a thread
-        running = [threads.submit(loop, *part, *arguments) for part in parts[1:]]
-        loop(*parts[0], *arguments)
+        running = [threads.submit(loops.subnormals.flushed, loop, *part, *arguments) for part in parts[1:]]
+        loops.subnormals.flushed(loop, *parts[0], *arguments)
         for thread in running:
             thread.result()
 
@@ -93,4 +139,6 @@ def _openmp_rests() -> None:
         pause(1)
 
 
-os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
+# Threads do not survive a fork, and a child that waited for those of its parent would wait for ever. Ours are made
+# anew; OpenMP's are ended before the fork, and PyTorch makes them anew in both processes.
+os.register_at_fork(before=_openmp_rests, after_in_child=_threads.cache_clear)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, NamedTuple, cast
 
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlpot.graph import AtomGraph
-from mlpot.kernels.ops import has_loops, loops
+from mlpot.kernels import loops
+from mlpot.kernels.ops import has_loops
 from mlpot.kernels.threads import block_size, run, shares, take
 from mlpot.knots import RadialTable
-from mlpot.models.layers import MAX_Z, SiLU
+from mlpot.models.layers import ACTIVATIONS, MAX_Z, SiLU
 from mlpot.models.schnet import Interaction, SchNet
 from mlpot.stages.spline_grid import SPLINES
 from mlpot.terms.core_repulsion import CoreRepulsion
@@ -32,13 +33,34 @@ EXACT = {
 PANEL = {4: 16, 8: 8}  # columns of a panel by bytes of a number: two vectors of `simd`
 
 
+def obstacle_of_weights(weight: Tensor) -> str | None:
+    """Why no native call can compute with weights of such a type, where they are; None if one can."""
+    if not has_loops():
+        return "Numba is not installed"
+    if weight.device.type != "cpu":
+        return f"it computes on {weight.device.type}"
+    return None if weight.dtype in (torch.float32, torch.float64) else f"weights are {weight.dtype}"
+
+
+def obstacle_of_activations(modules: Iterable[nn.Module]) -> str | None:
+    """The activation among some modules that no native call knows."""
+    names = {kind: name for name, kind in ACTIVATIONS.items()}
+    for module in modules:
+        if type(module) in names and not isinstance(module, SiLU):
+            return f"activation {names[type(module)]!r}"
+    return None
+
+
+def schnet_obstacle(backbone: SchNet, weight: Tensor) -> str | None:
+    """Why a SchNet has no native call, None if it has: one on a spline grid, with SiLU."""
+    if backbone.table is None:
+        return "filters are not on a spline grid (n_knots is null)"
+    return obstacle_of_weights(weight) or obstacle_of_activations(backbone.modules())
+
+
 def has_native_call(backbone: nn.Module, weight: Tensor) -> bool:
-    """There is one for SchNet on knots with SiLU, on CPU, in float32 and float64, if there is Numba."""
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
-        return False
-    if not isinstance(backbone, SchNet) or backbone.table is None or not has_loops():
-        return False
-    return all(isinstance(m[1], SiLU) for m in (backbone.readout, *(layer.update for layer in _layers(backbone))))
+    """See `schnet_obstacle`."""
+    return isinstance(backbone, SchNet) and schnet_obstacle(backbone, weight) is None
 
 
 class Weights(NamedTuple):
@@ -120,7 +142,7 @@ def offsets(graph: AtomGraph) -> Array:
     begin, batch, shift, cell = (
         t.numpy() for t in (graph.edges.row_ptr, graph.batch, graph.cell_shift, graph.cell)
     )
-    loops("pairs").offsets(begin, batch, shift, cell, out)
+    loops.pairs.offsets(begin, batch, shift, cell, out)
     return out
 
 
@@ -138,7 +160,7 @@ def native_schnet(backbone: nn.Module, elements: Elements, lone: Tensor) -> Nati
     with torch.no_grad():
         weights = Weights(*(w.clone() for w in weights_of(backbone, torch.tensor(elements.numbers))))
     net = network(weights, backbone.table, elements, lone)
-    return NativeCall("native", net, _room, work=net.first.shape[1], block_size=block_size)
+    return NativeCall(loops.native, net, _room, work=net.first.shape[1], block_size=block_size)
 
 
 class NativeCall:
@@ -147,7 +169,7 @@ class NativeCall:
     The arrays between the stages are kept and used again; calls from several threads take different ones.
 
     Args:
-        kernel: the file of `kernels` with the stages.
+        kernel: the module of `kernels.loops` with the stages.
         network: the weights as they read them.
         room: arrays for so many atoms and edges, from those there are if they are large enough.
         work: of an edge, see `threads.shares`.
@@ -156,7 +178,7 @@ class NativeCall:
 
     def __init__(
         self,
-        kernel: str,
+        kernel: Any,
         network: Any,
         room: Callable[[Any, int, int, Any], Any],
         *,
@@ -164,7 +186,7 @@ class NativeCall:
         block_size: Callable[[int], int],
     ):
         check_types(network)
-        self.net, self._stages = network, loops(kernel).stages
+        self.net, self._stages = network, kernel.stages
         self._room, self._work, self._block_size = room, work, block_size
         self._rooms: list[Any] = []
         self._last: tuple[AtomGraph, Tensor, Array] | None = None
@@ -178,7 +200,7 @@ class NativeCall:
         Returns:
             None if an element is unknown.
         """
-        native, pairs, net, edges = loops("native"), loops("pairs"), self.net, graph.edges
+        native, pairs, net, edges = loops.native, loops.pairs, self.net, graph.edges
         element = np.empty(graph.n_atoms, np.int64)
         if not pairs.elements(graph.numbers.numpy(), net.index, element):
             return None
@@ -255,7 +277,7 @@ def network(weights: Weights, table: RadialTable | None, elements: Elements, lon
         **of_elements(elements, lone, weights.last_bias),
     }
     aligned = {name: array.contiguous().numpy() for name, array in arrays.items()}
-    net = loops("native").Network(
+    net = loops.native.Network(
         **aligned, index=elements.places(), stride=SPLINES[table.degree].stride, cutoff=table.cutoff
     )
     check_types(net)
@@ -310,8 +332,8 @@ def _room(state: Any, n_atoms: int, n_edges: int, net: Any) -> Any:
     n_layers, _, n_features = net.tables.shape
     n_atoms, n_edges = n_atoms + n_atoms // 8, n_edges + n_edges // 8
     number, per_layer = torch.from_numpy(net.first).dtype, (n_layers, n_atoms, n_features)
-    return loops("native").State(
-        pairs=loops("pairs").Pairs(
+    return loops.native.State(
+        pairs=loops.pairs.Pairs(
             earlier=empty(n_atoms, dtype=torch.int64),
             later=empty(n_atoms, dtype=torch.int64),
             neighbor=empty(n_edges, dtype=torch.int32),

@@ -9,10 +9,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mlpot.kernels.ops import has_loops, loops
+from mlpot.kernels import loops
 from mlpot.models.egnn import EGNN, SOFTENING, TYPICAL_NEIGHBORS, EquivariantLayer
-from mlpot.models.layers import SiLU
-from mlpot.models.native import Array, Elements, NativeCall, both_ways, empty, of_elements, padded
+from mlpot.models.native import (
+    Array,
+    Elements,
+    NativeCall,
+    both_ways,
+    empty,
+    obstacle_of_activations,
+    obstacle_of_weights,
+    of_elements,
+    padded,
+)
 from mlpot.stages.radial import GaussianBasis, PolynomialEnvelope
 
 WORK = 50  # of an edge, against that of a convolution
@@ -22,28 +31,28 @@ KEPT = 512 * 2**20  # bytes of what edges may leave for the way back
 
 def native_egnn(backbone: nn.Module, elements: Elements, lone: Tensor) -> NativeCall | None:
     """The native call for an EGNN that no longer changes; see `native_schnet`."""
-    if not isinstance(backbone, EGNN) or not _is_known(backbone, elements.scale):
+    if not isinstance(backbone, EGNN) or egnn_obstacle(backbone, elements.scale):
         return None
     with torch.no_grad():
         net = _network(backbone, elements, lone)
     room = partial(_room, n_layers=len(backbone.layers))
-    return NativeCall("native_egnn", net, room, work=WORK * net.features.shape[1], block_size=_block_size)
+    return NativeCall(loops.native_egnn, net, room, work=WORK * net.features.shape[1], block_size=_block_size)
 
 
 def _block_size(n_atoms: int) -> int:
     return BLOCK
 
 
-def _is_known(backbone: EGNN, weight: Tensor) -> bool:
-    """There is one for a basis of Gaussians, the usual envelope, SiLU and a second linear layer on edges."""
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64) or not has_loops():
-        return False
+def egnn_obstacle(backbone: EGNN, weight: Tensor) -> str | None:
+    """Why an EGNN has no native call, None if it has: Gaussians, the usual envelope, SiLU, two layers on edges."""
     envelope = backbone.envelope
     if not isinstance(envelope, PolynomialEnvelope) or envelope.exponent != PolynomialEnvelope(1.0).exponent:
-        return False
-    if not isinstance(backbone.basis, GaussianBasis) or not isinstance(backbone.readout[1], SiLU):
-        return False
-    return all(layer.after_sum is None for layer in _layers(backbone))
+        return f"envelope {type(envelope).__name__}"
+    if not isinstance(backbone.basis, GaussianBasis):
+        return f"radial basis {type(backbone.basis).__name__}"
+    if any(layer.after_sum is not None for layer in _layers(backbone)):
+        return "the second linear layer stands after the sum"
+    return obstacle_of_weights(weight) or obstacle_of_activations(backbone.modules())
 
 
 def _layers(backbone: EGNN) -> list[EquivariantLayer]:
@@ -75,7 +84,7 @@ def _network(backbone: EGNN, elements: Elements, lone: Tensor) -> Any:
     arrays["read"], arrays["unread"] = both_ways(read.weight)
     for names, matrices in pairs.items():
         arrays.update(zip(names, both_ways(torch.stack(matrices)), strict=True))
-    return loops("native_egnn").Network(
+    return loops.native_egnn.Network(
         **{name: _array(t) for name, t in arrays.items()},
         layers=_messages(layers, basis),
         index=elements.places(),
@@ -108,7 +117,7 @@ def _messages(layers: list[EquivariantLayer], basis: GaussianBasis) -> Any:
     }
     for names, matrices in pairs.items():
         arrays.update(zip(names, both_ways(torch.stack(matrices)), strict=True))
-    return loops("messages").Layers(**{name: _array(t) for name, t in arrays.items()}, width=basis.width)
+    return loops.messages.Layers(**{name: _array(t) for name, t in arrays.items()}, width=basis.width)
 
 
 def _of_move(move: nn.Module) -> list[Tensor]:
@@ -131,7 +140,7 @@ def _room(state: Any, n_atoms: int, n_edges: int, net: Any, n_layers: int) -> An
     keeps = 4 * math.prod(of_edges) * net.features.itemsize <= KEPT
     kept, z = (of_edges, of_edges) if keeps else ((0, 0, n_features), (2, n_edges, n_features))
     per_layer = n_layers, n_atoms, n_features
-    kernels, whole = loops("native_egnn"), partial(empty, dtype=torch.int64)
+    kernels, whole = loops.native_egnn, partial(empty, dtype=torch.int64)
     of_number = partial(empty, dtype=number)
     return kernels.State(
         slot=whole(n_edges),

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from mlpot.graph import AtomGraph
-from mlpot.kernels.ops import loops
+from mlpot.kernels import loops
 from mlpot.kernels.threads import block_size, run, shares, take
 from mlpot.knots import RadialTable
 from mlpot.models.native import Elements, Weights, has_native_call, network, offsets, weights_of
@@ -52,7 +52,7 @@ class NativeTraining:
         kinds = torch.tensor(elements.numbers, device="cpu")
         numbers = torch.cat([graph.numbers, kinds])  # a lone atom of each element rides along
         element = torch.empty_like(numbers)
-        if not loops("pairs").elements(numbers.numpy(), elements.places(), element.numpy()):
+        if not loops.pairs.elements(numbers.numpy(), elements.places(), element.numpy()):
             return None
         b, forces, virial, shifted, crowd = _Readout.apply(  # type: ignore[no-untyped-call]
             self._free, _structure(graph, element), backbone.table, elements, *weights_of(backbone, kinds)
@@ -83,7 +83,7 @@ class _Readout(torch.autograd.Function):
         net = network(Weights(*(w.detach() for w in weights)), table, elements, nothing)
         memory, tape = _tape(free, net, structure)
         parts = shares(structure.row_ptr, WORK * net.first.shape[1], structure.block)
-        run(loops("adjoint").energies, parts, len(parts), np.zeros(1, np.int64), structure, net, tape)
+        run(loops.adjoint.energies, parts, len(parts), np.zeros(1, np.int64), structure, net, tape)
         ctx.kept, ctx.shapes = (free, memory, table, structure, net, tape), [w.shape for w in weights]
         if not any(ctx.needs_input_grad):
             free.append(memory)
@@ -99,7 +99,7 @@ class _Readout(torch.autograd.Function):
             raise RuntimeError("The gradient of this loss was taken before. Compute energies and forces again.")
         free, memory, table, structure, net, tape = ctx.kept
         ctx.kept = None
-        adjoint = loops("adjoint")
+        adjoint = loops.adjoint
         pulls = adjoint.Pulls(*(t.contiguous().numpy() for t in (b, forces, virial)))
         parts = shares(structure.row_ptr, WORK * net.first.shape[1], structure.block)
         run(adjoint.gradients, parts, len(parts), np.zeros(1, np.int64), structure, net, tape, pulls)
@@ -113,7 +113,7 @@ class _Readout(torch.autograd.Function):
 def _structure(graph: AtomGraph, element: Tensor) -> Any:
     """That of `kernels.pairs`, with lone atoms at the end."""
     edges, n_lone = graph.edges, len(element) - graph.n_atoms
-    return loops("pairs").Structure(
+    return loops.pairs.Structure(
         positions=graph.positions.numpy(),
         element=element.numpy(),
         row_ptr=torch.cat([edges.row_ptr, edges.row_ptr[-1:].expand(n_lone)]).numpy(),
@@ -161,9 +161,9 @@ def _tape(free: list[Array], net: Any, structure: Any) -> tuple[Array, Any]:
     }
     memory, arrays = _carve(free, pairs | rest)
     returned = {"b": (n_atoms,), "shifted": (n_atoms,), "forces": (n_atoms, 3), "virial": (n_atoms, 3, 3)}
-    laid = loops("pairs").Pairs(**{name: arrays[name] for name in pairs}, crowd=np.empty(n_atoms))
+    laid = loops.pairs.Pairs(**{name: arrays[name] for name in pairs}, crowd=np.empty(n_atoms))
     out = {name: np.empty(shape) for name, shape in returned.items()}
-    return memory, loops("adjoint").Tape(pairs=laid, **{name: arrays[name] for name in rest}, **out)
+    return memory, loops.adjoint.Tape(pairs=laid, **{name: arrays[name] for name in rest}, **out)
 
 
 def _carve(free: list[Array], shapes: dict[str, Any]) -> tuple[Array, dict[str, Array]]:
@@ -182,7 +182,7 @@ def _carve(free: list[Array], shapes: dict[str, Any]) -> tuple[Array, dict[str, 
 
 def _tables(table: RadialTable, structure: Any, net: Any, tape: Any) -> Tensor:
     """Gradient of the loss by the tables (n_layers, n_rows, n_features)."""
-    adjoint, n_edges = loops("adjoint"), len(structure.neighbor)
+    adjoint, n_edges = loops.adjoint, len(structure.neighbor)
     pair, center, begin = (np.empty(n, np.int64) for n in (n_edges, n_edges, table.n_knots + 1))
     adjoint.sort_pairs(structure, tape.pairs, net.stride, pair, center, begin)
     n_layers, _, n_features = net.tables.shape
@@ -191,7 +191,7 @@ def _tables(table: RadialTable, structure: Any, net: Any, tape: Any) -> Tensor:
     parts = shares(begin, 2 * n_features)
     for layer in range(n_layers):
         run(adjoint.tables, parts, begin, pair, center, layer, tape, part.numpy())
-        loops("cpu").sum_intervals(part.numpy(), net.stride, out[layer])
+        loops.edges.sum_intervals(part.numpy(), net.stride, out[layer])
     return torch.from_numpy(out)
 
 

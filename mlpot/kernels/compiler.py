@@ -1,0 +1,210 @@
+"""Numba's compiler for this CPU, with a cache of machine code that a damaged file or a full disk does not break.
+
+Loops keep the arithmetic that they are written in: no sum is reordered, and no product fused with a sum unless
+`simd.fma` says so. So the bits are the same whoever compiles, and whatever is inlined where.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+import llvmlite
+import numba
+from llvmlite import binding
+from numba.core.compiler import CompileResult
+from numba.core.dispatcher import Dispatcher
+from numba.core.serialize import dumps
+
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+HOUSE = Path(__file__).parents[1]
+SOURCES = hashlib.sha256(
+    b"".join(path.read_bytes() for room in ("kernels", "cpu") for path in sorted((HOUSE / room).glob("*.py")))
+).hexdigest()
+compiled_here: list[str] = []  # what this process compiled, as it was not in the cache
+
+
+def vector_bytes() -> int:
+    """Bytes of a vector of this CPU, 16, 32 or 64; MLPOT_VECTOR_BYTES takes another width.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    if given := os.environ.get("MLPOT_VECTOR_BYTES"):
+        if given not in ("16", "32", "64"):
+            raise ValueError(f"MLPOT_VECTOR_BYTES is {given!r}. Set it to 16, 32 or 64, or not at all.")
+        return int(given)
+    features = binding.get_host_cpu_features()
+    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+
+
+BYTES = vector_bytes()
+
+
+class KernelCache:
+    """What Numba asks of a cache, for one function; one file for each signature, CPU and version of the sources.
+
+    A file begins with the SHA-256 of the rest: machine code that is not whole is never run.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        self._function = function
+
+    @property
+    def cache_path(self) -> str:
+        """Where new files go."""
+        return str(_home()[0])
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        """What was compiled for a signature, None if it must be compiled."""
+        target.refresh()
+        name = self._file_name(signature, target.codegen())
+        for folder in folders():
+            content = _read(folder / name)
+            if content is not None:
+                return CompileResult._rebuild(target, *pickle.loads(content))
+        if not compiled_here:
+            _announce()
+        compiled_here.append(name)
+        return None
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        """Keep what was compiled; if that fails, say why once."""
+        folder, _ = _home()
+        if folder is not None:
+            content = dumps(result._reduce())
+            _write(folder / self._file_name(signature, result.codegen), content)
+
+    def enable(self) -> None:
+        """Nothing to do; part of the interface, as the next two."""
+
+    def disable(self) -> None:
+        """Likewise."""
+
+    def flush(self) -> None:
+        """Likewise."""
+
+    def _file_name(self, signature: Any, codegen: Any) -> str:
+        versions = (SOURCES, numba.__version__, llvmlite.__version__, sys.version, BYTES)
+        key = repr((_identity(self._function), str(signature), codegen.magic_tuple(), versions))
+        return f"{self._function.__name__}-{hashlib.sha256(key.encode()).hexdigest()[:40]}.mlpot"
+
+
+def _identity(function: Any) -> tuple[str, ...]:
+    """Name, code and closure of a function; what it calls is in `SOURCES`."""
+    if isinstance(function, Dispatcher):
+        function = function.py_func
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    inside = [
+        repr(_identity(value))
+        if isinstance(value, Dispatcher | FunctionType)
+        else hashlib.sha256(dumps(value)).hexdigest()
+        for value in cells
+    ]
+    code = function.__code__
+    written = repr((code.co_code, code.co_names, [c for c in code.co_consts if not isinstance(c, CodeType | frozenset)]))
+    return function.__module__, function.__qualname__, written, *inside
+
+
+@cache
+def folders() -> tuple[Path, ...]:
+    """Where compiled kernels lie: as NUMBA_CACHE_DIR says, or beside the sources, or in the user's cache."""
+    if given := numba.config.CACHE_DIR:
+        return (Path(given) / "mlpot",)
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    own = (HOUSE / "kernels" / "__pycache__",)
+    return own if user.startswith("~") else (*own, Path(user) / "mlpot")
+
+
+@cache
+def _home() -> tuple[Path | None, str]:
+    """The first of the folders that can be written, or None and the reason of the last."""
+    why = ""
+    for folder in folders():
+        probe = folder / f".probe.{os.getpid()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            why = error.strerror or str(error)
+        else:
+            return folder, ""
+    return None, why
+
+
+def _announce() -> None:
+    folder, why = _home()
+    if folder is not None:
+        tell(f"mlpot compiles its kernels for this CPU, once, in some 15 seconds; they are kept in {folder}.")
+    else:
+        where = " or ".join(map(str, folders()))
+        tell(
+            f"mlpot compiles its kernels for this process alone, in some 15 seconds: {where} cannot be written "
+            f"({why}). Set NUMBA_CACHE_DIR to a folder that can."
+        )
+
+
+def tell(line: str) -> None:
+    """Say something in one line, where the program's messages go."""
+    logging.getLogger("mlpot").warning(line)
+
+
+def _read(path: Path) -> bytes | None:
+    """The content of a file if it is there, readable and whole."""
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        tell(f"mlpot compiles a kernel anew: {path} cannot be read ({error.strerror}). See NUMBA_CACHE_DIR.")
+        return None
+    if hashlib.sha256(content[32:]).digest() == content[:32]:
+        return content[32:]
+    tell(
+        f"mlpot compiles a kernel anew: {path} is damaged. It is replaced, or lies in a folder of NUMBA_CACHE_DIR."
+    )
+    return None
+
+
+def _write(path: Path, content: bytes) -> None:
+    """In one step, so that a file is whole whenever another process looks."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_bytes(hashlib.sha256(content).digest() + content)
+        os.replace(part, path)
+    except OSError as error:
+        _tell_of_failure(str(path.parent), error.strerror or str(error))
+        part.unlink(missing_ok=True)
+
+
+@cache
+def _tell_of_failure(folder: str, why: str) -> None:
+    tell(
+        f"mlpot cannot keep its compiled kernels in {folder} ({why}), so that the next process compiles again. "
+        "Make room, or set NUMBA_CACHE_DIR to another folder."
+    )
+
+
+def _compiler(**options: bool) -> Callable[[Callable[..., Any]], Any]:
+    def compiler(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(**OPTIONS, **options)(function)
+        dispatcher._cache = KernelCache(function)
+        return dispatcher
+
+    return compiler
+
+
+# Compiled functions have no annotations: Numba finds the types of each call, in either precision and with tuples
+# that mypy cannot follow. So they are marked `no-untyped-def`, here and wherever these decorators are used.
+compiled = _compiler()
+# For what only compiled functions call: unpacking Python's objects is most of the code, and time to compile, else.
+inner = numba.njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
