@@ -113,6 +113,8 @@ def known_device(device: torch.device | str) -> torch.device:
         why = str(error).strip().partition("\n")[0].partition(". ")[0][:120]
         if str(device).startswith("cuda") and not torch.cuda.is_available():
             why = "there is no CUDA device here, or this PyTorch was built without CUDA"
+        elif str(device).startswith("mps"):
+            why = "there is none here, or it has no float64, in which positions and sums are"
         raise ValueError(f"Nothing computes on device {str(device)[:20]!r}: {why}. Use cpu.") from None
     if found.type == "meta":
         raise ValueError("Nothing computes on device 'meta', which stores no numbers. Use cpu.")

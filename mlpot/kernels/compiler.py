@@ -110,7 +110,9 @@ def _identity(function: Any) -> tuple[str, ...]:
         for value in cells
     ]
     code = function.__code__
-    written = repr((code.co_code, code.co_names, [c for c in code.co_consts if not isinstance(c, CodeType | frozenset)]))
+    written = repr(
+        (code.co_code, code.co_names, [c for c in code.co_consts if not isinstance(c, CodeType | frozenset)])
+    )
     return function.__module__, function.__qualname__, written, *inside
 
 

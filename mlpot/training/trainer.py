@@ -24,16 +24,42 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from mlpot.atomic_files import write_whole
 from mlpot.figures.training import LOGS
+from mlpot.torch_settings import known_device
 from mlpot.training.recipe import Recipe, TrainingSection
 
 FOLDER = "checkpoints"
 LAST = f"{FOLDER}/last.ckpt"
 MONITOR = "validation/loss"  # chooses the best epoch; no weight of it changes during a run
 BEST = f"{FOLDER}/best.ckpt"
+
+
+def _accelerator(name: str) -> str:
+    """A kind of device that is here and has float64, in which positions and sums are: never Apple's GPUs.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    known_device({"gpu": "cuda"}.get(name, name))
+    return name
+
+
+def _trainer(**settings: Any) -> Trainer:
+    """Lightning's, whose objections are told in one line."""
+    try:
+        return Trainer(**settings)
+    except (MisconfigurationException, TypeError) as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{why} Correct training.accelerator, devices, nodes or strategy of the recipe; accelerator: cpu with "
+            "devices: 1 runs everywhere."
+        ) from None
 
 
 def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> Trainer:
@@ -53,8 +79,8 @@ def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> 
     bar = t.progress and sys.stdout.isatty()
     if t.progress:
         callbacks.append(RichProgressBar(refresh_rate=10) if bar else Lines())
-    return Trainer(
-        accelerator=t.accelerator,
+    return _trainer(
+        accelerator=_accelerator(t.accelerator),
         devices=t.devices,
         num_nodes=t.nodes,
         strategy=t.strategy,
