@@ -23,6 +23,7 @@ from mlpot.recipes import RecipeError, parse_recipe
 from mlpot.training.fit import train
 from mlpot.training.in_memory import flatten
 from mlpot.training.losses import Loss
+from mlpot.training.module import NoLossError
 from mlpot.training.recipe import Recipe
 from mlpot.training.splits import DoubtfulDataError, make_parts
 
@@ -151,6 +152,15 @@ def test_weights_that_make_no_sense_are_refused(weights: str, message: str, tmp_
         train(small_recipe(data, tmp_path / "run", f"loss.weights={weights}"))
 
 
+def test_a_loss_that_no_label_enters_stops_with_the_reason(tmp_path: Path) -> None:
+    """N19: every validation structure is of a family that counts nothing."""
+    data = write(tmp_path / "set.h5", grouped(crystals(12), "bulk", "surface"))
+    validation = write(tmp_path / "validation.h5", grouped(crystals(16)[12:], "bulk"))
+    recipe = small_recipe(data, tmp_path / "run", f"data.validation={validation}", "loss.weights={bulk: 0.0}")
+    with pytest.raises(NoLossError, match="validation loss of epoch 1 is exactly zero"):
+        train(recipe)
+
+
 def test_weights_come_with_a_converted_file(tmp_path: Path) -> None:
     frames = crystals(4)
     for k, atoms in enumerate(frames):
@@ -158,6 +168,7 @@ def test_weights_come_with_a_converted_file(tmp_path: Path) -> None:
     ase.io.write(tmp_path / "set.xyz", frames)
     convert(tmp_path / "set.xyz", tmp_path / "set.h5", keys={"weight": "w"})
     assert [atoms.info["config_weight"] for atoms in Reader(tmp_path / "set.h5").frames()] == [0.0, 0.5, 1.0, 1.5]
-    frames[2].info["config_weight"] = -1.0
-    with pytest.raises(LabelError, match="Frame 2: config_weight"):
-        write(tmp_path / "set.h5", frames)
+    for wrong in (-1.0, "heavy", np.nan):
+        frames[2].info["config_weight"] = wrong
+        with pytest.raises(LabelError, match="Frame 2: config_weight"):
+            write(tmp_path / "set.h5", frames)

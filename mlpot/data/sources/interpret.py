@@ -65,7 +65,7 @@ class Interpreter:
             clean.info["group"] = str(family)
         weight = self._value("weight", pool, ())
         if weight is not None:
-            clean.info[WEIGHT] = float(weight)
+            clean.info[WEIGHT] = weight
         for quantity in ("charge", "spin"):
             value = self._state(quantity, pool)
             if self.reading.labels and quantity not in self.reading.keys:
