@@ -91,11 +91,13 @@ def _both_adjoints(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped
 
 
 @inner
-def _clear(array, begin, end, rows, n_atoms):  # type: ignore[no-untyped-def]
-    """Zeros for some atoms in all arrays of an arena, whose rows are of these lengths."""
+def _clear(array, begin, end, plan, n_atoms, segment, back):  # type: ignore[no-untyped-def]
+    """Zeros for some atoms in the arrays of an arena that a segment is the first to touch."""
     base = 0
-    for row in rows:
-        array[base * n_atoms + begin * row : base * n_atoms + end * row] = 0
+    for k in range(len(plan.rows)):
+        row = plan.rows[k]
+        if plan.first[k, back] == segment:
+            array[base * n_atoms + begin * row : base * n_atoms + end * row] = 0
         base += row
 
 
@@ -105,38 +107,30 @@ def _meet(counter, n_threads):  # type: ignore[no-untyped-def]
         wait_for_all(counter, n_threads)
 
 
-@inner
-def _forth(begin, end, segment, plan, room, tangents):  # type: ignore[no-untyped-def]
-    """The steps of a segment, block by block."""
-    for block in range(begin, end, BLOCK):
-        for k in range(segment[0], segment[1]):
-            if tangents:
-                _tangent(block, min(block + BLOCK, end), plan.steps[k], plan, room)
-            else:
-                _value(block, min(block + BLOCK, end), plan.steps[k], plan, room)
-
-
 @compiled
 def energies(first, last, n_threads, counter, parts, plan, room, around, answer):  # type: ignore[no-untyped-def]
     """b, energies, forces and virials of atoms and ∂E/∂r of all edges, for the parts first ≤ p < last."""
     begin, end = parts[first], parts[last]
-    _clear(room.values, begin, end, plan.rows, room.n_atoms)
-    _clear(room.adjoints, begin, end, plan.rows, room.n_atoms)
     room.b[begin:end] = 0
     room.gradient[room.row_ptr[begin] : room.row_ptr[end]] = 0
-    outer.find(begin, end, plan.cutoff, around, room)
+    outer.find(begin, end, plan, around, room)
     if around.cutoff > 0:
         outer.seed(begin, end, around, room, answer)
     for n in range(len(plan.segments)):
         if n > 0:
             _meet(counter, n_threads)
-        _forth(begin, end, plan.segments[n], plan, room, False)
+        for block in range(begin, end, BLOCK):
+            _clear(room.values, block, min(block + BLOCK, end), plan, room.n_atoms, n, 0)
+            for k in range(plan.segments[n, 0], plan.segments[n, 1]):
+                _value(block, min(block + BLOCK, end), plan.steps[k], plan, room)
     for n in range(len(plan.segments_back)):
         if n > 0:
             _meet(counter, n_threads)
         for block in range(begin, end, BLOCK):
+            _clear(room.adjoints, block, min(block + BLOCK, end), plan, room.n_atoms, n, 1)
             for k in range(plan.segments_back[n, 0], plan.segments_back[n, 1], -1):
                 _adjoint(block, min(block + BLOCK, end), plan.steps[k], plan, room)
+    outer.to_vectors(begin, end, room)
     if around.cutoff > 0:
         outer.energies(begin, end, around, room, answer)
         _meet(counter, n_threads)
@@ -148,12 +142,13 @@ def loss_gradient(first, last, n_threads, counter, parts, plan, room, forces, vi
     """The tangents, and the adjoints of the loss; w_bar (n_parts, n_weights) but for the matrices of `Linear`."""
     begin, end = parts[first], parts[last]
     outer.move(begin, end, forces, virials, room)
-    _clear(room.dots, begin, end, plan.rows, room.n_atoms)
-    _clear(room.backs, begin, end, plan.rows, room.n_atoms)
     for n in range(len(plan.segments)):
         if n > 0:
             _meet(counter, n_threads)
-        _forth(begin, end, plan.segments[n], plan, room, True)
+        for block in range(begin, end, BLOCK):
+            _clear(room.dots, block, min(block + BLOCK, end), plan, room.n_atoms, n, 0)
+            for k in range(plan.segments[n, 0], plan.segments[n, 1]):
+                _tangent(block, min(block + BLOCK, end), plan.steps[k], plan, room)
     for part in range(first, last):
         w_bar[part] = 0
     for n in range(len(plan.segments_back)):
@@ -161,6 +156,7 @@ def loss_gradient(first, last, n_threads, counter, parts, plan, room, forces, vi
             _meet(counter, n_threads)
         for part in range(first, last):
             for block in range(parts[part], parts[part + 1], BLOCK):
+                stop = min(block + BLOCK, parts[part + 1])
+                _clear(room.backs, block, stop, plan, room.n_atoms, n, 1)
                 for k in range(plan.segments_back[n, 0], plan.segments_back[n, 1], -1):
-                    stop = min(block + BLOCK, parts[part + 1])
                     _both_adjoints(block, stop, plan.steps[k], plan, room, w_bar[part])

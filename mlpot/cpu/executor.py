@@ -164,7 +164,7 @@ class Memory:
 
 def _room(memory: Memory, layout: Layout, structure: Structure, training: bool) -> Room:
     n_atoms, n_edges, dtype, get = len(structure.element), len(structure.neighbor), layout.dtype, memory.get
-    arena, whole = n_atoms * layout.n_arena, torch.int64
+    arena, whole, n_grids = n_atoms * layout.n_arena, torch.int64, len(layout.grids)
     return Room(
         n_atoms=n_atoms,
         element=structure.element,
@@ -186,8 +186,14 @@ def _room(memory: Memory, layout: Layout, structure: Structure, training: bool) 
         offset=structure.offset,
         listed=structure.neighbor,
         reverse=structure.reverse,
+        knots=get("knots", n_grids, n_edges, dtype=whole),
+        coefficients=get("coefficients", n_grids, n_edges, 12, dtype=dtype),
+        harmonics=get("harmonics", n_edges, 16, dtype=dtype),
+        by_distance=get("by_distance", n_edges, dtype=dtype),
+        by_harmonic=get("by_harmonic", n_edges, 16, dtype=dtype),
         gradient=get("gradient", n_edges, 3),
-        motion=get("motion", n_edges if training else 0, 3),
+        d_dot=get("d_dot", n_edges if training else 0, dtype=dtype),
+        harmonics_dot=get("harmonics_dot", n_edges if training else 0, 16, dtype=dtype),
     )
 
 

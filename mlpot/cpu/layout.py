@@ -22,7 +22,7 @@ from mlpot.stages.pointwise import Activation
 from mlpot.stages.products import Products
 from mlpot.stages.readout import Embedding, Readout
 from mlpot.stages.run import ENERGY, Program, Step
-from mlpot.stages.spline_grid import SPLINES
+from mlpot.stages.spline_grid import SPLINES, SplineGrid
 
 Pack = Callable[[Tensor], Tensor]
 
@@ -47,9 +47,10 @@ class Layout:
     dtype: torch.dtype
     arrays: dict[str, tuple[int, int, int]]  # name -> base, components, padded channels
     steps: list[list[int]] = field(default_factory=list)
+    touched: list[tuple[str | None, str]] = field(default_factory=list)  # arrays that each step reads and adds to
     lists: list[int] = field(default_factory=list)
     numbers: list[float] = field(default_factory=list)
-    per_length: list[float] = field(default_factory=list)
+    grids: list[SplineGrid] = field(default_factory=list)
     slots: list[Slot] = field(default_factory=list)
     constants: list[tuple[int, Tensor]] = field(default_factory=list)  # places and rows that no weight changes
     n_weights: int = 0
@@ -97,14 +98,27 @@ class Layout:
         return p.Plan(
             steps=np.array(self.steps, np.int64),
             rows=np.array([k * c for _, k, c in self.arrays.values()], np.int64),
+            first=np.array(self._first(forward, back), np.int64).reshape(-1, 2),
             segments=np.array(forward, np.int64),
             segments_back=np.array(back, np.int64),
             lists=np.array(self.lists or [0], np.int64),
             numbers=np.array(self.numbers or [0.0], kind),
-            per_length=np.array(self.per_length or [0.0]),
+            grids=np.array([(g.n_knots, g.degree + 1) for g in self.grids], np.int64).reshape(-1, 2),
+            per_length=np.array([g.n_knots / g.cutoff for g in self.grids]),
+            polynomials=np.array([_polynomials(g) for g in self.grids], kind).reshape(-1, 6, 12),
             weights=self.pack(weights),
             cutoff=self.cutoff,
         )
+
+    def _first(self, forward: list[tuple[int, int]], back: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The segments that first touch each array, forward and back."""
+        out = []
+        for name in self.arrays:
+            written = min(k for k, (_, target) in enumerate(self.touched) if target == name)
+            last = max(k for k, both in enumerate(self.touched) if name in both)
+            ahead = next(n for n, (start, stop) in enumerate(forward) if start <= written < stop)
+            out.append((ahead, next(n for n, (start, stop) in enumerate(back) if start >= last > stop)))
+        return out
 
 
 def layout_of(program: Program, dtype: torch.dtype) -> Layout:
@@ -129,6 +143,7 @@ def layout_of(program: Program, dtype: torch.dtype) -> Layout:
             _ADD[type(step.stage)](out, numbers, step.stage, first_weight)
             first_weight += len(step.stage.weights)
         out.steps.append(numbers)
+        out.touched.append((step.source, step.target))
     return out
 
 
@@ -232,32 +247,34 @@ def _readout(out: Layout, row: list[int], stage: Readout, w: int) -> None:
 def _neighbor_sum(out: Layout, row: list[int], stage: NeighborSum, w: int) -> None:
     grid, (n_rows, n_paths, n) = stage.grid, stage.table.shape
     pack, unpack, width = _wide(out, n)
-    spline, per_length = SPLINES[grid.degree], grid.n_knots / grid.cutoff
-    row[p.KIND], row[p.STRIDE], row[p.N_KNOTS] = p.NEIGHBOR_SUM, spline.stride, grid.n_knots
-    row[p.N_COEFFICIENTS], row[p.N_ROWS], row[p.LENGTH] = grid.degree + 1, n_paths * width, len(out.per_length)
+    if grid not in out.grids:
+        out.grids.append(grid)
+    row[p.KIND], row[p.STRIDE], row[p.GRID] = p.NEIGHBOR_SUM, SPLINES[grid.degree].stride, out.grids.index(grid)
+    row[p.N_COEFFICIENTS], row[p.N_ROWS] = grid.degree + 1, n_paths * width
     row[p.WEIGHTS] = out.slot(w, (n_rows, n_paths, width), pack, unpack)
-    out.per_length.append(per_length)
     out.cutoff = max(out.cutoff, grid.cutoff)
-    value, slope = (np.array(spline.derivative(order, per_length)) for order in (0, 1))
-    slope = np.pad(slope, ((0, 0), (0, 1)))  # a power less
-    row[p.POLYNOMIALS] = len(out.numbers)
-    out.numbers += np.concatenate([value, slope]).T.ravel().tolist()
     factors = sorted({(t.harmonic, t.value) for t in stage.terms})
     row[p.KAPPA], row[p.N_FACTORS], row[p.LISTS] = len(out.numbers), len(factors), len(out.lists)
     out.numbers += [value for _, value in factors] + [value * (-1) ** degree_of(b) for b, value in factors]
     out.lists += [b for b, _ in factors]
     row[p.FIRST_TERM] = len(out.lists)
     place = {factor: u for u, factor in enumerate(factors)}
-    out.lists.append(len({t.path for t in stage.terms}))
-    for path in sorted({t.path for t in stage.terms}):
-        own = [t for t in stage.terms if t.path == path]
-        sources = sorted({t.source for t in own})
-        out.lists += [path, len(sources)]
-        for source in sources:
-            group = [t for t in own if t.source == source]
-            out.lists += [source * width, len(group)]
-            for t in group:
-                out.lists += [place[t.harmonic, t.value], t.target]
+    groups = sorted({(t.path, t.source) for t in stage.terms})
+    out.lists.append(len(groups))
+    for path, source in groups:
+        own = [t for t in stage.terms if (t.path, t.source) == (path, source)]
+        out.lists += [path, source * width, len(own)]
+        for t in own:
+            out.lists += [place[t.harmonic, t.value], t.target]
+
+
+def _polynomials(grid: SplineGrid) -> np.ndarray:
+    """(6, 12) by power of t: coefficients of the rows for the value, then for the derivative by distance."""
+    spline, out = SPLINES[grid.degree], np.zeros((6, 12))
+    for order in (0, 1):
+        rows = np.array(spline.derivative(order, grid.n_knots / grid.cutoff))
+        out[: rows.shape[1], order * len(rows) : (order + 1) * len(rows)] = rows.T
+    return out
 
 
 _ADD: dict[type, Callable[[Layout, list[int], Any, int], None]] = {

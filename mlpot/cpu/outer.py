@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mlpot.cpu.harmonics import harmonics, pull_back, tangents
 from mlpot.kernels.pairs import envelope, envelope_slope, seen_of, smooth_step, switch_on, with_nuclei
 from mlpot.kernels.simd import inner
 
@@ -67,6 +68,20 @@ def energies(begin, end, outer, room, answer):  # type: ignore[no-untyped-def]
 
 
 @inner
+def to_vectors(begin, end, room):  # type: ignore[no-untyped-def]
+    """∂E/∂r of the edges of some atoms, of what they give to their centers, from distances and harmonics."""
+    t_ = room.by_harmonic.dtype.type
+    for i in range(begin, end):
+        for e in range(room.row_ptr[i], room.near[i]):
+            u, per_d, gradient = room.unit[e], 1 / room.d[e], room.gradient[room.original[e]]
+            x, y, z = pull_back(t_(u[0]), t_(u[1]), t_(u[2]), room.by_harmonic[e])
+            along, by_distance = x * u[0] + y * u[1] + z * u[2], room.by_distance[e]
+            gradient[0] = by_distance * u[0] + (x - along * u[0]) * per_d
+            gradient[1] = by_distance * u[1] + (y - along * u[1]) * per_d
+            gradient[2] = by_distance * u[2] + (z - along * u[2]) * per_d
+
+
+@inner
 def forces(begin, end, outer, room, answer):  # type: ignore[no-untyped-def]
     """Forces and virials of some atoms, from both directions of their edges, and the energy of nuclei."""
     by_atom, cutoff, pull = answer.by_coordination, outer.cutoff, np.empty(3)
@@ -96,9 +111,9 @@ def forces(begin, end, outer, room, answer):  # type: ignore[no-untyped-def]
 
 
 @inner
-def find(begin, end, cutoff, outer, room):  # type: ignore[no-untyped-def]
+def find(begin, end, plan, outer, room):  # type: ignore[no-untyped-def]
     """Neighbors, distances and directions of the edges of some atoms; the list may go beyond the cutoff."""
-    r, periodic = room.positions, len(room.offset) > 0
+    r, periodic, cutoff = room.positions, len(room.offset) > 0, plan.cutoff
     for i in range(begin, end):
         n = room.row_ptr[i]
         for e in range(room.row_ptr[i], room.row_ptr[i + 1]):
@@ -116,19 +131,49 @@ def find(begin, end, cutoff, outer, room):  # type: ignore[no-untyped-def]
             room.unit[n, 0], room.unit[n, 1], room.unit[n, 2] = x / d, y / d, z / d
             n += 1
         room.near[i] = n
+        _lay(room.row_ptr[i], n, plan, room)
+
+
+@inner
+def _lay(begin, end, plan, room):  # type: ignore[no-untyped-def]
+    """Harmonics of some edges, and their places on each grid."""
+    t_ = room.harmonics.dtype.type
+    room.by_distance[begin:end] = 0
+    room.by_harmonic[begin:end] = 0
+    for e in range(begin, end):
+        u = room.unit[e]
+        harmonics(t_(u[0]), t_(u[1]), t_(u[2]), room.harmonics[e])
+    for grid in range(len(plan.grids)):
+        last, n_c, polynomials = plan.grids[grid, 0] - 1, plan.grids[grid, 1], plan.polynomials[grid]
+        for e in range(begin, end):
+            place, c = room.d[e] * plan.per_length[grid], room.coefficients[grid, e]
+            knot = min(max(int(place), 0), last)
+            room.knots[grid, e], t = knot, t_(place - knot)
+            for k in range(2 * n_c):
+                c[k] = polynomials[n_c - 1, k]
+            for power in range(n_c - 2, -1, -1):
+                for k in range(2 * n_c):
+                    c[k] = c[k] * t + polynomials[power, k]
+            if t >= 1:
+                c[:] = 0
 
 
 @inner
 def move(begin, end, forces, virials, room):  # type: ignore[no-untyped-def]
-    """ṙ of the edges as the atoms move by −F̄ and strain by W̄, see `stages.run`.
+    """How distances and harmonics change as the atoms move by −F̄ and strain by W̄, see `stages.run`.
 
     Both by atom: forces (n_atoms, 3), virials (n_atoms, 3, 3), the gradients of the loss.
     """
+    v, w, t_ = np.empty(3), np.empty(3), room.d_dot.dtype.type
     for i in range(begin, end):
         for e in range(room.row_ptr[i], room.near[i]):
-            j = room.neighbor[e]
+            j, u, d, along = room.neighbor[e], room.unit[e], room.distance[e], 0.0
             for a in range(3):
-                rate = forces[i, a] - forces[j, a]
+                v[a] = forces[i, a] - forces[j, a]
                 for b in range(3):
-                    rate += virials[i, b, a] * room.unit[e, b] * room.distance[e]
-                room.motion[e, a] = rate
+                    v[a] += virials[i, b, a] * u[b] * d
+                along += v[a] * u[a]
+            for a in range(3):
+                w[a] = (v[a] - along * u[a]) / d
+            room.d_dot[e] = along
+            tangents(t_(u[0]), t_(u[1]), t_(u[2]), t_(w[0]), t_(w[1]), t_(w[2]), room.harmonics_dot[e])

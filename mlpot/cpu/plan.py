@@ -24,11 +24,11 @@ N_READ, N_WRITTEN, WEIGHTS, LISTS, BY_ELEMENT, N_ROWS = range(9, 15)
 """Components; where weights and lists begin; whether there are weights for each element, and rows of each."""
 BIAS, BIAS_BY_ELEMENT, BACK, N_IN, N_OUT, FUNCTION = range(15, 21)
 """Of `Linear`: where bias (or -1) and transposed matrices are, channels without padding. Of `Activation`: f."""
-STRIDE, N_COEFFICIENTS, N_KNOTS, POLYNOMIALS, N_FACTORS, KAPPA, FIRST_TERM = range(21, 28)
+STRIDE, N_COEFFICIENTS, GRID, N_FACTORS, KAPPA, FIRST_TERM = range(21, 27)
 """Of `NeighborSum`: see `neighbor_sum`."""
-STATIC, PANEL, LENGTH = 28, 29, 30
-"""Whether no edge moves what is read; numbers of a panel; of `NeighborSum`, where 1/Å between knots stands."""
-N_INTEGERS = 31
+STATIC, PANEL = 27, 28
+"""Whether no edge moves what is read; numbers of a panel."""
+N_INTEGERS = 29
 
 EMBEDDING, LINEAR, PRODUCTS, ACTIVATION, READOUT, NEIGHBOR_SUM, COPY = range(7)
 
@@ -38,11 +38,14 @@ class Plan(NamedTuple):
 
     steps: Array  # (n_steps, N_INTEGERS) int64
     rows: Array  # (n_arrays,) int64, numbers of an atom in each array
+    first: Array  # (n_arrays, 2) int64, the segment that first touches each array, forward and back
     segments: Array  # (n_segments, 2) int64, steps between two meetings of threads: from, to
     segments_back: Array  # (n_segments, 2) int64, likewise downwards: from, to (not reached)
     lists: Array  # int64
-    numbers: Array  # polynomials, coupling coefficients and factors, of the type of the network
-    per_length: Array  # float64, knots per Å of each NeighborSum
+    numbers: Array  # coupling coefficients and factors, of the type of the network
+    grids: Array  # (n_grids, 2) int64, knots and coefficients of the splines of each grid
+    per_length: Array  # (n_grids,) float64, knots per Å
+    polynomials: Array  # (n_grids, 6, 12), of t, by power: those of T, then those of T′
     weights: Array  # of the type of the network
     cutoff: float  # Å, of the longest table
 
@@ -70,8 +73,14 @@ class Room(NamedTuple):
     offset: Array  # (n_edges, 3) float64, shift · cell; empty if nothing is periodic
     listed: Array  # (n_edges,) int64, neighbors of the whole list
     reverse: Array  # (n_edges,) int64, in the list the edge that points back
+    knots: Array  # (n_grids, n_edges) int64
+    coefficients: Array  # (n_grids, n_edges, 12), of T, then of T′
+    harmonics: Array  # (n_edges, 16)
+    by_distance: Array  # (n_edges,), ∂E by the distances of what the edges give to their centers
+    by_harmonic: Array  # (n_edges, 16), by the harmonics
     gradient: Array  # (n_edges, 3) float64, ∂E/∂r at the place in the list, of what the edge gives to its center
-    motion: Array  # (n_edges, 3) float64, ṙ; empty without training
+    d_dot: Array  # (n_edges,), how the distance moves; empty without training
+    harmonics_dot: Array  # (n_edges, 16), likewise
 
 
 @inner

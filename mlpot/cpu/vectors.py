@@ -53,6 +53,21 @@ class Flat(Writer):
         """A loop over groups of vectors of channels."""
         return cgutils.for_range_slice(self.builder, n.type(0), n, n.type(n_vectors * self.width), inc=True)
 
+    def halved(self, value: Any) -> Any:
+        """The sum of the places of a vector: its halves are added until one number is left."""
+        b, n = self.builder, self.width
+        while n > 1:
+            n //= 2
+            index = ir.VectorType(ir.IntType(32), n)
+            halves = [
+                b.shuffle_vector(
+                    value, ir.Constant(value.type, ir.Undefined), ir.Constant(index, list(range(k, k + n)))
+                )
+                for k in (0, n)
+            ]
+            value = b.fadd(*halves)
+        return b.extract_element(value, ir.IntType(32)(0))
+
     def zero(self) -> Any:
         """A vector of zeros."""
         return ir.Constant(self.vector, None)
@@ -123,205 +138,198 @@ def add_products(x, xs, n_rows, weight, place, n_in, n_panels, width, y, ys):  #
             _one(x, xs, r, weight, at, n_in, column, y, ys)
 
 
-def _interpolate(n_outs: int) -> Any:
+def _interpolate(n_coefficients: int, n_outs: int) -> Any:
     @intrinsic  # type: ignore[misc]
-    def interpolate(typing, out, out0, cp, c, n_coefficients, table, rows, stride, column):  # type: ignore[no-untyped-def]
+    def interpolate(typing, out, width, c, table, rows, stride):  # type: ignore[no-untyped-def]
         def write(w: Flat) -> None:
             b = w.builder
-            out, c, table, rows = (w.data(k) for k in (0, 3, 5, 6))
-            out0, cp, n_c, stride, column = (w.index(k) for k in (1, 2, 4, 7, 8))
+            out, c, table, rows = (w.data(k) for k in (0, 2, 3, 4))
+            width, stride = w.index(1), w.index(5)
             for n in range(EDGES):
-                start = w.plus(table, w.integer(rows, n), column)
-                factors = w.plus(c, w.times(n_c, 2 * n))
-                with w.channels(cp, 2) as (f, _):
-                    sums = [[w.variable() for _ in range(2)] for _ in range(n_outs)]
-                    for two in sums:
-                        for place in two:
-                            b.store(w.zero(), place)
-                    with cgutils.for_range(b, n_c) as loop:
-                        row = w.plus(start, w.times(loop.index, stride))
-                        values = [w.load(row, f, v) for v in range(2)]
-                        for q, two in enumerate(sums):
-                            factor = w.number(w.plus(factors, w.times(n_c, q), loop.index))
-                            for v in range(2):
-                                b.store(w.fma(factor, values[v], b.load(two[v])), two[v])
-                    for q, two in enumerate(sums):
-                        place = w.plus(out, out0, w.times(cp, q * EDGES + n))
-                        for v in range(2):
-                            w.store(b.load(two[v]), place, f, v)
+                first = w.plus(table, w.integer(rows, n))
+                sources = [w.plus(first, w.times(stride, r)) for r in range(n_coefficients)]
+                factors = [
+                    [
+                        w.number(w.plus(c, width.type((2 * n + q) * n_coefficients + r)))
+                        for r in range(n_coefficients)
+                    ]
+                    for q in range(n_outs)
+                ]
+                places = [w.plus(out, w.times(width, q * EDGES + n)) for q in range(n_outs)]
+                with w.channels(width, 1) as (f, _):
+                    values = [w.load(source, f) for source in sources]
+                    for place, own in zip(places, factors, strict=True):
+                        total = b.fmul(own[0], values[0])
+                        for factor, value in zip(own[1:], values[1:], strict=True):
+                            total = w.fma(factor, value, total)
+                        w.store(total, place, f)
 
         n = types.intp
-        return types.void(out, n, n, c, n, table, rows, n, n), _void(write)
+        return types.void(out, n, c, table, rows, n), _void(write)
 
     return interpolate
 
 
-_interpolate_1, _interpolate_2 = _interpolate(1), _interpolate(2)
+_values_4, _values_6, _both_4, _both_6 = (_interpolate(n, q) for q in (1, 2) for n in (4, 6))
 
 
 @inner
-def interpolate(out, out0, cp, c, n_coefficients, table, rows, stride, column, slopes):  # type: ignore[no-untyped-def]
-    """out[out0 + n cp:] = Σ_r c_nr table[rows[n] + r stride + column:] for four edges; T′ behind them if wanted.
+def interpolate(out, width, c, n_coefficients, table, rows, stride, slopes):  # type: ignore[no-untyped-def]
+    """out[n width:] = Σ_r c_nr table[rows[n] + r stride:], all paths of four edges; T′ behind them if wanted.
 
     The coefficients c (4, 2, n) of an edge are those of T, then those of T′.
     """
-    if slopes:
-        _interpolate_2(out, out0, cp, c, n_coefficients, table, rows, stride, column)
+    if n_coefficients == 4:
+        if slopes:
+            _both_4(out, width, c, table, rows, stride)
+        else:
+            _values_4(out, width, c, table, rows, stride)
+    elif slopes:
+        _both_6(out, width, c, table, rows, stride)
     else:
-        _interpolate_1(out, out0, cp, c, n_coefficients, table, rows, stride, column)
+        _values_6(out, width, c, table, rows, stride)
 
 
-@intrinsic  # type: ignore[misc]
-def multiply(typing, out, out0, cp, a, a0, x, xs, component):  # type: ignore[no-untyped-def]
-    """out_n = a_n ∘ x[xs[n] + component:] for four edges."""
-
-    def write(w: Flat) -> None:
-        out, a, x, xs = (w.data(k) for k in (0, 3, 5, 6))
-        out0, cp, a0, component = (w.index(k) for k in (1, 2, 4, 7))
-        for n in range(EDGES):
-            shift = w.times(cp, n)
-            to, left = w.plus(out, out0, shift), w.plus(a, a0, shift)
-            right = w.plus(x, w.integer(xs, n), component)
-            with w.channels(cp, 1) as (f, _):
-                w.store(w.builder.fmul(w.load(left, f), w.load(right, f)), to, f)
-
-    n = types.intp
-    return types.void(out, n, n, a, n, x, xs, n), _void(write)
-
-
-@intrinsic  # type: ignore[misc]
-def add_multiple(typing, out, out0, cp, a, a0, x, xs, component, factors):  # type: ignore[no-untyped-def]
-    """out_n += factors[n] a_n ∘ x[xs[n] + component:] for four edges."""
-
-    def write(w: Flat) -> None:
-        out, a, x, xs, factors = (w.data(k) for k in (0, 3, 5, 6, 8))
-        out0, cp, a0, component = (w.index(k) for k in (1, 2, 4, 7))
-        for n in range(EDGES):
-            shift = w.times(cp, n)
-            to, left = w.plus(out, out0, shift), w.plus(a, a0, shift)
-            right, factor = w.plus(x, w.integer(xs, n), component), w.number(w.plus(factors, cp.type(n)))
-            with w.channels(cp, 1) as (f, _):
-                product = w.builder.fmul(factor, w.load(left, f))
-                w.store(w.fma(product, w.load(right, f), w.load(to, f)), to, f)
-
-    n = types.intp
-    return types.void(out, n, n, a, n, x, xs, n, factors), _void(write)
-
-
-@intrinsic  # type: ignore[misc]
-def spread(typing, y, y0, cp, v, v0, g, n_g, terms, first, n_terms):  # type: ignore[no-untyped-def]
-    """y[y0 + k cp:] += Σ_n g[n, u] v_n for the terms (u, k) of a path and a component of the neighbor."""
-
-    def write(w: Flat) -> None:
-        b = w.builder
-        y, v, g, terms = (w.data(k) for k in (0, 3, 5, 7))
-        y0, cp, v0, n_g, first, n_terms = (w.index(k) for k in (1, 2, 4, 6, 8, 9))
-        y, v, terms = w.plus(y, y0), w.plus(v, v0), w.plus(terms, first)
-        with w.channels(cp, 2) as (f, _):
-            rows = [[w.load(w.plus(v, w.times(cp, n)), f, q) for q in range(2)] for n in range(EDGES)]
-            with cgutils.for_range(b, n_terms) as loop:
-                term = w.plus(terms, w.times(loop.index, 2))
-                to = w.plus(y, w.times(w.integer(term, 1), cp))
-                sums = [w.load(to, f, q) for q in range(2)]
-                for n in range(EDGES):
-                    weight = w.number(w.plus(g, w.times(n_g, n), w.integer(term)))
-                    sums = [w.fma(weight, rows[n][q], sums[q]) for q in range(2)]
-                for q in range(2):
-                    w.store(sums[q], to, f, q)
-
-    n = types.intp
-    return types.void(y, n, n, v, n, g, n, terms, n, n), _void(write)
-
-
-def _collect(with_lanes: bool) -> Any:
+def _spread(turned: bool) -> Any:
     @intrinsic  # type: ignore[misc]
-    def collect(typing, out, out0, cp, y, ys, g, n_g, terms, first, n_terms, q, q0, lanes):  # type: ignore[no-untyped-def]
+    def spread(typing, y, y0, cp, t, t0, width, x, x_dot, xs, component, g, n_g, terms, first, n_terms):  # type: ignore[no-untyped-def]
         def write(w: Flat) -> None:
             b = w.builder
-            out, y, ys, g, terms, q, lanes = (w.data(k) for k in (0, 3, 4, 5, 7, 10, 12))
-            out0, cp, n_g, first, n_terms, q0 = (w.index(k) for k in (1, 2, 6, 8, 9, 11))
-            out, q, terms = w.plus(out, out0), w.plus(q, q0), w.plus(terms, first)
-            rows = [w.plus(y, w.integer(ys, n)) for n in range(EDGES)]
-            with w.channels(cp, 1) as (f, _):
-                sums = [w.variable() for _ in range(EDGES)]
+            y, t, x, x_dot, xs, g, terms = (w.data(k) for k in (0, 3, 6, 7, 8, 10, 12))
+            y0, cp, t0, width, component, n_g, first, n_terms = (w.index(k) for k in (1, 2, 4, 5, 9, 11, 13, 14))
+            y, t, terms = w.plus(y, y0), w.plus(t, t0), w.plus(terms, first)
+            places = [b.add(w.integer(xs, n), component) for n in range(EDGES)]
+            with w.channels(cp, 2) as (f, _):
+                rows = []
                 for n in range(EDGES):
-                    b.store(w.load(w.plus(out, w.times(cp, n)), f), sums[n])
-                others = [w.load(w.plus(q, w.times(cp, n)), f) if with_lanes else None for n in range(EDGES)]
+                    radial, source = w.plus(t, w.times(width, n)), w.plus(x, places[n])
+                    if turned:
+                        dots, slope = w.plus(x_dot, places[n]), w.plus(t, w.times(width, EDGES + n))
+                    row = []
+                    for q in range(2):
+                        value = b.fmul(w.load(radial, f, q), w.load(dots if turned else source, f, q))
+                        row.append(w.fma(w.load(slope, f, q), w.load(source, f, q), value) if turned else value)
+                    rows.append(row)
                 with cgutils.for_range(b, n_terms) as loop:
                     term = w.plus(terms, w.times(loop.index, 2))
-                    u, k = w.integer(term), w.times(w.integer(term, 1), cp)
+                    to = w.plus(y, w.times(w.integer(term, 1), cp))
+                    sums = [w.load(to, f, q) for q in range(2)]
                     for n in range(EDGES):
-                        value = w.load(w.plus(rows[n], k), f)
-                        weight = w.number(w.plus(g, w.times(n_g, n), u))
-                        b.store(w.fma(weight, value, b.load(sums[n])), sums[n])
-                        if with_lanes:
-                            lane = w.plus(lanes, w.times(b.add(w.times(n_g, n), u), w.width))
-                            w.store(w.fma(others[n], value, w.load(lane, u.type(0))), lane, u.type(0))
-                for n in range(EDGES):
-                    w.store(b.load(sums[n]), w.plus(out, w.times(cp, n)), f)
+                        weight = w.number(w.plus(g, w.times(n_g, n), w.integer(term)))
+                        sums = [w.fma(weight, rows[n][q], sums[q]) for q in range(2)]
+                    for q in range(2):
+                        w.store(sums[q], to, f, q)
 
         n = types.intp
-        return types.void(out, n, n, y, ys, g, n, terms, n, n, q, n, lanes), _void(write)
+        return types.void(y, n, n, t, n, n, x, x_dot, xs, n, g, n, terms, n, n), _void(write)
 
-    return collect
-
-
-_collect_rows, _collect_lanes = _collect(False), _collect(True)
+    return spread
 
 
-@inner
-def collect(out, out0, cp, y, ys, g, n_g, terms, first, n_terms):  # type: ignore[no-untyped-def]
-    """out_n += Σ_t g[n, u] y[ys[n] + k cp:] over the terms (u, k), for four edges."""
-    _collect_rows(out, out0, cp, y, ys, g, n_g, terms, first, n_terms, out, out0, out)
+_spread_values, spread_turned = _spread(False), _spread(True)
 
 
 @inner
-def collect_both(out, out0, cp, y, ys, g, n_g, terms, first, n_terms, q, q0, lanes):  # type: ignore[no-untyped-def]
-    """Likewise, and lanes[n, u] += q_n ∘ y[ys[n] + k cp:], summed over the vectors of a row."""
-    _collect_lanes(out, out0, cp, y, ys, g, n_g, terms, first, n_terms, q, q0, lanes)
+def spread(y, y0, cp, t, t0, width, x, xs, component, g, n_g, terms, first, n_terms):  # type: ignore[no-untyped-def]
+    """y[y0 + k cp:] += Σ_n g[n, u] T_n ∘ x[xs[n] + component:] over terms (u, k) of one component, for four edges.
+
+    T_n stands at t[t0 + n width:]. `spread_turned` has T_n ∘ ẋ + Ṫ_n ∘ x instead, Ṫ of the edges behind their T.
+    """
+    _spread_values(y, y0, cp, t, t0, width, x, x, xs, component, g, n_g, terms, first, n_terms)
 
 
 @intrinsic  # type: ignore[misc]
-def give_back(typing, out, out0, cp, a, a0, v, v0):  # type: ignore[no-untyped-def]
-    """out += Σ_n a_n ∘ v_n over four edges."""
+def pull(typing, x_bar, x, x0, cp, t, t0, width, y, ys, g, n_g, terms, first, n_terms, lanes):  # type: ignore[no-untyped-def]
+    """The way back of `spread`, at the atom whose component begins at x0, from its edges to those with y.
 
-    def write(w: Flat) -> None:
-        out, a, v = (w.data(k) for k in (0, 3, 5))
-        out0, cp, a0, v0 = (w.index(k) for k in (1, 2, 4, 6))
-        to = w.plus(out, out0)
-        with w.channels(cp, 1) as (f, _):
-            total = w.load(to, f)
-            for n in range(EDGES):
-                shift = w.times(cp, n)
-                total = w.fma(w.load(w.plus(a, a0, shift), f), w.load(w.plus(v, v0, shift), f), total)
-            w.store(total, to, f)
-
-    n = types.intp
-    return types.void(out, n, n, a, n, v, n), _void(write)
-
-
-@intrinsic  # type: ignore[misc]
-def add_dots(typing, lanes, cp, a, a0, v, v0, x, x0):  # type: ignore[no-untyped-def]
-    """lanes[n] += a_n ∘ v_n ∘ x, summed over the vectors of a row, for four edges."""
+    With w_n = Σ_t g[n, u] y[ys[n] + k cp:], x_bar += Σ_n T_n ∘ w_n; lanes[n] += T′_n ∘ x ∘ w_n, the adjoint of a
+    distance; and after those of the four edges, lanes[n, u] += T_n ∘ x ∘ y, those of the factors.
+    """
 
     def write(w: Flat) -> None:
         b = w.builder
-        lanes, a, v, x = (w.data(k) for k in (0, 2, 4, 6))
-        cp, a0, v0, x0 = (w.index(k) for k in (1, 3, 5, 7))
-        sums = [w.variable() for _ in range(EDGES)]
-        for n in range(EDGES):
-            b.store(w.load(lanes, cp.type(0), n), sums[n])
+        x_bar, x, t, y, ys, g, terms, lanes = (w.data(k) for k in (0, 1, 4, 7, 8, 9, 11, 14))
+        x0, cp, t0, width, n_g, first, n_terms = (w.index(k) for k in (2, 3, 5, 6, 10, 12, 13))
+        x_bar, x, t, terms, zero = (
+            w.plus(x_bar, x0),
+            w.plus(x, x0),
+            w.plus(t, t0),
+            w.plus(terms, first),
+            cp.type(0),
+        )
+        rows = [w.plus(y, w.integer(ys, n)) for n in range(EDGES)]
+        of_factors = w.plus(lanes, cp.type(EDGES * w.width))
         with w.channels(cp, 1) as (f, _):
-            own = w.load(w.plus(x, x0), f)
+            own = w.load(x, f)
+            radial = [w.load(w.plus(t, w.times(width, n)), f) for n in range(EDGES)]
+            pairs = [b.fmul(value, own) for value in radial]
+            sums = [w.variable() for _ in range(EDGES)]
+            for place in sums:
+                b.store(w.zero(), place)
+            with cgutils.for_range(b, n_terms) as loop:
+                term = w.plus(terms, w.times(loop.index, 2))
+                u, k = w.integer(term), w.times(w.integer(term, 1), cp)
+                for n in range(EDGES):
+                    value = w.load(w.plus(rows[n], k), f)
+                    place = b.add(w.times(n_g, n), u)
+                    b.store(w.fma(w.number(w.plus(g, place)), value, b.load(sums[n])), sums[n])
+                    lane = w.plus(of_factors, w.times(place, w.width))
+                    w.store(w.fma(pairs[n], value, w.load(lane, zero)), lane, zero)
+            total = w.load(x_bar, f)
             for n in range(EDGES):
-                shift = w.times(cp, n)
-                pair = b.fmul(w.load(w.plus(a, a0, shift), f), own)
-                b.store(w.fma(pair, w.load(w.plus(v, v0, shift), f), b.load(sums[n])), sums[n])
-        for n in range(EDGES):
-            w.store(b.load(sums[n]), lanes, cp.type(0), n)
+                collected = b.load(sums[n])
+                total = w.fma(radial[n], collected, total)
+                slope = w.load(w.plus(t, w.times(width, EDGES + n)), f)
+                turned = w.fma(slope, b.fmul(own, collected), w.load(lanes, zero, n))
+                w.store(turned, lanes, zero, n)
+            w.store(total, x_bar, f)
 
     n = types.intp
-    return types.void(lanes, n, a, n, v, n, x, n), _void(write)
+    return types.void(x_bar, x, n, n, t, n, n, y, ys, g, n, terms, n, n, lanes), _void(write)
+
+
+@intrinsic  # type: ignore[misc]
+def pull_both(typing, x_bar, x, x_dot, x0, cp, t, t0, width, y, q, ys, g, g_dot, n_g, terms, first, n_terms, out):  # type: ignore[no-untyped-def]
+    """The way back of `spread` and `spread_turned`, from the adjoints y of values and q of tangents.
+
+    With w_n = Σ_t g y + ġ q and v_n = Σ_t g q, x_bar += Σ_n T_n ∘ w_n + Ṫ_n ∘ v_n; the adjoints of T and T′ are
+    added to out as T stands in t: x ∘ w_n + ẋ ∘ v_n, and x ∘ v_n (without ḋ).
+    """
+
+    def write(w: Flat) -> None:
+        b = w.builder
+        x_bar, x, x_dot, t, y, q, ys, g, g_dot, terms, out = (
+            w.data(k) for k in (0, 1, 2, 5, 8, 9, 10, 11, 12, 14, 17)
+        )
+        x0, cp, t0, width, n_g, first, n_terms = (w.index(k) for k in (3, 4, 6, 7, 13, 15, 16))
+        x_bar, x, x_dot = (w.plus(array, x0) for array in (x_bar, x, x_dot))
+        t, out, terms = w.plus(t, t0), w.plus(out, t0), w.plus(terms, first)
+        shifts = [w.integer(ys, n) for n in range(EDGES)]
+        with w.channels(cp, 1) as (f, _):
+            sums = [[w.variable() for _ in range(2)] for _ in range(EDGES)]
+            for place in itertools.chain(*sums):
+                b.store(w.zero(), place)
+            with cgutils.for_range(b, n_terms) as loop:
+                term = w.plus(terms, w.times(loop.index, 2))
+                u, k = w.integer(term), w.times(w.integer(term, 1), cp)
+                for n, (one, two) in enumerate(sums):
+                    of_value, of_dot = (w.load(w.plus(array, shifts[n], k), f) for array in (y, q))
+                    place = b.add(w.times(n_g, n), u)
+                    weight, turned = w.number(w.plus(g, place)), w.number(w.plus(g_dot, place))
+                    b.store(w.fma(turned, of_dot, w.fma(weight, of_value, b.load(one))), one)
+                    b.store(w.fma(weight, of_dot, b.load(two)), two)
+            total, own, own_dot = w.load(x_bar, f), w.load(x, f), w.load(x_dot, f)
+            for n, places in enumerate(sums):
+                one, two = (b.load(place) for place in places)
+                at, behind = w.times(width, n), w.times(width, EDGES + n)
+                total = w.fma(w.load(w.plus(t, behind), f), two, w.fma(w.load(w.plus(t, at), f), one, total))
+                to, to_slope = w.plus(out, at), w.plus(out, behind)
+                w.store(w.fma(own_dot, two, w.fma(own, one, w.load(to, f))), to, f)
+                w.store(w.fma(own, two, w.load(to_slope, f)), to_slope, f)
+            w.store(total, x_bar, f)
+
+    n = types.intp
+    return types.void(x_bar, x, x_dot, n, n, t, n, n, y, q, ys, g, g_dot, n, terms, n, n, out), _void(write)
 
 
 @intrinsic  # type: ignore[misc]
@@ -334,7 +342,7 @@ def dot(typing, x, x0, cp, v, v0):  # type: ignore[no-untyped-def]
         total = w.variable()
         with w.channels(w.index(2), 1) as (f, _):
             builder.store(w.fma(w.load(x, f), w.load(v, f), builder.load(total)), total)
-        return w.total(builder.load(total))
+        return w.halved(builder.load(total))
 
     return x.dtype(x, types.intp, types.intp, v, types.intp), generate
 
@@ -346,7 +354,7 @@ def lane_total(typing, lanes, k):  # type: ignore[no-untyped-def]
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         w = Flat(context, builder, signature, arguments)
         k = w.index(1)
-        return w.total(w.load(w.plus(w.data(0), w.times(k, w.width)), k.type(0)))
+        return w.halved(w.load(w.plus(w.data(0), w.times(k, w.width)), k.type(0)))
 
     return lanes.dtype(lanes, types.intp), generate
 
