@@ -137,12 +137,13 @@ def check_places(*paths: Path | None) -> None:
 
 
 def check_folder(path: str | Path) -> None:
-    """Raise what would stop files from being written into a folder, which is made if need be, before computing.
+    """Raise what would stop files from being written into a folder, which need not be there, before computing.
 
     Raises:
-        StorageError: it is a file, or cannot be written.
+        StorageError: it is a file or in one, or cannot be written.
     """
-    path = Path(path)
-    with storing(path, 0):
-        path.mkdir(parents=True, exist_ok=True)
-    check_place(path / "output")
+    there = Path(path)
+    with storing(there, 0):
+        while not there.exists() and there != there.parent:
+            there = there.parent
+    check_place(there / "output")

@@ -247,6 +247,7 @@ def _properties(frame: Frame) -> Properties:
 
 
 def _write(evaluation: Evaluation, sample: _Sample, origin: dict[str, str], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     summary = asdict(evaluation) | {"provenance": origin}
     del summary["frames"]
     write_whole(folder / "evaluation.json", (json.dumps(summary, indent=2) + "\n").encode())

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mlpot.cli.options import numbers_in, pairs
+
 if TYPE_CHECKING:
     from mlpot.data.check.finding import Report
     from mlpot.data.check.info import DataInfo
@@ -98,7 +100,7 @@ def convert(
         corrections=pairs(correct),
         drop=drop,
         without=without,
-        hold=[int(atom) for atom in numbers_in("--hold", hold, "0,1,2")],
+        hold=[int(atom) for atom in numbers_in("--hold", hold, "0,1,2", whole=True)],
         card=pairs(card),
         overwrite=overwrite,
     )
@@ -161,7 +163,7 @@ def merge(
 @data_app.command("info")
 def data_info(
     file: Annotated[Path, typer.Argument(help="A file of structures of any kind.")],
-    cutoff: Annotated[float, typer.Option(min=0.1, help="Å, for neighbors and distances.")] = 5.0,
+    cutoff: Annotated[float, typer.Option(min=0.1, max=100.0, help="Å, for neighbors and distances.")] = 5.0,
     picture: Annotated[Path | None, typer.Option(help="Write a picture, such as info.png.")] = None,
     elements: ElementNames = None,
     elements_from: ElementsFrom = None,
@@ -219,7 +221,7 @@ def split(
         Literal["block", "composition", "group", "random"], typer.Option(help="What stays together.")
     ] = "block",
     block: Annotated[
-        int | None, typer.Option(min=1, help="Frames of a block; by default as the set needs.")
+        int | None, typer.Option(min=1, max=2**31, help="Frames of a block; by default as the set needs.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder; by default that of the file.")
@@ -311,25 +313,6 @@ def print_account(source: Source) -> None:
     """What was read of a source, and what was left out and why."""
     for line in source.report.lines():
         console.print(line, markup=False, soft_wrap=True)
-
-
-def numbers_in(option: str, text: str | None, example: str) -> list[float]:
-    """The numbers that an option lists."""
-    try:
-        return [float(part) for part in text.split(",")] if text else []
-    except ValueError:
-        raise ValueError(f"{option} {text} is no list of numbers. Write it as {example}.") from None
-
-
-def pairs(assignments: list[str] | None) -> dict[str, str]:
-    """What options such as --key energy=REF_energy say."""
-    said = {}
-    for text in assignments or ():
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"{text!r} has no value. Write it as name=value.")
-        said[key.strip()] = value.strip()
-    return said
 
 
 def _print_info(info: DataInfo) -> None:

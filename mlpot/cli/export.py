@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mlpot.cli.data import Boundary, FileFormat, Index, Keys, Overwrite, Units, console, pairs, print_account
+from mlpot.cli.data import Boundary, FileFormat, Index, Keys, Overwrite, Units, console, print_account
+from mlpot.cli.options import pairs
 
 
 def export(

@@ -6,13 +6,13 @@ seconds for torch, Lightning and matplotlib.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from mlpot.cli.data import (
@@ -27,11 +27,10 @@ from mlpot.cli.data import (
 )
 from mlpot.cli.export import export
 from mlpot.cli.progress import progress, working
-from mlpot.cli.tables import print_evaluation
+from mlpot.cli.tables import print_certificate, print_evaluation
 from mlpot.signals import StoppedError
 
 if TYPE_CHECKING:
-    from mlpot.certificate.verify import Certificate
     from mlpot.dynamics.run import MDSummary
     from mlpot.training.rate_range import RateRange
 
@@ -231,7 +230,7 @@ def md_run(
 def md_analyze(
     run: Annotated[Path, typer.Argument(help="Folder of a run, which may still go on.")],
     skip_ps: Annotated[float, typer.Option(min=0, help="Left out at the beginning of the last stage.")] = 0.0,
-    r_max: Annotated[float, typer.Option(min=0.5, help="Å, of the radial distribution.")] = 8.0,
+    r_max: Annotated[float, typer.Option(min=0.5, max=100.0, help="Å, of the radial distribution.")] = 8.0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder, the run's by default.")] = None,
 ) -> None:
     """Tell what a run shows: structure, diffusion, vibrations, temperature, drift."""
@@ -330,7 +329,7 @@ def verify(
         long_ps=long_ps,
         tell=(lambda line: print(line, file=sys.stderr)) if level == "full" else (lambda line: None),
     )
-    _print_certificate(certificate)
+    print_certificate(certificate)
     if json is not None:
         certificate.write(json)
     if html is not None:
@@ -340,25 +339,6 @@ def verify(
         console.print(f"Sealed: {model}", soft_wrap=True)
     if not certificate.passed:
         raise typer.Exit(1)
-
-
-def _print_certificate(certificate: Certificate) -> None:
-    table = new_table(f"{certificate.subject}, {certificate.precision}", "check", "figure", "bar", "what, where")
-    for c in certificate.checks:
-        mark = "[green]pass[/]" if c.passed else "[red]FAIL[/]"
-        told = escape(" ".join(filter(None, (f"{c.what}, {c.where}".strip(", "), c.note and f"({c.note})"))))
-        table.add_row(f"{c.id} {mark}", c.name, f"{c.figure:.2g}", f"{c.bar:.2g}", told)
-    console.print(table)
-    for id, why in certificate.not_applicable.items():
-        console.print(f"{id} does not apply: {why}", markup=False, soft_wrap=True)
-    for why in dict.fromkeys(certificate.not_run.values()):
-        what = ", ".join(id for id, reason in certificate.not_run.items() if reason == why)
-        console.print(f"Not run here: {what}: {why}", markup=False, soft_wrap=True)
-    n = sum(c.passed for c in certificate.checks)
-    verdict = "passed" if certificate.passed else "NOT passed"
-    console.print(
-        f"{verdict}: {n} of {len(certificate.checks)} checks, {certificate.seconds:.0f} s", highlight=False
-    )
 
 
 @app.command()
@@ -393,7 +373,19 @@ def main() -> None:
     except StoppedError as stopped:
         print(f"mlpot: {stopped}", file=sys.stderr)
         sys.exit(stopped.exit_code)
-    except (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError) as error:
+    except BrokenPipeError:  # whoever read the output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (ValueError, OSError, MemoryError) as error:
         if "--traceback" in sys.argv:
             raise
-        sys.exit(f"mlpot: {error}")
+        sys.exit(f"mlpot: {_in_words(error)}")
+
+
+def _in_words(error: ValueError | OSError | MemoryError) -> str:
+    """The message of an error; those of the system name the file first."""
+    if isinstance(error, MemoryError):
+        return f"There is not enough memory ({error}). Take fewer structures or atoms at once, or smaller ones."
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}. Give another file, or mend its place."
+    return str(error)

@@ -1,12 +1,15 @@
-"""Tables of errors on the terminal."""
+"""Tables of errors and of checks on the terminal."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from mlpot.cli.data import console, new_table
 
 if TYPE_CHECKING:
+    from mlpot.certificate.verify import Certificate
     from mlpot.error_table import Error
     from mlpot.evaluate import Evaluation
 
@@ -31,3 +34,23 @@ def _print_errors(title: str, errors: dict[str, Error]) -> None:
         for name, e in errors.items():
             table.add_row(name, *(f"{x:.4g}" for x in (e.mae, e.rmse, e.bias, e.worst)), str(e.n))
         console.print(table)
+
+
+def print_certificate(certificate: Certificate) -> None:
+    """What `mlpot verify` found."""
+    table = new_table(f"{certificate.subject}, {certificate.precision}", "check", "figure", "bar", "what, where")
+    for c in certificate.checks:
+        mark = "[green]pass[/]" if c.passed else "[red]FAIL[/]"
+        told = escape(" ".join(filter(None, (f"{c.what}, {c.where}".strip(", "), c.note and f"({c.note})"))))
+        table.add_row(f"{c.id} {mark}", c.name, f"{c.figure:.2g}", f"{c.bar:.2g}", told)
+    console.print(table)
+    for id, why in certificate.not_applicable.items():
+        console.print(f"{id} does not apply: {why}", markup=False, soft_wrap=True)
+    for why in dict.fromkeys(certificate.not_run.values()):
+        what = ", ".join(id for id, reason in certificate.not_run.items() if reason == why)
+        console.print(f"Not run here: {what}: {why}", markup=False, soft_wrap=True)
+    n = sum(c.passed for c in certificate.checks)
+    verdict = "passed" if certificate.passed else "NOT passed"
+    console.print(
+        f"{verdict}: {n} of {len(certificate.checks)} checks, {certificate.seconds:.0f} s", highlight=False
+    )

@@ -129,6 +129,8 @@ def analysis_of(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0) -> Analy
         FileNotFoundError: there is no run in the folder.
         AnalysisError: it has too few frames.
     """
+    if not run.is_dir():
+        raise FileNotFoundError(f"There is no folder {run}. Give that of a run of molecular dynamics.")
     with Reader(run / "trajectory.h5") as reader:
         recipe = MDRecipe.model_validate_json(reader.card["recipe"])
         stage, began = _last_stage(recipe, reader[-1].info["time"] / 1e3)
@@ -350,6 +352,7 @@ def _histogram(values: Floats) -> Curve:
 
 
 def _write(analysis: Analysis, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     table = asdict(analysis)
     table["curves"] = {
         panel: {name: [x.tolist(), y.tolist()] for name, (x, y) in lines.items()}

@@ -102,7 +102,7 @@ def embedding(n_features: int) -> nn.Embedding:
 
 def choose(table: dict, name: str, what: str):  # type: ignore[no-untyped-def, type-arg]
     """table[name], or a ValueError that lists the valid names."""
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ValueError(f"Unknown {what} {name!r}. Choose one of {', '.join(sorted(table))}.")
     return table[name]
 

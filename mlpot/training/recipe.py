@@ -40,6 +40,8 @@ def checked_arguments(backbone: str, arguments: Mapping[str, Any]) -> dict[str, 
 
 
 def _explain(problem: dict[str, Any], valid: list[str]) -> str:
+    if not problem["loc"]:
+        return f"arguments = {problem['input']!r} are none: give lines of `name: value`, such as {valid[0]}"
     name = str(problem["loc"][0])
     if problem["type"] != "extra_forbidden":
         return f"argument {name!r} = {problem['input']!r}: {problem['msg']}"

@@ -62,7 +62,7 @@ def open_unchecked(path: str | Path) -> h5py.File:
     """
     try:
         return _open(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"There is no file {path}. Check the path.") from None
     except OSError as error:
         if not _begins_as_hdf5(Path(path)):

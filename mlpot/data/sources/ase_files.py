@@ -134,7 +134,8 @@ def _read_database(path: Path, kind: str, wanted: slice) -> Iterator[tuple[int, 
                 if k in range(*wanted.indices(n_frames)):
                     yield k, row.toatoms(add_additional_information=True)
     except Exception as error:  # whatever stands in a row, ASE raises what that comes to
-        raise FormatError(f"ASE could not read frame {k} of {path} as {kind}: {error!r}.") from error
+        what = f"{type(error).__name__}: {error}"[:300]  # some say all that the file holds
+        raise FormatError(f"ASE could not read frame {k} of {path} as {kind}: {what}.") from error
 
 
 @contextmanager

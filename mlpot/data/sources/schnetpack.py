@@ -18,6 +18,7 @@ from mlpot.data.sources.reading import Reading
 from mlpot.data.sources.report import Report
 from mlpot.data.unit_names import factor
 
+SQLITE = b"SQLite format 3\0"
 UNITS, LENGTH = "_property_unit_dict", "_distance_unit"
 SHAPES = {"energy": ((), (1,)), "forces": ((-1, 3),), "stress": ((3, 3), (1, 3, 3), (6,))}
 EXAMPLE = {"positions": "Angstrom", "energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
@@ -26,6 +27,9 @@ USUAL = {"energy": ("energy",), "forces": ("forces",), "stress": ("stress",)}
 
 def is_schnetpack(path: Path) -> bool:
     """Whether a database of ASE is one of SchNetPack."""
+    with path.open("rb") as file:
+        if file.read(len(SQLITE)) != SQLITE:
+            return False  # and whoever reads it as a database says what is wrong
     with naming_damage(str(path)), ase.db.connect(path, type="db") as database:
         metadata = database.metadata
         if UNITS in metadata:

@@ -1,0 +1,28 @@
+"""What options of the command line say, or an error that names the option."""
+
+from __future__ import annotations
+
+import math
+
+
+def numbers_in(option: str, text: str | None, example: str, *, whole: bool = False) -> list[float]:
+    """The numbers that an option lists, `whole` ones or any."""
+    try:
+        found = [float(part) for part in text.split(",")] if text else []
+    except ValueError:
+        found = [math.nan]
+    if not all(math.isfinite(n) and (n == int(n) or not whole) for n in found):
+        what = "whole numbers" if whole else "numbers"
+        raise ValueError(f"{option} {text} is no list of {what}. Write it as {example}.")
+    return found
+
+
+def pairs(assignments: list[str] | None) -> dict[str, str]:
+    """What options such as --key energy=REF_energy say."""
+    said = {}
+    for text in assignments or ():
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r} has no value. Write it as name=value.")
+        said[key.strip()] = value.strip()
+    return said
