@@ -201,6 +201,7 @@ def predict(
             on_bad=(lambda k, why: left_out.append(f"Left out: structure {k}: {why}")) if skip_bad else None,
             progress=tell,
         )
+    print_account(source)
     for line in left_out:
         console.print(line, markup=False, soft_wrap=True)
     lost = f", {len(left_out)} left out" if skip_bad else ""

@@ -91,7 +91,7 @@ class Source:
             KeysError: questions are open, or a key is not there; UnitsError: a unit is unknown or of another
             quantity; LabelError: a value is not finite or has the wrong shape; FormatError: damaged.
         """
-        self.report = Report(str(self.path))
+        self.report = Report(str(self.path), self.reading.labels)
         wanted = self._slice(start, stop, step)
         k = None
         for k, atoms in self._read(wanted):
@@ -112,7 +112,7 @@ class Source:
     def records(self, step: int = 1) -> Iterator[tuple[int, Frame]]:
         """Every `step`-th frame as a record, with its number in the file."""
         if self.kind == "h5md":
-            self.report = Report(str(self.path))
+            self.report = Report(str(self.path), self.reading.labels)
             yield from self._h5md_records(step)
             return
         for k, atoms in self.numbered(step=step):

@@ -26,6 +26,8 @@ class Report:
     """An account of one pass over a source."""
 
     path: str
+    labels: bool = True
+    """Whether labels were wanted, and not structures alone."""
     n_frames: int = 0
     n_labels: Counter[str] = field(default_factory=Counter)
     """Frames with each label, or velocities."""
@@ -82,7 +84,9 @@ class Report:
             if values.keys() - {0.0, 1.0} or len(values) > 1 or (name == "charge" and 1.0 in values)
         ]
         lines = [
-            f"Read {_frames(self.n_frames)} of {self.path}: {', '.join(told) or 'no labels'}.",
+            f"Read {_frames(self.n_frames)} of {self.path}: {', '.join(told) or 'no labels'}."
+            if told or self.labels
+            else f"Read {_frames(self.n_frames)} of {self.path}.",
             *(f"{what} ({_frames(n)}: {_listed(n, shown)})." for what, (n, *shown) in self.notes.items()),
             *(f"{line[0].upper()}{line[1:]}." for line in states),
         ]
