@@ -17,6 +17,7 @@ from sets import crystals, small_recipe, write
 from training_runs import assert_same_training, checkpoint
 
 import mlpot
+from mlpot.error_table import UNITS
 from mlpot.evaluate import evaluate
 from mlpot.recipes import RecipeError, parse_recipe
 from mlpot.training.expectation import expected, in_words
@@ -54,7 +55,7 @@ def test_the_written_weights_are_the_average_that_validation_saw(late: TrainingR
     found = evaluate(late.model, frames).overall
     epoch = late.metrics["chosen_by"]["epoch"]
     for row, name in (("forces", "forces"), ("energy_per_atom", "energy"), ("stress", "stress")):
-        logged = column(late.directory, f"validation/{name}_rmse")[epoch - 1]
+        logged = column(late.directory, f"validation/{name}_rmse_{UNITS[name]}")[epoch - 1]
         assert found[row].rmse == pytest.approx(logged, rel=1e-6)
     best = checkpoint(late.directory / BEST)
     raw, averaged = (
