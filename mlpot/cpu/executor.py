@@ -16,7 +16,7 @@ from mlpot.cpu.layout import Layout, layout_of
 from mlpot.cpu.outer import Answer, Outer
 from mlpot.cpu.plan import Plan, Room
 from mlpot.kernels.threads import run, shares, take
-from mlpot.stages.linear import Linear
+from mlpot.stages.linear import Linear, grouped
 from mlpot.stages.run import Program
 
 Array = NDArray[Any]
@@ -212,23 +212,24 @@ def _matrices(layout: Layout, program: Program, room: Room, step: Any) -> Tensor
     """Σ over atoms of x ⊗ ȳ + ẋ ⊗ g for the matrices of a `Linear`, by a BLAS."""
     stage: Linear = step.stage
     (read, write), n = program.windows(step), room.n_atoms
-    x, x_dot = (
-        _array(layout, a, n, step.source)[:, read, : stage.weight.shape[2]] for a in (room.values, room.dots)
-    )
-    y, g = (
-        _array(layout, a, n, step.target)[:, write, : stage.weight.shape[3]] for a in (room.backs, room.adjoints)
-    )
+    _, _, n_in, n_out = stage.weight.shape
+    arrays = [_array(layout, a, n, step.source)[:, read, :n_in] for a in (room.values, room.dots)]
+    arrays += [_array(layout, a, n, step.target)[:, write, :n_out] for a in (room.backs, room.adjoints)]
     out = torch.zeros_like(stage.weight, requires_grad=False)
     element = torch.from_numpy(room.element)
-    for number in {b.matrix for b in stage.blocks}:
-        own = [b for b in stage.blocks if b.matrix == number]
-        sources, targets = [b.source for b in own], [b.target for b in own]
-        for z in range(len(out)):
-            rows = slice(None) if len(out) == 1 else element == z
-            left = torch.cat([a[rows][:, sources].flatten(0, 1) for a in (x, x_dot)])
-            right = torch.cat([a[rows][:, targets].flatten(0, 1) for a in (y, g)])
-            out[z, number] = left.T @ right
+    for z in range(len(out)):
+        own = arrays if len(out) == 1 else [a[element == z] for a in arrays]
+        for number, (sources, targets) in grouped(stage.blocks):
+            left, right = _components(sources), _components(targets)
+            for x, y in ((own[0], own[2]), (own[1], own[3])):
+                out[z, number].addmm_(x[:, left].reshape(-1, n_in).T, y[:, right].reshape(-1, n_out))
     return out
+
+
+def _components(numbers: list[int]) -> slice | list[int]:
+    """As a slice, which copies nothing, if they stand side by side."""
+    first, n = numbers[0], len(numbers)
+    return slice(first, first + n) if numbers == list(range(first, first + n)) else numbers
 
 
 def _array(layout: Layout, arena: Array, n_atoms: int, name: str) -> Tensor:

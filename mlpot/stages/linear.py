@@ -109,12 +109,12 @@ class Linear:
         return x_bar, (weight,) if self.bias is None else (weight, by_element(y_bar, len(self.bias), at))
 
     def _by_matrix(self, like: Tensor) -> list[tuple[int, list[Tensor]]]:
-        grouped = _grouped(self.blocks)
-        return [(m, [torch.tensor(rows, device=like.device) for rows in both]) for m, both in grouped]
+        own = grouped(self.blocks)
+        return [(m, [torch.tensor(rows, device=like.device) for rows in both]) for m, both in own]
 
 
 @cache
-def _grouped(blocks: tuple[Block, ...]) -> list[tuple[int, tuple[list[int], list[int]]]]:
+def grouped(blocks: tuple[Block, ...]) -> list[tuple[int, tuple[list[int], list[int]]]]:
     """For each matrix its number, sources and targets."""
     out = []
     for matrix in sorted({b.matrix for b in blocks}):

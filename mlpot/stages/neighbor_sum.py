@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -61,15 +61,10 @@ class NeighborSum:
     terms: tuple[Term, ...]
 
     def __post_init__(self) -> None:
-        self.terms = tuple(Term(*t) for t in self.terms)
         n_rows, n_paths, _ = self.table.shape
         if n_rows != self.grid.n_rows:
             raise ValueError(f"The table has {n_rows} rows, but its grid needs {self.grid.n_rows}.")
-        for t in self.terms:
-            if not (0 <= t.path < n_paths and 0 <= t.harmonic < N_HARMONICS and min(t.source, t.target) >= 0):
-                raise ValueError(
-                    f"{t} names a path (of {n_paths}), harmonic (of {N_HARMONICS}) or component amiss."
-                )
+        self.terms, self._n_read, self._n_written = _checked(tuple(self.terms), n_paths)
 
     @property
     def weights(self) -> Weights:
@@ -77,11 +72,11 @@ class NeighborSum:
 
     @property
     def n_read(self) -> int:
-        return 1 + max(t.source for t in self.terms)
+        return self._n_read
 
     @property
     def n_written(self) -> int:
-        return 1 + max(t.target for t in self.terms)
+        return self._n_written
 
     def n_channels(self, n: int) -> int:
         fits(n, self.table.shape[2], "NeighborSum")
@@ -177,6 +172,16 @@ class NeighborSum:
     @staticmethod
     def _summed(messages: Tensor, at: Tensor, n_atoms: int) -> Tensor:
         return messages.new_zeros(n_atoms, *messages.shape[1:]).index_add(0, at, messages)
+
+
+@lru_cache(256)
+def _checked(terms: tuple[Term, ...], n_paths: int) -> tuple[tuple[Term, ...], int, int]:
+    """The terms, and how many components they read and write; a training asks in every step."""
+    named = tuple(Term(*t) for t in terms)
+    for t in named:
+        if not (0 <= t.path < n_paths and 0 <= t.harmonic < N_HARMONICS and min(t.source, t.target) >= 0):
+            raise ValueError(f"{t} names a path (of {n_paths}), harmonic (of {N_HARMONICS}) or component amiss.")
+    return named, 1 + max(t.source for t in named), 1 + max(t.target for t in named)
 
 
 @cache

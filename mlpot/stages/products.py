@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -71,13 +71,10 @@ class Products:
     weight: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.terms = tuple(Product(*t) for t in self.terms)
         if self.weight is not None and self.weight.dim() == 2:
             self.weight = self.weight[None]
-        n = 1 if self.weight is None else self.weight.shape[1]
-        for t in self.terms:
-            if not (1 <= len(t.factors) <= MAX_ORDER and min(*t.factors, t.target, t.target) >= 0 <= t.path < n):
-                raise ValueError(f"{t} needs 1 to {MAX_ORDER} factors, and a path of the {n} that there are.")
+        n_paths = 1 if self.weight is None else self.weight.shape[1]
+        self.terms, self._n_read, self._n_written = _checked(tuple(self.terms), n_paths)
 
     @property
     def weights(self) -> Weights:
@@ -85,11 +82,11 @@ class Products:
 
     @property
     def n_read(self) -> int:
-        return 1 + max(a for t in self.terms for a in t.factors)
+        return self._n_read
 
     @property
     def n_written(self) -> int:
-        return 1 + max(t.target for t in self.terms)
+        return self._n_written
 
     def n_channels(self, n: int) -> int:
         if self.weight is not None:
@@ -145,6 +142,16 @@ class Products:
         for components, target, path, kappa in _chunks(self.terms):
             places = [torch.tensor(rows, device=x.device) for rows in (*components, target, path)]
             yield _Factors(x, places[:-2], places[-2], places[-1], x.new_tensor(kappa)[:, None])
+
+
+@lru_cache(256)
+def _checked(terms: tuple[Product, ...], n_paths: int) -> tuple[tuple[Product, ...], int, int]:
+    """The terms, and how many components they read and write; a training asks in every step."""
+    named = tuple(Product(*t) for t in terms)
+    for t in named:
+        if not (1 <= len(t.factors) <= MAX_ORDER and min(*t.factors, t.target, t.target) >= 0 <= t.path < n_paths):
+            raise ValueError(f"{t} needs 1 to {MAX_ORDER} factors, and a path of the {n_paths} that there are.")
+    return named, 1 + max(a for t in named for a in t.factors), 1 + max(t.target for t in named)
 
 
 @dataclass(eq=False)
