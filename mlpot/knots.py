@@ -149,15 +149,15 @@ class RadialTable(nn.Module):
 def _slope(f: Callable[[Tensor], Tensor], h: float) -> Callable[[Tensor], Tensor]:
     """h f′ of a function of many distances, one by one: the gradient of a gradient that is linear in its weights.
 
-    Not by torch.func, which takes a second to import.
+    Not by torch.func or gradients of more than a number, for which PyTorch imports for a second.
     """
 
     def slope(d: Tensor) -> Tensor:
         d = d if d.requires_grad else d.detach().requires_grad_()
         value = f(d)
         weights = torch.zeros_like(value, requires_grad=True)
-        (weighted,) = torch.autograd.grad(value, d, weights, create_graph=True)
-        return torch.autograd.grad(weighted, weights, torch.full_like(d, h), create_graph=True)[0]
+        (weighted,) = torch.autograd.grad((value * weights).sum(), d, create_graph=True)
+        return torch.autograd.grad((h * weighted).sum(), weights, create_graph=True)[0]
 
     return slope
 

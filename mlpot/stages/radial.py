@@ -8,6 +8,12 @@ import torch
 from torch import Tensor, nn
 
 
+def _even(first: float, last: float, n: int) -> Tensor:
+    """Numbers an equal distance apart; on device "meta" linspace itself takes a second to import what it needs."""
+    numbers = torch.linspace(first, last, n, dtype=torch.float32, device="cpu")
+    return numbers.to(torch.get_default_device())
+
+
 class GaussianBasis(nn.Module):
     """e_k(d) = exp(−(d − μ_k)² / 2w²), centers μ_k evenly over [0, cutoff], w their distance.
 
@@ -18,7 +24,7 @@ class GaussianBasis(nn.Module):
 
     def __init__(self, n_radial: int, cutoff: float):
         super().__init__()
-        self.register_buffer("centers", torch.linspace(0, cutoff, n_radial, dtype=torch.float32))
+        self.register_buffer("centers", _even(0, cutoff, n_radial))
         self.width = cutoff / (n_radial - 1)  # Å
 
     def forward(self, d: Tensor) -> Tensor:
@@ -56,7 +62,7 @@ class ExpNormalBasis(nn.Module):
         super().__init__()
         self.alpha = 5.0 / cutoff  # 1/Å
         first = math.exp(-self.alpha * cutoff)
-        self.register_buffer("centers", torch.linspace(first, 1, n_radial, dtype=torch.float32))
+        self.register_buffer("centers", _even(first, 1, n_radial))
         self.beta = (2 / n_radial * (1 - first)) ** -2
 
     def forward(self, d: Tensor) -> Tensor:
