@@ -29,7 +29,7 @@ FLOOR = {
     "models": 4, "figures": 4,
     "cpu": 4.5,
     "potential": 5,
-    "model_file": 6,
+    "model_file": 6, "array_tangents": 6,
     "calculator": 7, "predict": 7, "training": 7,
     "dynamics": 8, "evaluate": 8,
     "certificate": 9,  # it judges the integrators too, as users meet them with a potential

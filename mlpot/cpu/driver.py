@@ -139,7 +139,10 @@ def energies(first, last, n_threads, counter, parts, plan, room, around, answer)
 
 @compiled
 def loss_gradient(first, last, n_threads, counter, parts, plan, room, forces, virials, w_bar):  # type: ignore[no-untyped-def]
-    """The tangents, and the adjoints of the loss; w_bar (n_parts, n_weights) but for the matrices of `Linear`."""
+    """The tangents, and the adjoints of the loss; w_bar (n_parts, n_weights) but for the matrices of `Linear`.
+
+    Without rows in w_bar the tangents alone, of a motion of the atoms by −forces.
+    """
     begin, end = parts[first], parts[last]
     outer.move(begin, end, forces, virials, room)
     for n in range(len(plan.segments)):
@@ -149,6 +152,8 @@ def loss_gradient(first, last, n_threads, counter, parts, plan, room, forces, vi
             _clear(room.dots, block, min(block + BLOCK, end), plan, room.n_atoms, n, 0)
             for k in range(plan.segments[n, 0], plan.segments[n, 1]):
                 _tangent(block, min(block + BLOCK, end), plan.steps[k], plan, room)
+    if len(w_bar) == 0:
+        return
     for part in range(first, last):
         w_bar[part] = 0
     for n in range(len(plan.segments_back)):

@@ -98,6 +98,16 @@ class Executor:
         """Give back the memory of an evaluation; its answer stays."""
         self._free.append(evaluation.memory)
 
+    def tangents(self, at: Evaluation, motion: Tensor) -> None:
+        """Derive all arrays along a motion of the atoms (n_atoms, 3), after `evaluate` with training."""
+        virials, nothing = np.zeros((len(motion), 3, 3)), torch.empty(0, 0, dtype=self.layout.dtype).numpy()
+        self._run(driver.loss_gradient, at.parts, at.plan, at.room, -motion.double().numpy(), virials, nothing)
+
+    def array(self, at: Evaluation, name: str, n_channels: int, *, tangent: bool = False) -> Tensor:
+        """A copy of an array at atoms (n_atoms, n_components, n_channels), or of its tangent."""
+        arena = at.room.dots if tangent else at.room.values
+        return _array(self.layout, arena, at.room.n_atoms, name)[:, :, :n_channels].clone()
+
     def loss_gradient(
         self, at: Evaluation, program: Program, b_bar: Tensor, forces: Tensor, virials: Tensor
     ) -> list[Tensor]:

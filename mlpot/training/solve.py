@@ -19,12 +19,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mlpot.array_tangents import along
 from mlpot.forces import predict
-from mlpot.graph import AtomGraph, Edges, Properties, edge_vectors
+from mlpot.graph import AtomGraph, Edges, Properties
 from mlpot.potential import Potential
 from mlpot.stages.network import StagedNetwork
 from mlpot.stages.products import Product, Products
-from mlpot.stages.run import Program, forward, tangents
+from mlpot.stages.run import Program, Step, forward
 from mlpot.stages.stage import Environments
 
 Batch = tuple[AtomGraph, Properties]
@@ -101,12 +102,13 @@ class Features:
 
     def __init__(self, potential: Potential, network: StagedNetwork):
         self.potential, self.network = potential, network
-        self.stages = {
-            name: Products(tuple(Product(t.factors, t.path, 0, t.value) for t in products))
-            for name, products in network.linear.items()
-        }
-        self.n = sum(network.linear_weight(name).numel() for name in self.stages)
-        self.program: Program = network.program()
+        self.sizes = {f"{name} products": network.linear_weight(name).shape[1:] for name in network.linear}
+        self.n = len(network.elements) * sum(size.numel() for size in self.sizes.values())
+        products = [
+            Step(Products(tuple(Product(t.factors, t.path, 0, t.value) for t in terms)), name, f"{name} products")
+            for name, terms in network.linear.items()
+        ]
+        self.program = Program([*network.program().steps, *products])
         self.isolated = self._of_isolated_atoms()
 
     def _of_isolated_atoms(self) -> dict[str, Tensor]:
@@ -116,29 +118,22 @@ class Features:
         edges = Edges(none, none, torch.zeros(n + 1, dtype=torch.int64), none)
         at = Environments(torch.arange(n), edges, torch.zeros(0, 3, dtype=torch.float64))
         arrays = forward(self.program, at)
-        return {name: stage.value(at, arrays[name]) for name, stage in self.stages.items()}
+        return {name: arrays[name] for name in self.sizes}
 
     def rows(self, graph: AtomGraph, directions: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
         """∂E/∂w of each structure (n_graphs, n), and then −∂/∂r of it along each direction in turn.
 
         A direction is an atom, counted within its structure, and a coordinate.
         """
-        network, edges = self.network, graph.edges
-        element = network.element_index.index_select(0, graph.numbers)
-        vectors, number = edge_vectors(graph), within(graph)
-        still = Environments(element, edges, vectors)
-        arrays = forward(self.program, still)
-        values = {name: stage.value(still, arrays[name]) for name, stage in self.stages.items()}
-        above = {name: b - self.isolated[name].index_select(0, element) for name, b in values.items()}
-        yield self._summed(graph, above)
-        for atom, axis in directions:
-            motion = torch.zeros_like(graph.positions)
-            motion[:, axis] = (number == atom).double()
-            along = motion.index_select(0, edges.neighbor) - motion.index_select(0, edges.center)
-            at = Environments(element, edges, vectors, along)
-            dots = tangents(self.program, at, arrays)
-            of_array = {name: s.tangent(at, arrays[name], dots[name]) for name, s in self.stages.items()}
-            yield -self._summed(graph, of_array)
+        element = self.network.element_index.index_select(0, graph.numbers)
+        motions = (_motion(graph, within(graph) == atom, axis) for atom, axis in directions)
+        arrays = along(self.network, self.program, graph, list(self.sizes), motions)
+        values = next(arrays)
+        yield self._summed(
+            graph, {name: b - self.isolated[name].index_select(0, element) for name, b in values.items()}
+        )
+        for dots in arrays:
+            yield -self._summed(graph, dots)
 
     def _summed(self, graph: AtomGraph, products: dict[str, Tensor]) -> Tensor:
         """Σ over the atoms of each element, s(Z) times products (n_atoms, n_paths, n_channels)."""
@@ -153,10 +148,16 @@ class Features:
 
     def write(self, network: StagedNetwork, w: Tensor) -> None:
         """Add weights (n,) to those of a network."""
-        for name in self.stages:
+        for name in network.linear:
             own = network.linear_weight(name)
             part, w = w[: own.numel()], w[own.numel() :]
             own += part.view(own.shape).to(own)
+
+
+def _motion(graph: AtomGraph, moved: Tensor, axis: int) -> Tensor:
+    motion = torch.zeros_like(graph.positions)
+    motion[:, axis] = moved.double()
+    return motion
 
 
 def within(graph: AtomGraph) -> Tensor:
