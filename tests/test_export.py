@@ -34,7 +34,7 @@ def path(frames: list[Atoms], tmp_path: Path) -> Path:
     return tmp_path / "set.h5"
 
 
-@pytest.mark.parametrize("name", ["out.xyz", "out.extxyz", "out.traj", "out.db", "out.json"])
+@pytest.mark.parametrize("name", ["out.xyz", "out.extxyz", "out.traj", "out.db", "out.json", "out.xyz.gz"])
 def test_frames_and_labels_come_back(frames, path, tmp_path, name):
     assert export(path, tmp_path / name) == 6
     assert convert(tmp_path / name, tmp_path / "back.h5") == 6
@@ -95,3 +95,17 @@ def test_what_is_there_stays_until_all_is_written(path, tmp_path):
     assert (tmp_path / "out.xyz").read_text() == "precious"
     assert not [p for p in tmp_path.iterdir() if p.name.endswith(".part")]
     assert export(path, tmp_path / "out.xyz", overwrite=True) == 6
+
+
+@pytest.mark.parametrize("name", ["out.xyz.gz", "out.cif.xz"])
+def test_an_ending_of_packed_files_is_a_packed_file(path, tmp_path, name):
+    export(path, tmp_path / name)
+    assert (tmp_path / name).read_bytes()[:2] in (b"\x1f\x8b", b"\xfd7")
+    assert len(ase.io.read(tmp_path / name, ":")) == 6
+
+
+@pytest.mark.parametrize("name", ["out.traj.gz", "out.db.bz2", "out.json.gz"])
+def test_what_cannot_be_packed_is_not_named_so(path, tmp_path, name):
+    with pytest.raises(FormatError, match="Leave out the ending"):
+        export(path, tmp_path / name)
+    assert not (tmp_path / name).exists()

@@ -101,3 +101,10 @@ def test_the_command_says_what_it_wrote(tmp_path):
     done = CliRunner().invoke(app, ["data", "split", str(tmp_path / "set.h5"), "--fractions", "0.75,0.25"])
     assert done.exit_code == 0
     assert "set-validation.h5" in done.output
+
+
+def test_fractions_that_are_no_numbers_are_refused(tmp_path):
+    write(tmp_path / "set.h5", walk("H2O", 20, 0), card={})
+    for fractions in ([float("nan"), 0.5, 0.5], [0.5, float("nan")]):
+        with pytest.raises(DataError, match="positive numbers"):
+            split(tmp_path / "set.h5", fractions)

@@ -61,7 +61,7 @@ def split(
     """
     source, fractions = as_source(file), [float(f) for f in fractions]
     path = source.path
-    if not 2 <= len(fractions) <= 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+    if not 2 <= len(fractions) <= 3 or not all(f > 0 for f in fractions) or abs(sum(fractions) - 1) > 1e-6:
         raise DataError(f"Fractions {fractions} are not two or three positive numbers with the sum 1.")
     names = NAMES[: len(fractions)]
     targets = [Path(output or path.parent) / f"{path.stem}-{name}.h5" for name in names]

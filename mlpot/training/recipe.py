@@ -63,7 +63,7 @@ class DataSection(Section):
     test: str | list[str] | None = Field(
         default=None, description="a file, or several, whose errors are reported at the end"
     )
-    seed: int = Field(default=0, description="draws the validation frames")
+    seed: int = Field(default=0, ge=0, description="draws the validation frames")
     reference_energies: dict[str, float] | None = Field(
         default=None, description="eV of the free atom of each element; else isolated atoms in the set, else a fit"
     )
@@ -274,7 +274,7 @@ class TrainingSection(Section):
     patience: int | None = Field(
         default=None, ge=1, description="stop after so many epochs without a better validation loss"
     )
-    seed: int = Field(default=0, description="of weights and of the order of frames")
+    seed: int = Field(default=0, ge=0, description="of weights and of the order of frames")
     precision: Literal["float32", "float64", "tf32", "bf16"] = Field(
         default="float32",
         description="of the weights; tf32 and bf16 are faster and coarser, on devices that have them",

@@ -12,7 +12,7 @@ import ase.db
 import ase.io
 import ase.io.extxyz
 from ase import Atoms
-from ase.io.formats import UnknownFileTypeError, filetype, ioformats
+from ase.io.formats import UnknownFileTypeError, filetype, get_compression, ioformats, open_with_compression
 from ase.io.trajectory import TrajectoryWriter
 
 from mlpot.atomic_files import storing, sync_folder
@@ -90,13 +90,20 @@ def writable(destination: Path, format: str | None = None) -> str:
             f"{destination} is in no format that is written ({kind or 'unknown ending'}). Choose another ending, "
             f"such as .xyz, .traj or .cif, or name the format, one of: {', '.join(known)}."
         )
+    packing = get_compression(str(destination))[1]
+    if packing and (kind in ("traj", "db", "json") or not ioformats[kind].acceptsfd):
+        raise FormatError(
+            f"{destination} is not written: there is no {kind} packed as {packing}. Leave out the ending "
+            f".{packing}, or choose another format, such as extxyz."
+        )
     return kind
 
 
 def _write(path: Path, kind: str, frames: Iterator[Atoms]) -> None:
     """Write all frames to a new file."""
     if kind == "extxyz":
-        with path.open("w", encoding="utf-8") as file:
+        packed = get_compression(str(path))[1] is not None
+        with open_with_compression(str(path), "w") if packed else path.open("w", encoding="utf-8") as file:
             for atoms in frames:
                 ase.io.extxyz.write_xyz(file, [atoms])
     elif kind == "traj":
