@@ -122,7 +122,7 @@ def check_place(path: str | Path, *, overwrite: bool = True) -> None:
     if path.exists() and not path.is_file():
         raise StorageError(f"{path} is no regular file. Choose another name.")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists. Choose another name, or ask to overwrite it.")
+        raise FileExistsError(f"{path} exists. Choose another name, or overwrite it: --overwrite.")
     with storing(path, 0):
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
         os.close(handle)

@@ -24,10 +24,11 @@ def export(
 ) -> None:
     """Turn a set or a trajectory into a file that other programs read, with labels where its format has them."""
     from mlpot.data.sources.export import export as run
+    from mlpot.data.sources.export import writable
     from mlpot.data.sources.read import Source
     from mlpot.data.sources.reading import Reading
 
     read = Source(source, Reading(format, pairs(key), pairs(unit), index, pbc))
     n = run(read, destination, format=to, overwrite=overwrite)
     print_account(read)
-    console.print(f"{n} frames written to {destination}", soft_wrap=True)
+    console.print(f"{n} frames written to {destination} as {writable(destination, to)}", soft_wrap=True)

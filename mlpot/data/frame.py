@@ -125,7 +125,11 @@ def columns_of(atoms: Atoms, index: int) -> Columns:
     if n == 0:
         raise LabelError(f"Frame {index} has no atoms. Remove the empty frame.")
     if atoms.numbers.min() < 1 or atoms.numbers.max() > 118:
-        raise LabelError(f"Frame {index} has atomic numbers outside 1-118: {set(atoms.numbers.tolist())}.")
+        odd = sorted({number for number in atoms.numbers.tolist() if not 1 <= number <= 118})
+        raise LabelError(
+            f"Frame {index} has atomic numbers outside 1-118: {odd} (0 is written X). Name the elements of these "
+            "atoms in the file, or remove what are no atoms."
+        )
     columns: Columns = {
         "species": atoms.numbers.astype(np.uint8),
         "position": _checked("positions", atoms.positions, (n, 3), index),

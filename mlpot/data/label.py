@@ -114,7 +114,7 @@ def _check_destination(destination: Path, overwrite: bool) -> None:
     if destination.suffix not in H5MD_ENDINGS:
         raise FormatError(f"{destination} does not end in .h5, and labels are written as H5MD. Name it so.")
     if destination.exists() and not overwrite:
-        raise FileExistsError(f"{destination} exists. Remove it, name another file, or ask to overwrite it.")
+        raise FileExistsError(f"{destination} exists. Remove it, name another file, or overwrite it: --overwrite.")
 
 
 # --- computing ---

@@ -99,7 +99,9 @@ def merge(
         DataError: as `Source.numbered`; FileExistsError: the destination exists.
     """
     if Path(destination).exists() and not overwrite:
-        raise FileExistsError(f"{destination} exists. Choose another name for the set, or ask to overwrite it.")
+        raise FileExistsError(
+            f"{destination} exists. Choose another name for the set, or overwrite it: --overwrite."
+        )
     if len(sources) < 2:
         raise KeysError("One source is no set of several. Give at least two, or use `mlpot data convert`.")
     names = _names([source.path for source in sources])

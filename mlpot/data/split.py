@@ -64,10 +64,7 @@ def split(
     if not 2 <= len(fractions) <= 3 or not all(f > 0 for f in fractions) or abs(sum(fractions) - 1) > 1e-6:
         raise DataError(f"Fractions {fractions} are not two or three positive numbers with the sum 1.")
     names = NAMES[: len(fractions)]
-    targets = [Path(output or path.parent) / f"{path.stem}-{name}.h5" for name in names]
-    for target in targets:
-        if target.exists() and not overwrite:
-            raise FileExistsError(f"{target} exists. Choose another folder, or ask to overwrite it.")
+    targets = _targets(path, names, output, overwrite)
     seen = tally(source)
     columns = seen.columns()
     pieces = _pieces(source, columns, by, block)
@@ -79,6 +76,17 @@ def split(
         write(target, _chosen(source, part == k), card=card, overwrite=overwrite)
         counts[target] = int((part == k).sum())
     return counts
+
+
+def _targets(path: Path, names: Sequence[str], output: str | Path | None, overwrite: bool) -> list[Path]:
+    """The files of the parts, none of which is there unless it may be replaced."""
+    if output is not None and Path(output).exists() and not Path(output).is_dir():
+        raise DataError(f"{output} is a file, and the parts are written to a folder. Name a folder.")
+    targets = [Path(output or path.parent) / f"{path.stem}-{name}.h5" for name in names]
+    for target in targets:
+        if target.exists() and not overwrite:
+            raise FileExistsError(f"{target} exists. Choose another folder, or overwrite it: --overwrite.")
+    return targets
 
 
 def _pieces(source: Source, c: Columns, by: By, block: int | None) -> Ints:

@@ -57,7 +57,7 @@ def recover(path: str | Path, destination: str | Path, *, overwrite: bool = Fals
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Check the path.")
     if destination.exists() and not overwrite:
-        raise FileExistsError(f"{destination} exists. Choose another name, or ask to overwrite it.")
+        raise FileExistsError(f"{destination} exists. Choose another name, or overwrite it: --overwrite.")
     with tempfile.TemporaryDirectory(prefix=".recover-", dir=destination.parent) as folder:
         copy = Path(shutil.copyfile(path, Path(folder) / path.name))
         if (journal := path.with_name(f"{path.name}.journal")).exists():

@@ -51,7 +51,7 @@ def write(path: str | Path, frames: Iterable[Atoms], *, card: Mapping[str, str],
         LabelError: a frame has a value that is not finite or not of the right shape, or there are no frames.
     """
     if Path(path).exists() and not overwrite:
-        raise FileExistsError(f"{path} exists. Choose another name, append to it, or ask to overwrite it.")
+        raise FileExistsError(f"{path} exists. Choose another name, or overwrite it: --overwrite.")
     with replacing(path) as temporary:
         with h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file:
             found(file, card)

@@ -17,6 +17,7 @@ from ase import Atoms
 from ase.io.formats import UnknownFileTypeError, ioformats, open_with_compression
 
 from mlpot.data.errors import FormatError
+from mlpot.data.sources import xyz_frames
 from mlpot.data.sources.cut_off import text_for_ase
 from mlpot.data.sources.programs import cause, origin
 
@@ -69,7 +70,7 @@ def read_with_ase(
             f"extxyz with a program you trust, or name the format, one of: {', '.join(sorted(READABLE))}."
         )
     if kind in ("xyz", "extxyz"):
-        yield from _read_xyz(path, kind, wanted)
+        yield from _read_xyz(path, kind, wanted, note)
         return
     if kind in ("db", "json"):
         yield from _read_database(path, kind, wanted)
@@ -98,7 +99,9 @@ def _reading(source: _Lines | str, kind: str, wanted: slice) -> Iterator[Atoms]:
         yield from ase.io.iread(source, index=wanted, format=kind, do_not_split_by_at_sign=True)
 
 
-def _read_xyz(path: Path, kind: str, wanted: slice) -> Iterator[tuple[int, Atoms]]:
+def _read_xyz(
+    path: Path, kind: str, wanted: slice, note: Callable[[str, int], None]
+) -> Iterator[tuple[int, Atoms]]:
     """The frames of an xyz file, one text after another; ASE itself stops at a blank line, whatever follows."""
     frames = range(*wanted.indices(2**62))
     with (
@@ -111,6 +114,9 @@ def _read_xyz(path: Path, kind: str, wanted: slice) -> Iterator[tuple[int, Atoms
                 return
             if k not in frames:
                 continue
+            columns = xyz_frames.columns(text) if kind == "extxyz" else xyz_frames.PLAIN
+            xyz_frames.check_positions(f"{path}, frame {k} (line {line})", columns)
+            text, masses = xyz_frames.without_isotopes(text, columns)
             try:
                 if kind == "xyz":
                     atoms = next(ase.io.iread(io.StringIO(text), format=kind))
@@ -120,6 +126,11 @@ def _read_xyz(path: Path, kind: str, wanted: slice) -> Iterator[tuple[int, Atoms
                 raise FormatError(
                     f"ASE could not read frame {k} of {path}, line {line}, as {kind}: {cause(path, kind, error)}"
                 ) from error
+            if kind == "extxyz":
+                xyz_frames.keep_comment(f"{path}, frame {k}", atoms, text)
+            if masses:
+                xyz_frames.set_masses(atoms, masses)
+                note(xyz_frames.ISOTOPES_READ, k)
             yield k, atoms
 
 

@@ -47,7 +47,7 @@ def export(
     source, destination = as_source(source), Path(destination)
     kind = writable(destination, format)
     if destination.exists() and not overwrite:
-        raise FileExistsError(f"{destination} exists. Choose another name, or ask to overwrite it.")
+        raise FileExistsError(f"{destination} exists. Choose another name, or overwrite it: --overwrite.")
     n_frames = 0
 
     def frames() -> Iterator[Atoms]:

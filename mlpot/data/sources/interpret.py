@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from mlpot.data.errors import KeysError, LabelError
 from mlpot.data.frame import VOIGT, WEIGHT, has_volume
+from mlpot.data.sources.consistency import check_agreement
+from mlpot.data.sources.label_weights import NOT_THERE, NOT_USED, has_no_weight, label_weights
 from mlpot.data.sources.names import KNOWN, MEASURED_IN, NO_VOLUME, NONE, PER_ATOM, Questions, looks_like
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
@@ -27,10 +29,11 @@ FREE_ENERGY = (
     "energy=energy takes that one"
 )
 ONLY_FREE_ENERGY = "energy taken from 'free_energy', as there is no 'energy'"
+WEIGHT_TAKEN = f"{WEIGHT} taken as the weight of the frame in the loss; --key weight={NONE} takes none"
 MASSES = "masses other than the standard ones kept"
 OWN_NAMES = {
     "numbers", "positions", "momenta", "masses", "force_mask", "tags", "free_energy", "group", "config_type",
-    "unique_id", "calculator", "calculator_parameters", *KNOWN["charge"], *KNOWN["spin"],
+    "unique_id", "calculator", "calculator_parameters", WEIGHT,
 }  # fmt: skip
 """What is used, or says nothing of the structure."""
 Pool = Mapping[str, Any]
@@ -63,9 +66,7 @@ class Interpreter:
         family = self._value("group", pool, ("group", "config_type"))
         if family is not None:
             clean.info["group"] = str(family)
-        weight = self._value("weight", pool, ())
-        if weight is not None:
-            clean.info[WEIGHT] = weight
+        self._weigh(k, clean, pool)
         for quantity in ("charge", "spin"):
             value = self._state(quantity, pool)
             if self.reading.labels and quantity not in self.reading.keys:
@@ -134,19 +135,62 @@ class Interpreter:
 
     def _labels(self, k: int, clean: Atoms, pool: Pool) -> dict[str, Any]:
         """Energy, forces and stress in house units, as far as they are there."""
-        labels = {key: self._label(k, key, pool, len(clean)) for key in ("energy", "forces", "stress")}
-        virial = None if labels["stress"] is not None else self._label(k, "virial", pool, len(clean))
+        absent = self._absent(k, pool)
+        labels = {
+            key: None if key in absent else self._label(k, key, pool, len(clean))
+            for key in ("energy", "forces", "stress")
+        }
+        virial = self._virial(k, labels["stress"], pool, clean) if "virial" not in absent else None
         if (virial is not None or labels["stress"] is not None) and not has_volume(clean.pbc, clean.cell.array):
             labels["stress"] = None
             self.report.note(NO_VOLUME, k)
         elif virial is not None:
             labels["stress"] = -_tensor(virial) / clean.get_volume()
-        if "energy" not in self.reading.keys and pool.get("free_energy") is not None:
+        if "energy" not in {*self.reading.keys, *absent} and pool.get("free_energy") is not None:
             free, energy = self._scaled(k, "energy", "free_energy", pool), labels["energy"]
             if energy is None or (labels["forces"] is not None and abs(free - energy) > 1e-6):
                 labels["energy"] = free
                 self.report.note(ONLY_FREE_ENERGY if energy is None else FREE_ENERGY, k)
         return {key: value for key, value in labels.items() if value is not None}
+
+    def _virial(self, k: int, stress: Any, pool: Pool, clean: Atoms) -> Any:
+        """The virial where there is no stress; beside a stress, it must say the same."""
+        if stress is None:
+            return self._label(k, "virial", pool, len(clean))
+        name = self.reading.keys.get("virial", "virial")
+        if pool.get(name.removeprefix("-")) is not None and has_volume(clean.pbc, clean.cell.array):
+            virial = self._label(k, "virial", pool, len(clean))
+            if np.size(stress) in (6, 9) and np.size(virial) in (6, 9):
+                where = f"{self.path}, frame {k}"
+                check_agreement(where, _tensor(stress), _tensor(virial), clean.get_volume())
+        return None
+
+    def _weigh(self, k: int, clean: Atoms, pool: Pool) -> None:
+        """Keep how much a frame counts in the loss."""
+        weight = self._value("weight", pool, (WEIGHT,))
+        if weight is None:
+            return
+        clean.info[WEIGHT] = weight
+        if "weight" not in self.reading.keys and self.reading.labels and not _equal(weight, 1.0):
+            self.report.note(WEIGHT_TAKEN, k)
+
+    def _absent(self, k: int, pool: Pool) -> set[str]:
+        """Labels that are not there, as their weight in the file is 0."""
+        absent = set()
+        for name, (key, is_one) in label_weights(f"{self.path}, frame {k}", pool).items():
+            if name in self._claimed:
+                continue
+            label = self.reading.keys.get(key, key).removeprefix("-")
+            if has_no_weight(pool[name]):
+                absent.add(key)
+                self._used |= {label, name}
+                if pool.get(label) is not None:
+                    self.report.note(NOT_THERE.format(key, name), k)
+            elif is_one:
+                self._used.add(name)
+            else:
+                self.report.note(NOT_USED.format(name, name), k)
+        return absent
 
     def _label(self, k: int, key: str, pool: Pool, n_atoms: int) -> Any:
         """A label in house units, None where the frame has none."""
@@ -215,8 +259,12 @@ class Interpreter:
 
     def _state(self, quantity: str, pool: Pool) -> float | None:
         """Total charge or spin, which the potential cannot see."""
-        value = self._value(quantity, pool, KNOWN[quantity])
-        return float(np.ravel(value)[0]) if _is_number(value) else None
+        given = self.reading.keys.get(quantity)
+        names = [name for name in (KNOWN[quantity] if given is None else (given,)) if _is_number(pool.get(name))]
+        if not names:
+            return None
+        self._used |= {name for name in names if _equal(pool[name], pool[names[0]])}
+        return float(np.ravel(pool[names[0]])[0])
 
     def _count_unused(self, pool: Pool) -> None:
         self.report.unused.update(pool.keys() - self._used)

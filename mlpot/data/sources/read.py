@@ -20,6 +20,7 @@ from mlpot.data.h5md.read import BLOCK, Reader
 from mlpot.data.h5md.safe_hdf5 import naming_damage, open_unchecked
 from mlpot.data.sources import dpdata_files, lammps
 from mlpot.data.sources.ase_files import RAW, READABLE, ase_kind, read_with_ase
+from mlpot.data.sources.consistency import check_structure, check_symmetry
 from mlpot.data.sources.cp2k import is_cp2k, read_cp2k
 from mlpot.data.sources.datasets import read_datasets
 from mlpot.data.sources.deepmd import is_deepmd, read_deepmd
@@ -95,6 +96,7 @@ class Source:
         wanted = self._slice(start, stop, step)
         k = None
         for k, atoms in self._read(wanted):
+            check_structure(f"{self.path}, frame {k}", atoms)
             if self.kind != "h5md" and self.reading.labels:
                 self._finish(k, atoms)
             self.report.count(atoms)
@@ -224,7 +226,12 @@ class Source:
             del results["stress"]
         if atoms.calc is not None and not results:
             atoms.calc = None
-        columns_of(atoms, k)
+        if "stress" in results and np.shape(results["stress"]) == (3, 3):
+            check_symmetry(f"{self.path}, frame {k}", np.asarray(results["stress"], dtype=float))
+        try:
+            columns_of(atoms, k)
+        except LabelError as error:
+            raise LabelError(f"{self.path}: {error}") from error
 
 
 FORMATS: dict[str, Callable[[Path, str, Reading, Report], Numbered]] = {

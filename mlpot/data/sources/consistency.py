@@ -1,0 +1,84 @@
+"""What no structure can have: all atoms in one place, periods without a cell, tensors at odds."""
+
+from __future__ import annotations
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from mlpot.data.errors import FormatError, KeysError, LabelError
+
+Floats = NDArray[np.float64]
+LEAST_STRESS = 6e-5  # eV/Å³ (10 MPa), by which rounded numbers of a file may differ
+OF_LARGEST = 0.02  # of the largest element, by which two stresses of one calculation may differ
+AXES = "xyz"
+
+
+def check_structure(where: str, atoms: Atoms) -> None:
+    """Refuse a structure that cannot be.
+
+    Args:
+        where: names file and frame.
+        atoms: the structure.
+
+    Raises:
+        FormatError: all of its atoms, two or more, have the same position.
+        LabelError: it is periodic in a direction that its cell does not have.
+    """
+    if len(atoms) > 1 and (atoms.positions == atoms.positions[0]).all():
+        raise FormatError(
+            f"{where}: all {len(atoms)} atoms have the same position {atoms.positions[0].tolist()}, so there are "
+            "no positions (pos). Write Cartesian positions in Å."
+        )
+    cell = atoms.cell.array[atoms.pbc]
+    if len(cell) and np.isfinite(cell).all() and np.linalg.matrix_rank(cell) < len(cell):
+        directions = "".join("T" if periodic else "F" for periodic in atoms.pbc)
+        raise LabelError(
+            f"{where}: it is periodic (pbc {directions}), and its cell {atoms.cell.array.tolist()} has no vectors "
+            "for that. Give the cell (Lattice in extxyz, or --key cell=NAME); if it is not periodic: mlpot data "
+            "convert ... --pbc FFF."
+        )
+
+
+def check_symmetry(where: str, stress: Floats) -> None:
+    """Refuse a stress whose matrix is not symmetric, as of rows that were mixed up.
+
+    Args:
+        where: names file and frame.
+        stress: (3, 3) eV/Å³.
+
+    Raises:
+        LabelError: two elements that must be equal differ by more than rounding.
+    """
+    difference = np.abs(stress - stress.T)
+    a, b = divmod(int(np.argmax(difference)), 3)
+    if difference[a, b] > OF_LARGEST * np.abs(stress).max() + 1e-6:
+        raise LabelError(
+            f"{where}: the stress is not symmetric: element {AXES[a]}{AXES[b]} is {stress[a, b]:g} and "
+            f"{AXES[b]}{AXES[a]} is {stress[b, a]:g} eV/Å³. Correct the order of the nine numbers (row by row)."
+        )
+
+
+def check_agreement(where: str, stress: Floats, virial: Floats, volume: float) -> None:
+    """Refuse a stress and a virial that contradict each other.
+
+    Args:
+        where: names file and frame.
+        stress: (3, 3) eV/Å³.
+        virial: (3, 3) eV.
+        volume: Å³.
+
+    Raises:
+        KeysError: the stress is not −virial/volume.
+    """
+    other = -virial / volume
+    if not (np.isfinite(stress).all() and np.isfinite(other).all()):
+        return
+    largest = max(np.abs(stress).max(), np.abs(other).max())
+    a, b = divmod(int(np.argmax(np.abs(stress - other))), 3)
+    if abs(stress[a, b] - other[a, b]) > OF_LARGEST * largest + LEAST_STRESS:
+        raise KeysError(
+            f"{where}: stress and virial contradict each other: element {AXES[a]}{AXES[b]} of the stress is "
+            f"{stress[a, b]:g}, of -virial/volume {other[a, b]:g} eV/Å³. Take the one that is right: --key "
+            "virial=none leaves the virial out, --key stress=none the stress; or say their units (--unit)."
+        )

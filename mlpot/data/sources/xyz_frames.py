@@ -1,0 +1,89 @@
+"""What ASE does not see in a frame of an xyz file: absent positions, isotopes, a boundary, half a stress."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import ase.io.extxyz
+import numpy as np
+from ase import Atoms
+
+from mlpot.data.errors import FormatError, KeysError
+from mlpot.data.sources.reading import boundary_of
+
+ISOTOPES = {"D": 2.014, "T": 3.016}  # u, of hydrogen
+ISOTOPES_READ = "D and T are hydrogen, with masses of 2.014 and 3.016 u"
+PLAIN = {"species": 0, "pos": 1}
+"""First column of each quantity where the comment says nothing."""
+COLUMNS = re.compile(r"""\bProperties\s*=\s*["']?([^\s"']+)""", re.IGNORECASE)
+
+
+def columns(text: str) -> Mapping[str, int]:
+    """The first column of each quantity of the atoms of a frame, by its name in the comment."""
+    comment = text.split("\n", 2)[1]
+    match = COLUMNS.search(comment)
+    if match is None:
+        return PLAIN
+    parts, at, found = match[1].split(":"), 0, {}
+    for name, _, width in zip(parts[::3], parts[1::3], parts[2::3], strict=False):
+        found[name] = at
+        at += int(width) if width.isdecimal() else 1
+    return found
+
+
+def check_positions(where: str, columns: Mapping[str, int]) -> None:
+    """Refuse a frame without positions, of which ASE makes zeros.
+
+    Raises:
+        FormatError: no column has them.
+    """
+    if not columns.keys() & {"pos", "positions"}:
+        raise FormatError(
+            f"{where}: there are no positions (pos) among the Properties {', '.join(columns)}. Write Cartesian "
+            "positions in Å as pos:R:3; ASE's Atoms(..., scaled_positions=...) makes them of fractions."
+        )
+
+
+def without_isotopes(text: str, columns: Mapping[str, int]) -> tuple[str, dict[int, float]]:
+    """The text with H for D and T, and the masses of these atoms in u by their number."""
+    place = columns.get("species")
+    if place is None or not re.search(r"(?:^|\s)[DT]\s", text):
+        return text, {}
+    lines, masses = text.split("\n"), {}
+    for k, line in enumerate(lines[2 : 2 + int(lines[0])]):
+        words = line.split()
+        if len(words) > place and words[place] in ISOTOPES:
+            masses[k] = ISOTOPES[words[place]]
+            words[place] = "H"
+            lines[2 + k] = " ".join(words)
+    return "\n".join(lines), masses
+
+
+def set_masses(atoms: Atoms, masses: Mapping[int, float]) -> None:
+    """Give isotopes their masses, unless the file has masses."""
+    if not atoms.has("masses"):
+        all_masses = atoms.get_masses()
+        all_masses[list(masses)] = list(masses.values())
+        atoms.set_masses(all_masses)
+
+
+def keep_comment(where: str, atoms: Atoms, text: str) -> None:
+    """Put back a boundary written as TTF, of which ASE makes TTT, and a stress of which it took one half.
+
+    Raises:
+        KeysError: the boundary is none.
+    """
+    comment = text.split("\n", 2)[1]
+    has_stress = atoms.calc is not None and "stress" in atoms.calc.results
+    if not ("pbc" in comment or (has_stress and "stress" in comment)):
+        return
+    said = ase.io.extxyz.key_val_str_to_dict(comment)
+    if isinstance(said.get("pbc"), str):
+        try:
+            atoms.pbc = boundary_of(said["pbc"])
+        except KeysError as error:
+            raise KeysError(f"{where}: pbc: {error}") from error
+    stress = said.get("stress")
+    if has_stress and np.shape(stress) == (3, 3) and not np.array_equal(stress, stress.T):
+        atoms.calc.results["stress"] = stress.T  # ASE reads columns
