@@ -73,9 +73,9 @@ class ACE(StagedNetwork):
         super().__init__(elements=elements, cutoff=cutoff, features="h2", linear={"A1": linear, "A2": linear})
         n, n_message, n_elements = n_features, n_message or max(n_features // 2, 1), len(self.elements)
         self.n_neighbors, self.degrees = n_neighbors, degrees
-        basis = choose(BASES, radial, "radial basis")(n_radial, cutoff)
+        self.basis = choose(BASES, radial, "radial basis")(n_radial, cutoff)
         self.first_table, self.table = (
-            RadialTable(basis, PolynomialEnvelope(cutoff), cutoff=cutoff, n_knots=n_knots, degree=degree)
+            RadialTable(self.basis, PolynomialEnvelope(cutoff), cutoff=cutoff, n_knots=n_knots, degree=degree)
             for _ in range(2)
         )
         self.messages, self.slots = _messages(max_degree)
@@ -84,18 +84,20 @@ class ACE(StagedNetwork):
         self.last_products = coupled_products(self.degrees, 0)
         kinds = min(n_elements, MAX_PRODUCTS_OF_ELEMENTS)
         self.neighbor_element = nn.Parameter(_directions(n_elements, kinds))
-        self.radial_message = nn.Sequential(nn.Linear(n_radial, n_paths * n_message, bias=False))
+        self.radial_message = nn.Sequential(
+            nn.Linear(n_radial, n_paths * n_message, bias=False, dtype=torch.float32)
+        )
         nn.init.normal_(self.radial_message[0].weight, std=1 / math.sqrt(n_radial))  # type: ignore[arg-type]
         self.mix = _normal(len(self.degrees), n_radial * kinds, n)
         self.first_weight = _couplings(n_elements, self.first_products, n)
         self.scalars, self.vectors = _normal(1, n, n), _normal(1, n, n_message)
         self.to_message = _normal(1, n, n_message)
-        self.first_readout = nn.Parameter(torch.randn(n) / math.sqrt(n))
+        self.first_readout = nn.Parameter(torch.randn(n, dtype=torch.float32) / math.sqrt(n))
         self.mix_messages = _normal(len(self.slots), n_message, n)
         self.last_weight = _couplings(n_elements, self.last_products, n)
         self.last_scalars, self.skip = _normal(1, n, n), _normal(n_elements, 1, n, n)
         self.hidden = _normal(1, n, N_HIDDEN)
-        self.last_readout = nn.Parameter(0.1 * torch.randn(N_HIDDEN) / math.sqrt(N_HIDDEN))
+        self.last_readout = nn.Parameter(0.1 * torch.randn(N_HIDDEN, dtype=torch.float32) / math.sqrt(N_HIDDEN))
 
     def stages(self) -> list[Step]:
         """The list; components of arrays are the tensors of all degrees, side by side."""
@@ -173,17 +175,17 @@ def _products(degrees: tuple[int, ...]) -> tuple[Product, ...]:
 
 def _normal(*shape: int) -> nn.Parameter:
     """Matrices that keep the size of what they are applied to."""
-    return nn.Parameter(torch.randn(*shape) / math.sqrt(shape[-2]))
+    return nn.Parameter(torch.randn(*shape, dtype=torch.float32) / math.sqrt(shape[-2]))
 
 
 def _couplings(n_elements: int, products: tuple[Product, ...], n_features: int) -> nn.Parameter:
     n = 1 + max(t.path for t in products)
-    return nn.Parameter(torch.randn(n_elements, n, n_features) / n)
+    return nn.Parameter(torch.randn(n_elements, n, n_features, dtype=torch.float32) / n)
 
 
 def _directions(n_elements: int, n: int) -> Tensor:
     """A unit vector for each element, at right angles while there are enough dimensions."""
     if n_elements <= n:
-        return torch.eye(n_elements, n)
-    vectors = torch.randn(n_elements, n)
+        return torch.eye(n_elements, n, dtype=torch.float32)
+    vectors = torch.randn(n_elements, n, dtype=torch.float32)
     return vectors / vectors.norm(dim=1, keepdim=True)

@@ -82,12 +82,12 @@ class PaiNN(StagedNetwork):
         n_hidden = max(n_features // 2, 1)
         linear = {"t": ((Product((0,), 0),), n_hidden)}
         super().__init__(elements=elements, cutoff=cutoff, features="s", linear=linear)
-        basis = choose(BASES, radial, "radial basis")(n_radial, cutoff)
+        self.basis = choose(BASES, radial, "radial basis")(n_radial, cutoff)
         tables = (
-            RadialTable(basis, PolynomialEnvelope(cutoff), cutoff=cutoff, n_knots=n_knots, degree=degree)
+            RadialTable(self.basis, PolynomialEnvelope(cutoff), cutoff=cutoff, n_knots=n_knots, degree=degree)
             for _ in range(n_interactions)
         )
-        self.embedding = nn.Parameter(torch.randn(len(self.elements), n_features))
+        self.embedding = nn.Parameter(torch.randn(len(self.elements), n_features, dtype=torch.float32))
         self.layers = nn.ModuleList(
             Layer(n_features, n_radial, n_paths=3 if k else 2, table=table) for k, table in enumerate(tables)
         )

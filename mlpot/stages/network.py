@@ -42,13 +42,15 @@ class StagedNetwork(nn.Module):
         if not elements or min(elements) < 1:
             raise ValueError(f"A network needs atomic numbers of at least one element, got {tuple(elements)}.")
         self.elements, self.cutoff, self.features = tuple(elements), float(cutoff), features
-        index = torch.full((max(self.elements) + 1,), -1)
-        index[list(self.elements)] = torch.arange(len(self.elements))
+        index = torch.full((max(self.elements) + 1,), -1, dtype=torch.int64, device="cpu")  # no file holds it
+        index[list(self.elements)] = torch.arange(len(self.elements), device="cpu")
         self.register_buffer("element_index", index, persistent=False)
         self.linear = {name: products for name, (products, _) in (linear or {}).items()}
         for name, (products, n_channels) in (linear or {}).items():
             n_paths = 1 + max(t.path for t in products)
-            self.register_buffer(f"linear_{name}", torch.zeros(len(self.elements), n_paths, n_channels))
+            self.register_buffer(
+                f"linear_{name}", torch.zeros(len(self.elements), n_paths, n_channels, dtype=torch.float32)
+            )
         self.readout = nn.Identity()  # whoever asks what the readout receives hooks it
 
     def stages(self) -> Iterable[Step]:
