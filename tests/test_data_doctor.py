@@ -372,7 +372,7 @@ def test_training_refuses_what_would_waste_it_unless_told(tmp_path):
     gradients = relabeled(frames_of(OWN["ethanol"])[:100], forces=times(-1))
     write(tmp_path / "set.h5", gradients, card={})
     section = DataSection(train=str(tmp_path / "set.h5"))
-    with pytest.raises(DoubtfulDataError, match=r"gradients.*--correct forces=-eV/angstrom.*data\.check=warn"):
+    with pytest.raises(DoubtfulDataError, match=r"(?s)gradients.*--correct forces=-eV/angstrom.*data\.check=warn"):
         make_parts(section, LossSection())
     with pytest.warns(DoubtfulDataWarning, match="gradients"):
         make_parts(section.model_copy(update={"check": "warn"}), LossSection())

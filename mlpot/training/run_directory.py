@@ -76,9 +76,10 @@ def prepare_directory(
             )
         for folder in (FOLDER, LOGS):
             shutil.rmtree(directory / folder, ignore_errors=True)
-        (directory / LOG).unlink(missing_ok=True)
     with storing(directory, 0):
         directory.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            (directory / LOG).unlink(missing_ok=True)
         (directory / "metrics.json").unlink(missing_ok=True)  # what is left last says that a run has finished
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_whole(directory / "splits.json", f"{json.dumps(content | {'run': name})}\n".encode())

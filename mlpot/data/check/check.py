@@ -18,6 +18,7 @@ from mlpot.data.check.stream import chunks, chunks_of
 from mlpot.data.check.tally import Columns, Tally
 from mlpot.data.errors import DataError
 from mlpot.data.frame import Frame
+from mlpot.data.sources.names import NO_VOLUME
 from mlpot.data.sources.read import Source, as_source
 
 QUICK_FRAMES = 400  # that the quick examination reads
@@ -45,7 +46,7 @@ def check(file: str | Path | Source, *, against: str | Path | Source | None = No
     examined = labels.examine(seen, columns, seen.all_steps())
     found = [broken] if broken else []
     found += [*checks.labels(columns, str(path)), *examined.findings]
-    found += _states(seen)
+    found += [*_states(seen), *_without_volume(source)]
     if not quick:
         found += _everything(seen, columns)
     skipped = dict(examined.skipped)
@@ -113,6 +114,17 @@ def _states(seen: Tally) -> Iterator[Finding]:
             "the energies of all for one surface. Train on one of them, or make a set of each."
         )
         yield finding("charge and spin", "warning", message)
+
+
+def _without_volume(source: Source) -> Iterator[Finding]:
+    """Stresses of molecules, wires and slabs, which no reader hands on: their volume is arbitrary."""
+    n, *first = source.report.notes.get(NO_VOLUME, [0])
+    if n:
+        message = (
+            f"{n} structures that are not periodic in three directions have a stress. It is not trained on "
+            "and not compared, as the volume that it refers to is arbitrary."
+        )
+        yield finding("stress without volume", "note", message, np.array(first))
 
 
 def _everything(seen: Tally, c: Columns) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mlpot.data.errors import DataError
 from mlpot.data.frame import Frame, has_volume
+from mlpot.data.sources.names import NO_VOLUME
 from mlpot.data.sources.read import Source, as_source
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
@@ -89,6 +90,7 @@ def info(file: str | Path | Source, cutoff: float = 5.0) -> DataInfo:
         survey.add(k, frame)
     if not survey.sizes.n:
         raise DataError(f"{source.path} has no frames. Check the path.")
+    survey.n_stress_without_volume += source.report.notes.get(NO_VOLUME, [0])[0]
     return survey.result(str(source.path), source.card)
 
 
