@@ -241,6 +241,15 @@ CONVERT = (
 )
 
 
+def written(folder: Path) -> int:
+    """Bytes of the files that are being written, and not renamed yet."""
+    try:
+        with os.scandir(folder) as entries:
+            return sum(entry.stat().st_size for entry in entries if entry.name.endswith(".part"))
+    except FileNotFoundError:  # renamed just now
+        return 0
+
+
 def test_a_converter_that_is_killed_leaves_nothing_or_everything(tmp_path):
     source, new = tmp_path / "set.xyz", tmp_path / "set.h5"
     ase.io.write(source, frames(300), format="extxyz")
@@ -249,7 +258,9 @@ def test_a_converter_that_is_killed_leaves_nothing_or_everything(tmp_path):
         process = subprocess.Popen([sys.executable, "-c", CONVERT, source, new], stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(rng.uniform(0, 0.6))
+        size = rng.randrange(1, 60_000)  # bytes of the new file that are written when it is killed
+        while process.poll() is None and written(tmp_path) < size:
+            pass
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
