@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from frames import converted
 from typer.testing import CliRunner
 
 from mlpot.cli.main import app
 from mlpot.data.errors import DataError, FormatError, KeysError, LabelError
+from mlpot.data.h5md.write import write
 from mlpot.data.sources.read import Source, read_structure
+from mlpot.data.sources.reading import Reading
 
 CELL = 'Lattice="4 0 0 0 5 0 0 0 2" pbc="T T T"'  # 40 Å³
 SPECIES = "species:S:1:pos:R:3"
@@ -47,6 +50,15 @@ def test_atoms_all_in_one_place_are_refused(tmp_path, ending):
     Atoms("H2", [[1, 1, 1], [1, 1, 1]]).write(path)
     with pytest.raises(FormatError, match="frame 0: all 2 atoms have the same position"):
         read_structure(path)
+
+
+def test_a_set_of_ours_whose_atoms_are_in_one_place_is_refused(tmp_path):
+    atoms = Atoms("H2", [[1, 1, 1], [1, 1, 1]])
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0)
+    write(tmp_path / "old.h5", [atoms], card={})
+    for frames in (Source(tmp_path / "old.h5").records, Source(tmp_path / "old.h5").numbered):
+        with pytest.raises(FormatError, match=r"old.h5, frame 0: all 2 atoms"):
+            list(frames())
 
 
 @pytest.mark.parametrize("name", ["config_energy_weight", "energy_weight", "REF_energy_weight"])
@@ -103,6 +115,23 @@ def test_stress_and_virial_of_a_frame_agree(tmp_path, scale, agrees):
             converted(path)
     (atoms,) = converted(path, keys={} if agrees else {"virial": "none"})
     np.testing.assert_allclose(atoms.get_stress(), [0.02, 0.03, 0.04, 0, 0, 0.01])
+
+
+def test_stress_and_virial_of_a_data_set_agree(tmp_path):
+    values = {"numbers": [14, 14], "positions": [[[0, 0, 0.0], [2, 2, 1]]], "energy": [-1.0]}
+    values |= {"cell": np.diag([4.0, 5, 2])[None], "stress": np.eye(3)[None] * 0.02, "virial": np.eye(3)[None]}
+    names = {name: name for name in values}
+    lengths = {"positions": "Angstrom", "cell": "Angstrom"}
+    units = lengths | {"energy": "eV", "stress": "eV/Angstrom^3", "virial": "eV"}
+    for factor, agrees in ((-0.8, True), (0.8, False)):
+        np.savez(tmp_path / "a.npz", **values | {"virial": values["virial"] * factor})
+        source = Source(tmp_path / "a.npz", Reading(keys=names, units=units, pbc="TTT"))
+        if agrees:
+            (atoms,) = source.frames()
+            np.testing.assert_allclose(np.diag(atoms.calc.results["stress"]), 0.02)
+        else:
+            with pytest.raises(KeysError, match=r"a.npz.*frame 0: stress and virial contradict"):
+                list(source.frames())
 
 
 @pytest.mark.parametrize("name", ["stress", "virial"])

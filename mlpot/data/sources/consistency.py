@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from ase import Atoms
 from numpy.typing import NDArray
 
 from mlpot.data.errors import FormatError, KeysError, LabelError
@@ -14,27 +13,29 @@ OF_LARGEST = 0.02  # of the largest element, by which two stresses of one calcul
 AXES = "xyz"
 
 
-def check_structure(where: str, atoms: Atoms) -> None:
+def check_structure(where: str, positions: Floats, cell: Floats, pbc: NDArray[np.bool_]) -> None:
     """Refuse a structure that cannot be.
 
     Args:
         where: names file and frame.
-        atoms: the structure.
+        positions: (n_atoms, 3) Å.
+        cell: (3, 3) Å.
+        pbc: (3,) periodic directions.
 
     Raises:
         FormatError: all of its atoms, two or more, have the same position.
         LabelError: it is periodic in a direction that its cell does not have.
     """
-    if len(atoms) > 1 and (atoms.positions == atoms.positions[0]).all():
+    if len(positions) > 1 and (positions == positions[0]).all():
         raise FormatError(
-            f"{where}: all {len(atoms)} atoms have the same position {atoms.positions[0].tolist()}, so there are "
+            f"{where}: all {len(positions)} atoms have the same position {positions[0].tolist()}, so there are "
             "no positions (pos). Write Cartesian positions in Å."
         )
-    cell = atoms.cell.array[atoms.pbc]
-    if len(cell) and np.isfinite(cell).all() and np.linalg.matrix_rank(cell) < len(cell):
-        directions = "".join("T" if periodic else "F" for periodic in atoms.pbc)
+    vectors = cell[pbc]
+    if len(vectors) and np.isfinite(vectors).all() and np.linalg.matrix_rank(vectors) < len(vectors):
+        directions = "".join("T" if periodic else "F" for periodic in pbc)
         raise LabelError(
-            f"{where}: it is periodic (pbc {directions}), and its cell {atoms.cell.array.tolist()} has no vectors "
+            f"{where}: it is periodic (pbc {directions}), and its cell {cell.tolist()} has no vectors "
             "for that. Give the cell (Lattice in extxyz, or --key cell=NAME); if it is not periodic: mlpot data "
             "convert ... --pbc FFF."
         )

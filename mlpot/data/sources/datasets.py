@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from mlpot.data.elements import CURE_WITHOUT_TYPES, Elements, is_padding, numbers_of_text
 from mlpot.data.errors import FormatError, KeysError, LabelError, UnitsError
-from mlpot.data.frame import has_volume
+from mlpot.data.frame import VOIGT, has_volume
 from mlpot.data.h5md.safe_hdf5 import naming_damage, open_unchecked, walk_groups
 from mlpot.data.safe_npz import open_arrays
+from mlpot.data.sources.consistency import check_agreement
 from mlpot.data.sources.layouts import LAYOUTS, Layout
 from mlpot.data.sources.leftovers import ask, states_of
 from mlpot.data.sources.names import KNOWN, NO_VOLUME, NONE, Questions
@@ -76,7 +77,16 @@ def read_datasets(path: Path, kind: str, reading: Reading, report: Report) -> It
             atoms = _atoms(values, family, layout.nan_is_missing)
             if not has_volume(atoms.pbc, atoms.cell.array) and "virial" in values and "stress" not in values:
                 report.note(NO_VOLUME, k)
+            elif has_volume(atoms.pbc, atoms.cell.array) and {"stress", "virial"} <= values.keys():
+                _compare(f"{where}, frame {k}", values, atoms.get_volume())
             yield k, atoms
+
+
+def _compare(where: str, values: Mapping[str, Any], volume: float) -> None:
+    """Refuse a stress and a virial that contradict each other."""
+    stress = np.asarray(values["stress"], dtype=float)
+    stress = stress[VOIGT] if stress.shape == (6,) else stress
+    check_agreement(where, stress, np.asarray(values["virial"], dtype=float), volume)
 
 
 def _laid_out(

@@ -96,7 +96,7 @@ class Source:
         wanted = self._slice(start, stop, step)
         k = None
         for k, atoms in self._read(wanted):
-            check_structure(f"{self.path}, frame {k}", atoms)
+            check_structure(f"{self.path}, frame {k}", atoms.positions, atoms.cell.array, atoms.pbc)
             if self.kind != "h5md" and self.reading.labels:
                 self._finish(k, atoms)
             self.report.count(atoms)
@@ -126,6 +126,7 @@ class Source:
             for start in range(0, len(chosen), BLOCK):
                 block = chosen[start : start + BLOCK]
                 for k, frame in zip(block, reader.columns(block), strict=True):
+                    check_structure(f"{self.path}, frame {k}", frame.positions, frame.cell, frame.pbc)
                     self.report.count_record(frame)
                     yield k, frame
             self._note_volumes(reader)
