@@ -112,7 +112,9 @@ class RadialTable(nn.Module):
 
     def _in_one_pass(self, networks: Sequence[nn.Sequential]) -> bool:
         """Whether the compiled loops of `kernels.jets` know these networks."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+            return False  # autocast rounds the products to a type that the loops do not know
+        if self.kept.dtype not in (torch.float32, torch.float64):
             return False
         if self.degree != 5 or self.kept.device.type != "cpu" or not has_loops():
             return False

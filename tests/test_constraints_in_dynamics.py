@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixCartesian, FixCom, FixedPlane, Hookean
@@ -19,7 +19,14 @@ from mlpot.data.constraints import constraints_of, held_coordinates, holds_cente
 from mlpot.dynamics.ensembles import build_ensemble
 from mlpot.dynamics.log import drift, mean_and_error, observe
 from mlpot.dynamics.recipe import NPT, MDRecipe
-from mlpot.dynamics.start import StartError, check_constraints, degrees_of_freedom, draw_velocities
+from mlpot.dynamics.start import (
+    StartError,
+    check_constraints,
+    check_masses,
+    check_vectors,
+    degrees_of_freedom,
+    draw_velocities,
+)
 
 HELD: dict[str, Callable[[], list[Any]]] = {
     "none": list,
@@ -217,3 +224,21 @@ def test_other_constraints_are_refused_by_name(constraint: Any) -> None:
     atoms.set_constraint([FixAtoms([0]), FixCom()])
     with pytest.raises(StartError, match="and the center of mass at once"):
         check_constraints(atoms, "x")
+
+
+@pytest.mark.parametrize("mass", [0.0, -1.0, float("nan")])
+def test_masses_that_are_not_positive_are_refused(mass):
+    atoms = molecule("H2O")
+    check_masses(atoms, "a.xyz")
+    atoms.arrays["masses"] = np.array([16.0, mass, 1.0])
+    with pytest.raises(StartError, match="mass"):
+        check_masses(atoms, "a.xyz")
+
+
+def test_copies_along_a_vector_that_is_missing_are_refused():
+    recipe = MDRecipe(model=Path("none"), structure=Path("x"), repeat=(2, 1, 1))
+    with pytest.raises(StartError, match="repeat"):
+        check_vectors(molecule("H2O"), recipe)
+    atoms = molecule("H2O")
+    atoms.cell[0, 0] = 5.0
+    check_vectors(atoms, recipe)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mlpot.cli.options import check_quotes
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.recipes import RecipeError, load_recipe
 from mlpot.training.recipe import Recipe
@@ -59,3 +60,10 @@ def test_an_override_is_read_as_carefully(tmp_path):
         with pytest.raises(RecipeError):
             load_recipe(Recipe, tmp_path / "recipe.yaml", [text])
     assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize("arguments", [["data.reference_energies={Si:", "-7800}"], ["repeat=[2,", "1,", "1]"]])
+def test_an_argument_that_the_shell_split_is_told_to_need_quotes(arguments):
+    with pytest.raises(ValueError, match="quotes"):
+        check_quotes(["train", "a.yaml", *arguments])
+    check_quotes(["train", "a.yaml", " ".join(arguments), "data.test=a.h5"])

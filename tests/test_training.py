@@ -35,6 +35,7 @@ from mlpot.training.splits import (
     make_parts,
     structures,
 )
+from mlpot.training.trainer import make_trainer
 
 WEIGHTS = (2.0, 3.0, 5.0)  # of energy, forces, stress
 
@@ -285,6 +286,34 @@ def test_test_structures_in_the_training_set_are_refused_unless_allowed(tmp_path
     with pytest.warns(LeakageWarning, match="test"):
         parts = make_parts(allowed.data, allowed.loss)
     assert 0 < parts.repeated()["test"] <= 3
+
+
+def test_test_structures_that_choose_the_best_epoch_are_refused_unless_allowed(tmp_path: Path) -> None:
+    frames = crystals()
+    data, other = write(tmp_path / "set.h5", frames[3:]), write(tmp_path / "other.h5", frames[:3])
+    same = (f"data.validation={other}", f"data.test={other}")
+    recipe = small_recipe(data, tmp_path / "run", *same)
+    with pytest.raises(LeakageError, match=r"of the test structures are in the validation set"):
+        make_parts(recipe.data, recipe.loss)
+    allowed = small_recipe(data, tmp_path / "run", *same, "data.allow_duplicates=true")
+    with pytest.warns(LeakageWarning, match="validation set"):
+        make_parts(allowed.data, allowed.loss)
+
+
+def test_bf16_on_a_cpu_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
+    settings = ("training.precision=bf16", "training.accelerator=cpu")
+    with pytest.raises(ValueError, match="bf16"):
+        train(small_recipe(tmp_path / "missing.h5", tmp_path / "run", *settings, backbone="schnet"))
+
+
+@pytest.mark.parametrize("setting", ["devices=0", "devices=[]", "strategy=nonsense", "strategy=xla", "nodes=2"])
+def test_devices_that_are_not_here_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    recipe = small_recipe(tmp_path / "a.h5", tmp_path, "training.accelerator=cpu", f"training.{setting}")
+    with pytest.raises(ValueError, match=r"training\.(accelerator|nodes)"):
+        make_trainer(recipe, tmp_path, [])
 
 
 def test_repeated_structures_in_validation_are_counted(tmp_path: Path) -> None:

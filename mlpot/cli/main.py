@@ -26,6 +26,7 @@ from mlpot.cli.data import (
     source_of,
 )
 from mlpot.cli.export import export
+from mlpot.cli.options import check_quotes
 from mlpot.cli.progress import progress, working
 from mlpot.cli.tables import print_certificate, print_evaluation
 from mlpot.signals import StoppedError
@@ -370,6 +371,7 @@ def main() -> None:
     """Run the command; errors that a user can mend are one line, all others keep their traceback."""
     warnings.showwarning = _show_warning
     try:
+        check_quotes(sys.argv[1:])
         app()
     except StoppedError as stopped:
         print(f"mlpot: {stopped}", file=sys.stderr)

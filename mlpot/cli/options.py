@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def numbers_in(option: str, text: str | None, example: str, *, whole: bool = False) -> list[float]:
@@ -26,3 +27,15 @@ def pairs(assignments: list[str] | None) -> dict[str, str]:
             raise ValueError(f"{text!r} has no value. Write it as name=value.")
         said[key.strip()] = value.strip()
     return said
+
+
+def check_quotes(arguments: Sequence[str]) -> None:
+    """Raise ValueError for key={... or key=[... that the shell has split at a space."""
+    for text in arguments[:-1]:
+        key, _, value = text.partition("=")
+        is_open = sum(value.count(c) for c in "{[") > sum(value.count(c) for c in "]}")
+        if value.startswith(("{", "[")) and is_open:
+            raise ValueError(
+                f"The shell split {text} ... at a space. Put the whole argument into quotes: "
+                f"'{key}=...', with all that is in brackets."
+            )

@@ -40,7 +40,9 @@ def starting_atoms(recipe: MDRecipe, calculator: MLPotCalculator, rng: np.random
     atoms = read_structure(recipe.structure, recipe.frame, named_elements(recipe.elements, None))
     has_velocities = atoms.has("momenta")
     check_constraints(atoms, recipe.structure)
+    check_masses(atoms, recipe.structure)
     if recipe.repeat != (1, 1, 1):
+        check_vectors(atoms, recipe)
         atoms = _repeated(atoms, recipe.repeat)
     atoms.calc = calculator
     calculator.potential.check_elements(torch.as_tensor(atoms.numbers, device=calculator.device))
@@ -76,6 +78,30 @@ def check_constraints(atoms: Atoms, where: str | Path) -> None:
         raise StartError(
             f"{where} holds atoms and the center of mass at once (FixCom), so that atoms that are held "
             "would move. Remove FixCom."
+        )
+
+
+def check_masses(atoms: Atoms, where: str | Path) -> None:
+    """Raise StartError for masses by which nothing moves as it should: zero, negative, or not finite."""
+    masses = atoms.get_masses()
+    wrong = np.flatnonzero(~(np.isfinite(masses) & (masses > 0)))
+    if len(wrong):
+        first = wrong[0]
+        raise StartError(
+            f"{where} gives atom {first} ({atoms.symbols[first]}) a mass of {masses[first]:g} u; {len(wrong)} of "
+            "its masses are not positive. Correct the masses in the file, or remove them: the standard ones are "
+            "taken then."
+        )
+
+
+def check_vectors(atoms: Atoms, recipe: MDRecipe) -> None:
+    """Raise StartError if `repeat` asks for copies along a vector that the cell does not have."""
+    along = [k for k, n in enumerate(recipe.repeat) if n > 1 and not atoms.cell.array[k].any()]
+    if along:
+        raise StartError(
+            f"repeat = {list(recipe.repeat)} copies {recipe.structure} along vector {along[0] + 1} of a cell "
+            "that has no such vector, so that all copies would lie on one another. Remove repeat, or give the "
+            "structure a cell."
         )
 
 

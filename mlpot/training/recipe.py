@@ -76,7 +76,9 @@ class DataSection(Section):
         default="refuse",
         description="what to do when units, signs or labels of the training set look wrong (`mlpot data check`)",
     )
-    allow_duplicates: bool = Field(default=False, description="train although test frames are in the training set")
+    allow_duplicates: bool = Field(
+        default=False, description="train although test frames are in the training or validation set"
+    )
 
     @field_validator("validation")
     @classmethod

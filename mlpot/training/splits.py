@@ -33,7 +33,7 @@ class NothingToLearnError(ValueError):
 
 
 class LeakageError(ValueError):
-    """Structures of the test set are in the training set."""
+    """Structures of the test set are in the training or validation set."""
 
 
 class DoubtfulDataError(ValueError):
@@ -124,6 +124,10 @@ class Parts:
         """Validation and test structures that are also in the training set."""
         test = {} if self.test is None else {"test": self.test.n_repeated(self.train)}
         return {"validation": self.validation.n_repeated(self.train), **test}
+
+    def n_selected_by(self) -> int:
+        """Test structures that are also in the validation set, by which the best epoch is chosen."""
+        return 0 if self.test is None else self.test.n_repeated(self.validation)
 
 
 def make_parts(recipe: DataSection, loss: LossSection, *, keep: float = 0.0) -> Parts:
@@ -319,17 +323,22 @@ def check_elements(train: Part, other: Part) -> None:
 
 
 def check_leakage(parts: Parts, *, allow: bool) -> None:
-    """Raise LeakageError for test structures that are trained on, warn of validation structures that are."""
-    repeated = parts.repeated()
-    if repeated.get("test") and not allow:
-        raise LeakageError(
-            f"{repeated['test']} of the test structures are in the training set, so their errors mean nothing. "
-            "Remove them, or set data.allow_duplicates=true."
-        )
-    for name, n in repeated.items():
+    """Raise LeakageError for test structures that are trained on or select the best epoch, unless allowed.
+
+    What is allowed, and validation structures that are trained on, are warned of.
+    """
+    told = [(name, "training", n) for name, n in parts.repeated().items()]
+    told.append(("test", "validation", parts.n_selected_by()))
+    for name, other, n in told:
+        if n and name == "test" and not allow:
+            why = "mean nothing" if other == "training" else "are those by which the best epoch is chosen"
+            raise LeakageError(
+                f"{n} of the test structures are in the {other} set, so their errors {why}. "
+                "Remove them, or set data.allow_duplicates=true."
+            )
         if n:
             warnings.warn(
-                f"{n} of the {name} structures are also in the training set: {name} errors come out too small.",
+                f"{n} of the {name} structures are also in the {other} set: {name} errors come out too small.",
                 LeakageWarning,
                 stacklevel=2,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -50,16 +52,34 @@ def _accelerator(name: str) -> str:
     return name
 
 
+def check_precision(recipe: Recipe) -> None:
+    """Raise ValueError for a device that is not here, or one whose code does not compute in the precision."""
+    t = recipe.training
+    if _accelerator(t.accelerator) == "cpu" and t.precision == "bf16" and recipe.model.backbone == "schnet":
+        raise ValueError(
+            "training.precision is bf16, which SchNet computes in on a GPU only, and this training is on a CPU. "
+            "Take training.precision=float32."
+        )
+
+
 def _trainer(**settings: Any) -> Trainer:
     """Lightning's, whose objections are told in one line."""
     try:
-        return Trainer(**settings)
-    except (MisconfigurationException, TypeError) as error:
+        trainer = Trainer(**settings)
+    except (MisconfigurationException, TypeError, ValueError, ImportError) as error:
         why = str(error).partition("\n")[0]
         raise ValueError(
             f"{why} Correct training.accelerator, devices, nodes or strategy of the recipe; accelerator: cpu with "
             "devices: 1 runs everywhere."
         ) from None
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    alone = isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ
+    if trainer.num_nodes > 1 and alone:  # it would wait for the other machines for ever
+        raise ValueError(
+            f"training.nodes is {trainer.num_nodes}, but nothing tells where the other machines are. Start the "
+            "training by SLURM or torchrun on each machine, set MASTER_ADDR, or take training.nodes=1."
+        )
+    return trainer
 
 
 def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> Trainer:
