@@ -5,7 +5,8 @@
     python bench/run.py --packages schnetpack     mlpot and one other package
     python bench/run.py --quick                   only to see that all works
 
-Writes bench.json, bench.md and bench.png; sections that are not run keep the figures of an earlier run.
+Writes bench.json, bench.md and bench.png each time a section ends; sections that are not run keep the figures of
+an earlier run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from contenders import CONTENDERS, PROJECT
 from report import draw, markdown
@@ -61,12 +63,18 @@ def main() -> None:
         results[name] = measure(bench, name)
         print(f"{name}: {results[name]['seconds']} s", flush=True)
         results = {section: results[section] for section in SECTIONS if section in results}
-        file.write_text(json.dumps(results, indent=1))
+        write(results, given.output)
     bench.close()
-    text = markdown(results)
-    (given.output / "bench.md").write_text(text)
-    draw(results, given.output / "bench.png")
-    print(f"\n{text}\n{file}  {given.output / 'bench.md'}  {given.output / 'bench.png'}")
+    print(f"\n{(given.output / 'bench.md').read_text()}\nin {given.output}: bench.json, bench.md, bench.png")
+
+
+def write(results: dict[str, Any], folder: Path) -> None:
+    """Figures, tables and picture of all that was measured, so that a run that is ended keeps its sections."""
+    for name, text in (("bench.json", json.dumps(results, indent=1)), ("bench.md", markdown(results))):
+        part = folder / f".{name}.part"
+        part.write_text(text)
+        part.replace(folder / name)
+    draw(results, folder / "bench.png")
 
 
 if __name__ == "__main__":
