@@ -43,7 +43,7 @@ scatter: .venv-scatter/installed
 .venv-scatter/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-scatter
 	.venv-scatter/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]" setuptools wheel
-	.venv-scatter/bin/python -m pip install --quiet --no-build-isolation --constraint constraints.txt ".[scatter]"
+	.venv-scatter/bin/python -m pip install --quiet --no-build-isolation --constraint constraints.txt torch-scatter
 	touch $@
 
 pages: setup  # needs Chromium
