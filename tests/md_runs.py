@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -183,9 +184,22 @@ def in_a_child(do: Callable[[], Any], killed: Fault | None, wait: float | None) 
     return not os.WIFSIGNALED(status)
 
 
-def attempt(recipe: MDRecipe, killed: Fault | None, wait: float | None) -> bool:
-    """Run or go on; see `in_a_child`."""
-    return in_a_child(lambda: run.run_md(recipe, resume=True), killed, wait)
+def attempt(recipe: MDRecipe, killed: Fault | None, calls: float | None) -> bool:
+    """Run or go on; see `in_a_child`. Without a fault it is killed at any moment after so many calculations."""
+
+    def go_on() -> None:
+        if calls is not None:
+            at_call(int(calls), threading.Thread(target=kill_soon, daemon=True).start, pytest.MonkeyPatch())
+        run.run_md(recipe, resume=True)
+
+    return in_a_child(go_on, killed, None)
+
+
+def kill_soon() -> None:
+    """Kill this process while its main thread goes on."""
+    for _ in range(random.randrange(20_000)):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def kill_until_through(
@@ -195,7 +209,7 @@ def kill_until_through(
     n_kills: int,
     *,
     writes: int,
-    seconds: tuple[float, float],
+    delays: tuple[float, float],
     first_write: int = 1,
 ) -> int:
     """Kill a run at random moments, half of them inside its writes, until it has reached its end; how often.
@@ -206,13 +220,13 @@ def kill_until_through(
         rng: of the moments.
         n_kills: about how often.
         writes, first_write: a kill is inside one of these.
-        seconds: that a kill waits, at first: more and more, so that the run comes through on a busy machine too.
+        delays: seconds or calculations that a kill waits, at first: more and more, so that the run comes through.
     """
     kills = before = 0
     while True:
         inside = rng.random() < 0.5
         killed = Fault(rng.randrange(first_write, writes), rng.random()) if inside else None
-        wait = rng.uniform(*seconds) * (1 + kills / n_kills)
+        wait = rng.uniform(*delays) * (1 + kills / n_kills)
         ended = go_on(killed, None if inside else wait)
         assert saved() >= before
         before = saved()
@@ -241,7 +255,7 @@ def main(folder: Path, output: Path, n_kills: int, seed: int) -> None:
     print(
         kill_until_through(
             partial(attempt, recipe), lambda: acknowledged(output), rng, n_kills,
-            first_write=8, writes=120, seconds=(0.02, 0.6),
+            first_write=8, writes=120, delays=(1, 24),
         )
     )  # fmt: skip
 

@@ -47,17 +47,17 @@ def test_a_frame_without_positions_is_refused(tmp_path, name):
 @pytest.mark.parametrize("ending", ["xyz", "traj", "json"])
 def test_atoms_all_in_one_place_are_refused(tmp_path, ending):
     path = tmp_path / f"set.{ending}"
-    Atoms("H2", [[1, 1, 1], [1, 1, 1]]).write(path)
-    with pytest.raises(FormatError, match="frame 0: all 2 atoms have the same position"):
+    Atoms("H3", [[1, 1, 1]] * 3).write(path)
+    with pytest.raises(FormatError, match="frame 0: all 3 atoms have the same position"):
         read_structure(path)
 
 
 def test_a_set_of_ours_whose_atoms_are_in_one_place_is_refused(tmp_path):
-    atoms = Atoms("H2", [[1, 1, 1], [1, 1, 1]])
+    atoms = Atoms("H3", [[1, 1, 1]] * 3)
     atoms.calc = SinglePointCalculator(atoms, energy=-1.0)
     write(tmp_path / "old.h5", [atoms], card={})
     for frames in (Source(tmp_path / "old.h5").records, Source(tmp_path / "old.h5").numbered):
-        with pytest.raises(FormatError, match=r"old.h5, frame 0: all 2 atoms"):
+        with pytest.raises(FormatError, match=r"old.h5, frame 0: all 3 atoms"):
             list(frames())
 
 

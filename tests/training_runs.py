@@ -142,7 +142,7 @@ def main(data: Path, folder: Path, n_kills: int, seed: int, *overrides: str) -> 
     print(
         kill_until_through(
             partial(attempt, parts), lambda: steps_saved(folder / "parts"), rng, n_kills,
-            writes=30, seconds=(0.2 * needed, 0.5 * needed),
+            writes=30, delays=(0.2 * needed, 0.5 * needed),
         )
     )  # fmt: skip
 

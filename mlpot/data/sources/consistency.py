@@ -23,10 +23,10 @@ def check_structure(where: str, positions: Floats, cell: Floats, pbc: NDArray[np
         pbc: (3,) periodic directions.
 
     Raises:
-        FormatError: all of its atoms, two or more, have the same position.
+        FormatError: all of its atoms, more than two, have the same position (of two, whoever computes says so).
         LabelError: it is periodic in a direction that its cell does not have.
     """
-    if len(positions) > 1 and (positions == positions[0]).all():
+    if len(positions) > 2 and (positions == positions[0]).all():
         raise FormatError(
             f"{where}: all {len(positions)} atoms have the same position {positions[0].tolist()}, so there are "
             "no positions (pos). Write Cartesian positions in Å."
