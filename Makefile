@@ -38,7 +38,7 @@ slow: setup
 skipped: scatter pages sets
 
 scatter: .venv-scatter/installed
-	MLPOT_SKIPS_FAIL=1 .venv-scatter/bin/python -m pytest tests/test_reductions.py
+	MLPOT_SKIPS_FAIL=1 .venv-scatter/bin/python -m pytest tests/kernels/test_reductions.py
 
 .venv-scatter/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-scatter
@@ -47,10 +47,10 @@ scatter: .venv-scatter/installed
 	touch $@
 
 pages: setup  # needs Chromium
-	MLPOT_SKIPS_FAIL=1 $(BIN)/python -m pytest tests/test_report.py -k browser
+	MLPOT_SKIPS_FAIL=1 $(BIN)/python -m pytest tests/html/test_report.py -k browser
 
 sets: setup  # needs the public sets beside the checkout, see data/README.md
-	MLPOT_SKIPS_FAIL=1 $(BIN)/python -m pytest tests/test_data_doctor.py tests/test_convert.py -k public
+	MLPOT_SKIPS_FAIL=1 $(BIN)/python -m pytest tests/data/test_data_doctor.py tests/data/test_convert.py -k public
 
 lint: setup
 	$(BIN)/ruff check .

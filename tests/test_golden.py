@@ -1,6 +1,6 @@
 """Numbers that must not change, with who computed them and when, and foreign judges of our own.
 
-`tests/data/golden_v1_*.safetensors` are potentials as format version 1 stores them, and `golden_v1.json` what they
+`golden/golden_v1_*.safetensors` are potentials as format version 1 stores them, and `golden_v1.json` what they
 predicted. Made by `python tests/test_golden.py`: run it again only for a new format version, beside the old files.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import platform
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from ase import Atoms
 from ase.calculators.lj import LennardJones as AseLennardJones
 from numpy.typing import NDArray
+from places import TESTS
 from potentials import Morse, new_potential, training_graph
 from structures import CUTOFF, STRUCTURES, batch_of, ethanol, evaluate, graph_of, isolated_atom, worst
 from torch import Tensor
@@ -28,7 +28,7 @@ from mlpot.model_file import FORMAT_VERSION, load_potential, save_potential
 from mlpot.potential import Potential
 from mlpot.version import __version__
 
-DATA = Path(__file__).parent / "data"
+DATA = TESTS / "golden"
 KINDS = ("schnet", "egnn_attention", "deepsets")
 Array = NDArray[np.float64]
 

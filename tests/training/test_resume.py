@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch import Callback
+from places import TESTS
 from sets import crystals, small_recipe, write
 from training_runs import assert_same, assert_same_training, checkpoint, diary
 
@@ -156,7 +157,7 @@ def test_checkpoints_hold_no_code(data: Path, tmp_path: Path) -> None:
 
 def kill_often(data: Path, folder: Path, n_kills: int, seed: int, *overrides: str) -> int:
     """How often a training was killed that in the end equals the one that was not."""
-    script = Path(__file__).with_name("training_runs.py")
+    script = TESTS / "training_runs.py"
     often = ("training.checkpoint_minutes=0", f"training.epochs={n_kills}", *overrides)
     done = subprocess.run(
         [sys.executable, script, data, folder, str(n_kills), str(seed), *often],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import PROJECT
 
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.models import BACKBONES, build_backbone
@@ -13,7 +14,7 @@ from mlpot.recipes import RecipeError, load_recipe, parse_recipe, template
 from mlpot.training.recipe import Recipe, checked_arguments
 
 MINIMAL = "data: {train: set.h5}"
-RECIPES = sorted((Path(__file__).parents[1] / "train").glob("*.yaml"))
+RECIPES = sorted((PROJECT / "train").glob("*.yaml"))
 
 
 def refusal(text: str, *overrides: str) -> str:

@@ -13,12 +13,13 @@ from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLength
 from frames import assert_labels, converted
+from places import SHARED
 
 from mlpot.data.h5md import FormatError, KeysError, LabelError, Reader, UnitsError
 from mlpot.data.sources.convert import convert
 from mlpot.units import BOHR, HARTREE
 
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
+DATA = SHARED / "data"
 
 
 def labeled(atoms: Atoms, seed: int = 0, **labels) -> Atoms:

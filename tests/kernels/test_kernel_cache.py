@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 
-PROJECT = Path(__file__).parents[1]
 NETWORKS = """
 import hashlib
 import torch

@@ -12,6 +12,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from places import TESTS
 from sets import crystals, small_recipe, write
 
 from mlpot.data import h5md
@@ -141,7 +142,7 @@ def test_a_set_four_times_larger_than_the_memory_limit_streams_through_an_epoch(
     h5md.write(tmp_path / "large.h5", gas(n_frames, n_atoms), card={})
     h5md.write(tmp_path / "small.h5", gas(24, n_atoms, seed=1), card={})
     script = LIMITED.format(
-        tests=str(Path(__file__).parent),
+        tests=str(TESTS),
         folder=str(tmp_path),
         small=str(tmp_path / "small.h5"),
         large=str(tmp_path / "large.h5"),

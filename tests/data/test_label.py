@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+from places import PROJECT
 
 from mlpot.data import h5md
 from mlpot.data.errors import LabelError
 from mlpot.data.label import LabelReport, ResumeError, _compute, label
 from mlpot.data.quantum import CODES, Code, Label, MissingCodeError, SettingsError, choose, version
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+DATA = PROJECT / "data"
 
 
 def needs(code: str) -> pytest.MarkDecorator:

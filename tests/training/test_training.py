@@ -14,6 +14,7 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from lightning.pytorch import Callback
+from places import TESTS
 from sets import crystals, free_atoms, labeled, small_recipe, write
 from structures import ethanol, quartz, slab
 
@@ -354,7 +355,7 @@ def train_in_two_processes(tmp_path: Path, backbone: str, *overrides: str) -> Pa
     data, run = write(tmp_path / "set.h5", crystals()), tmp_path / f"run{len(overrides)}"
     script = tmp_path / "ddp.py"
     values = {"data": str(data), "run": str(run), "backbone": backbone, "overrides": overrides}
-    script.write_text(DDP.format(tests=str(Path(__file__).parent), **values))
+    script.write_text(DDP.format(tests=str(TESTS), **values))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {"metrics False", "metrics True"} <= set(done.stdout.splitlines())

@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read
+from places import PROJECT, SHARED
 from typer.testing import CliRunner
 
 from mlpot.cli.main import app
@@ -24,9 +25,8 @@ from mlpot.training.recipe import DataSection, LossSection
 from mlpot.training.splits import DoubtfulDataError, DoubtfulDataWarning, make_parts
 from mlpot.units import BOHR, GPA, HARTREE, KBAR, KCAL_MOL, KJ_MOL
 
-PROJECT = Path(__file__).parents[1]
 OWN = {name: PROJECT / f"data/{name}.h5" for name in ("ethanol", "silicon")}
-PUBLIC = PROJECT.parent / "shared/data"
+PUBLIC = SHARED / "data"
 PUBLIC_SETS = (
     "3bpa/train_300K",
     "acac/train_300K",

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
+from places import TESTS
 from sets import crystals, small_recipe, write
 from training_runs import assert_same_training
 
@@ -211,7 +212,7 @@ def is_gone(pid: int) -> bool:
 def test_when_one_of_two_processes_is_ended_so_is_the_other(
     rank: int, number: signal.Signals, data: Path, tmp_path: Path
 ) -> None:
-    run, script = tmp_path / "run", Path(__file__).with_name("training_runs.py")
+    run, script = tmp_path / "run", TESTS / "training_runs.py"
     two = ["training.devices=2", "training.strategy=ddp", "training.accelerator=cpu"]
     command = [sys.executable, script, "--together", data, run, *two, "training.checkpoint_minutes=0"]
     first = subprocess.Popen([*command, "training.epochs=1000"], stderr=subprocess.PIPE, text=True)

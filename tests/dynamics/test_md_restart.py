@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from md_runs import Fault, assert_same_run, at_call, attempt, frames_of, md_recipe, prepared
+from places import TESTS
 
 from mlpot.dynamics.checkpoints import NAMES, Checkpoint, CheckpointError, Checkpoints
 from mlpot.dynamics.log import read_log, resident_memory
@@ -146,7 +147,7 @@ def kill_often(folder: Path, n_kills: int, seed: int) -> int:
     run_md(whole)
     output = folder / f"often_{seed}"
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("md_runs.py"), folder, output, str(n_kills), str(seed)],
+        [sys.executable, TESTS / "md_runs.py", folder, output, str(n_kills), str(seed)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from ase.build import molecule
 from frames import assert_same, labeled, mixed
+from places import TESTS
 
 from mlpot.data.h5md import (
     FormatError,
@@ -25,7 +25,6 @@ from mlpot.data.h5md import (
 )
 from mlpot.data.h5md.write import found
 
-HERE = Path(__file__).parent
 CARD = {"level": "PBE/def2-SVP", "licence": "MIT"}
 
 
@@ -112,7 +111,7 @@ write(sys.argv[1], frames(), card={})
 
 
 def test_a_killed_writer_leaves_no_half_file(path):
-    writer = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, cwd=HERE)
+    writer = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, cwd=TESTS)
     for _ in range(20):
         writer.stdout.readline()
     writer.send_signal(signal.SIGKILL)
@@ -139,7 +138,7 @@ for k in range(1, 10**6, 2):
 
 
 def test_a_trajectory_is_readable_while_it_grows_and_after_its_writer_was_killed(path):
-    writer = subprocess.Popen([sys.executable, "-c", LIVE, str(path)], stdout=subprocess.PIPE, cwd=HERE)
+    writer = subprocess.Popen([sys.executable, "-c", LIVE, str(path)], stdout=subprocess.PIPE, cwd=TESTS)
     flushed = [int(writer.stdout.readline()) for _ in range(5)][-1]
     with Reader(path) as reader:
         assert len(reader) >= flushed

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from md_runs import FullDisk, assert_same_run, at_call, frames_of, md_recipe, prepared
+from places import PROJECT
 
 from mlpot.atomic_files import StorageError
 from mlpot.cli.main import main
@@ -254,7 +255,7 @@ def test_the_run_files_that_come_with_the_project_are_recipes() -> None:
     from mlpot.dynamics.recipe import MDRecipe
     from mlpot.recipes import load_recipe
 
-    files = list((Path(__file__).parents[1] / "md").glob("*.yaml"))
+    files = list((PROJECT / "md").glob("*.yaml"))
     assert len(files) >= 4
     for file in files:
         assert all(stage.n_steps > 100 for stage in load_recipe(MDRecipe, file).plan())

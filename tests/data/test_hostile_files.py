@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from frames import mixed
 from h5py import h5d, h5s, h5t
+from places import TESTS
 
 from mlpot.data.check.info import info
 from mlpot.data.h5md import DataError, FormatError, Reader, append, write
@@ -27,7 +28,7 @@ from mlpot.data.h5md.trajectory import TrajectoryWriter
 from mlpot.data.sources.convert import convert
 from mlpot.data.sources.read import read_structures
 
-HERE = Path(__file__).parent
+HERE = TESTS
 
 
 def link(kind: object) -> Callable[[h5py.File], None]:

@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.data import covalent_radii
 from differences import derivative
+from places import TESTS
 from potentials import new_potential, small_potential
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -229,7 +230,7 @@ def test_training_adds_core_repulsion_unless_told_not_to(backbone: str, tmp_path
 
 def test_a_file_of_format_2_is_read_under_the_names_of_today() -> None:
     """Written with the weights `scale`, `shift`, `wall.distances`, `wall.crowds`."""
-    path = Path(__file__).parent / "data" / "golden_v2_core_repulsion.safetensors"
+    path = TESTS / "golden" / "golden_v2_core_repulsion.safetensors"
     assert read_header(path)["renamed_weights"]["wall.crowds"] == "core_repulsion.coordination"
     old = load_potential(path, dtype=torch.float64)
     assert old.energy_shift.tolist() == pytest.approx([-2.0, -2.1, -2.2, -2.3, -2.4], abs=1e-6)
@@ -244,7 +245,7 @@ def test_a_file_of_format_2_is_read_under_the_names_of_today() -> None:
 
 
 def test_a_weight_under_both_names_is_refused(tmp_path: Path) -> None:
-    source = Path(__file__).parent / "data" / "golden_v2_core_repulsion.safetensors"
+    source = TESTS / "golden" / "golden_v2_core_repulsion.safetensors"
     with safe_open(source, framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
