@@ -10,10 +10,12 @@ from torch import Tensor
 
 from mlpot.graph import Edges
 from mlpot.stages.coupling import couplings
+from mlpot.stages.edge_network import Dense, EdgeNetwork, Gate, Move
 from mlpot.stages.linear import Block, Linear, per_degree
 from mlpot.stages.neighbor_sum import NeighborSum, Term
 from mlpot.stages.pointwise import Activation
 from mlpot.stages.products import Product, Products, coupled_products
+from mlpot.stages.radial import BASES, ENVELOPES
 from mlpot.stages.readout import Embedding, Readout
 from mlpot.stages.run import ENERGY, Step
 from mlpot.stages.spline_grid import SPLINES, SplineGrid
@@ -157,7 +159,58 @@ def mace(c: int, z: int) -> list[Step]:
     ]
 
 
-NETWORKS: dict[str, Callable[[int, int], list[Step]]] = {"schnet": schnet, "painn": painn, "mace": mace}
+def edge_network(
+    c: int,
+    *,
+    radial: str = "gaussian",
+    envelope: str = "polynomial",
+    function: str = "silu",
+    deep: bool = True,
+    gated: bool = False,
+    moves: bool = False,
+    displaced: bool = False,
+) -> EdgeNetwork:
+    """One with random weights; without vectors where there are fewer channels than they need."""
+    basis, has_room = BASES[radial](6, CUTOFF).double(), c >= 3
+    return EdgeNetwork(
+        randn(6, c),
+        basis.places,
+        basis,
+        ENVELOPES[envelope](CUTOFF),
+        factor=0.6,
+        function=function,
+        second=Dense(randn(c, c) / c**0.5, randn(c)) if deep else None,
+        gate=Gate(randn(c) / c**0.5, randn(1)) if gated else None,
+        move=Move(randn(c, c) / c**0.5, randn(c), randn(c) / (5 * c)) if moves and has_room else None,
+        softening=1e-3 if displaced and has_room else None,
+    )
+
+
+ENDS = (Block(0, 0, 0), Block(0, 1, 1))  # a and b from features
+
+
+def egnn(c: int, z: int) -> list[Step]:
+    """Three layers with a gate: the first makes atoms step, the second sees that and they step again."""
+    steps, h, moves = [Step(Embedding(randn(z, c)), None, "h0")], "h0", c >= 3
+    for k in range(3):
+        steps.append(Step(Linear(randn(2, c, c) / (2 * c**0.5), ENDS, randn(2, c)), h, f"x{k}"))
+        if k > 0 and moves:
+            steps.append(Step(None, f"y{k - 1}", f"x{k}", read=1, write=2))
+        if k > 1 and moves:
+            steps.append(Step(None, f"x{k - 1}", f"x{k}", read=2, write=2))
+        stage = edge_network(c, gated=True, moves=k < 2, displaced=k > 0)
+        steps += [Step(stage, f"x{k}", f"y{k}"), Step(Linear(randn(1, c, c) / c**0.5), f"y{k}", f"h{k + 1}")]
+        steps.append(Step(None, h, f"h{k + 1}"))
+        h = f"h{k + 1}"
+    return [*steps, Step(Readout(randn(c), randn(1)), h, ENERGY)]
+
+
+NETWORKS: dict[str, Callable[[int, int], list[Step]]] = {
+    "schnet": schnet,
+    "painn": painn,
+    "mace": mace,
+    "egnn": egnn,
+}
 """Name -> steps for n_channels and n_elements."""
 
 

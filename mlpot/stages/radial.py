@@ -3,9 +3,40 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+
+class Basis(Protocol):
+    """Functions of a distance that differ in one number each, with their first two derivatives."""
+
+    @property
+    def places(self) -> Tensor:
+        """(n_radial,), that number: a center or a frequency."""
+        ...
+
+    @property
+    def constants(self) -> tuple[float, float]:
+        """What all functions share."""
+        ...
+
+    def derivative(self, d: Tensor, order: int, places: Tensor) -> Tensor:
+        """(n_edges,) Å -> (n_edges, n_radial) of order 0, 1 or 2, in Å to the minus that order."""
+        ...
+
+
+class Envelope(Protocol):
+    """A function that ends at a cutoff."""
+
+    cutoff: float  # Å
+
+    def __call__(self, d: Tensor) -> Tensor: ...
+
+    def slope(self, d: Tensor) -> Tensor:
+        """Its derivative, 1/Å."""
+        ...
 
 
 def _even(first: float, last: float, n: int) -> Tensor:
@@ -29,7 +60,25 @@ class GaussianBasis(nn.Module):
 
     def forward(self, d: Tensor) -> Tensor:
         """(n_edges,) Å -> (n_edges, n_radial)."""
-        return torch.exp(-0.5 * ((d[:, None] - self.centers) / self.width).square())
+        return self.derivative(d, 0, self.centers)
+
+    @property
+    def places(self) -> Tensor:
+        """μ, Å."""
+        return self.centers
+
+    @property
+    def constants(self) -> tuple[float, float]:
+        """w, Å."""
+        return self.width, 0.0
+
+    def derivative(self, d: Tensor, order: int, places: Tensor) -> Tensor:
+        """See `Basis`."""
+        x = (d[:, None] - places) / self.width
+        e = torch.exp(-0.5 * x.square())
+        if order == 0:
+            return e
+        return -x * e / self.width if order == 1 else (x.square() - 1) * e / self.width**2
 
 
 class BesselBasis(nn.Module):
@@ -47,7 +96,27 @@ class BesselBasis(nn.Module):
 
     def forward(self, d: Tensor) -> Tensor:
         """(n_edges,) Å -> (n_edges, n_radial)."""
-        return self.prefactor * torch.sin(d[:, None] * self.frequencies) / d[:, None]
+        return self.derivative(d, 0, self.frequencies)
+
+    @property
+    def places(self) -> Tensor:
+        """kπ/c, 1/Å."""
+        return self.frequencies
+
+    @property
+    def constants(self) -> tuple[float, float]:
+        """√(2/c)."""
+        return self.prefactor, 0.0
+
+    def derivative(self, d: Tensor, order: int, places: Tensor) -> Tensor:
+        """See `Basis`."""
+        d, sine = d[:, None], torch.sin(d[:, None] * places)
+        if order == 0:
+            return self.prefactor * sine / d
+        slope = places * torch.cos(d * places) - sine / d
+        if order == 1:
+            return self.prefactor * slope / d
+        return -self.prefactor * (places.square() * sine + 2 * slope / d) / d
 
 
 class ExpNormalBasis(nn.Module):
@@ -67,7 +136,31 @@ class ExpNormalBasis(nn.Module):
 
     def forward(self, d: Tensor) -> Tensor:
         """(n_edges,) Å -> (n_edges, n_radial)."""
-        return torch.exp(-self.beta * (torch.exp(-self.alpha * d)[:, None] - self.centers).square())
+        return self.derivative(d, 0, self.centers)
+
+    @property
+    def places(self) -> Tensor:
+        """μ."""
+        return self.centers
+
+    @property
+    def constants(self) -> tuple[float, float]:
+        """α in 1/Å, and β."""
+        return self.alpha, self.beta
+
+    def derivative(self, d: Tensor, order: int, places: Tensor) -> Tensor:
+        """See `Basis`."""
+        y = torch.exp(-self.alpha * d)[:, None]
+        x = y - places
+        e = torch.exp(-self.beta * x.square())
+        if order == 0:
+            return e
+        slope = 2 * self.alpha * self.beta * x * y  # of ln e
+        return (
+            slope * e
+            if order == 1
+            else (slope.square() - self.alpha * (slope + 2 * self.alpha * self.beta * y * y)) * e
+        )
 
 
 class PolynomialEnvelope(nn.Module):
@@ -88,6 +181,12 @@ class PolynomialEnvelope(nn.Module):
         u = 1 - xp * ((p + 1) * (p + 2) / 2 - x * (p * (p + 2) - x * (p * (p + 1) / 2)))
         return torch.where(d < self.cutoff, u, 0.0)
 
+    def slope(self, d: Tensor) -> Tensor:
+        """u′, (n_edges,) Å -> (n_edges,) 1/Å."""
+        p = self.exponent
+        x = (d / self.cutoff).clamp(max=1.0)
+        return -p * (p + 1) * (p + 2) / (2 * self.cutoff) * x ** (p - 1) * (1 - x).square()
+
 
 class CosineEnvelope(nn.Module):
     """u(d) = (cos(πd/c) + 1) / 2, zero beyond the cutoff.
@@ -104,6 +203,11 @@ class CosineEnvelope(nn.Module):
         """(n_edges,) Å -> (n_edges,)."""
         x = (d / self.cutoff).clamp(max=1.0)
         return 0.5 * (torch.cos(math.pi * x) + 1)
+
+    def slope(self, d: Tensor) -> Tensor:
+        """u′, (n_edges,) Å -> (n_edges,) 1/Å."""
+        x = (d / self.cutoff).clamp(max=1.0)
+        return -math.pi / (2 * self.cutoff) * torch.sin(math.pi * x)
 
 
 BASES = {"gaussian": GaussianBasis, "bessel": BesselBasis, "expnormal": ExpNormalBasis}

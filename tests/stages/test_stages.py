@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from stage_lists import CUTOFF, NETWORKS, TERMS, environments, random_program, random_table
+from stage_lists import CUTOFF, NETWORKS, TERMS, edge_network, environments, random_program, random_table
 from torch import Tensor
 
 from mlpot.knots import RadialTable
@@ -140,6 +140,18 @@ STAGES: dict[str, Callable[[int, int], tuple[Stage, int]]] = {
     "gates": lambda c, z: (Products(tuple(Product((0, 1 + m), m) for m in range(3))), c),
     "embedding": lambda c, z: (Embedding(randn(z, 2, c)), c),
     "readout": lambda c, z: (Readout(randn(z, c), randn(z)), 1),
+    "edge_network": lambda c, z: (edge_network(c), c),
+    "edge_network_of_one_layer": lambda c, z: (edge_network(c, deep=False, radial="bessel", gated=True), c),
+    "edge_network_that_moves": lambda c, z: (edge_network(c, moves=True, envelope="cosine"), c),
+    "edge_network_of_one_layer_that_moves": lambda c, z: (edge_network(c, deep=False, moves=True), c),
+    "edge_network_between_displaced": lambda c, z: (
+        edge_network(c, moves=True, displaced=True, gated=True, function="ssp", radial="bessel"),
+        c,
+    ),
+    "edge_network_between_displaced_that_stay": lambda c, z: (
+        edge_network(c, displaced=True, radial="expnormal"),
+        c,
+    ),
     **{name: lambda c, z, name=name: (Activation(name, 2, 1.7), c) for name in FUNCTIONS},
 }
 
