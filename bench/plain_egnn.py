@@ -54,6 +54,10 @@ class PlainEGNN(nn.Module):
         )
         self.layers = nn.ModuleList(PlainLayer(layer) for layer in egnn.layers)
 
+    def native_obstacle(self) -> str:
+        """It stands for code that is not compiled."""
+        return "as it is usually written"
+
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å."""
         d = vectors.norm(dim=-1)

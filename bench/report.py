@@ -70,8 +70,14 @@ def _energies(figures: Figures) -> list[str]:
         table(["ms", *header], rows),
         table(["times mlpot's", *header[:-2]], ratios),
         "Versions: " + "; ".join(versions) + ".",
+        *_notes(figures["energies"]["versions"]),
         *_floor(figures["energies"]),
     ]
+
+
+def _notes(versions: Figures) -> list[str]:
+    notes = [v["note"] for v in versions.values() if "note" in v]
+    return ["Notes: " + "; ".join(notes) + "."] if notes else []
 
 
 def _floor(figures: Figures) -> list[str]:

@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from mlpot.forces import periodic_directions, predict, predict_atoms, volumes
+from mlpot.forces import native_call_of, periodic_directions, predict, predict_atoms, volumes
 from mlpot.graph import AtomGraph
 from mlpot.model_file import load_potential
 from mlpot.neighbors import SkinList
@@ -122,5 +122,5 @@ class MLPotCalculator(Calculator):
     def _graph(self, wide: bool = True) -> AtomGraph:
         """The structure with its edges; with those in the skin too where a native call skips them."""
         a = self.atoms
-        find = self.neighbors.wide if wide and self.potential.native is not None else self.neighbors.graph
+        find = self.neighbors.wide if wide and native_call_of(self.potential) is not None else self.neighbors.graph
         return find(a.numbers, a.positions, a.cell.array, a.pbc).to(self.device)

@@ -12,12 +12,12 @@ element, each measured with the mean and covariance of all the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-from mlpot.graph import AtomGraph, edge_vectors
+from mlpot.graph import AtomGraph
 
 QUANTILE = 0.999
 ENOUGH = 20_000  # atoms of an element suffice to estimate its distribution
@@ -81,39 +81,27 @@ def _limit(square: Tensor, n_prior: int) -> float:
     return left_out.sqrt().quantile(QUANTILE).item()
 
 
-def atom_features(backbone: nn.Module, graph: AtomGraph) -> Tensor:
-    """The features that a backbone's readout receives, (n_atoms, n_features), without gradients."""
-    readout = backbone.get_submodule("readout")
-    given: list[Tensor] = []
-    hook = readout.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
-    try:
-        with torch.no_grad():
-            dtype = next(backbone.parameters()).dtype
-            backbone(graph.numbers, graph.edges, edge_vectors(graph).to(dtype))
-    finally:
-        hook.remove()
-    return given[0]
-
-
-def domain_of(backbone: nn.Module, element_index: Tensor, n_elements: int, graphs: Iterable[AtomGraph]) -> Domain:
+def domain_of(
+    features: Callable[[AtomGraph], Tensor], element_index: Tensor, n_elements: int, graphs: Iterable[AtomGraph]
+) -> Domain:
     """The domain of training structures; reading ends when every element has enough atoms.
 
     Args:
-        backbone: trained.
+        features: of the atoms of a graph (n_atoms, n_features), by a trained potential.
         element_index: of each atomic number.
         n_elements: how many there are.
-        graphs: in random order, on the backbone's device.
+        graphs: in random order, on the potential's device.
     """
     counts = torch.zeros(n_elements, dtype=torch.int64)
     kinds: list[Tensor] = []
-    features: list[Tensor] = []
+    of_atoms: list[Tensor] = []
     for graph in graphs:
         kind = element_index.index_select(0, graph.numbers).cpu()
         wanted = counts[kind] < ENOUGH
         kinds.append(kind[wanted])
-        features.append(atom_features(backbone, graph).cpu()[wanted])
+        of_atoms.append(features(graph).cpu()[wanted])
         counts += kinds[-1].bincount(minlength=n_elements)
         if (counts >= ENOUGH).all():
             break
-    domain = Domain.of(torch.cat(kinds), torch.cat(features).double(), n_elements)
-    return domain.to(features[0].dtype).to(element_index.device)
+    domain = Domain.of(torch.cat(kinds), torch.cat(of_atoms).double(), n_elements)
+    return domain.to(of_atoms[0].dtype).to(element_index.device)

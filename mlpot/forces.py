@@ -1,11 +1,12 @@
-"""From energy to forces, stress and curvature: the only file that differentiates.
+"""From energy to forces, stress and curvature: what chooses the executor, and the only file that differentiates.
 
 A potential sees edge vectors, never positions or cells, so E = E({r_e}) and one gradient
 g_e = ∂E/∂r_e gives both derivatives (chain rule on r_e = r_j + S·cell − r_i):
 
     F_i = Σ_{e: center i} g_e − Σ_{e: neighbor i} g_e         σ = (1/V) Σ_e r_e ⊗ g_e
 
-The vectors are formed in float64 and cast to the weights' type; energies are summed in float64.
+The vectors are formed in float64 and cast to the weights' type; energies are summed in float64. Two executors know
+the formula of a potential: its modules, which are differentiated here, and compiled code, which is asked first.
 """
 
 from __future__ import annotations
@@ -13,12 +14,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from mlpot.cpu.calls import StagedTraining, native_call
 from mlpot.graph import AtomGraph, Edges, Movable, Properties, edge_vectors
+from mlpot.models.native import Elements, native_schnet, obstacle_of_weights
+from mlpot.models.native_egnn import native_egnn
+from mlpot.models.native_training import NativeTraining
+from mlpot.potential import Potential
 from mlpot.torch_settings import usual_settings
 
 FLAT = 1e-9
@@ -28,12 +36,14 @@ Native = Callable[[AtomGraph], tuple[Tensor, Tensor, Tensor] | None]
 """Energies (n_graphs,) eV, forces (n_atoms, 3) eV/Å and virials (n_graphs, 3, 3) eV of whole structures in
 float64, differentiable once by weights that require it, without a graph of theirs; None for a structure with an
 unknown element, or if there is no such call for the potential."""
+_in_use: WeakKeyDictionary[Potential, tuple[Tensor, Native | None]] = WeakKeyDictionary()
+"""Native calls of potentials whose weights no longer change, each with the constants that it was made for."""
+_in_training: WeakKeyDictionary[Potential, tuple[NativeTraining, StagedTraining]] = WeakKeyDictionary()
+"""What the native calls of potentials in training keep from step to step."""
 
 
 class AtomicEnergies(Protocol):
     """What `predict` needs: atomic energies from edge vectors, and float64 reference energies."""
-
-    native: Native | None
 
     @property
     def dtype(self) -> torch.dtype: ...
@@ -69,10 +79,10 @@ def predict(
     Raises:
         ValueError: weights of a type of 16 bits.
     """
-    known = None
-    if native and potential.native is not None:
+    known, call = None, native_call_of(potential) if native else None
+    if call is not None:
         with torch.set_grad_enabled(training):
-            known = potential.native(graph)
+            known = call(graph)
     if known is not None:
         energy, forces, virial = known
         return Properties(energy, forces, _stress(virial, graph))
@@ -80,6 +90,48 @@ def predict(
         return _predict(potential, graph, training=True)
     with _evaluation(potential, graph) as settled:
         return _predict(potential, settled, training=False)
+
+
+def native_obstacle(potential: Potential) -> str | None:
+    """Why PyTorch and not compiled code computes energies and forces; None if compiled code does."""
+    return potential.backbone.native_obstacle() or obstacle_of_weights(potential.energy_scale)
+
+
+def computed_by(potential: Potential) -> str:
+    """What computes energies and forces, in words: compiled code, or PyTorch and why."""
+    obstacle = native_obstacle(potential)
+    return "compiled code" if obstacle is None else f"PyTorch ({obstacle})"
+
+
+def native_call_of(potential: AtomicEnergies) -> Native | None:
+    """The compiled energies, forces and virials of a potential; None if there is an obstacle.
+
+    Of a potential that is frozen the call is made once, until its constants are computed again.
+    """
+    if not isinstance(potential, Potential) or native_obstacle(potential) is not None:
+        return None
+    if not potential.is_frozen:  # its weights may change
+        return None if potential.core_repulsion is not None else partial(_call_in_training, potential)
+    constants, call = _in_use.get(potential, (None, None))
+    if constants is not potential.isolated:
+        known = potential.backbone, _elements(potential), potential.isolated
+        with usual_settings():
+            call = native_schnet(*known) or native_egnn(*known) or native_call(*known)
+        _in_use[potential] = potential.isolated, call
+    return call
+
+
+def _call_in_training(potential: Potential, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor] | None:
+    if potential not in _in_training:
+        _in_training[potential] = NativeTraining(), StagedTraining()
+    known = potential.backbone, _elements(potential), graph
+    first, second = _in_training[potential]
+    return first(*known) or second(*known)
+
+
+def _elements(potential: Potential) -> Elements:
+    of = potential
+    return Elements(of.elements, of.reference, of.energy_scale, of.energy_shift, of.repulsion, of.core_repulsion)
 
 
 @contextmanager

@@ -16,20 +16,13 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 
-from mlpot.cpu.calls import StagedTraining, native_call
-from mlpot.cpu.calls import native_obstacle as staged_obstacle
-from mlpot.extrapolation import Domain, atom_features
-from mlpot.forces import Native
+from mlpot.extrapolation import Domain
 from mlpot.graph import AtomGraph, Edges
 from mlpot.kernels.reductions import distances, sum_at_centers
 from mlpot.knots import RadialTable
 from mlpot.models import build_backbone
-from mlpot.models.egnn import EGNN
+from mlpot.models.backbone import atom_features
 from mlpot.models.layers import MAX_Z
-from mlpot.models.native import Elements, native_schnet, schnet_obstacle
-from mlpot.models.native_egnn import egnn_obstacle, native_egnn
-from mlpot.models.native_training import NativeTraining
-from mlpot.models.schnet import SchNet
 from mlpot.stages.radial import PolynomialEnvelope
 from mlpot.terms.core_repulsion import CoreRepulsion, TrainingLimits
 from mlpot.terms.zbl import ZBL
@@ -76,7 +69,7 @@ class Potential(nn.Module):
             raise ValueError(f"A potential needs elements with 1 <= Z <= {MAX_Z}, got {self.elements}.")
         self.backbone_name, self.arguments = backbone, dict(arguments)
         self.backbone = build_backbone(backbone, elements=self.elements, **self.arguments)
-        self.cutoff = float(self.backbone.cutoff)  # type: ignore[arg-type]  # Å
+        self.cutoff = float(self.backbone.cutoff)  # Å
         self.envelope = PolynomialEnvelope(self.cutoff)
         self.repulsion = ZBL(self.cutoff) if repulsion else None
         # What no file holds is made in memory, even within `without_values`.
@@ -90,8 +83,6 @@ class Potential(nn.Module):
         self.register_buffer("isolated", nothing, persistent=False)
         self.domain: Domain | None = None  # of the training structures, after training
         self.core_repulsion: CoreRepulsion | None = None  # after training
-        self._training, self._staged_training = NativeTraining(), StagedTraining()
-        self.native: Native | None = self._for_training  # until freeze()
         self.register_load_state_dict_pre_hook(_accept_old_names)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_renew_constants)  # type: ignore[no-untyped-call]
 
@@ -135,7 +126,11 @@ class Potential(nn.Module):
         if self.domain is None:
             return None
         kind = self.element_index.index_select(0, graph.numbers)
-        return self.domain(kind, atom_features(self.backbone, graph))
+        return self.domain(kind, self.atom_features(graph))
+
+    def atom_features(self, graph: AtomGraph) -> Tensor:
+        """What the backbone's readout receives, (n_atoms, n_features), without gradients."""
+        return atom_features(self.backbone, graph)
 
     def check_elements(self, numbers: Tensor) -> None:
         """Raise UnknownElementError unless every atom is of a known element."""
@@ -175,48 +170,21 @@ class Potential(nn.Module):
                 if isinstance(module, RadialTable):
                     module.freeze()
             self.isolated = self._isolated_outputs()
-            self._make_native()
-
-    def _make_native(self) -> None:
-        known = self.backbone, self._elements(), self.isolated
-        self.native = native_schnet(*known) or native_egnn(*known) or native_call(*known)
 
     @property
-    def native_obstacle(self) -> str | None:
-        """Why energies and forces are computed by modules and not by compiled code; None if they are compiled."""
-        if isinstance(self.backbone, SchNet):
-            return schnet_obstacle(self.backbone, self.energy_scale)
-        if isinstance(self.backbone, EGNN):
-            return egnn_obstacle(self.backbone, self.energy_scale)
-        return staged_obstacle(self.backbone, self.energy_scale)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the native call: another process, maybe on another kind of CPU, makes its own."""
-        return {**self.__dict__, "native": None}
+    def is_frozen(self) -> bool:
+        """Whether `freeze` was called, and no `train` since then."""
+        return len(self.isolated) > 0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.native = self._for_training
         with usual_settings():
             _let_autograd_keep(self)
-            if len(self.isolated):
-                self._make_native()
-
-    def _elements(self) -> Elements:
-        return Elements(
-            self.elements,
-            self.reference,
-            self.energy_scale,
-            self.energy_shift,
-            self.repulsion,
-            self.core_repulsion,
-        )
 
     def _above_isolated(self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """b_i − b(Z_i isolated); in training, one isolated atom of each element is computed in the same pass."""
-        if len(self.isolated):
-            b: Tensor = self.backbone(numbers, edges, vectors)
-            return b - self.isolated.index_select(0, kind)
+        if self.is_frozen:
+            return self.backbone(numbers, edges, vectors) - self.isolated.index_select(0, kind)
         elements = torch.tensor(self.elements, dtype=torch.int64, device=numbers.device)
         row_ptr = torch.cat([edges.row_ptr, edges.row_ptr[-1:].expand(len(elements))])
         with_isolated = Edges(edges.center, edges.neighbor, row_ptr, edges.reverse)
@@ -227,23 +195,15 @@ class Potential(nn.Module):
     def train(self, mode: bool = True) -> Potential:
         """As nn.Module.train; what `freeze` computed from the weights is forgotten."""
         if mode:
-            self.isolated, self.native = self.isolated.new_empty(0), self._for_training
+            self.isolated = self.isolated.new_empty(0)
         super().train(mode)
         return self
-
-    def _for_training(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor] | None:
-        """A native call for weights that may change; with core repulsion there is none."""
-        if self.core_repulsion is not None:
-            return None
-        known = self.backbone, self._elements(), graph
-        return self._training(*known) or self._staged_training(*known)
 
     def _isolated_outputs(self) -> Tensor:
         numbers = torch.tensor(self.elements, device=self.energy_scale.device)
         nothing = numbers.new_empty(0)
         edges = Edges(nothing, nothing, numbers.new_zeros(len(numbers) + 1), nothing)
-        isolated: Tensor = self.backbone(numbers, edges, self.energy_scale.new_empty(0, 3))
-        return isolated
+        return self.backbone(numbers, edges, self.energy_scale.new_empty(0, 3))
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         """Reference energies stay float64 whatever the type of the weights: 4000 eV leave float32 0.2 meV."""
@@ -251,7 +211,7 @@ class Potential(nn.Module):
             reference = self.reference
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
             self.reference = reference.to(self.reference.device)
-        if len(self.isolated):
+        if self.is_frozen:
             self._compute_constants()
         return self
 
@@ -284,7 +244,7 @@ def _let_autograd_keep(module: nn.Module) -> None:
 
 def _renew_constants(potential: Potential, _: object = None) -> None:
     """Compute the constants of `freeze` again, from new weights or with core repulsion."""
-    if len(potential.isolated):
+    if potential.is_frozen:
         potential._compute_constants()
 
 

@@ -28,7 +28,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
 class Morse:
     """Known truth: E = ½ Σ_ij D [(1 − exp(−a (d − r₀)))² − 1] u(d), r₀ the sum of covalent radii."""
 
-    dtype, native = torch.float64, None
+    dtype = torch.float64
     cutoff = CUTOFF
     depth, stiffness = 1.0, 1.5  # eV, 1/Å
 

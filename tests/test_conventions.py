@@ -25,7 +25,7 @@ from mlpot.neighbors import build_graph
 class Springs:
     """E = ½ Σ_ij ½ k (d_ij − d₀)²: every derivative is known by heart."""
 
-    dtype, native = torch.float64, None
+    dtype = torch.float64
     k, d0 = 2.0, 1.0  # eV/Å², Å
 
     def __call__(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from mlpot.dynamics.guards import NO_DOMAIN, WINDOW, Monitor
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.recipe import Guards
 from mlpot.dynamics.run import run_md
-from mlpot.extrapolation import Domain, atom_features, domain_of
+from mlpot.extrapolation import Domain, domain_of
 from mlpot.graph import edge_vectors
 from mlpot.model_file import load_potential, save_potential
 from mlpot.potential import Potential
@@ -38,7 +38,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         with Reader(folder / "known/trajectory.h5") as reader:
             graphs = [graph_of(frame) for frame in reader.frames()]
         potential = load_potential(model)
-        potential.domain = domain_of(potential.backbone, potential.element_index, len(potential.elements), graphs)
+        potential.domain = domain_of(
+            potential.atom_features, potential.element_index, len(potential.elements), graphs
+        )
         save_potential(potential, folder / "known.safetensors")
         yield folder
 
@@ -87,7 +89,7 @@ def test_of_an_element_with_a_few_atoms_nothing_is_said() -> None:
 def test_the_features_of_every_backbone_are_seen(variant: str) -> None:
     potential = new_potential(variant).freeze()
     graph = batch_of([make() for make in STRUCTURES.values()])
-    features = atom_features(potential.backbone, graph)
+    features = potential.atom_features(graph)
     assert len(features) == graph.n_atoms
     readout = potential.backbone.get_submodule("readout")
     energies = potential.backbone(graph.numbers, graph.edges, edge_vectors(graph))

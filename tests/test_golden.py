@@ -36,7 +36,7 @@ Array = NDArray[np.float64]
 class LennardJones:
     """E = ½ Σ_ij 4ε [(σ/d)¹² − (σ/d)⁶] − e₀, cut and shifted at the cutoff, as ASE's."""
 
-    dtype, native = torch.float64, None
+    dtype = torch.float64
     epsilon, sigma, cutoff = 0.7, 1.9, 4.5  # eV, Å, Å
 
     def __call__(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:

@@ -22,14 +22,14 @@ WORKBENCHES = [
 
 FLOOR = {
     "units": 1, "version": 1, "signals": 1, "graph": 1, "recipes": 1, "atomic_files": 1, "torch_settings": 1,
-    "stages": 2, "neighbors": 2, "extrapolation": 2, "forces": 2, "error_table": 2,
+    "stages": 2, "neighbors": 2, "extrapolation": 2, "error_table": 2,
     "kernels": 2.3,
     "knots": 2.6,  # tables are built by kernels
     "data": 3, "terms": 3,
     "models": 4, "figures": 4,
     "cpu": 4.5,
     "potential": 5,
-    "model_file": 6, "array_tangents": 6,
+    "forces": 6, "model_file": 6, "array_tangents": 6,
     "calculator": 7, "predict": 7, "training": 7,
     "dynamics": 8, "evaluate": 8,
     "certificate": 9,  # it judges the integrators too, as users meet them with a potential

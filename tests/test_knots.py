@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlpot.forces import hessian, predict
+from mlpot.forces import hessian, native_call_of, predict
 from mlpot.graph import AtomGraph
 from mlpot.kernels.reference import interpolate
 from mlpot.knots import RadialTable
@@ -132,7 +132,7 @@ def test_the_potential_that_is_trained_is_the_potential_that_is_run():
     backbone = potential.backbone
     filters = [layer.filter for layer in backbone.interactions]
     in_training, in_use = copy.deepcopy(backbone.table).train()(filters), backbone.table(filters)
-    for trained_on, kept, called in zip(in_training, in_use, potential.native.net.tables, strict=True):
+    for trained_on, kept, called in zip(in_training, in_use, native_call_of(potential).net.tables, strict=True):
         assert torch.equal(trained_on, kept)
         assert torch.equal(trained_on, torch.from_numpy(called[:, : trained_on.shape[1]]))
 

@@ -24,7 +24,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -55,6 +55,13 @@ class Package(Protocol):
         """A function that takes one optimizer step with a loss on energies and forces."""
 
 
+@runtime_checkable
+class Noted(Protocol):
+    """A package that says something of how it computes, which stands below the table."""
+
+    note: str
+
+
 def force_loss(energy: torch.Tensor, forces: torch.Tensor) -> torch.Tensor:
     """The loss against labels that are zero: what a step costs does not depend on them."""
     return ENERGY_WEIGHT * energy.square().mean() + forces.square().mean()
@@ -81,7 +88,8 @@ class Worker:
         self.simulation: tuple[str, Atoms, Langevin] | None = None
 
     def hello(self) -> dict[str, Any]:
-        return {"version": self.package.version, "torch": torch.__version__, "threads": torch.get_num_threads()}
+        told = {"version": self.package.version, "torch": torch.__version__, "threads": torch.get_num_threads()}
+        return told | ({"note": self.package.note} if isinstance(self.package, Noted) else {})
 
     def load(self, path: str, double: bool = False) -> dict[str, Any]:
         atoms = read(path)

@@ -11,7 +11,7 @@ from ase import Atoms
 from protocol import CUTOFF, N_FEATURES, N_INTERACTIONS, N_RADIAL, Answer, adamw, force_loss, frozen, serve
 
 from mlpot.calculator import MLPotCalculator
-from mlpot.forces import predict
+from mlpot.forces import computed_by, predict
 from mlpot.graph import AtomGraph, collate
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
@@ -47,6 +47,7 @@ class MLPot:
         self.potential = Potential(backbone, arguments, reference_energies=dict.fromkeys(ELEMENTS, 0.0))
         if variant.endswith("-plain"):
             self.potential.backbone = PlainEGNN(self.potential.backbone)
+        self.note = f"{variant} computed by {computed_by(self.potential)}"
         self.frozen = {double: potential.freeze() for double, potential in frozen(self.potential).items()}
 
     def evaluation(self, atoms: Atoms, double: bool) -> tuple[Callable[[], Answer], int]:

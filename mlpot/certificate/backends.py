@@ -14,7 +14,7 @@ from torch import Tensor
 from mlpot.calculator import MLPotCalculator
 from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, verdict, worst
 from mlpot.certificate.tested import Answer, CalculatorUnderTest
-from mlpot.forces import AtomicEnergies, Native, predict
+from mlpot.forces import AtomicEnergies, predict
 from mlpot.graph import Edges
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
@@ -27,8 +27,6 @@ TYPES = (2e-5, 5e-5, 1e-5)
 
 class Compiled:
     """A potential whose energies are compiled, without the step that needs a C++ compiler."""
-
-    native: Native | None = None
 
     def __init__(self, potential: Potential):
         self.potential, self.compiled = potential, torch.compile(potential, backend="aot_eager")
@@ -76,8 +74,7 @@ def agreement(tested: CalculatorUnderTest, structures: Structures, compiled: boo
 
 def _backends(potential: Potential) -> Iterator[tuple[str, Backend]]:
     plain = deepcopy(potential).train()  # as it is differentiated by its weights
-    plain.native = None
-    yield "modules", lambda atoms: _predicted(plain, potential, atoms)
+    yield "modules", lambda atoms: _predicted(plain, potential, atoms, native=False)
     if torch.cuda.is_available():
         other = "cpu" if on_gpu(potential) else "cuda"
         elsewhere = CalculatorUnderTest(
@@ -91,9 +88,9 @@ def on_gpu(potential: Potential | None) -> bool:
     return potential is not None and next(potential.parameters()).is_cuda
 
 
-def _predicted(potential: AtomicEnergies, of: Potential, atoms: Atoms) -> Answer:
+def _predicted(potential: AtomicEnergies, of: Potential, atoms: Atoms, native: bool = True) -> Answer:
     graph = build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, of.cutoff)
-    out = predict(potential, graph.to(next(of.parameters()).device)).to("cpu")
+    out = predict(potential, graph.to(next(of.parameters()).device), native=native).to("cpu")
     return Answer(out.energy.item(), out.forces.numpy(), out.stress[0].numpy())
 
 

@@ -133,12 +133,12 @@ def info(model: Model) -> None:
     """Print what a potential's file says of itself, and whether compiled code computes it here."""
     import json
 
+    from mlpot.forces import computed_by
     from mlpot.model_file import load_potential
 
     potential = load_potential(model)
-    obstacle = potential.native_obstacle
-    compiled = "yes" if obstacle is None else f"no, PyTorch computes: {obstacle}"
-    print(json.dumps({**potential.header, "compiled on a CPU": compiled}, indent=2, ensure_ascii=False))
+    told = {**potential.header, "computed on a CPU by": computed_by(potential)}
+    print(json.dumps(told, indent=2, ensure_ascii=False))
 
 
 @app.command()

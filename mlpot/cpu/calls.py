@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mlpot.cpu.door import compiled_code
@@ -22,7 +22,7 @@ Array = NDArray[Any]
 Found = tuple[Tensor, Tensor, Tensor]
 
 
-def native_obstacle(backbone: nn.Module, weight: Tensor) -> str | None:
+def native_obstacle(backbone: object, weight: Tensor) -> str | None:
     """Why there is no native call for a backbone with such weights; None if there is one."""
     if not isinstance(backbone, StagedNetwork):
         return f"{type(backbone).__name__} is not made of stages"
@@ -33,7 +33,7 @@ def native_obstacle(backbone: nn.Module, weight: Tensor) -> str | None:
     return None if has_loops() else "Numba is not installed"
 
 
-def native_call(backbone: nn.Module, elements: Elements, isolated: Tensor) -> StagedCall | None:
+def native_call(backbone: object, elements: Elements, isolated: Tensor) -> StagedCall | None:
     """The call for a backbone that no longer changes, None if there is an obstacle.
 
     Args:
@@ -95,7 +95,7 @@ class StagedTraining:
     def __init__(self) -> None:
         self._executors: dict[torch.dtype, Any] = {}
 
-    def __call__(self, backbone: nn.Module, elements: Elements, graph: AtomGraph) -> Found | None:
+    def __call__(self, backbone: object, elements: Elements, graph: AtomGraph) -> Found | None:
         """As `StagedCall`; None if there is an obstacle, or an element is unknown."""
         if native_obstacle(backbone, elements.scale) is not None or torch.is_autocast_enabled("cpu"):
             return None

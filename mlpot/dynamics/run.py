@@ -26,6 +26,7 @@ from mlpot.dynamics.simulation import Simulation
 from mlpot.dynamics.start import starting_atoms
 from mlpot.dynamics.states import identical
 from mlpot.figures.md import plot_md
+from mlpot.forces import computed_by
 from mlpot.signals import BlowUpError, StoppedError, stop_request
 from mlpot.version import __version__
 
@@ -105,9 +106,8 @@ def run_md(
 
 def _computed_in(calculator: MLPotCalculator) -> str:
     potential = calculator.potential
-    obstacle = potential.native_obstacle
-    how = "compiled" if obstacle is None else f"by PyTorch: {obstacle}"
-    return f"{potential.dtype} on {calculator.device} ({how})".removeprefix("torch.")
+    how = f"{potential.dtype} on {calculator.device}, by {computed_by(potential)}"
+    return how.removeprefix("torch.")
 
 
 def _prepared(recipe: MDRecipe, resume: bool) -> Simulation:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-
-from torch import nn
+from collections.abc import Callable, Sequence
 
 from mlpot.models.ace import ACE
+from mlpot.models.backbone import Backbone
 from mlpot.models.deepsets import DeepSets
 from mlpot.models.egnn import EGNN
 from mlpot.models.layers import choose
 from mlpot.models.painn import PaiNN
 from mlpot.models.schnet import SchNet
 
-BACKBONES: dict[str, type[nn.Module]] = {
+BACKBONES: dict[str, Callable[..., Backbone]] = {
     "ace": ACE,
     "painn": PaiNN,
     "schnet": SchNet,
@@ -26,7 +25,7 @@ MAX_ARGUMENT = 64  # of all others, such as the number of layers
 """What is larger is a slip of the pen, or a file made to fill the memory."""
 
 
-def build_backbone(name: str, *, elements: Sequence[int] = (), **arguments: object) -> nn.Module:
+def build_backbone(name: str, *, elements: Sequence[int] = (), **arguments: object) -> Backbone:
     """The backbone called `name`, with the keyword arguments of its class.
 
     Args:
@@ -42,7 +41,7 @@ def build_backbone(name: str, *, elements: Sequence[int] = (), **arguments: obje
         limit = LIMITS.get(key, MAX_ARGUMENT)
         if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value <= limit:
             raise ValueError(f"{key} is {str(value)[:20]}, expected above 0 and at most {limit:g}. Correct it.")
-    backbone = choose(BACKBONES, name, "backbone")
+    backbone: Callable[..., Backbone] = choose(BACKBONES, name, "backbone")
     if "elements" in inspect.signature(backbone).parameters:
         return backbone(elements=tuple(elements), **arguments)
     return backbone(**arguments)

@@ -23,8 +23,16 @@ from torch import Tensor, nn
 
 from mlpot.graph import Edges
 from mlpot.kernels.reductions import distances, gather, sum_at_centers
-from mlpot.models.layers import ACTIVATIONS, choose, dense, distance_layer, embedding, mlp
-from mlpot.stages.radial import BASES, ENVELOPES
+from mlpot.models.layers import (
+    ACTIVATIONS,
+    choose,
+    dense,
+    distance_layer,
+    embedding,
+    mlp,
+    obstacle_of_activations,
+)
+from mlpot.stages.radial import BASES, ENVELOPES, GaussianBasis, PolynomialEnvelope
 
 SECOND_LINEAR = {"edge": True, "sum": False}  # whether each edge passes it
 TYPICAL_NEIGHBORS = 8.0  # scales sums over neighbors so that features stay of order one
@@ -154,6 +162,17 @@ class EGNN(nn.Module):
                 moved, radial = self._after_move(vectors, displacement, edges)
             h, displacement = layer(h, displacement, radial, envelope, moved, edges)
         return self.readout(h).squeeze(-1)
+
+    def native_obstacle(self) -> str | None:
+        """Compiled code knows Gaussians, the usual envelope, SiLU and two layers on edges."""
+        usual = PolynomialEnvelope(self.cutoff)
+        if not isinstance(self.envelope, PolynomialEnvelope) or self.envelope.exponent != usual.exponent:
+            return f"envelope {type(self.envelope).__name__}"
+        if not isinstance(self.basis, GaussianBasis):
+            return f"radial basis {type(self.basis).__name__}"
+        if any(layer.after_sum is not None for layer in self.layers):
+            return "the second linear layer stands after the sum"
+        return obstacle_of_activations(self.modules())
 
     def _after_move(self, vectors: Tensor, displacement: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
         """Edge vectors between displaced atoms, and the basis of their lengths."""

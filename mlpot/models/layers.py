@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -59,6 +59,15 @@ class ShiftedSoftplus(nn.Module):
 
 
 ACTIVATIONS = {"silu": SiLU, "ssp": ShiftedSoftplus}
+
+
+def obstacle_of_activations(modules: Iterable[nn.Module]) -> str | None:
+    """The activation among some modules that no native call knows."""
+    names = {kind: name for name, kind in ACTIVATIONS.items()}
+    for module in modules:
+        if type(module) in names and not isinstance(module, SiLU):
+            return f"activation {names[type(module)]!r}"
+    return None
 
 
 def dense(n_in: int, n_out: int, *, bias: bool = True) -> nn.Linear:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from mlpot.kernels import loops
 from mlpot.kernels.ops import has_loops
 from mlpot.kernels.threads import block_size, run, shares, take
 from mlpot.knots import RadialTable
-from mlpot.models.layers import ACTIVATIONS, MAX_Z, SiLU
+from mlpot.models.layers import MAX_Z
 from mlpot.models.schnet import Interaction, SchNet
 from mlpot.stages.spline_grid import SPLINES
 from mlpot.terms.core_repulsion import CoreRepulsion
@@ -42,25 +42,11 @@ def obstacle_of_weights(weight: Tensor) -> str | None:
     return None if weight.dtype in (torch.float32, torch.float64) else f"weights are {weight.dtype}"
 
 
-def obstacle_of_activations(modules: Iterable[nn.Module]) -> str | None:
-    """The activation among some modules that no native call knows."""
-    names = {kind: name for name, kind in ACTIVATIONS.items()}
-    for module in modules:
-        if type(module) in names and not isinstance(module, SiLU):
-            return f"activation {names[type(module)]!r}"
-    return None
-
-
-def schnet_obstacle(backbone: SchNet, weight: Tensor) -> str | None:
-    """Why a SchNet has no native call, None if it has: one on a spline grid, with SiLU."""
-    if backbone.table is None:
-        return "filters are not on a spline grid (n_knots is null)"
-    return obstacle_of_weights(weight) or obstacle_of_activations(backbone.modules())
-
-
-def has_native_call(backbone: nn.Module, weight: Tensor) -> bool:
-    """See `schnet_obstacle`."""
-    return isinstance(backbone, SchNet) and schnet_obstacle(backbone, weight) is None
+def has_native_call(backbone: object, weight: Tensor) -> TypeGuard[SchNet]:
+    """Whether a backbone is a SchNet without obstacles."""
+    if not isinstance(backbone, SchNet):
+        return False
+    return (backbone.native_obstacle() or obstacle_of_weights(weight)) is None
 
 
 class Weights(NamedTuple):
@@ -146,7 +132,7 @@ def offsets(graph: AtomGraph) -> Array:
     return out
 
 
-def native_schnet(backbone: nn.Module, elements: Elements, lone: Tensor) -> NativeCall | None:
+def native_schnet(backbone: object, elements: Elements, lone: Tensor) -> NativeCall | None:
     """The native call for a backbone that no longer changes, None if there is none for it.
 
     Args:
@@ -156,7 +142,6 @@ def native_schnet(backbone: nn.Module, elements: Elements, lone: Tensor) -> Nati
     """
     if not has_native_call(backbone, elements.scale):
         return None
-    assert isinstance(backbone, SchNet)
     with torch.no_grad():
         weights = Weights(*(w.clone() for w in weights_of(backbone, torch.tensor(elements.numbers))))
     net = network(weights, backbone.table, elements, lone)

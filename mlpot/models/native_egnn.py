@@ -17,21 +17,20 @@ from mlpot.models.native import (
     NativeCall,
     both_ways,
     empty,
-    obstacle_of_activations,
     obstacle_of_weights,
     of_elements,
     padded,
 )
-from mlpot.stages.radial import GaussianBasis, PolynomialEnvelope
+from mlpot.stages.radial import GaussianBasis
 
 WORK = 50  # of an edge, against that of a convolution
 BLOCK = 16  # atoms, whose edges leave what they compute in the second cache
 KEPT = 512 * 2**20  # bytes of what edges may leave for the way back
 
 
-def native_egnn(backbone: nn.Module, elements: Elements, lone: Tensor) -> NativeCall | None:
+def native_egnn(backbone: object, elements: Elements, lone: Tensor) -> NativeCall | None:
     """The native call for an EGNN that no longer changes; see `native_schnet`."""
-    if not isinstance(backbone, EGNN) or egnn_obstacle(backbone, elements.scale):
+    if not isinstance(backbone, EGNN) or backbone.native_obstacle() or obstacle_of_weights(elements.scale):
         return None
     with torch.no_grad():
         net = _network(backbone, elements, lone)
@@ -41,18 +40,6 @@ def native_egnn(backbone: nn.Module, elements: Elements, lone: Tensor) -> Native
 
 def _block_size(n_atoms: int) -> int:
     return BLOCK
-
-
-def egnn_obstacle(backbone: EGNN, weight: Tensor) -> str | None:
-    """Why an EGNN has no native call, None if it has: Gaussians, the usual envelope, SiLU, two layers on edges."""
-    envelope = backbone.envelope
-    if not isinstance(envelope, PolynomialEnvelope) or envelope.exponent != PolynomialEnvelope(1.0).exponent:
-        return f"envelope {type(envelope).__name__}"
-    if not isinstance(backbone.basis, GaussianBasis):
-        return f"radial basis {type(backbone.basis).__name__}"
-    if any(layer.after_sum is not None for layer in _layers(backbone)):
-        return "the second linear layer stands after the sum"
-    return obstacle_of_weights(weight) or obstacle_of_activations(backbone.modules())
 
 
 def _layers(backbone: EGNN) -> list[EquivariantLayer]:

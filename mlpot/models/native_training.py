@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
@@ -16,7 +16,6 @@ from mlpot.kernels import loops
 from mlpot.kernels.threads import block_size, run, shares, take
 from mlpot.knots import RadialTable
 from mlpot.models.native import Elements, Weights, has_native_call, network, offsets, weights_of
-from mlpot.models.schnet import SchNet
 
 Array = NDArray[Any]
 
@@ -34,7 +33,7 @@ class NativeTraining:
         self._free: list[Array] = []
 
     def __call__(
-        self, backbone: nn.Module, elements: Elements, graph: AtomGraph
+        self, backbone: object, elements: Elements, graph: AtomGraph
     ) -> tuple[Tensor, Tensor, Tensor] | None:
         """Energies (n_graphs,) eV, forces (n_atoms, 3) eV/Å and virials (n_graphs, 3, 3) eV, float64.
 
@@ -48,7 +47,6 @@ class NativeTraining:
         """
         if not has_native_call(backbone, elements.scale) or torch.is_autocast_enabled("cpu"):
             return None
-        assert isinstance(backbone, SchNet)
         kinds = torch.tensor(elements.numbers, device="cpu")
         numbers = torch.cat([graph.numbers, kinds])  # a lone atom of each element rides along
         element = torch.empty_like(numbers)

@@ -18,7 +18,7 @@ from mlpot.graph import Edges
 from mlpot.kernels import ops
 from mlpot.kernels.reductions import distances, gather, pairs, sum_at_centers
 from mlpot.knots import RadialTable
-from mlpot.models.layers import choose, dense, embedding, mlp
+from mlpot.models.layers import choose, dense, embedding, mlp, obstacle_of_activations
 from mlpot.stages.radial import BASES, ENVELOPES
 from mlpot.stages.spline_grid import KnotEdges
 
@@ -87,6 +87,12 @@ class SchNet(nn.Module):
         for k, layer in enumerate(self._layers()):
             x = x + layer.update(convolve(layer.to_message(x), k))
         return self.readout(x).squeeze(-1)
+
+    def native_obstacle(self) -> str | None:
+        """Compiled code knows filters on a spline grid, and SiLU."""
+        if self.table is None:
+            return "filters are not on a spline grid (n_knots is null)"
+        return obstacle_of_activations(self.modules())
 
     def _layers(self) -> list[Interaction]:
         return cast("list[Interaction]", list(self.interactions))

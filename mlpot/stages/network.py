@@ -57,6 +57,10 @@ class StagedNetwork(nn.Module):
         """The list. Weights are functions of the parameters; those by element have a row for each known one."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its stages are.")
 
+    def native_obstacle(self) -> str | None:
+        """None: compiled code knows every stage."""
+        return None
+
     def linear_weight(self, name: str) -> Tensor:
         """Weights (n_elements, n_paths, n_channels) of the products of an array; the energy is linear in them."""
         return self.get_buffer(f"linear_{name}")

@@ -1,12 +1,14 @@
-"""How long a training will take, said as soon as its first steps tell."""
+"""What computes the steps of a training, and how long it will take, said as soon as its first steps tell."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mlpot.forces import computed_by
+from mlpot.potential import Potential
 from mlpot.training.messages import Messages
 
 SKIPPED = 3  # steps that may compile, or fill caches
@@ -14,7 +16,7 @@ MEASURED = 20
 
 
 class Expectation(Callback):
-    """Measures some of the first steps of a session and says how long the rest will take.
+    """Says what computes the steps, measures some of the first ones and says how long the rest will take.
 
     Args:
         tell: where it is said.
@@ -24,6 +26,9 @@ class Expectation(Callback):
     def __init__(self, tell: Messages, max_minutes: float | None):
         self.tell, self.max_minutes = tell, max_minutes
         self._n, self._since = 0, 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.tell(f"Energies and forces are computed by {computed_by(cast('Potential', pl_module.potential))}")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._n += 1

@@ -77,7 +77,7 @@ def write_outputs(
         card["start"] = facts["start"]
     if not untrained or potential.domain is None:
         graphs = (graph.to(potential.energy_scale.device) for graph, _ in sets["train"])
-        domain = domain_of(potential.backbone, potential.element_index, len(potential.elements), graphs)
+        domain = domain_of(potential.atom_features, potential.element_index, len(potential.elements), graphs)
         if start is not None and start.domain is not None:
             unseen = {z: k for k, z in enumerate(start.elements) if z not in parts.train.elements}
             keep_domain(domain, start.domain, {potential.elements.index(z): k for z, k in unseen.items()})

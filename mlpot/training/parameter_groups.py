@@ -8,10 +8,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from mlpot.models import build_backbone
+from mlpot.models.backbone import Backbone
 from mlpot.models.layers import MAX_Z
 from mlpot.potential import Potential
 from mlpot.recipes import RecipeError
@@ -38,7 +39,7 @@ def element_rows(potential: Potential) -> Rows:
 
 
 def make_optimizer(
-    backbone: nn.Module,
+    backbone: Backbone,
     section: OptimizerSection,
     *,
     fused: bool,
@@ -71,7 +72,7 @@ def make_optimizer(
     return optimizer
 
 
-def parameter_groups(backbone: nn.Module, section: OptimizerSection, rows: Rows) -> list[dict[str, Any]]:
+def parameter_groups(backbone: Backbone, section: OptimizerSection, rows: Rows) -> list[dict[str, Any]]:
     """Weights that want a gradient, by learning rate and by whether they are taken as matrices."""
     names = [name for name, _ in backbone.named_parameters()]
     rates = dict.fromkeys(names, section.learning_rate)
@@ -85,7 +86,7 @@ def parameter_groups(backbone: nn.Module, section: OptimizerSection, rows: Rows)
     return [{"params": params, "lr": rate, "matrices": matrices} for (matrices, rate), params in groups.items()]
 
 
-def told(backbone: nn.Module, section: OptimizerSection, rows: Rows) -> list[str]:
+def told(backbone: Backbone, section: OptimizerSection, rows: Rows) -> list[str]:
     """A line for each group: what moves it, how fast, and the arrays in it."""
     lines = []
     for group in parameter_groups(backbone, section, rows):
@@ -117,7 +118,7 @@ def matching(patterns: Sequence[str], names: Sequence[str], key: str) -> list[st
     return [name for name in names if name in chosen]
 
 
-def _hold_rows(optimizer: Optimizer, backbone: nn.Module, rows: Rows, elements: Sequence[int]) -> None:
+def _hold_rows(optimizer: Optimizer, backbone: Backbone, rows: Rows, elements: Sequence[int]) -> None:
     """Put the rows of some elements back after each step: decay moves what has no gradient."""
     kept = []
     for name, weight in backbone.named_parameters():

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
-from torch import nn
 
 from mlpot.data.check.survey import Ints
 from mlpot.forces import predict
 from mlpot.model_file import hash_of, load_potential, read_header, save_potential
+from mlpot.models.backbone import Backbone
 from mlpot.potential import Potential
 from mlpot.recipes import RecipeError
 from mlpot.terms.core_repulsion import CoreRepulsion
@@ -279,7 +279,7 @@ def core_repulsion_told(old: Potential, recipe: Recipe) -> str:
     return "kept, and moved inwards where atoms of the data come closer or are lonelier"
 
 
-def freeze(backbone: nn.Module, patterns: list[str]) -> str:
+def freeze(backbone: Backbone, patterns: list[str]) -> str:
     """Keep weights from being trained, by name, and say how many.
 
     Raises:

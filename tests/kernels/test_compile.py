@@ -30,8 +30,6 @@ def _forgotten():
 class Compiled:
     """A potential whose energies are compiled, in one piece: a graph break is an error."""
 
-    native = None
-
     def __init__(self, potential: Potential, backend: str):
         self.dtype, self.reference_energies = potential.dtype, potential.reference_energies
         self.energies = torch.compile(potential, backend=backend, fullgraph=True)

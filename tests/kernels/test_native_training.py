@@ -29,16 +29,15 @@ def loss_of(out: Properties, parts: tuple[float, float, float] = (1.0, 1.0, 100.
     return total
 
 
-def gradients(potential: Potential, graph: AtomGraph, **how: tuple[float, float, float]) -> dict[str, Tensor]:
+def gradients(
+    potential: Potential,
+    graph: AtomGraph,
+    parts: tuple[float, float, float] = (1.0, 1.0, 100.0),
+    native: bool = True,
+) -> dict[str, Tensor]:
     potential.zero_grad()
-    loss_of(predict(potential, graph, training=True), **how).backward()
+    loss_of(predict(potential, graph, training=True, native=native), parts).backward()
     return {n: w.grad.clone() for n, w in potential.named_parameters() if w.grad is not None}
-
-
-def by_autograd(potential: Potential) -> Potential:
-    modules = copy.deepcopy(potential)
-    modules.native = None
-    return modules
 
 
 def deviation(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
@@ -53,29 +52,29 @@ def deviation(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("n_features", [32, 20])
 def test_gradients_are_those_of_autograd(n_features: int, degree: int, parts: tuple[float, float, float]) -> None:
     potential, graph = fresh(n_features=n_features, degree=degree, n_interactions=3), batch()
-    found, wanted = (gradients(p, graph, parts=parts) for p in (potential, by_autograd(potential)))
+    found, wanted = (gradients(potential, graph, parts, native) for native in (True, False))
     assert deviation(found, wanted) <= 1e-11
 
 
 def test_a_potential_with_repulsion_trains_alike() -> None:
     potential, graph = fresh(repulsion=True), batch()
-    found, wanted = (predict(p, graph, training=True) for p in (potential, by_autograd(potential)))
+    found, wanted = (predict(potential, graph, training=True, native=native) for native in (True, False))
     assert torch.allclose(found.energy, wanted.energy, rtol=0, atol=1e-9)
     assert torch.allclose(found.forces, wanted.forces, rtol=1e-11, atol=1e-11)
-    assert deviation(gradients(potential, graph), gradients(by_autograd(potential), graph)) <= 1e-11
+    assert deviation(gradients(potential, graph), gradients(potential, graph, native=False)) <= 1e-11
 
 
 @pytest.mark.parametrize("n_interactions", [1, 2])
 def test_gradients_of_few_layers_are_those_of_autograd(n_interactions: int) -> None:
     potential, graph = fresh(n_interactions=n_interactions), batch()
-    assert deviation(gradients(potential, graph), gradients(by_autograd(potential), graph)) <= 1e-11
+    assert deviation(gradients(potential, graph), gradients(potential, graph, native=False)) <= 1e-11
 
 
 def test_float32_is_no_worse_than_autograd() -> None:
     potential, graph = fresh(torch.float32), batch()
-    exact = gradients(by_autograd(potential.double()), graph)
+    exact = gradients(potential.double(), graph, native=False)
     potential = potential.float()
-    found, usual = gradients(potential, graph), gradients(by_autograd(potential), graph)
+    found, usual = gradients(potential, graph), gradients(potential, graph, native=False)
     assert deviation(found, exact) <= 2e-6 + deviation(usual, exact)
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from sets import crystals, small_recipe, write
 from structures import CUTOFF, ELEMENTS, STRUCTURES, batch_of, evaluate, graph_of, worst
 
-from mlpot.forces import hessian, predict
+from mlpot.forces import hessian, native_obstacle, predict
 from mlpot.graph import Properties
 from mlpot.model_file import ModelFileError, load_potential, read_header, save_potential
 from mlpot.potential import RENAMED, Potential
@@ -86,9 +86,7 @@ def test_structures_like_those_of_training_have_the_same_energy_to_the_last_bit(
     repelling = copy.deepcopy(plain)
     repelling.add_core_repulsion(training_limits([(graph, None)], CUTOFF))
     for native in (True, False):
-        if not native:
-            plain.native = repelling.native = None
-        without, with_it = predict(plain, graph), predict(repelling, graph)
+        without, with_it = (predict(p, graph, native=native) for p in (plain, repelling))
         assert torch.equal(without.energy, with_it.energy)
         assert torch.equal(without.forces, with_it.forces)
         assert torch.equal(without.stress.nan_to_num(), with_it.stress.nan_to_num())
@@ -157,7 +155,6 @@ def test_forces_and_stress_are_derivatives_of_the_energy_with_core_repulsion(
 
 def test_curvature_is_continuous_at_both_ends_of_the_core_repulsion() -> None:
     potential = with_core_repulsion("schnet", trained=True)
-    potential.native = None
     for a, b in ((1, 6), (6, 8), (29, 29), (1, 14)):
         for d in ends(potential, a, b):
             inner, outer = (hessian(potential, graph_of(dimer(a, b, d + s))) for s in (-1e-7, 1e-7))
@@ -170,10 +167,9 @@ def test_curvature_is_continuous_at_both_ends_of_the_core_repulsion() -> None:
 def test_native_calls_have_the_same_core_repulsion(variant: str, repulsion: bool, dtype: torch.dtype) -> None:
     exact = with_core_repulsion(variant, repulsion=repulsion)
     native = copy.deepcopy(exact).to(dtype)
-    assert native.native is not None
-    exact.native = None
+    assert native_obstacle(native) is None
     for graph in map(graph_of, unlike_training()):
-        truth, out = predict(exact, graph), predict(native, graph)
+        truth, out = predict(exact, graph, native=False), predict(native, graph)
         assert differ(truth, out) <= (1e-11 if dtype == torch.float64 else 5e-5)
 
 

@@ -1,0 +1,67 @@
+"""What a backbone is: the contract between a network and the rest of the house.
+
+    b_i = b(numbers, edges, vectors)_i        n_atoms numbers from n_edges edge vectors
+
+A backbone sees atomic numbers and edge vectors, never positions, cells or which structure an atom belongs to. So
+translation, periodicity and batching hold by construction. The outputs are smooth functions of the vectors, and
+what an edge adds reaches zero at the cutoff with two continuous derivatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mlpot.graph import AtomGraph, Edges, edge_vectors
+
+
+class Backbone(Protocol):
+    """A module with these attributes; whatever is made of stages has them from `stages.network.StagedNetwork`."""
+
+    cutoff: float  # Å; no edge beyond it changes anything
+
+    @property
+    def readout(self) -> nn.Module:
+        """It receives the features of the atoms (n_atoms, n_features), by which an extrapolation is told."""
+        ...
+
+    def __call__(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
+        """Outputs b (n_atoms,), in units of the potential's energy scale.
+
+        Args:
+            numbers: (n_atoms,) atomic numbers.
+            edges: from each atom to its neighbors.
+            vectors: (n_edges, 3) Å, from center to neighbor, of the type of the weights.
+        """
+        ...
+
+    def native_obstacle(self) -> str | None:
+        """What keeps compiled code from computing this network wherever it stands; None if nothing does."""
+        ...
+
+    # Of every nn.Module: what training and model files ask for.
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def get_parameter(self, target: str) -> nn.Parameter: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+
+def atom_features(backbone: Backbone, graph: AtomGraph) -> Tensor:
+    """The features that a backbone's readout receives, (n_atoms, n_features), without gradients."""
+    given: list[Tensor] = []
+    hook = backbone.readout.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
+    try:
+        with torch.no_grad():
+            dtype = next(backbone.parameters()).dtype
+            backbone(graph.numbers, graph.edges, edge_vectors(graph).to(dtype))
+    finally:
+        hook.remove()
+    return given[0]
