@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from mlpot.version import __version__
@@ -15,17 +14,6 @@ if TYPE_CHECKING:
     from mlpot.model_file import save_potential as save
     from mlpot.neighbors import build_graph
     from mlpot.potential import Potential
-
-_HOME = {
-    "AtomGraph": ("mlpot.graph", "AtomGraph"),
-    "MLPotCalculator": ("mlpot.calculator", "MLPotCalculator"),
-    "Potential": ("mlpot.potential", "Potential"),
-    "Properties": ("mlpot.graph", "Properties"),
-    "build_graph": ("mlpot.neighbors", "build_graph"),
-    "load": ("mlpot.model_file", "load_potential"),
-    "predict": ("mlpot.forces", "predict"),
-    "save": ("mlpot.model_file", "save_potential"),
-}
 
 __all__ = [
     "AtomGraph",
@@ -42,7 +30,29 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Public names are fetched when they are first used, so that `import mlpot` stays light."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'mlpot' has no attribute {name!r}")
-    module, attribute = _HOME[name]
-    return getattr(importlib.import_module(module), attribute)
+    match name:
+        case "AtomGraph" | "Properties":
+            from mlpot import graph
+
+            return {"AtomGraph": graph.AtomGraph, "Properties": graph.Properties}[name]
+        case "MLPotCalculator":
+            from mlpot import calculator
+
+            return calculator.MLPotCalculator
+        case "Potential":
+            from mlpot import potential
+
+            return potential.Potential
+        case "build_graph":
+            from mlpot import neighbors
+
+            return neighbors.build_graph
+        case "load" | "save":
+            from mlpot import model_file
+
+            return {"load": model_file.load_potential, "save": model_file.save_potential}[name]
+        case "predict":
+            from mlpot import forces
+
+            return forces.predict
+    raise AttributeError(f"module 'mlpot' has no attribute {name!r}")

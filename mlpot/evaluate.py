@@ -25,7 +25,7 @@ from mlpot.figures.parity import compare, plot_parity, write_compared
 from mlpot.graph import Properties, collate_properties
 from mlpot.model_file import hash_of, load_potential
 from mlpot.potential import Potential
-from mlpot.predict import BATCH_ATOMS, Progress, predict_structures
+from mlpot.predictions import BATCH_ATOMS, Progress, predict_structures
 from mlpot.version import __version__
 
 MAGNITUDES = {"0-0.5": 0.0, "0.5-1": 0.5, "1-2": 1.0, "2-4": 2.0, "4-8": 4.0, "above 8": 8.0}

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from mlpot.extrapolation import Domain
+from mlpot.models import former_arguments
 from mlpot.models.layers import without_values
 from mlpot.potential import RENAMED, Potential
 from mlpot.terms.core_repulsion import CoreRepulsion
@@ -32,8 +33,8 @@ from mlpot.version import __version__
 MAX_HEADER = 2**24  # bytes
 FIELDS = {"backbone": str, "arguments": dict, "elements": list, "repulsion": bool, "dtype": str, "units": dict}
 
-# Since 2, SchNet's filters are on a spline grid unless the arguments say otherwise; since 3, weights have the new
-# names in `potential.RENAMED`.
+# Since 2, arguments mean what `models.former_arguments` gives; since 3, weights have the new names in
+# `potential.RENAMED`.
 FORMAT_VERSION = 3
 
 
@@ -143,8 +144,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
         )
     if wrong := [name for name, kind in FIELDS.items() if not isinstance(header.get(name), kind)]:
         raise ModelFileError(f"{path}: its header lacks {', '.join(wrong)}. Give a file that mlpot wrote.")
-    if header["format_version"] == 1 and header["backbone"] == "schnet":
-        header["arguments"] = {"n_knots": None, **header["arguments"]}
+    header["arguments"] = former_arguments(header["backbone"], header["arguments"], header["format_version"])
     if header["format_version"] < 3:
         header["renamed_weights"] = RENAMED
     return header

@@ -20,7 +20,7 @@ from mlpot.data.sources.read import Source, read_structures
 from mlpot.evaluate import evaluate as errors_of
 from mlpot.model_file import save_potential
 from mlpot.potential import Potential, UnknownElementError
-from mlpot.predict import NotFiniteError, labeled, predict_file, predict_structures
+from mlpot.predictions import NotFiniteError, labeled, predict_file, predict_structures
 
 
 @pytest.fixture(scope="module")

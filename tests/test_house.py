@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+import mlpot
+from mlpot.models import BACKBONES
+
 PROJECT = Path(__file__).parents[1]
 HOUSE = PROJECT / "mlpot"
 FILES = sorted(HOUSE.rglob("*.py"))
@@ -30,7 +33,7 @@ FLOOR = {
     "cpu": 4.5,
     "potential": 5,
     "forces": 6, "model_file": 6, "array_tangents": 6,
-    "calculator": 7, "predict": 7, "training": 7,
+    "calculator": 7, "predictions": 7, "training": 7,
     "dynamics": 8, "evaluate": 8,
     "certificate": 9,  # it judges the integrators too, as users meet them with a potential
     "html": 9,  # pages show what the rooms below left in files
@@ -40,7 +43,7 @@ DOOR = {
     "h5py": {"data"},
     "ase.io": {"data"},
     "ase.md": {"dynamics"},
-    "ase.calculators": {"calculator", "data", "predict", "dynamics"},  # to carry results
+    "ase.calculators": {"calculator", "data", "predictions", "dynamics"},  # to carry results
     "dpdata": {"data"},
     "e3nn": {"models"},
     "gpaw": {"data"},
@@ -140,11 +143,39 @@ def test_each_outside_library_has_its_door(path: Path) -> None:
 
 @by_file
 def test_no_import_hides_in_a_function(path: Path) -> None:
-    if room(path) == "cli" or path.name in ("door.py", "loops.py", "ops.py"):
+    if room(path) == "cli" or path == HOUSE / "__init__.py" or path.name in ("door.py", "loops.py", "ops.py"):
         return  # each command imports its own room, so that `mlpot --help` is quick; a door imports compiled code
     for function in functions(path):
         for name in (name for node in ast.walk(function) for name in imported(node)):
             assert name.split(".")[0] in OPTIONAL, f"{function.name} imports {name}"
+
+
+@by_file
+def test_no_import_is_made_from_a_string(path: Path) -> None:
+    """Tools that follow imports see them all; what a user names comes in as one of Python's entry points."""
+    called = {ast.unparse(node.func) for node in nodes(path) if isinstance(node, ast.Call)}
+    assert not {
+        name for name in called if name.endswith(("import_module", "__import__", "run_module", "run_path"))
+    }
+    assert not {"importlib", "importlib.import_module", "runpy"} & set(imports(path))
+
+
+NETWORKS = re.compile(
+    r"(?<![a-z])(" + "|".join({*BACKBONES, *(made.__name__ for made in BACKBONES.values())}) + r")(?![a-z])",  # type: ignore[attr-defined]
+    re.IGNORECASE,
+)
+MAY_NAME_NETWORKS = {
+    "models": "is where they live",
+    "data": "reads files of programs that are called as their networks",
+    "kernels": "has the loops of two networks until these are stages",
+    "forces": "asks for the calls of these two",
+}
+
+
+@by_file
+def test_no_room_but_models_names_a_network(path: Path) -> None:
+    if room(path) not in MAY_NAME_NETWORKS:
+        assert not NETWORKS.findall(path.read_text().replace("SchNetPack", "").replace("schnetpack", ""))
 
 
 @by_file
@@ -250,3 +281,12 @@ def test_the_table_of_floors_is_that_of_contributing() -> None:
     for floor, rooms in re.findall(r"^\| ([\d.]+) \| (.*?) \|", text, re.MULTILINE):
         found |= {name: float(floor) for name in re.findall(r"`([a-z_]+)(?:\.py|/)`", rooms)}
     assert found == FLOOR
+
+
+def test_a_public_name_is_no_file() -> None:
+    """A submodule that is imported would take the place of a function of the same name."""
+    code = (
+        "import mlpot, mlpot.cli.main, mlpot.evaluate; print([callable(getattr(mlpot, n)) for n in mlpot.__all__])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert out.stdout.count("True") == len(mlpot.__all__) - 1, out.stderr  # but for the version

@@ -21,7 +21,7 @@ from structures import slab as flat_slab
 from mlpot.calculator import MLPotCalculator
 from mlpot.data.h5md import Reader
 from mlpot.potential import Potential
-from mlpot.predict import labeled, predict_structures
+from mlpot.predictions import labeled, predict_structures
 
 
 def slab() -> Atoms:

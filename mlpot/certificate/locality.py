@@ -56,7 +56,7 @@ def high_coordination(tested: CalculatorUnderTest, structures: Structures) -> Ch
         order = np.random.default_rng(1).permutation(8 * len(dense))
         eight = double((dense * (2, 2, 2))[order])
         # Energies at high coordination have another magnitude: the bars are relative to it, and above the error of
-        # an EGNN at distances far from its training (6e-8). A dropped neighbor changes the first digits.
+        # networks at distances far from their training (6e-8). A dropped neighbor changes the first digits.
         relative = 1e-5 if double.single else 1e-7
         figures.append(
             Measurement(

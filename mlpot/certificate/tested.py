@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,9 +151,10 @@ def of_calculator(where: str, elements: tuple[int, ...], *, single: bool = False
     Raises:
         ValueError: there is no such module or name.
     """
-    module, _, name = where.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        if ":" not in where:
+            raise ValueError("it names no calculator of the module")
+        found = EntryPoint(name="calculator", value=where, group="mlpot").load()
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"There is no calculator {where} ({error}). Give module:name, the module importable from here."

@@ -186,7 +186,7 @@ def predict(
     overwrite: Overwrite = False,
 ) -> None:
     """Write structures with the energies, forces and stresses of a potential."""
-    from mlpot.predict import predict_file
+    from mlpot.predictions import predict_file
 
     source = source_of(structures, elements, elements_from, labels=False)
     left_out: list[str] = []

@@ -20,6 +20,8 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "egnn": EGNN,
     "deepsets": DeepSets,
 }
+DEFAULT = "schnet"  # of a recipe that names none
+FLOAT_ONLY_ON_CPUS = {"schnet"}  # loops over its spline grid know float32 and float64
 LIMITS = {"cutoff": 100.0, "n_features": 4096, "n_radial": 1024, "n_knots": 8192, "n_neighbors": 1000.0}
 MAX_ARGUMENT = 64  # of all others, such as the number of layers
 """What is larger is a slip of the pen, or a file made to fill the memory."""
@@ -45,3 +47,10 @@ def build_backbone(name: str, *, elements: Sequence[int] = (), **arguments: obje
     if "elements" in inspect.signature(backbone).parameters:
         return backbone(elements=tuple(elements), **arguments)
     return backbone(**arguments)
+
+
+def former_arguments(name: str, arguments: dict[str, object], format_version: int) -> dict[str, object]:
+    """What the arguments in a model file of an older format are called and mean today."""
+    if format_version == 1 and name == "schnet":  # filters were on edges unless the arguments said otherwise
+        return {"n_knots": None, **arguments}
+    return arguments

@@ -3,8 +3,8 @@
     y[i, k, c] = Σ_j Σ_t κ_t T_p(d_ij)[c] Y_b(u_ij) x[j, a, c]        t = (p, b, a, k, κ)
 
 A term t has a path p with a radial function of its own for every channel, a harmonic b, a component a of the
-neighbor and a component k of the sum; κ are coupling coefficients. SchNet has one term, PaiNN four and then ten,
-the first layer of MACE sixteen. The radial functions T are tables on knots (see `spline_grid`). With
+neighbor and a component k of the sum; κ are coupling coefficients. A continuous-filter convolution has one
+term, messages of scalars and vectors ten. The radial functions T are tables on knots (see `spline_grid`). With
 Z[k, a] = Σ_b κ Y_b of a path, an edge gives T ∘ Z x.
 """
 

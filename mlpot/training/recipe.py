@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, get_type_hints
 from ase.data import atomic_numbers
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
-from mlpot.models import BACKBONES
+from mlpot.models import BACKBONES, DEFAULT
 from mlpot.models.layers import choose
 from mlpot.recipes import Section
 
@@ -121,7 +121,7 @@ class ModelSection(Section):
 
     renamed: ClassVar[Mapping[str, str]] = {"model.wall": "model.core_repulsion"}
 
-    backbone: str = Field(default="schnet", description=f"one of {', '.join(BACKBONES)}")
+    backbone: str = Field(default=DEFAULT, description=f"one of {', '.join(BACKBONES)}")
     repulsion: bool = Field(default=False, description="add the ZBL repulsion of nuclei at short range")
     core_repulsion: bool = Field(
         default=True,
@@ -148,7 +148,7 @@ class ModelSection(Section):
             return values
         if lacking := [key for key in ("freeze", "start_references") if values.get(key) not in (None, [], "keep")]:
             raise ValueError(f"{', '.join(lacking)}: of a training that starts from a model; give model.start")
-        backbone, arguments = values.get("backbone", "schnet"), values.get("arguments") or {}
+        backbone, arguments = values.get("backbone", DEFAULT), values.get("arguments") or {}
         return {**values, "arguments": checked_arguments(backbone, arguments)}
 
 

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from mlpot.atomic_files import write_whole
 from mlpot.figures.training import LOGS
+from mlpot.models import FLOAT_ONLY_ON_CPUS
 from mlpot.torch_settings import known_device
 from mlpot.training.recipe import Recipe, TrainingSection
 
@@ -54,11 +55,11 @@ def _accelerator(name: str) -> str:
 
 def check_precision(recipe: Recipe) -> None:
     """Raise ValueError for a device that is not here, or one whose code does not compute in the precision."""
-    t = recipe.training
-    if _accelerator(t.accelerator) == "cpu" and t.precision == "bf16" and recipe.model.backbone == "schnet":
+    t, backbone = recipe.training, recipe.model.backbone
+    if _accelerator(t.accelerator) == "cpu" and t.precision == "bf16" and backbone in FLOAT_ONLY_ON_CPUS:
         raise ValueError(
-            "training.precision is bf16, which SchNet computes in on a GPU only, and this training is on a CPU. "
-            "Take training.precision=float32."
+            f"training.precision is bf16, which {backbone} computes in on a GPU only, and this training is on a "
+            "CPU. Take training.precision=float32."
         )
 
 

@@ -24,7 +24,7 @@ from mlpot.data.errors import FormatError, LabelError
 from mlpot.data.h5md import Reader, write
 from mlpot.data.sources.output import output_format, write_structures
 from mlpot.model_file import save_potential
-from mlpot.predict import NotFiniteError, labeled, predict_file, predict_structures
+from mlpot.predictions import NotFiniteError, labeled, predict_file, predict_structures
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_the_end_of_a_cut_file_is_told(folder: Path) -> None:
 
 
 def test_a_prediction_that_is_not_finite_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlpot import predict as door
+    from mlpot import predictions as door
 
     compute, calls = door.predict, 0
 

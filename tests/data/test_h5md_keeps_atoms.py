@@ -21,7 +21,7 @@ from mlpot.data.h5md.recover import recover
 from mlpot.data.h5md.trajectory import TrajectoryWriter
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.run import run_md
-from mlpot.predict import predict_file
+from mlpot.predictions import predict_file
 
 CARD = {"made with": "a test"}
 
