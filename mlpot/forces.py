@@ -121,6 +121,19 @@ def native_call_of(potential: AtomicEnergies) -> Native | None:
     return call
 
 
+def native_call_with_ghosts(potential: Potential) -> Native | None:
+    """As `native_call_of` for a frozen potential and the atoms of one process among several.
+
+    `models.native.GHOST` is added to the atomic numbers of other processes' atoms. Of their energies, and so of
+    forces and virials, nothing counts; sums over all processes are those of the whole.
+    """
+    if native_obstacle(potential) is not None:
+        return None
+    known = potential.backbone, _elements(potential)._replace(ghosts=True), potential.isolated
+    with usual_settings():
+        return native_schnet(*known) or native_egnn(*known) or native_call(*known)
+
+
 def _call_in_training(potential: Potential, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor] | None:
     if potential not in _in_training:
         _in_training[potential] = NativeTraining(), StagedTraining()
@@ -188,14 +201,30 @@ def periodic_directions(graph: AtomGraph) -> Tensor:
     )
 
 
-def predict_atoms(potential: AtomicEnergies, graph: AtomGraph) -> AtomicProperties:
-    """Atomic energies and virials. How a total is shared among atoms is a convention, not physics."""
+def predict_atoms(potential: AtomicEnergies, graph: AtomGraph, n_own: int | None = None) -> AtomicProperties:
+    """Atomic energies and virials. How a total is shared among atoms is a convention, not physics.
+
+    Args:
+        potential, graph: as for `predict`.
+        n_own: how many atoms, the first, count with their energies; all by default. Others get a virial by their
+            pull on these, and NaN for their energy.
+    """
     with _evaluation(potential, graph) as settled:
-        atom_energy, vectors, g = _gradient(potential, settled)
+        atom_energy, vectors, g = _gradient(potential, settled, n_own=n_own)
+        if n_own is not None:
+            atom_energy[n_own:] = torch.nan
     share = vectors[:, :, None] * g[:, None, :] / 2
     virials = share.new_zeros(graph.n_atoms, 3, 3)
     virials = virials.index_add(0, graph.edges.center, share).index_add(0, graph.edges.neighbor, share)
     return AtomicProperties(energies=atom_energy.detach(), virials=(virials + virials.mT).detach() / 2)
+
+
+def predict_own(potential: AtomicEnergies, graph: AtomGraph, n_own: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The energy of the first atoms of one graph, (1,) eV, with its forces (n_atoms, 3) and virial (1, 3, 3)."""
+    with _evaluation(potential, graph) as settled:
+        atom_energy, vectors, g = _gradient(potential, settled, n_own=n_own)
+        virial = (vectors[:, :, None] * g[:, None, :]).sum(0, keepdim=True)
+        return atom_energy[:n_own].sum(0, keepdim=True).detach(), _to_atoms(g, settled).detach(), virial.detach()
 
 
 def hessian_vector_product(potential: AtomicEnergies, graph: AtomGraph, direction: Tensor) -> Tensor:
@@ -230,9 +259,9 @@ def _hessian_products(potential: AtomicEnergies, graph: AtomGraph, directions: T
 
 
 def _gradient(
-    potential: AtomicEnergies, graph: AtomGraph, create_graph: bool = False
+    potential: AtomicEnergies, graph: AtomGraph, create_graph: bool = False, n_own: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Atomic energies with references, edge vectors and ∂E/∂r_e, all float64."""
+    """Atomic energies with references, edge vectors and ∂E/∂r_e of all or the first atoms, all float64."""
     exact = edge_vectors(graph).detach()
     reference = potential.reference_energies(graph.numbers)
     with torch.enable_grad():
@@ -240,7 +269,8 @@ def _gradient(
         if vectors is exact:
             vectors = exact.clone().requires_grad_()
         atom_energy = potential(graph.numbers, graph.edges, vectors)
-        (g,) = torch.autograd.grad(atom_energy.sum(), vectors, create_graph=create_graph, materialize_grads=True)
+        total = atom_energy[:n_own].sum()
+        (g,) = torch.autograd.grad(total, vectors, create_graph=create_graph, materialize_grads=True)
     return atom_energy.double() + reference, exact, g.double()
 
 

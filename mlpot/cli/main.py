@@ -26,6 +26,7 @@ from mlpot.cli.data import (
     source_of,
 )
 from mlpot.cli.export import export
+from mlpot.cli.lammps import lammps
 from mlpot.cli.options import check_quotes
 from mlpot.cli.progress import progress, working
 from mlpot.cli.tables import print_certificate, print_evaluation
@@ -42,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app.command()(export)
+app.command()(lammps)
 app.add_typer(data_app, name="data")
 
 

@@ -55,7 +55,8 @@ class StagedCall:
             program = backbone.program()
             self.executor = compiled_code().Executor(program, elements.scale.dtype)
             self.plan = self.executor.layout.plan(program.weights)
-        self.places, self.outer = elements.places(), outer_of(elements, isolated, backbone.cutoff)
+        self.n_elements, self.places = len(elements.numbers), elements.places()
+        self.outer = outer_of(elements, isolated, backbone.cutoff)
         self._last: tuple[AtomGraph, Tensor, Array] | None = None
 
     def __call__(self, graph: AtomGraph) -> Found | None:
@@ -67,10 +68,11 @@ class StagedCall:
         Returns:
             None if an element is unknown.
         """
-        element = np.empty(graph.n_atoms, np.int64)
-        if not loops.pairs.elements(graph.numbers.numpy(), self.places, element):
+        kind = np.empty(graph.n_atoms, np.int64)
+        if not loops.pairs.elements(graph.numbers.numpy(), self.places, kind):
             return None
-        structure = structure_of(graph, element, self._offset(graph))
+        element = kind % self.n_elements if self.n_elements < len(self.outer.nuclei) else kind
+        structure = structure_of(graph, element, self._offset(graph), kind)
         answer = self.executor.energies(self.plan, structure, self.outer)
         return (
             _sums(torch.from_numpy(answer.energy), graph),
@@ -164,7 +166,7 @@ def outer_of(elements: Elements, isolated: Tensor, cutoff: float) -> Any:
     )
 
 
-def structure_of(graph: AtomGraph, element: Array, offset: Array) -> Any:
+def structure_of(graph: AtomGraph, element: Array, offset: Array, kind: Array | None = None) -> Any:
     """The arrays of a graph; isolated atoms may stand at the end of `element`."""
     edges, more = graph.edges, len(element) - graph.n_atoms
     row_ptr, positions = edges.row_ptr, graph.positions
@@ -174,6 +176,7 @@ def structure_of(graph: AtomGraph, element: Array, offset: Array) -> Any:
     return compiled_code().Structure(
         positions=positions.contiguous().numpy(),
         element=element,
+        kind=kind,
         row_ptr=row_ptr.numpy(),
         neighbor=edges.neighbor.numpy(),
         reverse=edges.reverse.numpy(),

@@ -33,6 +33,7 @@ class Structure(NamedTuple):
     neighbor: Array  # (n_edges,) int64
     reverse: Array  # (n_edges,) int64, the edge that points back
     offset: Array  # (n_edges, 3) float64, shift · cell; empty if nothing is periodic
+    kind: Array | None = None  # (n_atoms,) int64, as `element`, but ghosts are kinds of their own
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Evaluation:
     parts: Array
 
 
-NO_OUTER = Outer(np.zeros((1, 7)), np.zeros((1, 2)), np.zeros((1, 1, 3)), np.zeros((4, 2)), 0.0)
+NO_OUTER = Outer(np.zeros((1, 7)), np.zeros((1, 3)), np.zeros((1, 1, 3)), np.zeros((4, 2)), 0.0)
 """For b and ∂E/∂r alone."""
 
 
@@ -178,6 +179,7 @@ def _room(memory: Memory, layout: Layout, structure: Structure, training: bool) 
     return Room(
         n_atoms=n_atoms,
         element=structure.element,
+        kind=structure.element if structure.kind is None else structure.kind,
         values=get("values", arena, dtype=dtype),
         adjoints=get("adjoints", arena, dtype=dtype),
         dots=get("dots", arena if training else 0, dtype=dtype),

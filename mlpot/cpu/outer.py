@@ -24,7 +24,7 @@ class Outer(NamedTuple):
     # (n_elements, 7): scale, shift, output for the isolated atom, 0, reference energy in eV; both limits of the
     # coordination
     per_element: Array
-    nuclei: Array  # (n_elements, 2): Z, Z^0.23
+    nuclei: Array  # (n_elements, 3): Z, Z^0.23, 1 or for a ghost 0
     limits: Array  # (n_elements, n_elements, 3) Å: both ends of core repulsion, end of ZBL; 0 without
     screenings: Array  # (4, 2), share and decay of the terms of ZBL
     cutoff: float  # Å, of the coordination; 0 without any outer terms
@@ -50,7 +50,7 @@ def seed(begin, end, outer, room, answer):  # type: ignore[no-untyped-def]
             if room.d[e] < outer.cutoff:
                 coordination += envelope(room.d[e] / outer.cutoff)
         answer.coordination[i] = coordination
-        scale, _, _, _, _, low, high = outer.per_element[room.element[i]]
+        scale, _, _, _, _, low, high = outer.per_element[room.kind[i]]
         room.seeds[i] = smooth_step(coordination, low, high)[0] * scale
 
 
@@ -58,7 +58,7 @@ def seed(begin, end, outer, room, answer):  # type: ignore[no-untyped-def]
 def energies(begin, end, outer, room, answer):  # type: ignore[no-untyped-def]
     """The energies of some atoms but for nuclei, and their derivative by the coordination."""
     for i in range(begin, end):
-        scale, shift, isolated, _, reference, low, high = outer.per_element[room.element[i]]
+        scale, shift, isolated, _, reference, low, high = outer.per_element[room.kind[i]]
         coordination, value = answer.coordination[i], room.b[i] - isolated
         share, share_slope = smooth_step(coordination, low, high)
         shifted, shift_slope = switch_on(coordination, shift)
@@ -90,7 +90,7 @@ def forces(begin, end, outer, room, answer):  # type: ignore[no-untyped-def]
     for i in range(begin, end):
         for e in range(room.row_ptr[i], room.near[i]):
             j, edge, d, u = room.neighbor[e], room.original[e], room.distance[e], room.unit[e]
-            one, other = room.element[i], room.element[j]
+            one, other = room.kind[i], room.kind[j]
             seen, seen_slope, repelled, slope = with_nuclei(
                 d, outer.nuclei[one], outer.nuclei[other], outer.limits[one, other], outer.screenings
             )
@@ -127,7 +127,7 @@ def find(begin, end, plan, outer, room):  # type: ignore[no-untyped-def]
             d = np.sqrt(squared)
             room.neighbor[n], room.original[n], room.distance[n], room.d[n] = j, e, d, d
             if outer.cutoff > 0:
-                room.d[n], _ = seen_of(d, outer.limits[room.element[i], room.element[j]])
+                room.d[n], _ = seen_of(d, outer.limits[room.kind[i], room.kind[j]])
             room.unit[n, 0], room.unit[n, 1], room.unit[n, 2] = x / d, y / d, z / d
             n += 1
         room.near[i] = n

@@ -54,7 +54,8 @@ class Room(NamedTuple):
     """Everything that one evaluation computes; arrays of the type of the network unless said."""
 
     n_atoms: int
-    element: Array  # (n_atoms,) int64
+    element: Array  # (n_atoms,) int64, for the network
+    kind: Array  # (n_atoms,) int64, for the terms around it: `models.native.Elements`
     values: Array  # (arena,)
     adjoints: Array  # ∂E of each value
     dots: Array  # tangents; empty without training

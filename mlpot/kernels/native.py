@@ -51,7 +51,7 @@ class Network(NamedTuple):
     per_element: Array
     index: Array  # (MAX_Z + 1,) int64, of each atomic number among the elements, -1 if it is not one
     cutoff: float  # Å
-    nuclei: Array  # (n_elements, 2) float64: Z, Z^0.23
+    nuclei: Array  # (n_elements, 3) float64: Z, Z^0.23, 1 or for a ghost 0
     limits: (
         Array  # (n_elements, n_elements, 3) float64, Å: low and high of the core repulsion, end of ZBL; 0 without
     )

@@ -189,7 +189,7 @@ def switch_on(crowd, shift):  # type: ignore[no-untyped-def]
 
 @inner
 def _screened(d, one, other, screenings):  # type: ignore[no-untyped-def]
-    """The energy of two nuclei in eV and its derivative by d, see `models.zbl`."""
+    """The energy of two nuclei in eV and its derivative by d, see `terms.zbl`; half of it with a ghost."""
     per_length = (one[1] + other[1]) / (0.8854 * BOHR)
     screening, slope = 0.0, 0.0
     for k in range(len(screenings)):
@@ -197,7 +197,7 @@ def _screened(d, one, other, screenings):  # type: ignore[no-untyped-def]
         term = screenings[k, 0] * np.exp(-decay * d)
         screening += term
         slope -= decay * term
-    bare = HARTREE * BOHR * one[0] * other[0] / d
+    bare = HARTREE * BOHR * one[0] * other[0] / d * ((one[2] + other[2]) / 2)
     return bare * screening, bare * (slope - screening / d)
 
 

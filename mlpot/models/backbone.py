@@ -28,6 +28,11 @@ class Backbone(Protocol):
         """It receives the features of the atoms (n_atoms, n_features), by which an extrapolation is told."""
         ...
 
+    @property
+    def n_passes(self) -> int:
+        """Messages that an output depends on: it reaches that many cutoffs."""
+        ...
+
     def __call__(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Outputs b (n_atoms,), in units of the potential's energy scale.
 

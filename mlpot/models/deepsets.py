@@ -59,6 +59,11 @@ class DeepSets(nn.Module):
         """It is a yardstick for others, and short rather than fast."""
         return f"{type(self).__name__} is not made of stages"
 
+    @property
+    def n_passes(self) -> int:
+        """Messages that an energy depends on: it reaches that many cutoffs."""
+        return 1
+
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å."""
         d, z = distances(vectors), self.embedding(numbers)

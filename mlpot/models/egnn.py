@@ -151,6 +151,11 @@ class EGNN(nn.Module):
         )
         self.readout = mlp(n_features, n_features // 2, 1, activation=activation)
 
+    @property
+    def n_passes(self) -> int:
+        """Messages that an energy depends on: it reaches that many cutoffs."""
+        return len(self.layers)
+
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å."""
         d = distances(vectors)

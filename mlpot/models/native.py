@@ -25,6 +25,9 @@ from mlpot.terms.zbl import SCREENING, ZBL
 
 Array = NDArray[Any]
 
+GHOST = 256
+"""Added to the atomic number of a ghost: an atom that others see, but whose energy is counted elsewhere."""
+
 EXACT = {
     **dict.fromkeys(("per_element", "nuclei", "limits", "screenings"), np.float64),
     "index": np.int64,
@@ -97,6 +100,12 @@ class Elements(NamedTuple):
     shift: Tensor
     repulsion: ZBL | None
     core_repulsion: CoreRepulsion | None
+    ghosts: bool = False  # whether each element is there a second time, see `GHOST`
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """The atomic number of each kind of atom that the loops tell apart."""
+        return self.numbers * (2 if self.ghosts else 1)
 
     def limits(self) -> Tensor:
         """Both ends of the core repulsion and the end of ZBL, (n_elements, n_elements, 3) float64, Å, or 0."""
@@ -109,14 +118,16 @@ class Elements(NamedTuple):
         return limits
 
     def places(self) -> Array:
-        """(MAX_Z + 1,) of each atomic number among the elements, -1 if it is not one."""
-        return _places(self.numbers)
+        """(GHOST + MAX_Z + 1,) of each atomic number among the kinds, -1 if it is not one."""
+        return _places(self.numbers, self.ghosts)
 
 
 @cache
-def _places(numbers: tuple[int, ...]) -> Array:
-    index = np.full(MAX_Z + 1, -1)
-    index[list(numbers)] = np.arange(len(numbers))
+def _places(numbers: tuple[int, ...], ghosts: bool) -> Array:
+    index, own = np.full(GHOST + MAX_Z + 1, -1), np.array(numbers)
+    index[own] = np.arange(len(own))
+    if ghosts:
+        index[own + GHOST] = len(own) + np.arange(len(own))
     return index
 
 
@@ -143,7 +154,7 @@ def native_schnet(backbone: object, elements: Elements, lone: Tensor) -> NativeC
     if not has_native_call(backbone, elements.scale):
         return None
     with torch.no_grad():
-        weights = Weights(*(w.clone() for w in weights_of(backbone, torch.tensor(elements.numbers))))
+        weights = Weights(*(w.clone() for w in weights_of(backbone, torch.tensor(elements.kinds))))
     net = network(weights, backbone.table, elements, lone)
     return NativeCall(loops.native, net, _room, work=net.first.shape[1], block_size=block_size)
 
@@ -270,15 +281,25 @@ def network(weights: Weights, table: RadialTable | None, elements: Elements, lon
 
 
 def of_elements(elements: Elements, lone: Tensor, last_bias: Tensor) -> dict[str, Tensor]:
-    """What every network has of its elements; lone as for `native_schnet`, and the bias of what is read out."""
+    """What every network has of its elements; lone as for `native_schnet`, and the bias of what is read out.
+
+    A ghost has neither a learned energy nor a reference. Of the energy of two nuclei, half is that of each.
+    """
     columns = elements.scale, elements.shift, lone, last_bias.expand_as(lone), elements.reference
     limits = elements.core_repulsion
     coordination = torch.zeros(len(lone), 2, dtype=torch.float64) if limits is None else limits.coordination
     charge = torch.tensor(elements.numbers, dtype=torch.float64)
+    per_element = torch.cat([torch.stack([c.double() for c in columns], dim=1), coordination], dim=1)
+    nuclei, ends = torch.stack([charge, charge**0.23, torch.ones_like(charge)], dim=1), elements.limits()
+    if elements.ghosts:
+        silent = torch.tensor([0, 0, 1, 1, 0, 1, 1], dtype=torch.float64)
+        per_element = torch.cat([per_element, per_element * silent])
+        nuclei = torch.cat([nuclei, nuclei * torch.tensor([1, 1, 0], dtype=torch.float64)])
+        ends = ends.repeat(2, 2, 1)
     return {
-        "per_element": torch.cat([torch.stack([c.double() for c in columns], dim=1), coordination], dim=1),
-        "nuclei": torch.stack([charge, charge**0.23], dim=1),
-        "limits": elements.limits(),
+        "per_element": per_element,
+        "nuclei": nuclei,
+        "limits": ends,
         "screenings": torch.tensor(SCREENING, dtype=torch.float64),
     }
 

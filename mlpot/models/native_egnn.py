@@ -60,7 +60,7 @@ def _network(backbone: EGNN, elements: Elements, lone: Tensor) -> Any:
         ("update", "from_update"): [second.weight for _, second in update],
     }
     arrays = {
-        "features": padded(backbone.embedding(torch.tensor(elements.numbers))),
+        "features": padded(backbone.embedding(torch.tensor(elements.kinds))),
         "center_bias": padded(torch.stack([layer.from_center.bias for layer in layers])),
         "hidden_bias": padded(torch.stack([first.bias for first, _ in update])),
         "update_bias": padded(torch.stack([second.bias for _, second in update])),

@@ -78,6 +78,11 @@ class SchNet(nn.Module):
         if n_knots is not None:
             self.table = RadialTable(self.basis, self.envelope, cutoff=cutoff, n_knots=n_knots, degree=degree)
 
+    @property
+    def n_passes(self) -> int:
+        """Messages that an energy depends on: it reaches that many cutoffs."""
+        return len(self.interactions)
+
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å."""
         x = self.embedding(numbers)

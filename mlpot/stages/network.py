@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mlpot.graph import Edges
+from mlpot.stages.edge_network import EdgeNetwork
+from mlpot.stages.neighbor_sum import NeighborSum
 from mlpot.stages.products import Product, Products
 from mlpot.stages.readout import Readout
 from mlpot.stages.run import ENERGY, Program, Step, forward
@@ -75,6 +77,15 @@ class StagedNetwork(nn.Module):
                 steps.append(Step(Products(products, weight), name, sums))
                 steps.append(Step(Readout(weight.new_ones(weight.shape[2])), sums, ENERGY))
         return Program(steps)
+
+    @property
+    def n_passes(self) -> int:
+        """Messages that an energy depends on: it reaches that many cutoffs."""
+        passes: dict[str | None, int] = {None: 0}
+        for step in self.program().steps:
+            sent = passes[step.source] + isinstance(step.stage, NeighborSum | EdgeNetwork)
+            passes[step.target] = max(sent, passes.get(step.target, 0))
+        return passes[ENERGY]
 
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å, by the definition of each stage."""

@@ -1,0 +1,77 @@
+"""`mlpot lammps`: a script of LAMMPS, on one rank or many, in which one line says where the potential goes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlpot.engines.lammps_fix import MPIAbortException, lammps, register
+from mlpot.engines.lammps_guards import LocalGuards
+from mlpot.engines.lammps_potential import RankPotential
+from mlpot.engines.mpi import stop_all
+from mlpot.model_file import load_potential
+from mlpot.potential import Potential
+
+
+def attach(
+    lmp: Any, potential: Potential, *, elements: Sequence[str] | None = None, guards: LocalGuards | None = None
+) -> RankPotential:
+    """Give an instance of LAMMPS the style of `fix ID all mlpot ELEMENT …`; before its script is read.
+
+    Args:
+        lmp: an instance of `lammps.lammps`, on each rank.
+        potential: frozen.
+        elements: of types 1, 2, …, where the script does not name them.
+        guards: that stop a run.
+
+    Raises:
+        ValueError: this LAMMPS was not tested, or has a potential already.
+    """
+    found = RankPotential(lmp, potential, elements, guards or LocalGuards())
+    register(lmp, found)
+    return found
+
+
+def run_lammps(
+    script: str | Path,
+    model: str | Path,
+    *,
+    comm: Any,
+    elements: Sequence[str] | None = None,
+    dtype: str | None = None,
+    guards: LocalGuards | None = None,
+    arguments: Sequence[str] = (),
+) -> None:
+    """Run a script of LAMMPS with a potential, on all ranks of a communicator.
+
+    Args:
+        script: of LAMMPS, with a line `fix ID all mlpot ELEMENT …` after the atoms are there.
+        model: a file that mlpot wrote.
+        comm: of mpi4py.
+        elements: of types 1, 2, …, where the script does not name them.
+        dtype: "float32" or "float64"; that of the model by default.
+        guards: that stop a run.
+        arguments: of LAMMPS' command line, such as ("-var", "T", "300").
+
+    Raises:
+        ValueError, FileNotFoundError: the script or the model is not there, or LAMMPS was not tested.
+        SystemExit: LAMMPS stopped with an error, which it has told.
+    """
+    if not Path(script).is_file():
+        raise FileNotFoundError(f"There is no file {script}. Give the path of a script of LAMMPS.")
+    potential = load_potential(model, dtype=dtype)
+    lmp = lammps(cmdargs=list(arguments), comm=comm)
+    found = attach(lmp, potential, elements=elements, guards=guards)
+    try:
+        lmp.file(str(script))
+    except MPIAbortException as error:
+        stop_all(comm, str(error), 1)
+    except Exception as error:  # LAMMPS raises no other kind, on all ranks, and has told it
+        if comm.Get_rank() == 0:
+            print(f"mlpot: LAMMPS stopped: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    if found.n_runs == 0 and comm.Get_rank() == 0:
+        print("mlpot: The script ran nothing: it has no `run`, `minimize` or `rerun`.", file=sys.stderr)
+    lmp.close()

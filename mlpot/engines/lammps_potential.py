@@ -1,0 +1,244 @@
+"""What a rank of LAMMPS computes: the energy of its own atoms, with forces on them and on ghosts."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mlpot.engines import lammps_fix
+from mlpot.engines.lammps_guards import LocalGuards
+from mlpot.engines.local_atoms import LocalGraph, LocalList, farthest
+from mlpot.engines.mpi import stop_all
+from mlpot.forces import native_call_with_ghosts, predict_atoms, predict_own
+from mlpot.potential import Potential
+from mlpot.signals import BlowUpError
+
+Floats = NDArray[np.float64]
+VOIGT = (0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2)
+"""LAMMPS' order of components: xx, yy, zz, xy, xz, yz."""
+ATOMIC_ENERGY, ATOMIC_VIRIAL = 2, 4 | 8
+"""Bits by which LAMMPS asks for energies and virials of atoms."""
+SKIN = 2.0  # Å, LAMMPS' own in units metal
+NULL = "NULL"
+
+
+class RankPotential(lammps_fix.Callbacks):
+    """A potential for one instance of LAMMPS, as one rank sees it.
+
+    Args:
+        lmp: the instance, of class `lammps.lammps`.
+        potential: frozen, on a CPU or another device.
+        elements: of types 1, 2, …, where neither the line of the script nor type labels name them.
+        guards: checked after each calculation.
+    """
+
+    def __init__(self, lmp: Any, potential: Potential, elements: Sequence[str] | None, guards: LocalGuards):
+        self.lmp, self.comm, self.potential = lmp, lmp.get_mpi_comm(), potential
+        self.guards = guards
+        self.reach = potential.n_passes * potential.cutoff  # Å, of the energy of an atom
+        self._elements = elements
+        self._native = native_call_with_ghosts(potential)
+        self._list = LocalList(potential.cutoff, potential.n_passes)
+        self._fix: lammps_fix.Fix | None = None
+        self._name = ""
+        self._numbers = np.zeros(1, np.int64)  # by type, from 1; 0 for NULL
+        self._begun: Floats | None = None  # where atoms and ghosts were when LAMMPS found the ghosts
+        self._answer: tuple[Floats, Floats] | None = None  # energies and virials of own atoms, if asked for
+        self.n_runs = 0
+
+    def create(self, arguments: Sequence[str]) -> None:
+        """As `Callbacks`.
+
+        Raises:
+            ValueError: a second potential, a group other than all, or elements that do not fit.
+        """
+        name, group, _, *words = arguments
+        if self.is_there():
+            raise ValueError(f"The script has a fix {lammps_fix.STYLE} already, {self._name}. Remove one line.")
+        if group != "all":
+            raise ValueError(
+                f"fix {name} {group} {lammps_fix.STYLE}: a potential is of all atoms, as some have no energy "
+                "without the others. Write `all`, and NULL for types that it is not to see."
+            )
+        if (units := self.lmp.extract_global("units")) != "metal":
+            raise ValueError(f"The script has units {units}; energies and forces are in eV and Å: `units metal`.")
+        self._numbers = self._numbers_of_types(words)
+        self._name, self._fix = name, lammps_fix.Fix(self.lmp, name)
+        self._begun = None
+        enough = max(self.reach + SKIN, lammps_fix.ghost_cutoff(self.lmp))
+        self.lmp.command(f"comm_modify cutoff {enough:.12g}")
+
+    def is_there(self) -> bool:
+        """Whether the line of the potential was read and its fix is there yet."""
+        return self._fix is not None and self.lmp.has_id("fix", self._name)
+
+    def begin_run(self, command: str) -> None:
+        """As `Callbacks`.
+
+        Raises:
+            ValueError: there is no potential.
+        """
+        if not self.is_there():
+            raise ValueError(
+                f"The script comes to `{command}` without a potential. Before it, where the atoms are there, "
+                f"write a line such as: fix potential all {lammps_fix.STYLE} {' '.join(self._example())}"
+            )
+        self.n_runs += 1
+
+    def init(self) -> None:
+        """As `Callbacks`.
+
+        Raises:
+            ValueError: what would give other forces than those of the potential.
+        """
+        if self.lmp.extract_global("units") != "metal":
+            raise ValueError("The units are not metal any more. Write `units metal`.")
+        if self.lmp.extract_global("respa_levels") is not None:
+            raise ValueError("run_style respa would never apply the potential. Write `run_style verlet`.")
+        if not (self.lmp.extract_setting("newton_pair") or self.lmp.extract_setting("newton_bond")):
+            raise ValueError("With `newton off` forces on ghosts are not sent to their atoms. Write `newton on`.")
+        if self.lmp.extract_setting("ntypes") != len(self._numbers) - 1:
+            raise ValueError("The number of atom types changed. Write the potential's line after it.")
+        if (there := lammps_fix.ghost_cutoff(self.lmp)) < self.reach:
+            raise ValueError(
+                f"LAMMPS keeps ghosts {there:.4g} Å out, and an atom's energy reaches {self.reach:.4g} Å "
+                f"({self.potential.n_passes} × {self.potential.cutoff:.4g} Å). Write "
+                f"`comm_modify mode single cutoff {self.reach + SKIN:.4g}`, after the potential's line."
+            )
+
+    def atoms_changed(self) -> None:
+        """As `Callbacks`."""
+        self._begun = None
+
+    def compute(self, eflag: int, vflag: int) -> None:
+        """As `Callbacks`: all ranks tell each other what they found, or what went wrong."""
+        energy, virial, forces, reason = 0.0, np.zeros((3, 3)), None, ""
+        try:
+            local = self._local_graph()
+            energy, forces, virial = self._predict(local)
+            reason = self.guards.reason(local, energy, forces) or ""
+        except Exception as error:
+            reason = f"{error}" if isinstance(error, ValueError) else traceback.format_exc()
+        sums = np.array([energy, *(virial + virial.T)[VOIGT] / 2, bool(reason)])
+        self.comm.Allreduce(sums.copy(), sums)
+        if sums[-1] > 0:
+            self._stop(reason)
+        assert self._fix is not None
+        assert forces is not None
+        self.lmp.numpy.extract_atom("f", nelem=self._n_all, dim=3)[local.kept] += forces
+        self._fix.tell(sums[0], -sums[1:7])
+        if eflag & ATOMIC_ENERGY or vflag & ATOMIC_VIRIAL:
+            self._answer = self._by_atom(local)
+
+    def by_atom(self) -> None:
+        """As `Callbacks`."""
+        if self._answer is not None:
+            assert self._fix is not None
+            self._fix.tell_atoms(*self._answer)
+            self._answer = None
+
+    def failed(self, error: BaseException) -> None:
+        """As `Callbacks`; only what all ranks find alike comes here, but for faults of ours."""
+        lammps_fix.flush(self.lmp)
+        if isinstance(error, ValueError):
+            stop_all(self.comm, str(error), 1, together=True)
+        stop_all(self.comm, "".join(traceback.format_exception(error)), 1)
+
+    def _stop(self, reason: str) -> None:
+        """End all ranks, each of which may have a reason."""
+        step = self.lmp.extract_global("ntimestep")
+        reasons = [text for text in self.comm.allgather(reason) if text]
+        lammps_fix.flush(self.lmp)
+        told = " ".join(dict.fromkeys(reasons))
+        stop_all(self.comm, f"Stopped in step {step}. {told}", BlowUpError.exit_code, together=True)
+
+    def _local_graph(self) -> LocalGraph:
+        n_own, n_ghosts = self.lmp.extract_setting("nlocal"), self.lmp.extract_setting("nghost")
+        n = self._n_all = n_own + n_ghosts
+        if n == 0:
+            positions, types, ids = np.empty((0, 3)), np.empty(0, np.int32), np.empty(0, np.int32)
+        else:
+            take = self.lmp.numpy.extract_atom
+            positions, types, ids = take("x", nelem=n, dim=3), take("type", nelem=n), take("id", nelem=n)
+        self._check_ghosts(positions)
+        return self._list.graph(positions, self._numbers[types], ids.astype(np.int64), n_own)
+
+    def _check_ghosts(self, positions: Floats) -> None:
+        """No atom may have come near since LAMMPS looked which ghosts are near."""
+        if self._begun is None or len(self._begun) != len(positions):
+            self._begun = positions.copy()
+            return
+        moved = farthest(positions, self._begun)
+        if moved > SKIN / 2 and 2 * moved > lammps_fix.ghost_cutoff(self.lmp) - self.reach:
+            raise ValueError(
+                f"Atoms moved {moved:.3g} Å since LAMMPS looked which are near, and ghosts may be missing. Write "
+                f"`neigh_modify every 1 delay 0 check yes` and `comm_modify cutoff {self.reach + 4 * SKIN:.4g}`."
+            )
+
+    def _predict(self, local: LocalGraph) -> tuple[float, Floats, Floats]:
+        """Energy, forces on the atoms of the graph and virial; eV, eV/Å."""
+        found: tuple[Tensor, Tensor, Tensor] | None = None
+        if local.n_own == 0:
+            return 0.0, np.zeros((len(local.kept), 3)), np.zeros((3, 3))
+        if self._native is not None:
+            found = self._native(local.graph)
+        if found is None:
+            device = self.potential.energy_scale.device
+            found = predict_own(self.potential, local.with_true_numbers().to(device), local.n_own)
+        energy, forces, virial = (t.cpu() for t in found)
+        return energy.item(), forces.numpy(), virial[0].numpy()
+
+    def _by_atom(self, local: LocalGraph) -> tuple[Floats, Floats]:
+        """Energies (n_own,) and virials (n_own, 6) of own atoms, zero where the potential does not see them.
+
+        The virial of an edge is shared by its two atoms, of which a ghost sends its part home.
+        """
+        assert self._fix is not None
+        energies, parts = np.zeros(self._n_all), np.zeros((2, self._n_all, 3))
+        if local.n_own:
+            device = self.potential.energy_scale.device
+            found = predict_atoms(self.potential, local.with_true_numbers().to(device), local.n_own).to("cpu")
+            energies[local.kept[: local.n_own]] = found.energies[: local.n_own].numpy()
+            virials = -found.virials.numpy()[:, VOIGT[0], VOIGT[1]]
+            parts[0, local.kept], parts[1, local.kept] = virials[:, :3], virials[:, 3:]
+        for part in parts:
+            self._fix.send_home(self.address, part)
+        return energies, np.concatenate([*parts], axis=1)
+
+    def _numbers_of_types(self, words: Sequence[str]) -> NDArray[np.int64]:
+        """Atomic numbers by type from what the script, the labels of types or the caller name."""
+        n_types = self.lmp.extract_setting("ntypes")
+        names = list(words) or self._labels(n_types) or list(self._elements or ())
+        known = [chemical_symbols[z] for z in self.potential.elements]
+        if len(names) != n_types:
+            given = f"names {len(names)} elements ({' '.join(names)})" if names else "names no elements"
+            raise ValueError(
+                f"The potential's line {given}, and there are {n_types} types of atoms. Write one element for "
+                f"each, of {', '.join(known)}, or NULL: fix {self._name or 'potential'} all {lammps_fix.STYLE} "
+                f"{' '.join(self._example())}"
+            )
+        if unknown := sorted({name for name in names if name not in known and name != NULL}):
+            raise ValueError(
+                f"The potential does not know {', '.join(unknown)}: it was made for {', '.join(known)}. Name "
+                "these, or NULL for a type that it is not to see."
+            )
+        return np.array([0] + [0 if name == NULL else atomic_numbers[name] for name in names])
+
+    def _labels(self, n_types: int) -> list[str]:
+        """The elements that labels of types name, [] if not all do."""
+        names = [""] * n_types
+        for symbol in (chemical_symbols[z] for z in self.potential.elements):
+            if int(self.lmp.eval(f"is_typelabel(atom,{symbol})")):
+                names[int(self.lmp.eval(f"label2type(atom,{symbol})")) - 1] = symbol
+        return names if all(names) else []
+
+    def _example(self) -> list[str]:
+        known = [chemical_symbols[z] for z in self.potential.elements]
+        n_types = max(1, self.lmp.extract_setting("ntypes"))
+        return (known * n_types)[:n_types]

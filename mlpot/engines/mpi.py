@@ -1,0 +1,86 @@
+"""Several processes: the door to MPI, how they share processors, and how all of them end when one cannot go on."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
+"""Variables in which those who start processes say how many they started."""
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""Variables from which libraries take their number of threads when they are loaded."""
+INSTALL = "Install them with pip install 'mlpot[lammps]'."
+
+
+def world() -> Any:
+    """All processes of this start, as a communicator of mpi4py.
+
+    Raises:
+        ValueError: MPI is not installed, or the processes do not know of each other.
+    """
+    # LAMMPS' library does not say where MPI is: it must be there before.
+    own = Path(sys.prefix) / "lib" / "libmpi.so.12"
+    if own.exists():
+        ctypes.CDLL(str(own), ctypes.RTLD_GLOBAL)
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(f"LAMMPS needs mpi4py and mpich, and they do not load ({error}). {INSTALL}") from error
+    comm = MPI.COMM_WORLD
+    check_size(comm.Get_size(), os.environ)
+    return comm
+
+
+def check_size(n_ranks: int, environment: Any) -> None:
+    """Raise ValueError if a launcher started several processes, each of which takes itself for all."""
+    started = {name: int(environment[name]) for name in LAUNCHERS if environment.get(name, "").isdigit()}
+    if n_ranks == 1 and (wrong := {name: n for name, n in started.items() if n > 1}):
+        name, n = next(iter(wrong.items()))
+        raise ValueError(
+            f"{n} processes were started ({name}), but none sees the others: mpirun is of another MPI than "
+            f"mpi4py. Start them with the one of this environment, {Path(sys.prefix) / 'bin' / 'mpirun'}."
+        )
+
+
+def share_processors(comm: Any) -> int:
+    """Threads for this rank, as many as it asks for, but so that those of one machine never exceed its processors.
+
+    To be called before the libraries that take threads are loaded.
+    """
+    from mpi4py import MPI
+
+    ranks = comm.Split_type(MPI.COMM_TYPE_SHARED).Get_size()
+    try:
+        n_processors = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        n_processors = os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    most = max(1, n_processors // ranks)
+    n_threads = min(most, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else most
+    for name in THREADS:
+        os.environ[name] = str(n_threads)
+    return n_threads
+
+
+def stop_all(comm: Any, reason: str, code: int, *, together: bool = False) -> NoReturn:
+    """Tell why, and end every process.
+
+    Args:
+        comm: of the ranks that compute together.
+        reason: for the user.
+        code: that mpirun ends with.
+        together: every rank of `comm` calls this with the same reason: one tells it.
+    """
+    from mpi4py import MPI
+
+    n_ranks, rank = comm.Get_size(), comm.Get_rank()
+    if not together or rank == 0:
+        who = f" (rank {rank} of {n_ranks})" if n_ranks > 1 and not together else ""
+        print(f"mlpot{who}: {reason}", file=sys.stderr, flush=True)
+    if together:
+        comm.Barrier()
+    MPI.COMM_WORLD.Abort(code)
+    raise SystemExit(code)  # Abort does not return

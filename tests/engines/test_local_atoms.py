@@ -1,0 +1,107 @@
+"""Atoms of several processes: what each computes of its own and of ghosts adds up to the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from numpy.typing import NDArray
+from potentials import new_potential
+from scipy.spatial import cKDTree
+from structures import ELEMENTS, REFERENCES, graph_of, quartz, worst
+
+from mlpot.engines.local_atoms import LocalList
+from mlpot.forces import native_call_with_ghosts, native_obstacle, predict, predict_atoms, predict_own
+from mlpot.potential import Potential
+from mlpot.terms.core_repulsion import TrainingLimits
+
+LIMITS = TrainingLimits({(8, 14): 1.7}, {8: 3.0, 14: 3.0})
+VARIANTS = ("schnet", "egnn", "egnn_moving", "egnn_attention", "deepsets", "painn", "ace")
+SIZES = {"schnet": {"n_knots": 32}, "painn": {"n_interactions": 2}}
+
+
+def potential_of(variant: str, *, nuclei: bool) -> Potential:
+    if variant in ("painn", "ace"):
+        torch.manual_seed(0)
+        scale = dict.fromkeys(ELEMENTS, 0.8)
+        arguments = {"cutoff": 4.0, **SIZES.get(variant, {})}
+        potential = Potential(
+            variant, arguments, reference_energies=REFERENCES, energy_scale=scale, repulsion=nuclei
+        ).double()
+    else:
+        potential = new_potential(variant, repulsion=nuclei, **SIZES.get(variant, {}))
+    potential.freeze()
+    if nuclei:
+        potential.add_core_repulsion(LIMITS)
+    return potential
+
+
+def of_process(
+    atoms: Atoms, own: NDArray[np.bool_], reach: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
+    """Positions and indices of own atoms and then of all images within reach of them; how many are own."""
+    cells = np.stack(np.meshgrid(*[np.arange(-3, 4)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    positions = (atoms.positions[None] + (cells @ atoms.cell.array)[:, None]).reshape(-1, 3)
+    index, home = np.tile(np.arange(len(atoms)), len(cells)), np.repeat((cells == 0).all(1), len(atoms))
+    mine = home & own[index]
+    near = cKDTree(positions[mine]).query(positions)[0] < reach
+    taken = np.concatenate([np.flatnonzero(mine), np.flatnonzero(near & ~mine)])
+    return positions[taken], index[taken], int(mine.sum())
+
+
+@pytest.mark.parametrize("nuclei", [False, True], ids=["learned", "with_nuclei"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_processes_add_up_to_the_whole(variant: str, nuclei: bool) -> None:
+    """L4, L5, L7: energy, forces, virial, also by atom; several images of an owner, all passes."""
+    atoms = quartz() * (2, 1, 1)
+    potential = potential_of(variant, nuclei=nuclei)
+    whole, by_atom = predict(potential, graph_of(atoms)), predict_atoms(potential, graph_of(atoms))
+    native = native_call_with_ghosts(potential)
+    assert (native is None) == (native_obstacle(potential) is not None)
+    energy, forces, virial = 0.0, np.zeros((len(atoms), 3)), np.zeros((3, 3))
+    energies, virials = np.zeros(len(atoms)), np.zeros((len(atoms), 3, 3))
+    half = atoms.get_scaled_positions()[:, 0] < 0.4
+    for own in (half, ~half):
+        positions, index, n_own = of_process(atoms, own, potential.n_passes * potential.cutoff)
+        found = LocalList(potential.cutoff, potential.n_passes).graph(
+            positions, atoms.numbers[index], index, n_own
+        )
+        true = found.with_true_numbers()
+        e, f, w = predict_own(potential, true, n_own) if native is None else native(found.graph)
+        energy, virial = energy + e.item(), virial + w[0].numpy()
+        np.add.at(forces, index[found.kept], f.numpy())
+        parts = predict_atoms(potential, true, n_own)
+        energies[index[:n_own]] = parts.energies[:n_own]
+        np.add.at(virials, index[found.kept], parts.virials.numpy())
+    assert energy == pytest.approx(whole.energy.item(), abs=1e-9)
+    assert worst(forces, whole.forces) < 1e-10
+    assert worst((virial + virial.T) / 2 / atoms.get_volume(), whole.stress[0]) < 1e-11
+    assert worst(energies, by_atom.energies) < 1e-9
+    assert worst(virials, by_atom.virials) < 1e-9
+
+
+def test_a_list_in_use_holds_what_a_new_one_finds() -> None:
+    """Atoms move by less than half the skin, and then by more; an atom of a type that is not seen stays away."""
+    atoms, rng = quartz() * (2, 2, 2), np.random.default_rng(0)
+    kept = LocalList(4.0, 2)
+    numbers = atoms.numbers.copy()
+    numbers[7] = 0
+    ids, n_own, positions = np.arange(len(atoms)), 30, atoms.positions.copy()
+    for _ in range(12):
+        positions += rng.normal(scale=0.03, size=positions.shape)
+        old = kept.graph(positions, numbers, ids, n_own)
+        new = LocalList(4.0, 2).graph(positions, numbers, ids, n_own)
+        assert 7 not in old.kept
+        assert near_pairs(old) == near_pairs(new)
+    assert 1 < kept.n_builds < 12
+
+
+def near_pairs(found: object) -> set[tuple[int, int]]:
+    """Pairs of places within the cutoff, one of which is own or next to an own one."""
+    graph = found.graph
+    vectors = graph.positions[graph.edges.neighbor] - graph.positions[graph.edges.center]
+    near = vectors.norm(dim=1) < 4.0
+    ends = found.kept[graph.edges.center[near].numpy()], found.kept[graph.edges.neighbor[near].numpy()]
+    own = found.kept[: found.n_own]
+    return {(i, j) for i, j in zip(*ends, strict=True) if i in own or j in own}
