@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_double, c_int, c_int64, c_size_t, c_void_p
 from typing import Any
 
@@ -29,7 +29,8 @@ PRE_NEIGHBOR, PRE_REVERSE_OF_MINIMIZERS, PRE_NEIGHBOR_OF_MINIMIZERS = 1 << 3, 1 
 RUNS = {"run": "3Run", "minimize": "8Minimize", "rerun": "5Rerun"}
 """Commands that compute forces, and the names of their classes in the library."""
 
-Create = Callable[[int, "Sequence[str]"], int]
+ONE, TWO = CFUNCTYPE(None, c_void_p), CFUNCTYPE(None, c_void_p, c_int, c_int)
+"""Functions of a fix without arguments, and with two flags."""
 
 
 class Plugin(ctypes.Structure):
@@ -204,10 +205,30 @@ def _after_forces(instance: int, step: int, n_own: int, ids: int, positions: int
         callbacks.by_atom()
 
 
-def _table_of_ours(symbols: _Symbols) -> tuple[NDArray[np.uint64], list[Any]]:
-    """The functions of `fix external` with ours in the places of some; what must live as long."""
-    table = symbols.table()
-    one, two = CFUNCTYPE(None, c_void_p), CFUNCTYPE(None, c_void_p, c_int, c_int)
+def _atoms_changed(fix: int) -> None:
+    with _Ending(_of_fix[fix]):
+        _of_fix[fix].atoms_changed()
+
+
+def _pack(fix: int, n: int, first: int, buffer: int) -> int:
+    """Numbers of n ghosts, from the first on, into a buffer; how many numbers."""
+    with _Ending(_of_fix[fix]):
+        rows = _sent[fix][first : first + n]
+        ctypes.memmove(buffer, rows.ctypes.data, rows.nbytes)
+    return 3 * n
+
+
+def _unpack(fix: int, n: int, places: int, buffer: int) -> None:
+    """Add the numbers in a buffer to those of the atoms in some places."""
+    with _Ending(_of_fix[fix]):
+        if n:
+            own = np.ctypeslib.as_array((c_int * n).from_address(places))
+            sent = np.ctypeslib.as_array((c_double * (3 * n)).from_address(buffer))
+            np.add.at(_sent[fix], own, sent.reshape(n, 3))
+
+
+def _with_originals(symbols: _Symbols) -> dict[str, Any]:
+    """Functions that do what those of `fix external` do, and more, by their names."""
     original_mask = symbols.function("11FixExternal7setmaskEv", c_int, c_void_p)
     original_init = symbols.function("11FixExternal4initEv", None, c_void_p)
     original_reverse = symbols.function("11FixExternal11pre_reverseEii", None, c_void_p, c_int, c_int)
@@ -222,39 +243,29 @@ def _table_of_ours(symbols: _Symbols) -> tuple[NDArray[np.uint64], list[Any]]:
             original_init(fix)
             _of_fix[fix].init()
 
-    def atoms_changed(fix: int) -> None:
-        with _Ending(_of_fix[fix]):
-            _of_fix[fix].atoms_changed()
-
     def compute(fix: int, eflag: int, vflag: int) -> None:
         with _Ending(_of_fix[fix]):
             original_reverse(fix, eflag, vflag)
             _of_fix[fix].compute(eflag, vflag)
 
-    def pack(fix: int, n: int, first: int, buffer: int) -> int:
-        with _Ending(_of_fix[fix]):
-            rows = _sent[fix][first : first + n]
-            ctypes.memmove(buffer, rows.ctypes.data, rows.nbytes)
-        return 3 * n
-
-    def unpack(fix: int, n: int, places: int, buffer: int) -> None:
-        with _Ending(_of_fix[fix]):
-            if n:
-                own = np.ctypeslib.as_array((c_int * n).from_address(places))
-                np.add.at(
-                    _sent[fix], own, np.ctypeslib.as_array((c_double * (3 * n)).from_address(buffer)).reshape(n, 3)
-                )
-
-    new = {
-        "3Fix17pack_reverse_commEiiPd": CFUNCTYPE(c_int, c_void_p, c_int, c_int, c_void_p)(pack),
-        "3Fix19unpack_reverse_commEiPiPd": CFUNCTYPE(None, c_void_p, c_int, c_void_p, c_void_p)(unpack),
+    return {
         "11FixExternal7setmaskEv": CFUNCTYPE(c_int, c_void_p)(mask),
-        "11FixExternal4initEv": one(init),
-        "11FixExternal11pre_reverseEii": two(compute),
-        "3Fix15min_pre_reverseEii": two(compute),
-        "3Fix12pre_neighborEv": one(atoms_changed),
-        "3Fix16min_pre_neighborEv": one(atoms_changed),
-        "3Fix18setup_pre_neighborEv": one(atoms_changed),
+        "11FixExternal4initEv": ONE(init),
+        "11FixExternal11pre_reverseEii": TWO(compute),
+        "3Fix15min_pre_reverseEii": TWO(compute),
+    }
+
+
+def _table_of_ours(symbols: _Symbols) -> tuple[NDArray[np.uint64], list[Any]]:
+    """The functions of `fix external` with ours in the places of some; what must live as long."""
+    table = symbols.table()
+    new = {
+        **_with_originals(symbols),
+        "3Fix17pack_reverse_commEiiPd": CFUNCTYPE(c_int, c_void_p, c_int, c_int, c_void_p)(_pack),
+        "3Fix19unpack_reverse_commEiPiPd": CFUNCTYPE(None, c_void_p, c_int, c_void_p, c_void_p)(_unpack),
+        "3Fix12pre_neighborEv": ONE(_atoms_changed),
+        "3Fix16min_pre_neighborEv": ONE(_atoms_changed),
+        "3Fix18setup_pre_neighborEv": ONE(_atoms_changed),
     }
     for name, function in new.items():
         places = np.flatnonzero(table == symbols.address(name))
