@@ -38,7 +38,8 @@ class RadialTable(nn.Module):
 
     Args:
         basis: (n,) Å -> (n, n_radial).
-        envelope: (n,) Å -> (n,); it ends at the cutoff with two zero derivatives.
+        envelope: (n,) Å -> (n,); it ends at the cutoff with two zero derivatives. None for a basis that does so
+            itself, and networks that keep zero.
         cutoff: Å, end of the last interval.
         n_knots: number of intervals, each of length h.
         degree: 3, cubic B-splines from values alone, or 5, quintic Hermite polynomials from f, h f′ and h² f″.
@@ -51,7 +52,9 @@ class RadialTable(nn.Module):
     exact_envelope: Tensor
     kept: Tensor
 
-    def __init__(self, basis: nn.Module, envelope: nn.Module, *, cutoff: float, n_knots: int, degree: int = 3):
+    def __init__(
+        self, basis: nn.Module, envelope: nn.Module | None, *, cutoff: float, n_knots: int, degree: int = 3
+    ):
         super().__init__()
         if degree not in (3, 5) or n_knots < 8:
             raise ValueError(f"A table needs degree 3 or 5 and 8 knots, got degree {degree} and {n_knots} knots.")
@@ -61,7 +64,7 @@ class RadialTable(nn.Module):
         for name in ("exact_basis", "exact_envelope", "kept"):
             self.register_buffer(name, nothing.clone(), persistent=False)
         self.keeps = False
-        if not any(buffer.is_meta for function in self._functions for buffer in function.buffers()):
+        if not any(buffer.is_meta for function in self._functions if function for buffer in function.buffers()):
             self._take_derivatives()  # now, before the basis may be rounded
         self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
@@ -131,8 +134,12 @@ class RadialTable(nn.Module):
         device = self.kept.device
         self.exact_basis, self.exact_envelope = basis.to(device), envelope[..., None].to(device)
 
-    def _derivatives(self, function: nn.Module, knots: Tensor) -> Tensor:
+    def _derivatives(self, function: nn.Module | None, knots: Tensor) -> Tensor:
         """What the table needs of f, h f′, h² f″: (1 or 3, n_knots + 1, …) float64."""
+        if function is None:  # one
+            return torch.stack(
+                [torch.ones_like(knots), *[torch.zeros_like(knots)] * 2][: 3 if self.degree == 5 else 1]
+            )
         exact, h = copy.deepcopy(function).to("cpu", torch.float64), self.cutoff / self.n_knots
         rows: list[Callable[[Tensor], Tensor]] = [exact]
         for _ in range(2 if self.degree == 5 else 0):

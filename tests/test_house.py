@@ -33,7 +33,7 @@ FLOOR = {
     "cpu": 4.5,
     "potential": 5,
     "forces": 6, "model_file": 6, "array_tangents": 6,
-    "calculator": 7, "predictions": 7, "training": 7,
+    "calculator": 7, "predictions": 7, "training": 7, "importers": 7,
     "dynamics": 8, "evaluate": 8, "engines": 8,
     "certificate": 9,  # it judges the integrators too, as users meet them with a potential
     "html": 9,  # pages show what the rooms below left in files
@@ -50,6 +50,7 @@ DOOR = {
     "e3nn": {"models"},
     "gpaw": {"data"},
     "lightning": {"training"},
+    "mace": {"importers"},
     "matplotlib": {"figures"},
     "numba": {"kernels", "cpu"},
     "pyscf": {"data"},
@@ -168,6 +169,7 @@ NETWORKS = re.compile(
 )
 MAY_NAME_NETWORKS = {
     "models": "is where they live",
+    "importers": "makes them from models of other packages",
     "data": "reads files of programs that are called as their networks",
     "kernels": "has the loops of two networks until these are stages",
     "forces": "asks for the calls of these two",
@@ -224,7 +226,7 @@ LOADS = {  # what could run, or be led by, what is in a file -> the files that m
     "ase.io.iread": {"ase_files.py"},
     "yaml.load": {"recipes.py"},
     "yaml.unsafe_load": set(),
-    "torch.load": {"run_directory.py"},
+    "torch.load": {"run_directory.py", "inside_mace.py"},  # the latter never runs within mlpot
     "torch.hub.load": set(),
     "eval": set(),
     "exec": set(),

@@ -10,11 +10,13 @@ from mlpot.models.backbone import Backbone
 from mlpot.models.deepsets import DeepSets
 from mlpot.models.egnn import EGNN
 from mlpot.models.layers import choose
+from mlpot.models.mace import MACE
 from mlpot.models.painn import PaiNN
 from mlpot.models.schnet import SchNet
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "ace": ACE,
+    "mace": MACE,
     "painn": PaiNN,
     "schnet": SchNet,
     "egnn": EGNN,
@@ -25,6 +27,7 @@ FLOAT_ONLY_ON_CPUS = {"schnet"}  # loops over its spline grid know float32 and f
 LIMITS = {"cutoff": 100.0, "n_features": 4096, "n_radial": 1024, "n_knots": 8192, "n_neighbors": 1000.0}
 MAX_ARGUMENT = 64  # of all others, such as the number of layers
 """What is larger is a slip of the pen, or a file made to fill the memory."""
+MAY_BE_ZERO = {"message_degree"}
 
 
 def build_backbone(name: str, *, elements: Sequence[int] = (), **arguments: object) -> Backbone:
@@ -42,6 +45,8 @@ def build_backbone(name: str, *, elements: Sequence[int] = (), **arguments: obje
     for key, value in arguments.items():
         limit = LIMITS.get(key, MAX_ARGUMENT)
         if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value <= limit:
+            if key in MAY_BE_ZERO and value == 0:
+                continue
             raise ValueError(f"{key} is {str(value)[:20]}, expected above 0 and at most {limit:g}. Correct it.")
     backbone: Callable[..., Backbone] = choose(BACKBONES, name, "backbone")
     if "elements" in inspect.signature(backbone).parameters:

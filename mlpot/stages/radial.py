@@ -210,5 +210,18 @@ class CosineEnvelope(nn.Module):
         return -math.pi / (2 * self.cutoff) * torch.sin(math.pi * x)
 
 
+class Enveloped(nn.Module):
+    """e_k(d) u(d): a radial basis that ends smoothly before anything else is done with it."""
+
+    def __init__(self, basis: nn.Module, envelope: nn.Module):
+        super().__init__()
+        self.basis, self.envelope = basis, envelope
+
+    def forward(self, d: Tensor) -> Tensor:
+        """(n_edges,) Å -> (n_edges, n_radial)."""
+        product: Tensor = self.basis(d) * self.envelope(d)[:, None]
+        return product
+
+
 BASES = {"gaussian": GaussianBasis, "bessel": BesselBasis, "expnormal": ExpNormalBasis}
 ENVELOPES = {"polynomial": PolynomialEnvelope, "cosine": CosineEnvelope}

@@ -17,6 +17,9 @@ from mlpot.potential import Potential
 NETWORKS = {
     "ace": {"n_features": 12, "n_radial": 6},
     "ace, degree 1": {"n_features": 7, "n_radial": 5, "max_degree": 1, "n_message": 3, "degree": 3},
+    "mace": {"n_features": 6, "radial_layers": [8], "message_degree": 1, "n_neighbors": 1, "n_radial": 5},
+    "mace, one residual layer": {"n_features": 5, "max_degree": 2, "n_interactions": 1, "residual_first": True},
+    "mace, envelope last": {"n_features": 5, "max_degree": 1, "envelope_last": True, "degree": 3},
     "painn": {"n_features": 12, "n_interactions": 2},
     "painn, one layer": {"n_features": 5, "n_interactions": 1},
 }
