@@ -36,8 +36,8 @@ from mlpot.training.parameter_groups import element_rows, told
 from mlpot.training.rate_range import RateRange, rate_range
 from mlpot.training.recipe import Recipe
 from mlpot.training.run_directory import check_holds_run, data_of, prepare_directory, read_checkpoint
-from mlpot.training.schedule import check_schedule, chosen_by, make_loss, make_module, tell_of_end
-from mlpot.training.solve import closing_solve
+from mlpot.training.schedule import check_schedule, chosen_by, final_loss, make_loss, make_module, tell_of_end
+from mlpot.training.solve import LabeledSet, closing_solve
 from mlpot.training.splits import Baseline, Part, Parts, make_baseline, make_parts
 from mlpot.training.start_references import check_energies
 from mlpot.training.starting import (
@@ -316,7 +316,7 @@ def finish(
     for batches in sets.values():
         batches.run = Alone()
     if recipe.training.solve and not recipe.model.freeze:  # it would move what is frozen
-        facts["closing_solve"] = solve_linear(potential, recipe, sets, parts.train.n_labels()["forces"], tell)
+        facts["closing_solve"] = solve_linear(potential, recipe, sets, parts, tell)
     if start is not None:
         keep_unseen(potential, start, parts.train.elements)
         facts["start"] = start.header["card"][BEFORE]
@@ -329,18 +329,16 @@ def finish(
 
 
 def solve_linear(
-    potential: Potential, recipe: Recipe, sets: dict[str, Batches], n_force_labels: int, tell: Messages
+    potential: Potential, recipe: Recipe, sets: dict[str, Batches], parts: Parts, tell: Messages
 ) -> dict[str, Any] | None:
     """The closing solve, and what is said of it; None for a backbone without linear weights."""
     began = time.monotonic()
-    solved = closing_solve(
-        potential,
-        sets["train"],
-        sets["validation"],
-        energy_weight=recipe.loss.energy,
-        forces_weight=recipe.loss.forces,
-        n_force_labels=n_force_labels,
+    train, validation = (
+        LabeledSet(sets[name], labels["energy"], 3 * labels["forces"])
+        for name, labels in (("train", parts.train.n_labels()), ("validation", parts.validation.n_labels()))
     )
+    energy, forces, _ = final_loss(recipe).weights
+    solved = closing_solve(potential, train, validation, energy_weight=energy, forces_weight=forces)
     if solved.n_weights == 0:
         return None
     before, after = (

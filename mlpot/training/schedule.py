@@ -20,17 +20,20 @@ def make_module(
 ) -> TrainingModule:
     """What Lightning trains, in so many steps an epoch."""
     first, epochs = first_epochs(recipe), recipe.training.epochs
-    loss = make_loss(recipe.loss)
-    final = loss if first == epochs else make_loss(recipe.loss, recipe.loss.final_energy)
     return TrainingModule(
         potential,
-        (loss, final),
+        (make_loss(recipe.loss), final_loss(recipe)),
         recipe.optimizer,
         n_steps=epochs * steps,
         final_from=first * steps,
         fixed=fixed,
         halvings=halvings,
     )
+
+
+def final_loss(recipe: Recipe) -> Loss:
+    """The loss of the last part of a run."""
+    return make_loss(recipe.loss, recipe.loss.final_energy)
 
 
 def make_loss(section: LossSection, energy: float | None = None) -> Loss:

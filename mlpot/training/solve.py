@@ -15,24 +15,38 @@ import copy
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mlpot.array_tangents import along
 from mlpot.forces import predict
-from mlpot.graph import AtomGraph, Edges, Properties
+from mlpot.graph import AtomGraph, Properties
 from mlpot.potential import Potential
 from mlpot.stages.network import StagedNetwork
-from mlpot.stages.products import Product, Products
-from mlpot.stages.run import Program, Step, forward
-from mlpot.stages.stage import Environments
+from mlpot.training.linear_features import LinearFeatures, within
+from mlpot.training.losses import Labels
+from mlpot.training.normal_equations import NormalEquations
 
 Batch = tuple[AtomGraph, Properties]
 STRENGTHS = tuple(10.0**-k for k in range(1, 7))  # below 1e-6 float32 loses what the solve gains
 SLACK = 1.05
-MOST_WEIGHTS = 12_000  # a matrix of 1.2 GB
+MOST_WEIGHTS = 12_000  # a matrix of 1.2 GB, and a second for its factor
 MOST_ROWS = 60_000  # of forces; more are drawn from
+
+
+@dataclass(frozen=True)
+class LabeledSet:
+    """Batches in an order that is always the same, and how many labels are known in them."""
+
+    batches: Iterable[Batch]
+    n_energies: int
+    n_forces: int  # components
+
+    @property
+    def share(self) -> float:
+        """Of the rows of forces that are taken."""
+        return min(1.0, MOST_ROWS / max(1, self.n_forces))
 
 
 @dataclass(frozen=True)
@@ -61,153 +75,114 @@ class Solved:
     after: Errors
 
 
-@dataclass
-class Sums:
-    """Sums over rows a with target t of one quantity: Σ a aᵀ, Σ a t, Σ t² and their number."""
-
-    matrix: Tensor
-    vector: Tensor
-    square: float = 0.0
-    n: int = 0
-
-    @classmethod
-    def zero(cls, n_weights: int) -> Sums:
-        """No rows yet."""
-        return cls(torch.zeros(n_weights, n_weights).double(), torch.zeros(n_weights).double())
-
-    def add(self, rows: Tensor, target: Tensor) -> None:
-        """Rows (n, n_weights) and their targets (n,)."""
-        known = ~target.isnan()
-        rows, target = rows[known], target[known]
-        self.matrix.addmm_(rows.T, rows)
-        self.vector += rows.T @ target
-        self.square += float(target @ target)
-        self.n += len(target)
-
-    def error(self, w: Tensor) -> float:
-        """Root mean square of what is left with weights w."""
-        if self.n == 0:
-            return math.nan
-        left = self.square - 2 * float(self.vector @ w) + float(w @ (self.matrix @ w))
-        return math.sqrt(max(left, 0.0) / self.n)
-
-
-class Features:
-    """The products B of a potential, and their tangents.
-
-    Args:
-        potential: float64; not changed.
-        network: its backbone.
-    """
-
-    def __init__(self, potential: Potential, network: StagedNetwork):
-        self.potential, self.network = potential, network
-        self.sizes = {f"{name} products": network.linear_weight(name).shape[1:] for name in network.linear}
-        self.n = len(network.elements) * sum(size.numel() for size in self.sizes.values())
-        products = [
-            Step(Products(tuple(Product(t.factors, t.path, 0, t.value) for t in terms)), name, f"{name} products")
-            for name, terms in network.linear.items()
-        ]
-        self.program = Program([*network.program().steps, *products])
-        self.isolated = self._of_isolated_atoms()
-
-    def _of_isolated_atoms(self) -> dict[str, Tensor]:
-        """B of an atom of each element without neighbors, which the potential takes off."""
-        n = len(self.network.elements)
-        none = torch.zeros(0, dtype=torch.int64)
-        edges = Edges(none, none, torch.zeros(n + 1, dtype=torch.int64), none)
-        at = Environments(torch.arange(n), edges, torch.zeros(0, 3, dtype=torch.float64))
-        arrays = forward(self.program, at)
-        return {name: arrays[name] for name in self.sizes}
-
-    def rows(self, graph: AtomGraph, directions: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
-        """∂E/∂w of each structure (n_graphs, n), and then −∂/∂r of it along each direction in turn.
-
-        A direction is an atom, counted within its structure, and a coordinate.
-        """
-        element = self.network.element_index.index_select(0, graph.numbers)
-        motions = (_motion(graph, within(graph) == atom, axis) for atom, axis in directions)
-        arrays = along(self.network, self.program, graph, list(self.sizes), motions)
-        values = next(arrays)
-        yield self._summed(
-            graph, {name: b - self.isolated[name].index_select(0, element) for name, b in values.items()}
-        )
-        for dots in arrays:
-            yield -self._summed(graph, dots)
-
-    def _summed(self, graph: AtomGraph, products: dict[str, Tensor]) -> Tensor:
-        """Σ over the atoms of each element, s(Z) times products (n_atoms, n_paths, n_channels)."""
-        kind = self.potential.element_index.index_select(0, graph.numbers)
-        n, scale = len(self.potential.elements), self.potential.energy_scale.index_select(0, kind)
-        parts = []
-        for values in products.values():
-            sums = values.new_zeros(graph.n_graphs * n, *values.shape[1:])
-            sums = sums.index_add(0, graph.batch * n + kind, values * scale[:, None, None])
-            parts.append(sums.view(graph.n_graphs, -1))
-        return torch.cat(parts, 1)
-
-    def write(self, network: StagedNetwork, w: Tensor) -> None:
-        """Add weights (n,) to those of a network."""
-        for name in network.linear:
-            own = network.linear_weight(name)
-            part, w = w[: own.numel()], w[own.numel() :]
-            own += part.view(own.shape).to(own)
-
-
-def _motion(graph: AtomGraph, moved: Tensor, axis: int) -> Tensor:
-    motion = torch.zeros_like(graph.positions)
-    motion[:, axis] = moved.double()
-    return motion
-
-
-def within(graph: AtomGraph) -> Tensor:
-    """The number of each atom within its structure, (n_atoms,)."""
-    n = torch.bincount(graph.batch, minlength=graph.n_graphs)
-    first = torch.cat([n.new_zeros(1), n.cumsum(0)[:-1]])
-    return torch.arange(graph.n_atoms) - first.index_select(0, graph.batch)
-
-
 def closing_solve(
     potential: Potential,
-    train: Iterable[Batch],
-    validation: Iterable[Batch],
+    train: LabeledSet,
+    validation: LabeledSet,
     *,
     energy_weight: float,
     forces_weight: float,
-    n_force_labels: int,
 ) -> Solved:
     """Solve for the linear weights of a trained potential, and keep them if the validation errors fall.
 
     Args:
-        potential: trained, in any precision, on the CPU; its linear weights change if the solve is accepted.
-        train: all batches of the training set, in an order that is always the same.
-        validation: those of the validation set.
+        potential: trained, in any precision, on any device; its linear weights change if the solve is accepted.
+        train: the training set; its frames count by their weights.
+        validation: the validation set.
         energy_weight: of the loss, for squares of energies per atom.
         forces_weight: of the loss, for squares of force components.
-        n_force_labels: of the training set; the rows of forces are drawn if there are more than `MOST_ROWS`.
     """
-    exact = copy.deepcopy(potential).double().eval()
+    exact = copy.deepcopy(potential).cpu().double().eval()
     network = exact.backbone
-    unknown = Errors(math.nan, math.nan)
-    if not isinstance(network, StagedNetwork) or not network.linear:
+    names = arrays_that_fit(network) if isinstance(network, StagedNetwork) else ()
+    if not isinstance(network, StagedNetwork) or not names:
+        unknown = Errors(math.nan, math.nan)
         return Solved(False, 0, 0, math.nan, unknown, unknown)
+    weights = energy_weight, forces_weight
     with torch.no_grad():
-        features = Features(exact, network)
-        if features.n > MOST_WEIGHTS:
-            return Solved(False, features.n, 0, math.nan, unknown, unknown)
-        of_train = accumulate(features, train, min(1.0, MOST_ROWS / max(1, n_force_labels)))
-        of_validation = accumulate(features, validation, 1.0)
-    weights = (energy_weight, forces_weight)
-    before, *others = (
-        Candidate(w, strength, Errors(*(sums.error(w) for sums in of_validation)))
-        for w, strength in [(torch.zeros(features.n).double(), math.nan), *solutions(of_train, weights)]
-    )
+        features = LinearFeatures(exact, network, names)
+        solutions, n_rows = least_squares(features, train, weights)
+        zero = torch.zeros(features.n, dtype=torch.float64)
+        errors = errors_of(features, validation, torch.stack([zero, *solutions], 1))
+    before, *others = map(Candidate, [zero, *solutions], (math.nan, *STRENGTHS), errors)
     best = choose(before, others, weights)
     if best is not before:
         with torch.no_grad():
             features.write(potential.backbone, best.w)  # type: ignore[arg-type]
-    n_rows = of_train[1].n
     return Solved(best is not before, features.n, n_rows, best.strength, before.errors, best.errors)
+
+
+def arrays_that_fit(network: StagedNetwork) -> tuple[str, ...]:
+    """The arrays whose products are solved for: from the last one on, as many as the matrix has room for."""
+    kept: list[str] = []
+    for name in reversed(list(network.linear)):
+        if sum(network.linear_weight(other).numel() for other in [*kept, name]) <= MOST_WEIGHTS:
+            kept.append(name)
+    return tuple(reversed(kept))
+
+
+def least_squares(
+    features: LinearFeatures, train: LabeledSet, weights: tuple[float, float]
+) -> tuple[list[Tensor], int]:
+    """The weights (n,) for each of `STRENGTHS`, and the number of rows of forces."""
+    equations, n_forces = NormalEquations(features.n), 0
+    numbers = max(1, train.n_energies), max(1.0, train.n_forces * train.share)
+    for rows in rows_of(features, train):
+        n_forces += len(rows.targets) if rows.of_forces else 0
+        factor = (rows.weight * (weights[rows.of_forces] / numbers[rows.of_forces])).sqrt()
+        equations.add(rows.matrix * factor[:, None], rows.targets * factor)
+    return list(equations.solutions(STRENGTHS)), n_forces
+
+
+def errors_of(features: LinearFeatures, data: LabeledSet, solutions: Tensor) -> list[Errors]:
+    """With each column of some solutions (n, n_solutions)."""
+    squares, numbers = torch.zeros(2, solutions.shape[1], dtype=torch.float64), [0, 0]
+    for rows in rows_of(features, data):
+        squares[rows.of_forces] += (rows.targets[:, None] - rows.matrix @ solutions).square().sum(0)
+        numbers[rows.of_forces] += len(rows.targets)
+    energy, forces = (
+        (s / n).sqrt().tolist() if n else [math.nan] * len(s) for s, n in zip(squares, numbers, strict=True)
+    )
+    return [Errors(*pair) for pair in zip(energy, forces, strict=True)]
+
+
+class Rows(NamedTuple):
+    """Rows of the problem whose label is known."""
+
+    of_forces: bool  # or of energies per atom
+    matrix: Tensor  # (n_rows, n_weights)
+    targets: Tensor  # (n_rows,), what the potential leaves of the labels
+    weight: Tensor  # (n_rows,), of the frame
+
+    def known(self) -> Rows:
+        """Those with a label."""
+        known = ~self.targets.isnan()
+        return self if known.all() else Rows(self.of_forces, *(t[known] for t in self[1:]))
+
+
+def rows_of(features: LinearFeatures, data: LabeledSet) -> Iterator[Rows]:
+    """All rows of energies, and a share of those of forces, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    for graph, labels in data.batches:
+        graph, labels = graph.to("cpu"), labels.to("cpu")
+        predicted = predict(features.potential, graph)
+        n_atoms, number = torch.bincount(graph.batch, minlength=graph.n_graphs), within(graph)
+        frame = labels.weight if isinstance(labels, Labels) and len(labels.weight) else torch.ones(graph.n_graphs)
+        chosen = drawn(3 * int(n_atoms.max()), data.share, generator)
+        matrices = features.rows(graph, chosen)
+        left = (labels.energy - predicted.energy) / n_atoms
+        yield Rows(False, next(matrices) / n_atoms[:, None], left, frame).known()
+        left = labels.forces - predicted.forces
+        for (atom, axis), matrix in zip(chosen, matrices, strict=True):
+            here = torch.nonzero(number == atom)[:, 0]  # structures with fewer atoms have no such row
+            its = graph.batch.index_select(0, here)
+            yield Rows(True, matrix.index_select(0, its), left[here, axis], frame.index_select(0, its)).known()
+
+
+def drawn(n: int, share: float, generator: torch.Generator) -> list[tuple[int, int]]:
+    """A share of n directions as atoms and coordinates."""
+    chosen = torch.randperm(n, generator=generator)[: max(1, math.ceil(share * n))].sort().values
+    return [divmod(k, 3) for k in chosen.tolist()]
 
 
 @dataclass(frozen=True)
@@ -229,49 +204,3 @@ def choose(before: Candidate, others: list[Candidate], weights: tuple[float, flo
     better = [c for c in others if c.errors.fell(before.errors)]
     least = min((loss(c) for c in better), default=math.nan)
     return next((c for c in better if loss(c) <= SLACK**2 * least), before)
-
-
-def accumulate(features: Features, batches: Iterable[Batch], share: float) -> tuple[Sums, Sums]:
-    """Sums of energies per atom and of forces, with so large a share of the rows of forces."""
-    of_energy, of_forces = Sums.zero(features.n), Sums.zero(features.n)
-    generator = torch.Generator().manual_seed(0)
-    for graph, labels in batches:
-        predicted = predict(features.potential, graph)
-        n_atoms = torch.bincount(graph.batch, minlength=graph.n_graphs)
-        chosen = drawn(3 * int(n_atoms.max()), share, generator)
-        number, left = within(graph), labels.forces - predicted.forces
-        rows = features.rows(graph, chosen)
-        of_energy.add(next(rows) / n_atoms[:, None], (labels.energy - predicted.energy) / n_atoms)
-        kept, targets = [], []
-        for (atom, axis), row in zip(chosen, rows, strict=True):
-            here = number == atom
-            kept.append(row.index_select(0, graph.batch[here]))
-            targets.append(left[here, axis])
-            if sum(map(len, kept)) > 2000:
-                of_forces.add(torch.cat(kept), torch.cat(targets))
-                kept, targets = [], []
-        if kept:
-            of_forces.add(torch.cat(kept), torch.cat(targets))
-    return of_energy, of_forces
-
-
-def drawn(n: int, share: float, generator: torch.Generator) -> list[tuple[int, int]]:
-    """A share of n directions as atoms and coordinates."""
-    chosen = torch.randperm(n, generator=generator)[: max(1, math.ceil(share * n))].sort().values
-    return [divmod(k, 3) for k in chosen.tolist()]
-
-
-def solutions(train: tuple[Sums, Sums], weights: tuple[float, float]) -> Iterator[tuple[Tensor, float]]:
-    """The weights for each strength, strongest first."""
-    scale = [weight / max(1, sums.n) for weight, sums in zip(weights, train, strict=True)]
-    matrix = scale[0] * train[0].matrix + scale[1] * train[1].matrix
-    vector = scale[0] * train[0].vector + scale[1] * train[1].vector
-    diagonal = matrix.diagonal().sqrt()
-    used = diagonal > 1e-12 * diagonal.max().clamp(min=1e-300)  # an element without structures has no rows
-    inverse = torch.where(used, 1 / torch.where(used, diagonal, 1.0), 0.0)
-    matrix *= inverse[:, None] * inverse
-    for strength in STRENGTHS:
-        shifted = matrix.clone()
-        shifted.diagonal().add_(strength)
-        factor = torch.linalg.cholesky(shifted)
-        yield torch.cholesky_solve((vector * inverse)[:, None], factor)[:, 0] * inverse, strength

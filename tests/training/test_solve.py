@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import pytest
 import torch
@@ -14,11 +13,28 @@ from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Properties, collate
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
+from mlpot.stages.network import StagedNetwork
 from mlpot.training import solve as closing
-from mlpot.training.solve import Features, accumulate, closing_solve, within
+from mlpot.training.linear_features import LinearFeatures, within
+from mlpot.training.losses import Labels
+from mlpot.training.solve import LabeledSet, arrays_that_fit, closing_solve, rows_of
 
 Batch = tuple[AtomGraph, Properties]
-SETTINGS = {"energy_weight": 1.0, "forces_weight": 10.0, "n_force_labels": 10**3}
+WEIGHTS = {"energy_weight": 1.0, "forces_weight": 10.0}
+
+
+def known(*batches: Batch) -> LabeledSet:
+    """A set that knows how many labels it has."""
+    counts = [
+        int((~getattr(labels, name).isnan()).sum()) for name in ("energy", "forces") for _, labels in batches
+    ]
+    return LabeledSet(batches, sum(counts[: len(batches)]), sum(counts[len(batches) :]))
+
+
+def features_of(potential: Potential) -> LinearFeatures:
+    network = potential.backbone
+    assert isinstance(network, StagedNetwork)
+    return LinearFeatures(potential, network, arrays_that_fit(network))
 
 
 def new(backbone: str = "ace", **arguments: object) -> Potential:
@@ -43,7 +59,7 @@ def labeled(*seeds: int) -> Batch:
 @pytest.mark.parametrize("backbone", ["ace", "painn"])
 def test_rows_are_the_derivatives_of_energies_and_forces_by_the_weights(backbone: str) -> None:
     potential = new(backbone).double()
-    features = Features(potential, potential.backbone)  # type: ignore[arg-type]
+    features = features_of(potential)
     graph, _ = labeled(0)
     before = predict(potential, graph)
     directions = [(atom, axis) for atom in range(9) for axis in range(3)]
@@ -62,8 +78,8 @@ def test_rows_are_the_derivatives_of_energies_and_forces_by_the_weights(backbone
 def test_the_solve_is_that_of_a_dense_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closing, "STRENGTHS", (1e-3,))
     potential, train, validation = new().double(), labeled(*range(8)), labeled(9)
-    features = Features(copy.deepcopy(potential), copy.deepcopy(potential.backbone))  # type: ignore[arg-type]
-    solved = closing_solve(potential, [train], [validation], **SETTINGS)
+    features = features_of(copy.deepcopy(potential))
+    solved = closing_solve(potential, known(train), known(validation), **WEIGHTS)
     graph, labels = train
     predicted = predict(features.potential, graph)
     with torch.no_grad():
@@ -84,8 +100,8 @@ def test_the_solve_is_that_of_a_dense_least_squares(monkeypatch: pytest.MonkeyPa
     assert solved.accepted
     torch.testing.assert_close(own, w, rtol=1e-8, atol=1e-8 * float(w.abs().max()))
     after = predict(potential, validation[0])
-    known = ~validation[1].forces.isnan()
-    error = (after.forces - validation[1].forces)[known].square().mean().sqrt().item()
+    labeled_forces = ~validation[1].forces.isnan()
+    error = (after.forces - validation[1].forces)[labeled_forces].square().mean().sqrt().item()
     assert error == pytest.approx(solved.after.forces, rel=1e-6)
     assert solved.after.forces < 0.9 * solved.before.forces
 
@@ -98,7 +114,7 @@ def test_a_solve_that_does_not_help_changes_nothing() -> None:
     other = labeled(5)
     exact = predict(potential.double(), other[0])
     potential.float()
-    assert not closing_solve(potential, [(graph, noise)], [(other[0], exact)], **SETTINGS).accepted
+    assert not closing_solve(potential, known((graph, noise)), known((other[0], exact)), **WEIGHTS).accepted
     assert all(torch.equal(a, before[name]) for name, a in potential.state_dict().items())
 
 
@@ -106,19 +122,46 @@ def test_a_solve_gives_the_same_bits_again() -> None:
     results = []
     for _ in range(2):
         potential = new()
-        assert closing_solve(potential, [labeled(0, 1), labeled(2)], [labeled(3)], **SETTINGS).accepted
+        assert closing_solve(potential, known(labeled(0, 1), labeled(2)), known(labeled(3)), **WEIGHTS).accepted
         results.append(potential.state_dict())
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
-def test_rows_are_drawn_where_there_are_many() -> None:
+def test_rows_are_drawn_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closing, "MOST_ROWS", 13)
     potential = new().double()
-    features = Features(potential, potential.backbone)  # type: ignore[arg-type]
     with torch.no_grad():
-        of_energy, of_forces = accumulate(features, [labeled(0)], 0.25)
-    assert of_energy.n == 2
-    assert of_forces.n in (13, 14)  # 7 of 27 directions of two structures
-    assert math.isfinite(of_forces.error(torch.zeros(features.n, dtype=torch.float64)))
+        energies, *forces = rows_of(features_of(potential), known(labeled(0)))
+    assert len(energies.targets) == 2
+    assert sum(len(rows.targets) for rows in forces) in (13, 14)  # 7 of 27 directions of two structures
+
+
+def test_a_frame_of_weight_two_counts_as_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closing, "STRENGTHS", (1e-3,))
+    graph, labels = labeled(0)
+    ethanol_twice = Labels(
+        labels.energy, labels.forces, labels.stress, torch.tensor([2.0, 1.0], dtype=torch.float64)
+    )
+    a = ethanol(0)
+    alone = build_graph(a.numbers, a.positions, a.cell.array, a.pbc, CUTOFF)
+    first = alone, Properties(labels.energy[:1], labels.forces[:9], labels.stress[:1])
+    solved = []
+    for train in ((graph, ethanol_twice),), ((graph, labels), first):
+        potential = new().double()
+        both = LabeledSet(train, 3, 100)
+        assert closing_solve(potential, both, known(labeled(9)), **WEIGHTS).accepted
+        solved.append(
+            torch.cat([potential.backbone.linear_weight(n).flatten() for n in potential.backbone.linear])
+        )
+    torch.testing.assert_close(*solved, rtol=1e-8, atol=1e-8 * float(solved[0].abs().max()))
+
+
+def test_arrays_that_do_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = new().backbone
+    assert isinstance(network, StagedNetwork)
+    assert arrays_that_fit(network) == ("A1", "A2")
+    monkeypatch.setattr(closing, "MOST_WEIGHTS", network.linear_weight("A2").numel())
+    assert arrays_that_fit(network) == ("A2",)
 
 
 def test_atoms_are_counted_within_their_structure() -> None:
@@ -127,6 +170,6 @@ def test_atoms_are_counted_within_their_structure() -> None:
 
 def test_a_network_without_linear_weights_is_left_alone() -> None:
     potential = Potential("deepsets", {"cutoff": CUTOFF, "n_features": 8}, reference_energies=REFERENCES)
-    solved = closing_solve(potential, [labeled(0)], [labeled(1)], **SETTINGS)
+    solved = closing_solve(potential, known(labeled(0)), known(labeled(1)), **WEIGHTS)
     assert not solved.accepted
     assert solved.n_weights == 0
