@@ -212,7 +212,7 @@ def _loaded(path: str | Path) -> Potential:
         header["certificate"]["of_these_weights"] = header["certificate"].get("weights_sha256") == hash_of(stored)
         if not header["certificate"]["of_these_weights"]:
             warnings.warn(
-                f"{path}: its certificate is of other weights. Run `mlpot verify --seal` anew.", stacklevel=3
+                f"{path}: its certificate is of other weights. Run `mlpot verify --attach` anew.", stacklevel=3
             )
     return potential
 

@@ -39,7 +39,7 @@ class Compiled:
     def __call__(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) eV."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's, of itself
+            warnings.simplefilter("ignore")  # the compiler warns of its own code
             energies: Tensor = self.compiled(numbers, edges, vectors)
         return energies
 
@@ -73,7 +73,7 @@ def agreement(tested: CalculatorUnderTest, structures: Structures, compiled: boo
 
 
 def _backends(potential: Potential) -> Iterator[tuple[str, Backend]]:
-    plain = deepcopy(potential).train()  # as it is differentiated by its weights
+    plain = deepcopy(potential).train()  # the modules that training differentiates
     yield "modules", lambda atoms: _predicted(plain, potential, atoms, native=False)
     if torch.cuda.is_available():
         other = "cpu" if on_gpu(potential) else "cuda"

@@ -99,11 +99,11 @@ def _same(tested: CalculatorUnderTest, out: Answer, expected: Answer, where: str
 def _refused(
     tested: CalculatorUnderTest, atoms: Atoms, what: str, where: str, *, ask_stress: bool = False
 ) -> Measurement:
-    """0 if the question is an error or answered with NaN, 1 if it is answered with a number."""
+    """0 if the calculator raises an error or gives NaN, 1 if it gives a number."""
     atoms = atoms.copy()
     atoms.calc = tested.calculator
     try:
         answer = atoms.get_stress() if ask_stress else atoms.get_potential_energy()
-    except Exception:  # of any kind: the packages have no common one
+    except Exception:  # calculators of other packages raise errors of any kind
         return Measurement(f"{what} answered", where, 0.0, 0.0)
     return Measurement(f"{what} answered", where, float(not np.isnan(worst(answer))), 0.0)

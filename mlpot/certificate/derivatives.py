@@ -17,13 +17,13 @@ from mlpot.certificate.tested import ALONG, CalculatorUnderTest, pair
 Floats = NDArray[np.float64]
 
 STENCIL = {-3: -1 / 60, -2: 3 / 20, -1: -3 / 4, 1: 3 / 4, 2: -3 / 20, 3: 1 / 60}
-"""Weight of f(x + k h) in h f'(x), to sixth order: at fourth, short bonds leave more than the bar."""
-# Å, or strain. Where a pair crosses the cutoff the third derivative jumps, and a difference of any order is wrong
-# by order h², which says nothing about the force: the smaller step has a sixteenth of it; a wrong force stays.
+"""Weight of f(x + k h) in h f'(x), to sixth order: the error of fourth order exceeds the bar at short bonds."""
+# Å, or strain. Where a pair crosses the cutoff, the third derivative jumps, and a difference of any order has an
+# error of order h². The smaller step has a sixteenth of this error; the error of a wrong force stays as it is.
 STEPS = (1e-3, 2.5e-4)
 SINGLE_STEPS = (1e-2,)
 VOIGT = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
-MOST_COORDINATES = 90  # of one structure, drawn at random from larger ones
+MOST_COORDINATES = 90  # that are checked in one structure; of more, a random choice
 
 
 def force(tested: CalculatorUnderTest, structures: Structures) -> Check:
@@ -48,7 +48,7 @@ def force(tested: CalculatorUnderTest, structures: Structures) -> Check:
 
 
 def _of_close_pair(tested: CalculatorUnderTest, a: int, b: int) -> Iterator[Measurement]:
-    """Forces of two atoms that are too close, where some codes clip them: to a thousandth of what they are."""
+    """Relative errors of the forces of two atoms that are too close: some codes clip such forces."""
     contact = covalent_radii[a] + covalent_radii[b]
     for part in (0.5, 0.7, 0.9):
 
@@ -84,7 +84,7 @@ def stress(tested: CalculatorUnderTest, structures: Structures) -> Check:
 
 
 def _also_sheared(structures: Structures) -> Structures:
-    """With the smallest in a cell without a right angle too."""
+    """The structures, and the smallest of them in a cell without right angles."""
     if not structures:
         return structures
     name, atoms = min(structures.items(), key=lambda item: len(item[1]))
@@ -128,7 +128,7 @@ def loops(tested: CalculatorUnderTest, structures: Structures, n_loops: int = 3,
             ]
             # Pairs that cross the cutoff leave an error of the sum; half the points tell how large it is.
             total, error = np.sum(work), np.sum(work) - 2 * np.sum(work[::2])
-            ratio = float(np.maximum(abs(total) - abs(error), 0.0) / np.sum(np.abs(work)))  # NaN stays
+            ratio = float(np.maximum(abs(total) - abs(error), 0.0) / np.sum(np.abs(work)))  # a NaN stays NaN
             figures.append(Measurement("∮F·dr / ∮|F·dr|", name, ratio, 1e-6 if double.single else 1e-9))
     return verdict("P8", "no work around a loop", figures, _of_double(tested))
 

@@ -1,4 +1,4 @@
-"""What a model's file remembers of its training: structures on which it should be right, and others like them."""
+"""Structures for the certificate from a model's file: some of its training, and others like them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlpot.certificate.check import STILL, Structures, free, periodic
 from mlpot.certificate.structures import bundled
 from mlpot.model_file import ModelFileError
 
-GAP = 3.0  # Å, between a molecule and its copies: they see each other, but not from near
+GAP = 3.0  # Å, between a molecule and its periodic images: within the cutoff, but not close
 WIDE = 1.1  # times the shortest distance in training
 
 Nearest = Mapping[frozenset[str], float]
@@ -23,10 +23,11 @@ Nearest = Mapping[frozenset[str], float]
 
 
 def of_training(header: Mapping[str, Any]) -> dict[str, Atoms]:
-    """Structures of the training that the file of a potential tells of; none if it tells nothing.
+    """Structures on which the potential of a file should be right; none if it does not describe its training.
 
-    If it holds none it may tell how close atoms were: then a molecule or a crystal of ours, no closer than that.
-    A cell of one atom, and what `with_companions` adds, come with them.
+    These are the training structures that the file holds. If it holds only the shortest distances of the training,
+    a molecule or a crystal of mlpot's is expanded to these distances. A cell of one atom and the companion of
+    `with_companions` are added.
 
     Raises:
         ModelFileError: the header makes no sense.
@@ -54,7 +55,7 @@ def with_companions(structures: Structures) -> dict[str, Atoms]:
     """Adds one companion, so that every check applies: the smallest molecule in a periodic box, or the smallest
     crystal as an isolated cluster.
 
-    They are not moved from: no training needs to have seen the like.
+    No dynamics starts from the companion, as a training need not have held a structure like it.
     """
     out = dict(structures)
     name, atoms = min(structures.items(), key=lambda item: len(item[1]))
@@ -83,7 +84,7 @@ def _no_closer(atoms: Atoms, nearest: Nearest) -> Atoms:
 
 
 def _one_atom(elements: Sequence[int], nearest: Nearest, cutoff: float) -> Atoms:
-    """Every neighbor of the atom is its own image, the first at half the cutoff if training was as close."""
+    """A cell of one atom, whose images are its neighbors, from half the cutoff on if training was as close."""
     known = [chemical_symbols[z] for z in elements]
     symbol = max(known, key=lambda s: (frozenset((s,)) in nearest, known.index(s)))
     return bulk(symbol, "sc", a=max(cutoff / 2, WIDE * nearest.get(frozenset((symbol,)), 0.0)))

@@ -1,4 +1,4 @@
-"""What is beyond the cutoff does not matter, crossing it is smooth, and what is too close pushes away."""
+"""What is beyond the cutoff does not matter, crossing it is smooth, and atoms that are too close repel."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def smoothness(tested: CalculatorUnderTest, structures: Structures) -> Check:
         (e0, f0), (e1, f1) = scan(cutoff - side), scan(cutoff + side)
         figures.append(Measurement("jump of energy, eV", name, abs(e1 - e0), bars[0]))
         figures.append(Measurement("jump of force, eV/Å", name, abs(f1 - f0), bars[1] + 4 * side * abs(f0)))
-        if not double.single:  # its last digits drown the differences
+        if not double.single:  # in float32, rounding errors exceed these differences
             figures.append(
                 Measurement("jump of dF/dr, of the largest", name, _jump_of_stiffness(scan, cutoff), 1e-4)
             )
@@ -117,11 +117,11 @@ def short_range(tested: CalculatorUnderTest, structures: Structures) -> Check:
         rising = float((~(np.diff(energies) < 0)).sum())  # NaN counts
         figures.append(Measurement("of 39 steps inwards, downhill", name, rising, 0.0))
         wide = np.linspace(0.4 * contact, min(tested.cutoff(a, b) or 6.0, 6.0), 120)
-        pull = np.array([tested(pair(a, b, r)).forces[1] @ ALONG for r in wide])
-        signs = np.sign(pull[np.abs(pull) > 1e-2])
-        flips = float((np.diff(signs) != 0).sum()) if np.isfinite(pull).all() else np.nan
+        force = np.array([tested(pair(a, b, r)).forces[1] @ ALONG for r in wide])
+        signs = np.sign(force[np.abs(force) > 1e-2])
+        flips = float((np.diff(signs) != 0).sum()) if np.isfinite(force).all() else np.nan
         figures.append(Measurement("changes of sign of the force", name, flips, 1.0))
-        figures.append(Measurement("NaN of coincident atoms", name, _nonsense(tested, pair(a, b, 0.0)), 0.0))
+        figures.append(Measurement("NaN of coincident atoms", name, _not_nan(tested, pair(a, b, 0.0)), 0.0))
     return verdict("P15", "short range", figures, HELP if tested.potential else "")
 
 
@@ -175,9 +175,9 @@ def _jump_of_stiffness(scan: Scan, cutoff: float) -> float:
     def jump(s: float) -> float:
         return stiffness(cutoff + s, s / 2) - stiffness(cutoff - s, s / 2)
 
-    left = (10 * jump(NEAR / 10) - jump(NEAR)) / 9  # what is linear in the step is gone
+    left = (10 * jump(NEAR / 10) - jump(NEAR)) / 9  # without the part that is linear in the step
     largest = max(abs(stiffness(r, NEAR)) for r in np.linspace(cutoff - 0.6, cutoff - 2 * NEAR, 7))
-    # A force of 1e-14 eV/Å, divided by the step, is noise.
+    # Where all derivatives are small, rounding errors divided by the step are not a jump.
     return abs(left) / max(largest, 1e-4)
 
 
@@ -189,9 +189,9 @@ def _coordination(tested: CalculatorUnderTest, atoms: Atoms) -> float:
 
 
 def _along_a_path(tested: CalculatorUnderTest, atoms: Atoms, n: int = 100) -> tuple[float, float]:
-    """What is left of |ΔE + F·dr| where it is worst on the path of an atom, as the interval shrinks; and its bar.
+    """Largest |ΔE + F·dr| on the path of an atom after its interval was halved several times, and its bar.
 
-    Of a jump everything is left, of a smooth function an eighth with each halving.
+    Each halving divides the value of a smooth function by eight and leaves a jump as it is.
     """
     direction, step = np.array([0.6, 0.0, 0.8]), 2e-3
 
@@ -215,10 +215,10 @@ def _along_a_path(tested: CalculatorUnderTest, atoms: Atoms, n: int = 100) -> tu
     return gap((left, right)), float(gaps.max() / 20 + noise)
 
 
-def _nonsense(tested: CalculatorUnderTest, atoms: Atoms) -> float:
+def _not_nan(tested: CalculatorUnderTest, atoms: Atoms) -> float:
     """1 if the answer is NaN, 0 if it is finite or an error."""
     try:
         out = tested(atoms)
-    except Exception:  # of any kind: the packages have no common one
+    except Exception:  # calculators of other packages raise errors of any kind
         return 0.0
     return float(not (np.isfinite(out.energy) and np.isfinite(out.forces).all()))

@@ -22,7 +22,7 @@ from mlpot.certificate.structures import shaken
 from mlpot.certificate.tested import Answer, CalculatorUnderTest, answer
 
 N_REPEATS = 100
-N_STEPS = 24  # of a walk of 0.05 Å each: many times any skin
+N_STEPS = 24  # of 0.05 Å each: in all many times any skin
 SAME = {False: 1e-11, True: 1e-5}  # eV/atom, eV/Å, eV/Å³
 
 
@@ -51,14 +51,14 @@ def side_effects(tested: CalculatorUnderTest, structures: Structures) -> Check:
         figures.append(_changes_since(before, "loading"))
     for name, atoms in structures.items():
         before, asked = _surroundings(), atoms.copy()
-        asked.positions[0] -= asked.cell.array[0]  # out of the cell, where some codes bring it back
+        asked.positions[0] -= asked.cell.array[0]  # outside the cell; some codes wrap positions back
         asked.info["mine"] = 1
         asked.set_array("mine", np.arange(len(atoms)))
         kept = asked.copy()
         asked.calc = tested.make()
         out = answer(asked)
         mine = np.array(asked.get_forces())
-        asked.get_forces()[:] = np.nan  # a caller may do what it likes with its copy
+        asked.get_forces()[:] = np.nan  # the caller may change its copy
         figures.append(Measurement("forces changed through a result", name, worst(asked.get_forces(), mine), 0.0))
         _ask_in_vain(tested, atoms)
         figures.append(_changes_since(before, name, _changed_arrays(asked, kept)))
@@ -107,7 +107,7 @@ Change = tuple[str, Callable[[Atoms], object]]
 
 
 def _changes(tested: CalculatorUnderTest, atoms: Atoms) -> Iterator[Change]:
-    """Each of what an answer may depend on, changed in place; and of what it may not."""
+    """Changes in place, by name: of everything that results may depend on, and of what they must not depend on."""
     others = [z for z in tested.elements if z != atoms.numbers[0]]
     yield "as it was", lambda a: None
     yield "one position", lambda a: a.positions.__setitem__((0, 1), a.positions[0, 1] + 0.05)
@@ -142,13 +142,13 @@ def _displace(atoms: Atoms, by: NDArray[np.float64]) -> None:
 
 
 def _ask_in_vain(tested: CalculatorUnderTest, atoms: Atoms) -> None:
-    """Let the calculator meet a structure that it should refuse."""
+    """Call the calculator with a structure that it should refuse."""
     wrong = atoms.copy()
     wrong.positions[0] = np.nan
     wrong.calc = tested.make()
     try:
         wrong.get_potential_energy()
-    except Exception:  # of any kind; what counts is what is left behind
+    except Exception:  # of any kind; the check looks at what the call changed
         return
 
 

@@ -1,4 +1,4 @@
-"""Whether samples of a simulation are of the distribution that they should be of."""
+"""Whether samples of a simulation follow the expected distribution."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def mean_and_error(values: Floats) -> tuple[float, float]:
 
 
 def bar_of(sigmas: float, n_tests: int) -> float:
-    """In standard deviations, for the worst of so many tests (S. Holm, Scand. J. Stat. 6, 65 (1979))."""
+    """The bar for the worst of several tests, in standard deviations (S. Holm, Scand. J. Stat. 6, 65 (1979))."""
     return float(stats.norm.isf(stats.norm.sf(sigmas) / n_tests))
 
 
 def distance_from_gamma(values: Floats, shape: float, scale: float, p: float) -> tuple[float, float]:
-    """Kolmogorov and Smirnov's distance of independent samples from a gamma distribution, and that of chance p."""
+    """Kolmogorov-Smirnov distance of independent samples from a gamma distribution, and its quantile 1 − p."""
     found = stats.kstest(values, stats.gamma(shape, scale=scale).cdf)
     return float(found.statistic), float(stats.kstwo.isf(p, len(values)))
 

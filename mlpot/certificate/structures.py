@@ -1,4 +1,4 @@
-"""Structures to judge by where the user gives none: a molecule, a crystal, and its smallest cell."""
+"""Structures for the certificate where the user gives none: a molecule, a crystal, and its smallest cell."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def bundled(elements: Iterable[int]) -> dict[str, Atoms]:
         if state is not None and state["symmetry"] in CRYSTALS:
             primitive = bulk(chemical_symbols[z])
             break
-    else:  # gases have no simple crystal: a dense cubic one serves as well for what symmetry says
+    else:  # no simple crystal is known, as of gases: a dense cubic one shows the same symmetry
         a = 2.2 * covalent_radii[known[-1]] + 0.2
         primitive = Atoms([known[-1]], cell=a * (np.ones((3, 3)) - np.eye(3)) / np.sqrt(2), pbc=True)
     multiple = (2, 2, 2) if len(primitive) == 1 else (2, 2, 1)
@@ -54,7 +54,7 @@ def elements_of(structures: Iterable[Atoms]) -> tuple[int, ...]:
 
 
 def element_pairs(elements: Iterable[int], structures: Mapping[str, Atoms]) -> list[tuple[int, int]]:
-    """Pairs of elements, those in the structures first, as many as are looked at."""
+    """The pairs of elements that are checked; those in the structures come first."""
     known = list(elements)
     here = [z for z in elements_of(structures.values()) if z in known]
     order = here + [z for z in known if z not in here]

@@ -1,4 +1,4 @@
-"""Space has no origin, no direction, no handedness; equal atoms have no names; nothing pulls itself along."""
+"""Energies do not depend on origin, orientation, handedness or order of atoms; forces sum to zero."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mlpot.graph import collate
 from mlpot.neighbors import build_graph
 
 # Energy (eV/atom), forces (eV/Å), and forces relative to the largest. In float32 a readout adds terms that cancel:
-# of 56 eV in all, one unit in the last place is 4e-6 eV, and 7e-6 eV were measured in a cell of one atom, where no
-# average helps; of forces, 2.7e-5 eV/Å near a bond that pulls with 40 eV/Å.
+# the last place of a sum of 56 eV is 4e-6 eV, and errors of 7e-6 eV were measured in a cell of one atom. Errors of
+# forces were 2.7e-5 eV/Å near a bond with a force of 40 eV/Å.
 Bars = tuple[float, float, float]
 TRANSLATION: dict[bool, Bars] = {False: (1e-11, 1e-10, 0.0), True: (1e-5, 1e-5, 1e-6)}
 ROTATION: dict[bool, Bars] = {False: (1e-11, 1e-10, 0.0), True: (1e-5, 2e-5, 1e-6)}
 PERMUTATION: dict[bool, Bars] = {False: (1e-11, 1e-11, 0.0), True: (2e-5, 2e-5, 1e-6)}
 BATCH: dict[bool, Bars] = {False: (1e-11, 1e-11, 1e-12), True: (1e-5, 1e-5, 1e-6)}
-N_TURNS = 20
+N_ROTATIONS = 20
 N_BATCH, MOST_ATOMS = 64, 2000
 
 
@@ -45,17 +45,17 @@ def translation(tested: CalculatorUnderTest, structures: Structures) -> Check:
 def rotation(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P2: forces and stress rotate with the structure, in rotations and reflections."""
 
-    def turns(atoms: Atoms, rng: np.random.Generator) -> Iterator[tuple[Atoms, Answer]]:
+    def rotations(atoms: Atoms, rng: np.random.Generator) -> Iterator[tuple[Atoms, Answer]]:
         out = tested(atoms)
-        for _ in range(N_TURNS):
+        for _ in range(N_ROTATIONS):
             q, r = np.linalg.qr(rng.normal(size=(3, 3)))
             q = q * np.sign(np.diag(r))  # uniform over O(3)
-            turned = atoms.copy()
-            turned.set_cell(atoms.cell.array @ q.T)
-            turned.positions = atoms.positions @ q.T
-            yield turned, Answer(out.energy, out.forces @ q.T, q @ out.stress @ q.T)
+            rotated = atoms.copy()
+            rotated.set_cell(atoms.cell.array @ q.T)
+            rotated.positions = atoms.positions @ q.T
+            yield rotated, Answer(out.energy, out.forces @ q.T, q @ out.stress @ q.T)
 
-    return verdict("P2", "rotation and reflection", _compare(tested, structures, turns, ROTATION))
+    return verdict("P2", "rotation and reflection", _compare(tested, structures, rotations, ROTATION))
 
 
 def permutation(tested: CalculatorUnderTest, structures: Structures) -> Check:
@@ -95,7 +95,7 @@ def batches(tested: CalculatorUnderTest, structures: Structures) -> Check:
 
 
 def _many(structures: Structures) -> Iterator[tuple[str, Atoms]]:
-    """Each again and again, shaken, so long as the batch is of a bearable size."""
+    """Displaced copies of every structure, until the batch has enough atoms."""
     n_atoms = 0
     for seed in count():
         for name, atoms in structures.items():

@@ -51,7 +51,7 @@ class CalculatorUnderTest:
 
     @cached_property
     def calculator(self) -> Any:
-        """The calculator that answers every question, as in a user's script."""
+        """The one calculator that computes every structure, as in a user's script."""
         return self.make()
 
     @property
@@ -104,7 +104,7 @@ class CalculatorUnderTest:
 
 
 def answer(atoms: Atoms) -> Answer:
-    """What the calculator attached to the structure returns."""
+    """Results of the calculator that is attached to the structure."""
     energy = float(atoms.get_potential_energy())
     forces = np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64)
     if not (atoms.pbc.all() and "stress" in atoms.calc.implemented_properties):

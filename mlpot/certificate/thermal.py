@@ -1,6 +1,6 @@
-"""Thermostats: atoms at a temperature have the energies of that temperature, all of them alike.
+"""Thermostats: velocities and energies have the distributions of the temperature, for every element and direction.
 
-Judged are our integrators with the potential, on a molecule and a crystal, with three seeds.
+These checks judge mlpot's integrators together with the potential, on a molecule and a crystal, with three seeds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ LITTLE = 1e-3  # Å, a step of differences of forces
 def kinetic_energy(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P22: kinetic energies follow their gamma distribution, and every element and direction has its share.
 
-    Shares are judged with Langevin's thermostat only: the other keeps what vibrations in a harmonic crystal have.
+    Shares are judged with Langevin's thermostat only: the other one does not exchange energy between the
+    vibrations of a harmonic crystal.
     """
     figures, lengths, at = [], [], typical(structures)
     n_runs, kT = max(1, len(at) * len(THERMOSTATS) * len(SEEDS)), units.kB * TEMPERATURE
@@ -105,12 +106,12 @@ def _over_seeds(series: Sequence[Floats]) -> tuple[float, float]:
 
 
 def _squares(tested: CalculatorUnderTest, w: HeatBathRun) -> Floats:
-    """F², (eV/Å)², all along a walk."""
+    """F², (eV/Å)², of all frames of a run."""
     return np.array([(tested(_at(w, positions)).forces ** 2).sum() for positions in w.positions])
 
 
 def _divergences(tested: CalculatorUnderTest, w: HeatBathRun, n_frames: int) -> Floats:
-    """−∇·F by differences, eV/Å², of frames spread over a walk."""
+    """−∇·F by differences, eV/Å², of frames spread over a run."""
     found = []
     for positions in w.positions[:: max(1, len(w.positions) // n_frames)]:
         total = []

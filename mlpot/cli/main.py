@@ -304,7 +304,9 @@ def verify(
         str | None, typer.Option(metavar="MODULE:NAME", help="Judge any ASE calculator instead; its code is run.")
     ] = None,
     elements: Annotated[str | None, typer.Option(help="Of the calculator, such as H,C,O.")] = None,
-    seal: Annotated[bool, typer.Option("--seal", help="Store the result in the model's file.")] = False,
+    attach: Annotated[
+        bool, typer.Option("--attach", "--seal", help="Store the result in the model's file.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the certificate, such as verify.json.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page, such as verify.html.")] = None,
     device: Device = "cpu",
@@ -317,8 +319,8 @@ def verify(
     from mlpot.html.certificate import write_page
     from mlpot.model_file import attach_certificate
 
-    if (model is None) == (calculator is None) or (seal and model is None):
-        raise ValueError("Give either the file of a model or --calculator; --seal needs the file.")
+    if (model is None) == (calculator is None) or (attach and model is None):
+        raise ValueError("Give either the file of a model or --calculator; --attach needs the file.")
     check_places(json, html)
     if calculator is not None:
         sys.path.insert(0, "")  # modules of the folder where the user stands
@@ -338,9 +340,9 @@ def verify(
         certificate.write(json)
     if html is not None:
         write_page(certificate.as_dict(), html)
-    if seal and model is not None:
+    if attach and model is not None:
         attach_certificate(model, certificate.as_dict())
-        console.print(f"Sealed: {model}", soft_wrap=True)
+        console.print(f"Attached to {model}", soft_wrap=True)
     if not certificate.passed:
         raise typer.Exit(1)
 

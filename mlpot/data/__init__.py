@@ -1,1 +1,1 @@
-"""Data in: HDF5 trajectories, conversion, inspection. The only room that knows h5py and ase.io."""
+"""Data in: HDF5 trajectories, conversion, inspection. Only this folder imports h5py and ase.io."""

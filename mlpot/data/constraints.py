@@ -1,4 +1,4 @@
-"""Which coordinates of a structure are held, in the two words that files and integrators know.
+"""Which coordinates of a structure are held, in the two forms that files and integrators use.
 
 ASE has many constraints. Those that hold Cartesian coordinates (`FixAtoms`, `FixCartesian`) are an array of truth
 values, one a coordinate; `FixCom` is one truth value. All others are known by name only.

@@ -1,4 +1,4 @@
-"""Which elements atoms are, where a file tells types, text, padding or nothing: asked for, never guessed."""
+"""Elements of atoms where a file has types, text, padding or nothing: the user is asked, nothing is guessed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CURE_WITHOUT_TYPES = (
 
 @dataclass(frozen=True)
 class Elements:
-    """The elements of atoms in the words of a user.
+    """The elements of atoms as a user gives them.
 
     Args:
         names: "Si,O" of types 1, 2, ...; "0=Na,1=Cl" of types by number; "Z" where types are atomic numbers. For
@@ -110,7 +110,7 @@ class Elements:
                 both = " and ".join(chemical_symbols[z] for z in mine)
                 raise KeysError(
                     f"{where}: atoms of type {kind} would be {both}. The atoms of the file named by "
-                    "--elements-from stand in another order, or are others."
+                    "--elements-from have another order, or are other atoms."
                 )
         return np.array(np.broadcast_to(numbers, types.shape))
 
@@ -139,7 +139,7 @@ def numbers_of_text(where: str, words: NDArray[Any]) -> Numbers:
 
 
 def is_padding(where: str, numbers: NDArray[np.integer], positions: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Which entries of a frame are no atoms but fill it up to the size of the largest: numbers 0 or −1 at the end.
+    """Which entries of a frame are padding to the size of the largest frame: numbers 0 or −1 at the end.
 
     Raises:
         LabelError: such numbers belong to atoms, which then have types and not atomic numbers.

@@ -6,7 +6,7 @@ class DataError(ValueError):
 
 
 class FormatError(DataError):
-    """The file is not what it says it is: damaged, of another kind or version, or with shapes that disagree."""
+    """The file is damaged, of another kind or version, or has shapes that disagree."""
 
 
 class UnitsError(DataError):
@@ -22,4 +22,4 @@ class KeysError(DataError):
 
 
 class LeftOutWarning(UserWarning):
-    """Something of a source is not in what was written."""
+    """A part of a source is not in the file that was written."""

@@ -99,7 +99,7 @@ def frame_of_columns(columns: Mapping[str, NDArray[Any]], pbc: NDArray[np.bool_]
         forces = np.full((len(numbers), 3), np.nan)
     elif "force_mask" in columns and not columns["force_mask"].all():
         forces = np.where(columns["force_mask"][:, None], forces, np.nan)
-    stress = columns.get("stress") if pbc.all() else None  # of a slab it is no label that can be learnt
+    stress = columns.get("stress") if pbc.all() else None  # the stress of a slab is no label that can be learned
     return Frame(
         numbers=numbers,
         positions=columns["position"],

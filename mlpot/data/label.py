@@ -1,4 +1,4 @@
-"""Structures and a quantum-chemistry code in, labeled frames out: in parallel, resumable, no frame fatal."""
+"""Label structures by a quantum-chemistry code: in parallel, resumable; a failed frame does not end the run."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _check_destination(destination: Path, overwrite: bool) -> None:
 def _compute(code: Code, frames: list[tuple[int, Atoms]], workers: int) -> Iterator[_Outcome]:
     """Outcomes in order of completion; every worker is a pool of one, so that a crash costs only its frame."""
     if workers < 1:
-        raise SettingsError(f"{workers} workers do no work. Give at least one.")
+        raise SettingsError(f"workers is {workers}. Give at least one.")
     jobs = iter(frames)
     idle = [_process() for _ in range(workers)]
     running: dict[Future[_Outcome], tuple[ProcessPoolExecutor, int]] = {}
@@ -158,7 +158,7 @@ def _attempt(code: Code, frame: int, atoms: Atoms) -> _Outcome:
         answer = code.compute(atoms)
         if not (np.isfinite(answer.energy) and np.isfinite(answer.forces).all()):
             raise QuantumError("energy or forces are not finite: do atoms coincide?")
-    except Exception as error:  # whatever stops one structure is kept with it, and the others go on
+    except Exception as error:  # the reason is kept with the structure, and the others continue
         return _Outcome(frame, failure=f"{type(error).__name__}: {error}")
     stress = None if answer.stress is None else answer.stress.tolist()
     return _Outcome(frame, float(answer.energy), answer.forces.tolist(), stress)
@@ -194,7 +194,7 @@ def _reopen(partial: Path, run: dict[str, Any], resume: bool) -> dict[int, _Outc
             changed = [key for key in run if head.get(key) != run[key]]
             if changed:
                 raise ResumeError(
-                    f"{partial} was begun with other {' and '.join(changed)}. Go on with those, or remove it."
+                    f"{partial} was begun with other {' and '.join(changed)}. Continue with those, or remove it."
                 )
             return {line["frame"]: _Outcome(**line) for line in lines}
     with partial.open("w", encoding="utf-8") as record:

@@ -1,4 +1,4 @@
-"""Several sources into one set, after it was found that their energies are of one method, or were made so."""
+"""Merge several sources into one set, after their energies were checked, or shifted, to be of one method."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ SHOWN = 5  # examples in a message
 
 
 class MergeError(DataError):
-    """Sources do not go together; the message says what is open and how to answer."""
+    """The sources cannot be merged as they are; the message says why, and the options that decide it."""
 
 
 @dataclass
 class _Scan:
-    """What one source says of its energies."""
+    """The energies of one source."""
 
     name: str
     counts: list[dict[int, int]] = field(default_factory=list)
     energies: list[float] = field(default_factory=list)
-    lone: dict[int, float] = field(default_factory=dict)
+    isolated: dict[int, float] = field(default_factory=dict)
     digests: dict[bytes, tuple[int, float]] = field(default_factory=dict)  # frame and energy of each structure
 
     def take(self, k: int, frame: Frame) -> None:
         numbers, times = np.unique(frame.numbers, return_counts=True)
         if len(frame.numbers) == 1 and np.isfinite(frame.energy):
-            self.lone.setdefault(int(numbers[0]), frame.energy)
+            self.isolated.setdefault(int(numbers[0]), frame.energy)
         elif np.isfinite(frame.energy):
             self.counts.append(dict(zip(numbers.tolist(), times.tolist(), strict=True)))
             self.energies.append(frame.energy)
@@ -120,7 +120,7 @@ def merge(
 
 
 def _card(names: Sequence[str], shifts: Sequence[References]) -> dict[str, str]:
-    """What the set says of where it is from."""
+    """The entries of the card about the origin of the set."""
     changed = {
         f"energies of {n} changed by (eV an atom)": _told(s) for n, s in zip(names, shifts, strict=True) if s
     }
@@ -128,7 +128,7 @@ def _card(names: Sequence[str], shifts: Sequence[References]) -> dict[str, str]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart."""
+    """Names of the sources: the shortest ends of their paths that differ."""
     if len({path.resolve() for path in paths}) < len(paths):
         raise KeysError("A source is given twice. Give each once.")
     parts = [path.resolve().parts for path in paths]
@@ -158,9 +158,9 @@ def _references(
     if unknown := set(given) - set(names):
         raise KeysError(f"References are given of {sorted(unknown)}, but the sources are {', '.join(names)}.")
     if given or how == "atoms":
-        own: list[References] = [dict(given.get(scan.name, scan.lone)) for scan in scans]
+        own: list[References] = [dict(given.get(scan.name, scan.isolated)) for scan in scans]
         for scan, known in zip(scans, own, strict=True):
-            needed = {z for counts in scan.counts for z in counts} | set(scan.lone)
+            needed = {z for counts in scan.counts for z in counts} | set(scan.isolated)
             if absent := sorted(needed - set(known)):
                 symbols = [chemical_symbols[z] for z in absent]
                 example = ",".join(f"{s}=..." for s in symbols)
@@ -177,7 +177,7 @@ def _references(
     if not found:
         return [{} for _ in scans]
     raise MergeError(
-        "The sources have other reference energies, so no potential can learn both as they are:\n  "
+        "The sources have other reference energies, so no potential can learn both without a shift:\n  "
         + "\n  ".join(found[: 2 * SHOWN])
         + "\nSay what is right: --reference NAME:H=-13.6,O=-432.1 (of each source, eV) or --references atoms (its "
         "own isolated atoms) puts all on the scale of the first; --references fit does so by what fits best; "
@@ -186,12 +186,12 @@ def _references(
 
 
 def _differences(a: _Scan, b: _Scan) -> Iterator[str]:
-    """In words, where the energies of two sources cannot be of one method."""
-    for z in sorted(a.lone.keys() & b.lone.keys()):
-        if abs(a.lone[z] - b.lone[z]) > ATOM_DIFFERS:
+    """Reasons why the energies of two sources cannot be of one method."""
+    for z in sorted(a.isolated.keys() & b.isolated.keys()):
+        if abs(a.isolated[z] - b.isolated[z]) > ATOM_DIFFERS:
             yield (
-                f"an isolated {chemical_symbols[z]} has {a.lone[z]:.4f} eV in {a.name}, "
-                f"{b.lone[z]:.4f} eV in {b.name}"
+                f"an isolated {chemical_symbols[z]} has {a.isolated[z]:.4f} eV in {a.name}, "
+                f"{b.isolated[z]:.4f} eV in {b.name}"
             )
     elements = sorted({z for scan in (a, b) for counts in scan.counts for z in counts})
     if not a.counts or not b.counts:

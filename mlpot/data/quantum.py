@@ -29,7 +29,7 @@ class MissingCodeError(DataError, ImportError):
 
 
 class QuantumError(RuntimeError):
-    """The code has no answer for this structure."""
+    """The code cannot compute this structure."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class PySCF(_Settings):
         return Label(energy * HARTREE, -gradient.kernel() * (HARTREE / BOHR))
 
     def _core_potentials(self, atoms: Atoms) -> dict[str, str]:
-        """The def2 sets hold only the valence from Rb on: without their core potentials they are nonsense."""
+        """The def2 sets hold only the valence from Rb on: without their core potentials they are wrong."""
         heavy = {chemical_symbols[z] for z in atoms.numbers if z > 36}
         return dict.fromkeys(heavy, self.basis) if self.basis.lower().startswith("def2") else {}
 

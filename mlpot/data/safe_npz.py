@@ -1,4 +1,4 @@
-"""npz files, whose members are measured before any is unpacked."""
+"""npz files: the size of each member is checked before any is unpacked."""
 
 from __future__ import annotations
 

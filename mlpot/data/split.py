@@ -41,8 +41,8 @@ def split(
 ) -> dict[Path, int]:
     """Write the parts as H5MD beside the file and return how many frames each has.
 
-    Frames that belong together never part: those of a block, a composition or a group; always, equal structures.
-    Isolated atoms go to the training set, whose reference energies they are; so does what is the last to hold an
+    Frames that belong together stay in one part: those of a block, a composition or a group, and equal structures.
+    Isolated atoms go to the training set, whose reference energies they are; so does the last frame with an
     element.
 
     Args:

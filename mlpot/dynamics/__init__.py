@@ -1,1 +1,1 @@
-"""Molecular dynamics on ASE's integrators. The only room that knows ase.md."""
+"""Molecular dynamics on ASE's integrators. Only this folder imports ase.md."""

@@ -1,4 +1,4 @@
-"""What a run tells of its material: structure, diffusion, vibrations, and whether its temperature is one."""
+"""Properties from a run: structure, diffusion, vibrations, and whether its temperatures are canonical."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mlpot.neighbors import build_graph
 
 Floats = NDArray[np.float64]
 Curve = tuple[Floats, Floats]
-MAX_BYTES = 2**28  # of the positions looked at; longer runs are looked at in larger steps
+MAX_BYTES = 2**28  # of positions in memory; of longer runs fewer frames are read
 RDF_FRAMES = 200  # neighboring frames differ little
 PICTURES = {
     "rdf": "Radial distribution",
@@ -46,7 +46,7 @@ LEAST_REACH = 1.5  # Å, of a distribution of distances
 
 
 class AnalysisError(ValueError):
-    """There is too little of a run to analyze."""
+    """A run is too short to analyze."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Diffusion:
 
     A2_per_ps: float
     error: float | None  # standard, from blocks
-    exponent: float  # of the displacement in time: 1 where atoms diffuse, 0 where they stay, 2 where they fly
+    exponent: float  # of the squared displacement in time: 1 for diffusion, 0 at rest, 2 for straight flight
 
     @property
     def told(self) -> str:
-        """The coefficient if the run can tell it, else why not."""
+        """The coefficient if the run determines it, else the reason why not."""
         how = f"squared displacement ~ t^{self.exponent:.2f}"
         if not 0.8 < self.exponent < 1.2:
             return f"none seen ({how}; of what diffuses it grows as t)"
@@ -94,9 +94,9 @@ class Analysis:
     temperature_std_K: float
     expected_std_K: float | None  # of a canonical ensemble with as many degrees of freedom
     drift: Drift | None
-    diffusion: dict[str, Diffusion]  # by element; a molecule alone has nowhere to go
-    curves: dict[str, dict[str, Curve]]  # by picture and line; none where the run cannot tell
-    notes: dict[str, str]  # by picture: why it has no line, or what bounds it
+    diffusion: dict[str, Diffusion]  # by element; none for a single molecule
+    curves: dict[str, dict[str, Curve]]  # by picture and line; none where the run does not determine them
+    notes: dict[str, str]  # by picture: why it has no line, or where it ends
 
 
 def analyze_md(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0, output: Path | None = None) -> Analysis:
@@ -104,7 +104,7 @@ def analyze_md(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0, output: P
 
     Args:
         run, skip_ps, r_max: as of `analysis_of`.
-        output: another folder for what is written.
+        output: another folder for the files.
 
     Raises:
         FileNotFoundError, AnalysisError: as `analysis_of`.
@@ -118,7 +118,7 @@ def analyze_md(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0, output: P
 
 
 def analysis_of(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0) -> Analysis:
-    """Analyze the last stage of a run, which may still go on.
+    """Analyze the last stage of a run, which may still be running.
 
     Args:
         run: folder of the run.
@@ -161,7 +161,7 @@ def analysis_of(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0) -> Analy
 def _curves(
     motion: Motion, log: dict[str, Floats], stage: MDRecipe, steady: bool, n_degrees: int, r_max: float
 ) -> tuple[dict[str, Diffusion], dict[str, dict[str, Curve]], dict[str, str]]:
-    """Diffusion, lines by picture, and why a picture has none."""
+    """Diffusion, lines by picture, and the reason where a picture has none."""
     atoms, energy = motion.frames[-1], log["potential_eV"] / len(motion.numbers)
     pairs, notes = _pairs(motion.frames, r_max)
     diffusing: dict[str, Diffusion] = {}
@@ -197,7 +197,7 @@ def _curves(
 
 
 def _pairs(frames: list[Atoms], r_max: float) -> tuple[dict[str, Curve], dict[str, str]]:
-    """Distributions of distances as far as the cell allows, and what bounds them."""
+    """Distributions of distances as far as the cell allows, and where they end."""
     reach, notes = reach_of_pairs(frames[-1]), {}
     if not frames[-1].pbc.all():
         notes["rdf"] = "Without a volume there is no radial distribution: this is the density of distances, 1/Å."
@@ -283,7 +283,7 @@ def _einstein(lags: Floats, msd: Floats) -> tuple[float, float]:
 def velocity_spectrum(motion: Motion, *, n_segments: int = 4) -> dict[str, Curve]:
     """Power of the mass-weighted velocities against wavenumber in 1/cm, each curve of area one.
 
-    The mean over halves that overlap, under Hann's window (Welch, IEEE Trans. Audio 15, 70 (1967)).
+    It is a mean over segments that overlap by half, with Hann's window (Welch, IEEE Trans. Audio 15, 70 (1967)).
     """
     weighted = motion.velocities * np.sqrt(motion.masses)[:, None]
     length = _segment(len(weighted), n_segments)
@@ -329,7 +329,9 @@ def _motion(reader: Reader, from_ps: float) -> Motion:
             if len(some) > 2 * RDF_FRAMES:
                 some = some[::2]
     if len(times) < 8:
-        raise AnalysisError(f"{reader.path} has {len(times)} frames from {from_ps:g} ps on, 8 are needed. Run on.")
+        raise AnalysisError(
+            f"{reader.path} has {len(times)} frames from {from_ps:g} ps on, 8 are needed. Continue the run."
+        )
     step_ps = float(np.diff(times).mean())
     return Motion(last.numbers, last.get_masses(), step_ps, np.array(positions), np.array(velocities), some)
 

@@ -1,7 +1,7 @@
-"""The state of a run in two files that take turns, so that one is whole whatever happens to the other.
+"""The state of a run in two files that are written alternately, so that one is always whole.
 
-A file is the checksum of the rest, a line of JSON, then arrays as npz; nothing in it is pickled. The one of the
-later generation counts, never that of the later date.
+A file is the checksum of the rest, a line of JSON, then arrays as npz; nothing in it is pickled. Each file has a
+number; the higher number is the newer state, whatever the dates of the files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on as if it had not stopped."""
+    """Everything by which a run continues as if it had not stopped."""
 
     facts: dict[str, Any]  # JSON-able
     arrays: dict[str, NDArray[Any]]
@@ -59,14 +59,14 @@ class Checkpoints:
             )
 
     def clear(self) -> None:
-        """Forget the run that was here."""
+        """Remove the checkpoints of an earlier run."""
         for path in self._paths:
             path.unlink(missing_ok=True)
         sync_folder(self._paths[0].parent)
         self.newest = None
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Put a checkpoint in place of the older of the two.
+        """Write a checkpoint over the older of the two files.
 
         Raises:
             StorageError: it cannot be written; the newer one is whole.
@@ -94,5 +94,7 @@ def _read(path: Path) -> tuple[int, Checkpoint | None]:
             with open_arrays(io.BytesIO(packed), str(path)) as file:
                 return generation, Checkpoint(facts, {name: file[name] for name in file.files})
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} holds something else than plain arrays: {error} Do not use it.") from None
-    raise CheckpointError(f"{path} has format {version}, this mlpot reads {FORMAT}. Use the one it is of.")
+        raise CheckpointError(f"{path} holds objects that are no plain arrays: {error} Do not use it.") from None
+    raise CheckpointError(
+        f"{path} has format {version}, this mlpot reads {FORMAT}. Use the version of mlpot that wrote it."
+    )

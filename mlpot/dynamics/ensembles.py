@@ -1,4 +1,4 @@
-"""ASE's integrators, each with the number of degrees of freedom that the run really has.
+"""ASE's integrators, each with the number of degrees of freedom of the run.
 
 ASE counts 3N, less what is fixed. Velocity Verlet and the deterministic thermostats keep the total momentum, which
 starts at zero, and a molecule's angular momentum too: 3N − 3 or 3N − 6 momenta are left, and with 3N a molecule of
@@ -26,10 +26,10 @@ from mlpot.units import GPA
 
 
 class _Constrained:
-    """Keeps the momenta that the integrator holds beside the atoms as the constraints want them, after each kick.
+    """Applies the constraints to the momenta that the integrator holds beside the atoms, after each half step.
 
-    ASE's forces in dynamics are those of the free atoms: left alone, the momenta of fixed atoms grow and the
-    thermostat, which counts them, cools the others.
+    ASE's forces in dynamics are those of the free atoms: without this, the momenta of fixed atoms grow, and the
+    thermostat, which counts them, cools the other atoms.
     """
 
     atoms: Atoms
@@ -55,7 +55,7 @@ class ConstrainedMTK(_Constrained, MTKNPT):
 
 @dataclass(frozen=True)
 class Ensemble:
-    """An integrator and what is known of it."""
+    """An integrator, its number of degrees of freedom and its conserved quantity."""
 
     name: str
     dynamics: MolecularDynamics
@@ -63,7 +63,7 @@ class Ensemble:
     conserved: Callable[[], float] | None  # eV; None where the ensemble has no conserved quantity
 
     def set_temperature(self, temperature_K: float) -> None:
-        """Change the temperature of the thermostat; its masses stay, so that its frequency changes a little."""
+        """Change the temperature of the thermostat; its masses stay, so its frequency changes slightly."""
         dynamics, kT = self.dynamics, units.kB * temperature_K
         if self.name == "langevin":
             dynamics.set_temperature(temperature_K)
@@ -81,7 +81,8 @@ def build_ensemble(
     """The integrator of a recipe for atoms that have velocities and a calculator.
 
     Args:
-        n_degrees: of freedom, where they were counted before; momenta that were zero are not quite so later.
+        n_degrees: degrees of freedom, if they were counted before: rounding makes momenta that were zero not quite
+            zero.
 
     Raises:
         StartError: the ensemble does not suit the structure.
@@ -152,12 +153,12 @@ def _mtk(atoms: Atoms, recipe: MDRecipe, n_degrees: int) -> Ensemble:
     if (n := int(held_coordinates(atoms).any(axis=1).sum())) > 0:
         raise StartError(
             f"Ensemble {recipe.ensemble!r} scales positions with the cell, and {n} atoms of {recipe.structure} "
-            "are held where they are: the pressure on such a cell is not that of the matter in it. Free them, or "
+            "are held in place: the pressure on such a cell is not that of the material in it. Free them, or "
             "choose another ensemble."
         )
     integrator = ConstrainedIsotropic if recipe.ensemble == "npt-isotropic" else ConstrainedMTK
     constraints = atoms.constraints
-    atoms.set_constraint()  # the center of mass alone, which ASE refuses and these keep
+    atoms.set_constraint()  # ASE refuses a fixed center of mass; these integrators keep it
     dynamics = integrator(
         atoms,
         recipe.timestep_fs * units.fs,

@@ -1,4 +1,4 @@
-"""The bounds that stop a run, checked after every step, before the step counts."""
+"""The bounds that stop a run, checked after every step, before it is recorded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ONLY_TRAINING = Guards(min_distance=None, min_trained_distance=1.0)
 
 
 class Distances:
-    """The closest pairs, searched only when atoms have moved far enough to have come too close.
+    """The closest pairs, searched again only when atoms have moved so far that a pair may be too close.
 
     Args:
         numbers: (n_atoms,) atomic numbers.
@@ -105,7 +105,7 @@ def least_distances(guards: Guards, trained: Mapping[str, float]) -> Floats:
 
 @dataclass(frozen=True)
 class SlowChecks:
-    """What is computed every `WINDOW` steps only; NaN where it is not known."""
+    """Values that are computed every `WINDOW` steps only; NaN where they are not known."""
 
     neighbors: float  # mean number of neighbors of an atom
     extrapolation_grade: float  # the highest of all atoms
@@ -224,7 +224,7 @@ class Monitor:
 
     def _heat(self, atoms: Atoms) -> str | None:
         temperature = 2 * atoms.get_kinetic_energy() / (self._ensemble.n_degrees * units.kB)
-        if not temperature <= self._max_temperature:  # so that NaN stops too
+        if not temperature <= self._max_temperature:  # written so that NaN stops the run too
             return (
                 f"The temperature is {temperature:.4g} K, above {self._max_temperature:.4g} (guards.temperature)."
             )

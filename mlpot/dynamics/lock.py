@@ -1,4 +1,4 @@
-"""One writer to a folder."""
+"""A lock, so that only one process writes into a folder."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class LockedError(ValueError):
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if it is not there, for this process; a lock whose owner died is taken over.
+    """Lock a folder for this process, and make it if it is not there; the lock of a dead process is taken over.
 
-    The kernel lets go of a lock when its owner dies. On a file system without locks the owner's name is looked
-    at instead.
+    The kernel releases a lock when its process ends. On a file system without locks, the file names its process
+    instead.
 
     Raises:
         LockedError: another process has it, on this machine or another.
@@ -42,7 +42,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-            if made and not any(folder.iterdir()):  # the run was refused
+            if made and not any(folder.iterdir()):  # the lock was refused
                 folder.rmdir()
 
 
@@ -51,7 +51,7 @@ def _take(handle: int, path: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise _refusal(path, _owner(path)) from None
-    except OSError:  # no locks here
+    except OSError:  # this file system has no locks
         owner = _owner(path)
         if owner and not (owner["host"] == socket.gethostname() and not _is_alive(owner["pid"])):
             raise _refusal(path, owner) from None

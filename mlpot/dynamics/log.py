@@ -29,11 +29,11 @@ class Observation:
 
     step: int
     time_ps: float
-    potential_eV: float  # (units are spelled as units are)
+    potential_eV: float  # capitals as in the units
     kinetic_eV: float
     total_eV: float
     conserved_eV: float
-    slope_meV_atom_ns: float  # of the conserved quantity, by least squares since the stage began
+    slope_meV_atom_ns: float  # of the conserved quantity, by least squares since the beginning of the stage
     temperature_K: float
     target_K: float
     pressure_GPa: float
@@ -70,14 +70,14 @@ def resident_memory() -> float:
     """Resident memory of this process, MB."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except FileNotFoundError:  # not Linux: the most it ever held
+    except FileNotFoundError:  # not on Linux: the maximum so far
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @dataclass(frozen=True)
 class Slope:
-    """A least-squares line through points that come one by one."""
+    """A least-squares line through points that are added one by one."""
 
     n: int = 0
     mean_x: float = 0.0
@@ -160,7 +160,7 @@ def of_stage(columns: dict[str, Floats], began_ps: float) -> dict[str, Floats]:
     """The lines of a log from a stage on; the line at its beginning is the last of the stage before."""
     time_ps = columns["time_ps"]
     own = time_ps > began_ps * (1 + 1e-12) if began_ps else time_ps >= 0
-    own[-1:] = True  # a stage that has just begun has no other
+    own[-1:] = True  # a stage that has just begun has no other line
     return {name: values[own] for name, values in columns.items()}
 
 
@@ -182,7 +182,7 @@ class Drift:
     """How well a conserved quantity was conserved."""
 
     slope: float  # meV/atom/ns, by least squares
-    slope_error: float  # its standard deviation, from blocks, so that correlated steps do not flatter it
+    slope_error: float  # its standard error from blocks, as steps are correlated
     fluctuation: float  # meV/atom, root mean square about the line
 
 

@@ -1,4 +1,4 @@
-"""What a molecular-dynamics run is asked to do."""
+"""The keys of a run file of molecular dynamics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EnsembleName = Literal["nve", "langevin", "bussi", "nose-hoover", "npt-isotropic
 
 
 class Stage(Section):
-    """A part of a run; what it does not say is as in the run."""
+    """A part of a run; keys that it does not set are those of the run."""
 
     ensemble: EnsembleName | None = None
     timestep_fs: float | None = Field(None, gt=0)
@@ -29,7 +29,7 @@ class Stage(Section):
 
 
 class Guards(Section):
-    """A run that crosses one of these stops, with the state before kept; null turns a guard off."""
+    """A run that exceeds one of these stops and keeps the state before; null switches a guard off."""
 
     renamed: ClassVar[Mapping[str, str]] = {"guards.strangeness": "guards.extrapolation_grade"}
 

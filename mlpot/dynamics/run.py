@@ -47,7 +47,7 @@ PHYSICS = (
 
 @dataclass(frozen=True)
 class MDSummary:
-    """What a run amounted to; the log has the rest."""
+    """The summary of a run; the log has the details."""
 
     formula: str
     n_atoms: int
@@ -91,7 +91,7 @@ def run_md(
     with folder_lock(recipe.output), stop_request() as stop:
         began, stopped = time.perf_counter(), None
         with _prepared(recipe, resume) as simulation:
-            (recipe.output / "md.json").unlink(missing_ok=True)  # what is left last says that a run has ended
+            (recipe.output / "md.json").unlink(missing_ok=True)  # written last, as it says that the run has ended
             simulation.tell = progress
             try:
                 simulation.run(stop)
@@ -115,7 +115,7 @@ def _prepared(recipe: MDRecipe, resume: bool) -> Simulation:
     checkpoints = Checkpoints(recipe.output)
     newest = checkpoints.newest if resume else None
     if newest is None and there.exists() and not recipe.overwrite:
-        raise FileExistsError(f"{there} exists. Choose another output, ask to overwrite it, or go on: --continue.")
+        raise FileExistsError(f"{there} exists. Choose another output, overwrite it, or continue it: --continue.")
     calculator = MLPotCalculator(recipe.model, device=recipe.device, dtype=recipe.dtype)
     rng = np.random.default_rng(recipe.seed)
     terms: dict[str, Any] = {"model": _sha256(recipe.model), "plan": [_physics(stage) for stage in recipe.plan()]}
@@ -136,7 +136,7 @@ def _physics(stage: MDRecipe) -> dict[str, Any]:
 
 
 def _check_terms(checkpoint: Checkpoint, terms: dict[str, Any]) -> None:
-    """What is done stays done: a continued run has the same model and, up to where it is, the same plan."""
+    """Raise CheckpointError unless a continued run has the same model and, up to its state, the same plan."""
     facts, before = checkpoint.facts, checkpoint.facts["terms"]
     if terms["model"] != before["model"]:
         raise CheckpointError("The run was begun with another model. Give that one, or begin a new run.")

@@ -1,4 +1,4 @@
-"""What a run's frames can tell and what they cannot: asked before a curve is drawn or a figure is stated."""
+"""Whether the frames of a run determine a curve or a number, checked before it is drawn or stated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlpot.neighbors import build_graph
 Floats = NDArray[np.float64]
 WAVENUMBER = 33356.40952  # 1/cm in 1/fs
 BOND = 1.25  # atoms closer than this part of the sum of their covalent radii are bonded
-ROOM = 1.25  # the frames must reach this many times the wavenumber of the fastest motion
+MARGIN = 1.25  # the frames must reach this many times the wavenumber of the fastest motion
 LINES = 20  # widths of a line that must fit between zero and the fastest motion
 INDEPENDENT = 50  # values of a distribution
 
@@ -74,13 +74,13 @@ def spectrum_obstacle(
     if not math.isfinite(wavenumber):
         return "The frames have no forces, which tell how fast the fastest vibration is."
     reach = WAVENUMBER / (2 * frame_fs)
-    if reach < ROOM * wavenumber:
-        needed = WAVENUMBER / (2 * ROOM * wavenumber)
+    if reach < MARGIN * wavenumber:
+        needed = WAVENUMBER / (2 * MARGIN * wavenumber)
         steps = int(needed / timestep_fs)
         how = f"write_every: {steps}" if steps else f"timestep_fs: {needed:.2g} and write_every: 1"
         return (
             f"{what} moves at {wavenumber:.0f} 1/cm, and frames {frame_fs:g} fs apart show nothing above "
-            f"{reach:.0f}: what is faster would appear folded down. Frames at most {needed:.2g} fs apart are "
+            f"{reach:.0f}: faster ones would appear at lower ones. Frames at most {needed:.2g} fs apart are "
             f"needed ({how})."
         )
     width = 2 * WAVENUMBER / (frame_fs * n_segment)
@@ -91,7 +91,7 @@ def spectrum_obstacle(
 
 
 def distribution_obstacle(values: Floats, what: str) -> str | None:
-    """Why a histogram of a series would be one of few independent values; None if there are enough of them."""
+    """Why a series has too few independent values for a histogram; None if it has enough."""
     _, error = mean_and_error(values)
     if error is None:
         return f"{len(values)} lines of the log are too few for a distribution of the {what}. Run longer."
@@ -107,14 +107,14 @@ def distribution_obstacle(values: Floats, what: str) -> str | None:
 def diffusion_obstacle(atoms: Atoms) -> str | None:
     """Why nothing can diffuse in a structure; None if something may."""
     if not atoms.pbc.any():
-        return "Nothing is periodic: what is by itself has nowhere to diffuse to."
+        return "Nothing is periodic: a single cluster does not diffuse."
     if len(atoms) == 1 or is_one_molecule(atoms):
-        return "The structure is one molecule, whose center of mass is held: its atoms turn and do not diffuse."
+        return "The structure is one molecule, whose center of mass is held: its atoms do not diffuse."
     return None
 
 
 def is_one_molecule(atoms: Atoms) -> bool:
-    """Whether bonds join all atoms, and none of them to its own image."""
+    """Whether bonds connect all atoms, and no atom with its own image."""
     center, neighbor, vectors = _bonds(atoms)
     place: dict[int, Floats] = {0: np.zeros(3)}
     waiting = deque([0])
@@ -128,7 +128,7 @@ def is_one_molecule(atoms: Atoms) -> bool:
                 place[j] = there
                 waiting.append(j)
             elif np.abs(place[j] - there).max() > 1e-6:
-                return False  # the way round the cell: an endless network
+                return False  # bonded to its own image: an infinite network
     return len(place) == len(atoms)
 
 

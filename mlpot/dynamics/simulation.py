@@ -1,4 +1,4 @@
-"""The steps of a run: each is computed, checked and recorded before it counts."""
+"""The steps of a run: each is computed, checked and then recorded."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Simulation:
                     )
                 self._run_stage(stop)
         except (StorageError, BlowUpError):
-            raise  # nothing can be stored, or all is
+            raise  # either nothing can be stored, or all is stored already
         except BaseException:
             self.save()
             raise
@@ -188,7 +188,7 @@ class Simulation:
         self._count(step)
 
     def _count(self, step: int) -> None:
-        """Record a step, after which it counts."""
+        """Record a valid step."""
         of_run, time_fs = int(self._first_steps[self._stage]) + step, self.time_fs(self._stage, step)
         slope = self.progress.slope
         if of_run % self.recipe.log_every == 0:

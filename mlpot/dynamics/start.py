@@ -1,4 +1,4 @@
-"""The state in which a run begins: structure, velocities, and the checks that come before the first step."""
+"""The state in which a run begins: structure, velocities, and checks before the first step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 OVERLAP = 0.5
 """Atoms closer than this part of the sum of their covalent radii overlap."""
 AT_REST = 1e-4
-"""The motion of the whole has less than this part of the energy of a degree of freedom if there is none."""
+"""Below this part of the energy of one degree of freedom, the structure as a whole is at rest."""
 
 
 class StartError(ValueError):
@@ -59,7 +59,7 @@ def starting_atoms(recipe: MDRecipe, calculator: MLPotCalculator, rng: np.random
     elif not has_velocities:
         raise StartError(f"{recipe.structure} has no velocities. Choose velocities: draw.")
     else:
-        atoms.set_momenta(atoms.get_momenta())  # what is held has none, whatever the file says
+        atoms.set_momenta(atoms.get_momenta())  # atoms that are held have no velocity, whatever the file says
     return atoms
 
 
@@ -82,7 +82,7 @@ def check_constraints(atoms: Atoms, where: str | Path) -> None:
 
 
 def check_masses(atoms: Atoms, where: str | Path) -> None:
-    """Raise StartError for masses by which nothing moves as it should: zero, negative, or not finite."""
+    """Raise StartError for masses that are zero, negative or not finite."""
     masses = atoms.get_masses()
     wrong = np.flatnonzero(~(np.isfinite(masses) & (masses > 0)))
     if len(wrong):
@@ -132,7 +132,7 @@ def check_overlap(atoms: Atoms) -> None:
 
 
 def draw_velocities(atoms: Atoms, temperature_K: float, rng: np.random.Generator) -> None:
-    """Maxwell-Boltzmann velocities; atoms that are free as a whole neither drift nor, as a molecule, turn.
+    """Maxwell-Boltzmann velocities; a structure that is free as a whole neither drifts nor rotates (a molecule).
 
     They are free as a whole along an axis along which no coordinate is held.
     """
@@ -166,7 +166,7 @@ def degrees_of_freedom(atoms: Atoms, *, keeps_momentum: bool) -> int:
         atoms: with velocities and constraints.
         keeps_momentum: the dynamics leaves the momentum of the whole, and the angular momentum of a molecule, as
             it is; then the motion of the whole is not counted if there is none, to 1e-4 of what one degree of
-            freedom has: momenta from files are rounded, and single precision turns a molecule a little.
+            freedom has: momenta from files are rounded, and single precision makes a molecule rotate slightly.
     """
     held, center = held_coordinates(atoms), holds_center(atoms)
     n_degrees = int((~held).sum())

@@ -1,4 +1,4 @@
-"""Everything that a run changes from step to step: taken, put back, stored, to the last bit."""
+"""Everything that a run changes from step to step: copied, restored and stored to the last bit."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ INTEGRATOR = {
     "npt-isotropic": ("_q", "_p", "_eps", "_p_eps", "_cell0", "_volume0", *PISTON),
     "npt": ("_q", "_p", "_h", "_p_g", *PISTON),
 }
-"""What ASE's integrators keep beside the atoms; Langevin's accelerations follow from the positions."""
+"""The variables of ASE's integrators beside the atoms; Langevin's accelerations follow from the positions."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What it takes to go back to a step."""
+    """Everything that is needed to return to a step."""
 
     positions: NDArray[np.float64]
     momenta: NDArray[np.float64]
@@ -63,7 +63,7 @@ class State:
             ensemble.dynamics._update_accel()
 
     def place(self, atoms: Atoms) -> None:
-        """Put the atoms where they were; constraints have no say in it."""
+        """Restore the positions; constraints do not apply."""
         atoms.set_cell(self.cell)
         atoms.positions[:] = self.positions
         atoms.set_momenta(self.momenta, apply_constraint=False)
@@ -76,7 +76,7 @@ class State:
         return copy
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What `stored` needs beside the random state."""
+        """The arguments of `stored` beside the random state."""
         own = {"positions": self.positions, "momenta": self.momenta, "cell": self.cell}
         return own | {f"integrator.{path}": value for path, value in self.integrator.items()}
 
@@ -88,7 +88,7 @@ class State:
 
 
 def identity(atoms: Atoms) -> dict[str, NDArray[Any]]:
-    """What of the atoms no step changes."""
+    """The properties of the atoms that no step changes."""
     return {
         "numbers": atoms.numbers,
         "masses": atoms.get_masses(),

@@ -20,7 +20,7 @@ MOST = 8  # groups or pairs drawn by name
 
 
 def check_picture(path: str | Path) -> None:
-    """Raise what would stop a picture from being written, before what it shows is computed.
+    """Raise the errors that writing a picture would raise, before its content is computed.
 
     Raises:
         ValueError: the ending is of no format of pictures.
@@ -50,7 +50,7 @@ def plot_data_info(info: DataInfo, path: str | Path) -> None:
 
 
 def data_panels(info: DataInfo) -> dict[str, Draw]:
-    """The same, one by one, by what each shows."""
+    """The same pictures one by one, named by what they show."""
     return {f"{what} of the set": partial(draw, info) for row in _rows(info) for what, draw in row.items()}
 
 

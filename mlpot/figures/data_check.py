@@ -15,7 +15,7 @@ MOST_POINTS = 4000  # of a scatter plot
 
 
 def check_panels(report: Report) -> dict[str, Draw]:
-    """What there is to draw of a report, by what it shows."""
+    """The pictures of a report, named by what they show."""
     panels: dict[str, Callable[[Report, Axes], None]] = {}
     if len(report.curves.get("index", ())):
         panels |= {

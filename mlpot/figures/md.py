@@ -41,7 +41,7 @@ def plot_md(columns: Mapping[str, Floats], n_atoms: int, path: str | Path, *, ti
 
 
 def md_panels(columns: Mapping[str, Floats], n_atoms: int) -> dict[str, Draw]:
-    """What there is to draw of a log, by what it shows."""
+    """The pictures of a log, named by what they show."""
 
     def panel(lines: Lines, axes: Axes) -> None:
         _draw_lines(columns["time_ps"], lines, axes)
@@ -55,7 +55,7 @@ def md_panels(columns: Mapping[str, Floats], n_atoms: int) -> dict[str, Draw]:
 
 
 class Lines(NamedTuple):
-    """Of one picture against time."""
+    """The lines of one picture against time."""
 
     label: str
     values: dict[str, Floats]
@@ -109,7 +109,7 @@ def plot_analysis(
 
     Args:
         curves: by the names in `ANALYSIS`, lines by name, each (x, y).
-        notes: by the same names, what stands in a picture: why it has no line, or what bounds it.
+        notes: by the same names, a text in the picture: why it has no line, or where it ends.
         path: of the picture; the ending says the format.
     """
     figure = Figure(figsize=(11.0, 6.0), layout="constrained")
@@ -125,7 +125,7 @@ def plot_analysis(
 
 
 def analysis_panels(curves: Mapping[str, Mapping[str, tuple[Floats, Floats]]]) -> dict[str, Draw]:
-    """Each picture of an analysis but that of the conserved quantity, which is in the log, by what it shows."""
+    """The pictures of an analysis, named by what they show; the conserved quantity is in the log."""
     return {
         f"{y} against {x}": partial(_draw_analysis, panel, curves[panel])
         for panel, (x, y) in ANALYSIS.items()

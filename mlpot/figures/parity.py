@@ -41,7 +41,7 @@ class Compared:
 def compare(
     predicted: Properties, reference: Properties, numbers: torch.Tensor, n_atoms: torch.Tensor, *, of: str
 ) -> Compared:
-    """Put predictions beside the labels that are there.
+    """Pair predictions with the labels that are there.
 
     Args:
         predicted, reference: of the same structures, in the same order.
@@ -69,7 +69,7 @@ def _known(pairs: Floats) -> Floats:
 
 
 def write_compared(compared: Compared, path: str | Path) -> None:
-    """Write so much of it as pictures need, as JSON."""
+    """Write what pictures need, as JSON."""
     content = asdict(compared) | {
         "energy": _few(compared.energy),
         "forces": {element: _few(pairs) for element, pairs in compared.forces.items()},

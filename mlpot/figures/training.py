@@ -82,7 +82,7 @@ def read_logs(logs: Sequence[Path]) -> Columns:
     """(epoch, value) pairs of each column, epochs counted from 1; a column that is not there is empty."""
     columns: dict[str, dict[float, float]] = defaultdict(dict)
     for log in logs:
-        whole, _, _ = log.read_text(encoding="utf-8").rpartition("\n")  # without what a kill cut off
+        whole, _, _ = log.read_text(encoding="utf-8").rpartition("\n")  # without a last line that a kill cut off
         for row in csv.DictReader(whole.splitlines()):
             for name, value in row.items():
                 if value and name != "epoch":

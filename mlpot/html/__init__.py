@@ -1,1 +1,1 @@
-"""Pages to look at, keep and pass on: one HTML file each, which asks no other file and no network for anything."""
+"""Pages: each is one HTML file that needs no other file and no network."""

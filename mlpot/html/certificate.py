@@ -9,11 +9,11 @@ from typing import Any
 
 from mlpot.html.page import Html, Kind, aside, facts, page, tag
 
-DECADES = 6  # of figure over bar, that the meter spans below the bar
+DECADES = 6  # of measurement over bar, that the meter spans below the bar
 
 
 def write_page(certificate: Mapping[str, Any], path: str | Path) -> None:
-    """Write a certificate, as JSON has it, as a page."""
+    """Write a certificate, given as in its JSON file, as a page."""
     text = page(f"Certificate of {certificate['subject']}", *certified(certificate), verdict=verdict(certificate))
     Path(path).write_text(text, encoding="utf-8")
 
@@ -33,7 +33,7 @@ def certified(certificate: Mapping[str, Any]) -> list[Html]:
     summary = (
         f"{n} of {len(checks)} checks passed, level {c['level']}, computed in {c['precision']}, on {structures}."
     )
-    meter = "The meter is logarithmic and full at the bar; each row tells the figure that came closest to its bar."
+    meter = "The meter is logarithmic and full at the bar; each row has the measurement closest to its bar."
     return [
         tag("p", summary),
         tag('div class="scroll"', tag("table", head, *map(_row, checks))),
@@ -67,7 +67,7 @@ def _number(value: float | None) -> str:
 
 
 def _fullness(check: Mapping[str, Any]) -> float:
-    """Of the meter: 1 at the bar and beyond, 0 at a millionth of it."""
+    """Length of the meter: 1 at the bar and beyond, 0 at a millionth of the bar."""
     if not check["passed"]:
         return 1.0
     if not check["figure"] or not check["bar"]:

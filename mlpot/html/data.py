@@ -1,4 +1,4 @@
-"""The data card: what a set is, in the words of those who made it and by its numbers."""
+"""The data card: the description of a set by its authors, and its numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def data_cards(paths: list[Path], trained_on: str) -> list[Html]:
 
     Args:
         paths: of the files, in their order.
-        trained_on: hash of what they held when they were learned from.
+        trained_on: hash of their content at the time of the training.
     """
     cards = [card for path in paths for card in _card(path)]
     small = all(path.is_file() and path.stat().st_size <= MOST_BYTES for path in paths)
@@ -33,13 +33,13 @@ def data_cards(paths: list[Path], trained_on: str) -> list[Html]:
             return cards
     except DataError:
         return cards  # they say which file cannot be read
-    changed = f"{', '.join(map(str, paths))}: the content is another one now."
+    changed = f"{', '.join(map(str, paths))}: the content has changed."
     return [finding("warning", "The training set has changed since", tag("p", changed)), *cards]
 
 
 def _card(path: Path) -> list[Html]:
     if not path.is_file():
-        return [aside(f"{path} is not here, seen from this folder: no figures and pictures of the set.")]
+        return [aside(f"{path} is not found from this folder: no numbers and pictures of the set.")]
     try:
         if path.stat().st_size > MOST_BYTES:
             return [_words(path), aside(f"The set is large: see mlpot data info {path} --picture info.png")]
@@ -84,7 +84,7 @@ def frames_of_set(path: Path) -> list[tuple[str, Atoms]]:
 
 
 def example_frames(card: Mapping[str, Any]) -> list[tuple[str, Atoms]]:
-    """The structures that a model's file brings along."""
+    """The training structures that a model's file holds."""
     return [
         (f"example {k} of the training set", Atoms(**example))
         for k, example in enumerate(card.get("examples", []))

@@ -23,14 +23,14 @@ def write_page(report: Report, path: str | Path) -> None:
         path: of the page.
     """
     panels = check_panels(report)
-    findings = [_finding(f) for f in report.findings] or [tag("p", "There is nothing to say against this set.")]
+    findings = [_finding(f) for f in report.findings] or [tag("p", "No check found a problem in this set.")]
     text = page(
         Path(report.path).name,
         tag("p", f"{report.n_frames} frames were examined."),
         *findings,
         section("Facts", facts(report.facts)),
         section("Not checked", facts(report.skipped)) if report.skipped else Html(),
-        section("Pictures", pictures(panels) if panels else tag("p", "There is nothing to draw.")),
+        section("Pictures", pictures(panels) if panels else tag("p", "There are no pictures.")),
         verdict=VERDICT[report.severity],
     )
     Path(path).write_text(text, encoding="utf-8")

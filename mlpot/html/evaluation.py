@@ -26,7 +26,7 @@ Row = dict[str, str]
 
 
 def evaluation_page(folder: Path) -> str:
-    """Of a folder that `mlpot evaluate --output` wrote."""
+    """The page of a folder that `mlpot evaluate --output` wrote."""
     found = read_json(folder / "evaluation.json")
     origin: dict[str, str] = found.get("provenance", {})
     title = f"Evaluation of {Path(origin['model']).name}" if "model" in origin else f"Evaluation {folder.name}"
@@ -36,7 +36,7 @@ def evaluation_page(folder: Path) -> str:
 
 
 def headline(found: Mapping[str, Any]) -> Html:
-    """The errors that one asks for first."""
+    """The most important errors."""
     overall = found["overall"]
     shown = {
         f"{name.split('_')[0].capitalize()} MAE": (number(overall[name]["mae"]), NAMES[name].split(", ")[1])

@@ -1,4 +1,4 @@
-"""What a run left in its folder, read with words for what is missing."""
+"""Files in the folder of a run, and errors that name what is missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class RunError(ValueError):
-    """A folder does not hold what a page could tell of."""
+    """A folder holds no run of which a page can be made."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -20,21 +20,21 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}). Restore it, or do the run again.") from None
+        raise RunError(f"{path} is damaged ({error}). Restore it, or repeat the run.") from None
     if not isinstance(content, dict):
-        raise RunError(f"{path} holds no table. Restore it, or do the run again.")
+        raise RunError(f"{path} holds no JSON object. Restore it, or repeat the run.")
     return content
 
 
 def number(value: float | None, digits: int = 3, unit: str = "") -> str:
-    """For a reader; a dash where there is none."""
+    """A number as text; a dash where it is missing."""
     if value is None or value != value:
         return "–"
     return f"{value:.{digits}g}{unit and ' '}{unit}"
 
 
 def duration(seconds: float) -> str:
-    """In the unit that fits."""
+    """A duration in the unit that fits."""
     for unit, length in (("h", 3600.0), ("min", 60.0)):
         if seconds >= length:
             return number(seconds / length, unit=unit)

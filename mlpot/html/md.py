@@ -21,7 +21,7 @@ from mlpot.html.view import SCRIPT, few, view
 
 
 def md_page(folder: Path) -> str:
-    """Of the folder of a run that has ended, or was stopped."""
+    """The page of the folder of a run that has ended, or was stopped."""
     report = read_json(folder / "md.json")
     summary, provenance = report["summary"], dict(report["provenance"])
     provenance.pop("recipe", None)
@@ -40,7 +40,7 @@ def md_page(folder: Path) -> str:
 
 
 def _severity(summary: Mapping[str, Any]) -> Kind:
-    """Of an early stop: whether a guard found the physics wrong, or somebody wanted to stop."""
+    """The note on an early stop: by a guard, or by a signal or the clock."""
     return "error" if summary.get("blown_up") else "warning"
 
 

@@ -1,7 +1,7 @@
-"""What all pages share: their look, the escaping of what users wrote, and the promise to load nothing.
+"""What all pages share: their style, the escaping of text, and a policy that loads nothing.
 
-A page states its own policy (Content-Security-Policy): no request at all, and no script but ours, known by its
-hash. A browser holds the page to it, whatever is in a file name or in the name of a group.
+A page states its own policy (Content-Security-Policy): no request at all, and no script but mlpot's, which is
+known by its hash. A browser enforces it, even if a file name or the name of a group holds code.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def section(title: str, *content: str) -> Html:
 
 
 def chapters(parts: Mapping[str, Sequence[str]]) -> list[Html]:
-    """Sections, as far as there is something in them, behind a list of them."""
+    """A list of the sections that have content, then these sections."""
     there = {title: content for title, content in parts.items() if content}
     links = (tag(f'a href="#{_anchor(title)}"', title) for title in there)
     return [tag("nav", *links), *(section(title, *content) for title, content in there.items())]
@@ -76,12 +76,12 @@ def _anchor(title: str) -> str:
 
 
 def finding(kind: Kind, heading: str, *content: str) -> Html:
-    """Something that must not be overlooked."""
+    """A warning or an error in a frame."""
     return tag(f'div class="finding {kind}"', tag("b", heading), *content)
 
 
 def more(summary: str, text: str) -> Html:
-    """A text that is shown when it is asked for."""
+    """A text that a click shows."""
     return tag("details", tag("summary", summary), tag("pre", text))
 
 
@@ -91,7 +91,7 @@ def aside(words: str) -> Html:
 
 
 def tiles(figures: Mapping[str, tuple[str, str]]) -> Html:
-    """The few figures that a reader wants first, each with a remark in small print."""
+    """The most important numbers, each with a remark in small print."""
     shown = (
         tag("div", tag("dt", name), tag("dd", figure, tag("small", remark)))
         for name, (figure, remark) in figures.items()
@@ -100,7 +100,7 @@ def tiles(figures: Mapping[str, tuple[str, str]]) -> Html:
 
 
 def facts(rows: Mapping[str, str]) -> Html:
-    """A table of names and what there is to say of each."""
+    """A table of names and texts."""
     return tag(
         'div class="scroll"', tag("table", *(tag("tr", tag("td", k), tag("td", v)) for k, v in rows.items()))
     )
@@ -116,10 +116,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
 
 
 def pictures(drawn: Mapping[str, Draw]) -> Html:
-    """Pictures side by side, as many as the window has room for.
+    """Pictures side by side, as many as fit into the window.
 
     Args:
-        drawn: by what each shows, in words for those who do not see it.
+        drawn: the pictures by what they show, which is also their text for readers who cannot see them.
     """
     return tag('div class="pictures"', *(image("svg+xml", svg(draw), words) for words, draw in drawn.items()))
 

@@ -1,4 +1,4 @@
-"""A page for whatever run is in a folder."""
+"""The page of a run, of which kind the files in its folder tell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlpot.html.md import md_page
 from mlpot.html.training import training_page
 
 PAGES = {"metrics.json": training_page, "evaluation.json": evaluation_page, "md.json": md_page}
-"""By the file that a run leaves last."""
+"""The makers of pages by the file that a run writes last."""
 
 
 def write_report(run: Path, output: Path | None = None) -> Path:
@@ -43,11 +43,11 @@ def write_report(run: Path, output: Path | None = None) -> Path:
 def _why_not(run: Path) -> str:
     if (run / "splits.json").is_file():
         return (
-            f"The training in {run} has not finished. Wait for it, or go on with it: "
+            f"The training in {run} has not finished. Wait for it, or continue it: "
             f"mlpot train {run / 'recipe.yaml'} --resume"
         )
     if (run / "trajectory.h5").is_file():
-        return f"The run in {run} has not ended. Wait for it, or go on with it: mlpot md RECIPE --continue"
+        return f"The run in {run} has not ended. Wait for it, or continue it: mlpot md RECIPE --continue"
     return (
         f"{run} holds no run: there is no {', '.join(PAGES)} in it. Give the directory of a training, the "
         "output of mlpot evaluate --output, or the output of mlpot md."

@@ -26,7 +26,7 @@ SETS = ("validation", "test")
 
 
 def training_page(folder: Path) -> str:
-    """Of the directory of a training that has finished."""
+    """The page of the directory of a training that has finished."""
     metrics, header = read_json(folder / "metrics.json"), read_header(folder / "model.safetensors")
     recipe = header["card"]["recipe"]
     files = recipe["data"]["train"]
@@ -96,10 +96,10 @@ def _evaluations(folder: Path) -> dict[str, list[Html]]:
 
 def _certificate(path: Path, header: Mapping[str, Any]) -> list[Html]:
     if "certificate" not in header:
-        return [aside(f"The model has none. mlpot verify {path} --seal makes one.")]
+        return [aside(f"The model has none. mlpot verify {path} --attach makes one.")]
     stored = header["certificate"]
     other = finding(
-        "error", "Of other weights", tag("p", "The weights were changed since. Run mlpot verify --seal anew.")
+        "error", "Of other weights", tag("p", "The weights were changed since. Run mlpot verify --attach anew.")
     )
     is_of_these = stored["weights_sha256"] == hash_of(read_weights(path))
     return [*([] if is_of_these else [other]), *certified(stored["result"])]

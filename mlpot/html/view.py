@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 from mlpot.html.page import Html, aside, tag
 
 SCRIPT = Path(__file__).with_name("view.js").read_text(encoding="utf-8")
-"""Goes onto each page that has a view."""
+"""The script of each page that has a view."""
 MOST_ATOMS = 15000  # of all frames together: some 400 kB
 MOST_FRAMES = 60
 BOND = 1.17  # times the sum of two covalent radii
@@ -37,7 +37,7 @@ def few(n: int, n_atoms: int) -> list[int]:
 
 
 def view(frames: Frames, *, shown: int = 0) -> Html:
-    """Structures to turn around, each with what there is to say of it; `shown` is seen first."""
+    """Structures that the reader can rotate, each with its caption; `shown` is the first."""
     n_atoms = max(len(atoms) for _, atoms in frames)
     if n_atoms > MOST_ATOMS:
         return aside(f"{n_atoms} atoms are too many to draw here.")
@@ -83,7 +83,7 @@ def _frame(words: str, atoms: Atoms) -> dict[str, Any]:
 
 
 def _bonds(atoms: Atoms) -> list[int]:
-    """Pairs of atoms, one after another; bonds through the walls of a cell are left out."""
+    """Pairs of atoms, one after another; bonds across the faces of a cell are left out."""
     radii = covalent_radii[atoms.numbers]
     pairs = cKDTree(atoms.positions).query_pairs(2 * BOND * radii.max(), output_type="ndarray")
     distance = np.linalg.norm(np.diff(atoms.positions[pairs], axis=1)[:, 0], axis=1)
@@ -102,7 +102,7 @@ def _reach(frame: dict[str, Any]) -> float:
 
 
 def _start(atoms: Atoms) -> Sequence[float]:
-    """A rotation, row by row: molecules lie flat before the eye."""
+    """A rotation, row by row, after which a molecule lies in the plane of the screen."""
     if atoms.pbc.any() or len(atoms) < 3:
         return TILTED
     axes = np.linalg.svd(atoms.positions - atoms.positions.mean(axis=0))[2]

@@ -111,9 +111,9 @@ class NeighborSum:
         by_distance = torch.zeros_like(at.distances)
         for path in self._paths(x):
             z, a, y = _of(path, at.harmonics), x_j[:, path.sources], y_i[:, path.targets]
-            pulled = radial[:, path.number, None] * y
-            out = out.index_add(1, path.sources, z.mT @ pulled)
-            by_harmonic = by_harmonic + torch.einsum("bka,ekc,eac->eb", path.kappa, pulled, a)
+            by_message = radial[:, path.number, None] * y
+            out = out.index_add(1, path.sources, z.mT @ by_message)
+            by_harmonic = by_harmonic + torch.einsum("bka,ekc,eac->eb", path.kappa, by_message, a)
             by_distance = by_distance + (slope[:, path.number, None] * y * (z @ a)).sum((1, 2))
         gradient = by_distance[:, None] * at.directions
         gradient = gradient + (by_harmonic[:, :, None] * at.harmonic_gradients).sum(1)

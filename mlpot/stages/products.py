@@ -102,9 +102,9 @@ class Products:
     def adjoint(self, at: Environments, x: Tensor, y_bar: Tensor) -> tuple[Tensor, None]:
         x_bar = torch.zeros_like(x)
         for f in self._factors(x):
-            pulled = self._weighted(at, f, y_bar.index_select(1, f.target))
+            by_product = self._weighted(at, f, y_bar.index_select(1, f.target))
             for q in range(f.order):
-                x_bar = x_bar.index_add(1, f.components[q], pulled * f.product([q]))
+                x_bar = x_bar.index_add(1, f.components[q], by_product * f.product([q]))
         return x_bar, None
 
     def both_adjoints(
@@ -116,10 +116,10 @@ class Products:
             weight = x.new_zeros(len(x), *self.weight.shape[1:])
         for f in self._factors(x):
             y, g_t = y_bar.index_select(1, f.target), g.index_select(1, f.target)
-            pulled, turned = self._weighted(at, f, y), self._weighted(at, f, g_t)
+            by_product, by_tangent = self._weighted(at, f, y), self._weighted(at, f, g_t)
             for q in range(f.order):
-                back = pulled * f.product([q]) + turned * f.tangent(x_dot, [q])
-                x_bar = x_bar.index_add(1, f.components[q], back)
+                by_factor = by_product * f.product([q]) + by_tangent * f.tangent(x_dot, [q])
+                x_bar = x_bar.index_add(1, f.components[q], by_factor)
             if self.weight is not None:
                 by_term = (y * f.product([]) + g_t * f.tangent(x_dot)) * f.kappa
                 weight = weight.index_add(1, f.path, by_term)

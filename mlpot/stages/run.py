@@ -160,7 +160,7 @@ def loss_gradient(
         values: from `edge_gradient`.
         adjoints: likewise; they hold s.
     """
-    dots = tangents(program, at, values)
+    x_dots = tangents(program, at, values)
     back = {name: torch.zeros_like(value) for name, value in values.items()}
     back[ENERGY] = b_bar[:, None, None].to(values[ENERGY])
     gradients: list[Weights] = []
@@ -168,22 +168,22 @@ def loss_gradient(
         of_weights: Weights = ()
         x_bar, g = _written(program, back, step), _written(program, adjoints, step)
         if step.stage is not None:
-            x, x_dot = _read(program, values, step, at), _read(program, dots, step, at)
+            x, x_dot = _read(program, values, step, at), _read(program, x_dots, step, at)
             x_bar, of_weights = step.stage.both_adjoints(at, x, x_dot, x_bar, g)
         _add_back(program, back, step, x_bar)
         gradients.append(of_weights)
-    return gradients[::-1], dots[ENERGY][:, 0, 0]
+    return gradients[::-1], x_dots[ENERGY][:, 0, 0]
 
 
 def tangents(program: Program, at: Environments, values: Arrays) -> Arrays:
     """The derivative of all arrays along the motion of the edges."""
-    dots: Arrays = {}
+    x_dots: Arrays = {}
     for step in program.steps:
-        x_dot = _read(program, dots, step, at)
+        x_dot = _read(program, x_dots, step, at)
         if step.stage is not None:
             x_dot = step.stage.tangent(at, _read(program, values, step, at), x_dot)
-        _add(program, dots, step, x_dot)
-    return dots
+        _add(program, x_dots, step, x_dot)
+    return x_dots
 
 
 def _read(program: Program, arrays: Arrays, step: Step, at: Environments) -> Tensor:

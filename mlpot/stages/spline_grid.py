@@ -114,7 +114,7 @@ class KnotEdges:
         self.ones = torch.ones_like(d, requires_grad=False)
         self._coefficients: dict[int, Tensor] = {}
         self._by_knot: tuple[Tensor, Tensor] | None = None
-        self.kept: dict[str, Any] = {}  # what a home of the kernels finds once for all layers
+        self.kept: dict[str, Any] = {}  # what kernels find once for all layers
 
     def coefficients(self, order: int) -> Tensor:
         """c^(order) (n_edges, degree + 1), derivatives by distance in 1/Å."""

@@ -35,7 +35,7 @@ def table(before: Mapping[str, Errors], after: Mapping[str, Errors] | None = Non
 
 
 def worse(before: Mapping[str, Errors], after: Mapping[str, Errors]) -> list[str]:
-    """What is less accurate after the training than before."""
+    """The errors that are larger after the training than before."""
     return [
         f"{name} {key} {before[name][key]:.4g} -> {after[name][key]:.4g}"
         for name in before
@@ -45,5 +45,5 @@ def worse(before: Mapping[str, Errors], after: Mapping[str, Errors]) -> list[str
 
 
 def measured(found: Errors) -> list[str]:
-    """The errors in a table of errors, without what is counted."""
+    """The errors of a table of errors, without its counts."""
     return [key for key in found if "_mae_" in key or "_rmse_" in key]

@@ -33,7 +33,7 @@ def told(parts: Parts, start: Baseline) -> list[str]:
 
 
 def _weights_told(train: Part) -> list[str]:
-    """How much frames count, of each family, where they do not count alike."""
+    """Lines on the weights of the frames of each family; none where all frames count alike."""
     if train.weights is None:
         return []
     own, families = train.weights[train.indices], train.data.family[train.indices]
@@ -59,14 +59,14 @@ def _weight_facts(train: Part) -> dict[str, Any]:
 
 
 def tell_of_states(part: Part, tell: Messages) -> None:
-    """Warn of total charges and spins in the structures, which no potential is told."""
+    """Warn of total charges and spins in the structures: potentials do not see them."""
     sample = part.sample()
     states = Counter(f"charge {frame.charge:g}, spin {frame.spin:g}" for frame in sample)
     if len(states) > 1 or any(np.isfinite(frame.charge) and frame.charge for frame in sample):
         told = "; ".join(f"{n} of {state}" for state, n in sorted(states.items())).replace("nan", "unknown")
         tell.warn(
-            f"Structures carry a total charge or spin ({told}), of which a potential of "
-            "mlpot knows nothing: equal structures in two states have one energy, a mean. Train on one state."
+            f"Structures carry a total charge or spin ({told}), which a potential of "
+            "mlpot does not see: it learns the mean energy of equal structures in two states. Train on one state."
         )
 
 

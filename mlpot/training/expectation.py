@@ -42,7 +42,7 @@ class Expectation(Callback):
 
 
 def expected(step: float, n_steps: int, max_minutes: float | None) -> str:
-    """What to say of so many steps that take so many seconds each."""
+    """The expected time of `n_steps` steps of `step` seconds each, in words."""
     seconds = step * n_steps
     told = f"Expected: {in_words(seconds)} for {n_steps} steps of {1e3 * step:.3g} ms, and validation besides"
     if max_minutes is not None and 60 * max_minutes < seconds:

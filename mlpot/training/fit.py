@@ -1,4 +1,4 @@
-"""Follow a recipe: data in; a potential, its errors and its pictures out."""
+"""Train by a recipe: read the data, fit a potential, write it with its errors and pictures."""
 
 from __future__ import annotations
 
@@ -90,11 +90,11 @@ def train(
 
     Raises:
         RunDirectoryError: there is a run already, or none to resume.
-        RecipeError: the recipe of the run to resume was another.
+        RecipeError: the run to resume was started with another recipe.
         StorageError: the directory cannot be written, or is full.
         ValueError: as `parts.make_parts`; DataError: as `data.h5md.Reader`.
         TrainingDivergedError: the loss is no longer finite.
-        SignalledError: asked to stop by a signal; the run is saved, and can be resumed.
+        SignalledError: a signal asked to stop; the run is saved, and can be resumed.
     """
     with stop_request(at_once=True) as stop:
         try:
@@ -102,7 +102,7 @@ def train(
         except SignalledAtOnce:
             assert stop.signal is not None
             raise SignalledError(
-                f"Stopped by {stop.signal.name} outside of the steps: nothing is lost. Go on by the same command, "
+                f"Stopped by {stop.signal.name} outside of the steps; nothing is lost. Use the same command, "
                 f"with --resume if {recipe.training.directory} holds checkpoints of this run.",
                 stop.signal,
             ) from None
@@ -129,7 +129,7 @@ def _train(recipe: Recipe, callbacks: Sequence[Callback], *, resume: bool, overw
     with announcements_off(), matmul_precision(recipe.training.precision):
         trainer = make_trainer(recipe, directory, callbacks)
         if trainer.local_rank > 0:
-            end_with_parent()  # Lightning looks after the other way round
+            end_with_parent()  # Lightning ends the parent with its children
         if trainer.is_global_zero:
             for batches in sets.values():
                 batches.run = trainer
@@ -225,7 +225,7 @@ def fit(
 
 
 def diverged(error: TrainingDivergedError, state: str, module: TrainingModule) -> TrainingDivergedError:
-    """What to tell the user in the end."""
+    """The error for the user, when a training has diverged too often."""
     lowered = f", after {module.halvings} halvings of the learning rate" if module.halvings else ""
     rate = module.recipe.learning_rate / 2 ** max(2, module.halvings)
     return TrainingDivergedError(
@@ -261,7 +261,7 @@ def make_sets(recipe: Recipe, parts: Parts, cutoff: float) -> dict[str, Batches]
 
 
 def batches_of(part: Part, recipe: Recipe, cutoff: float, times: int = 1, seed: int | None = None) -> Batches:
-    """The batches of one part, so many times as large as in training; shuffled if there is a seed."""
+    """The batches of one part, `times` as large as in training; shuffled if there is a seed."""
     sample, stream, edges = sample_of(part, cutoff), recipe.data.stream, recipe.training.batch_edges
     size = times * recipe.training.batch_size
     if edges is not None:
@@ -274,7 +274,7 @@ def batches_of(part: Part, recipe: Recipe, cutoff: float, times: int = 1, seed: 
 
 
 def to_device(sets: dict[str, Batches], trainer: Trainer) -> None:
-    """Move sets in memory to the GPU, if there is one, it is the only one, and they leave most of it free."""
+    """Move sets in memory to the GPU, if there is one GPU and its memory is four times what a set takes."""
     device = trainer.strategy.root_device
     if device.type != "cuda" or trainer.world_size > 1:
         return
@@ -315,7 +315,7 @@ def finish(
     tell_of_end(facts["chosen_by"], last["epoch"], recipe, tell)
     for batches in sets.values():
         batches.run = Alone()
-    if recipe.training.solve and not recipe.model.freeze:  # it would move what is frozen
+    if recipe.training.solve and not recipe.model.freeze:  # the solve would change weights that are frozen
         facts["closing_solve"] = solve_linear(potential, recipe, sets, parts, tell)
     if start is not None:
         keep_unseen(potential, start, parts.train.elements)
@@ -331,7 +331,7 @@ def finish(
 def solve_linear(
     potential: Potential, recipe: Recipe, sets: dict[str, Batches], parts: Parts, tell: Messages
 ) -> dict[str, Any] | None:
-    """The closing solve, and what is said of it; None for a backbone without linear weights."""
+    """Do the closing solve and tell its result; None for a backbone without linear weights."""
     began = time.monotonic()
     train, validation = (
         LabeledSet(sets[name], labels["energy"], 3 * labels["forces"])
@@ -360,7 +360,7 @@ def finish_untrained(
     sets: dict[str, Batches],
     learned_from: dict[str, Any],
 ) -> TrainingResult:
-    """Write the model from which a training of no step started."""
+    """Write the model from which a training of zero epochs started."""
     assert start is not None
     directory = Path(recipe.training.directory)
     facts = {

@@ -52,7 +52,7 @@ class FlatSet:
         """The frames with these indices (n_batch,), as `graph.collate` joins them, and their labels."""
         device = self.numbers.device
         table = self.table.index_select(1, frames)
-        n_atoms, n_edges = int(table[1].sum()), int(table[3].sum())  # known without asking the device
+        n_atoms, n_edges = int(table[1].sum()), int(table[3].sum())  # on the CPU: nothing waits for the device
         table = torch.cat([table, table[1::2].cumsum(1)]).to(device, non_blocking=True)
         first_atom, n_atom, first_edge, n_edge, end_atom, end_edge = table
         atom0, edge0 = end_atom - n_atom, end_edge - n_edge  # where each frame starts in the batch

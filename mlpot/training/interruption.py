@@ -1,4 +1,4 @@
-"""A training that is told to stop, or whose first process has died."""
+"""Ends a training when a signal arrives, or when the first of its processes has died."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from mlpot.training.trainer import LAST, Average
 
 
 class StopOnSignal(Checkpoint):
-    """Saves and stops after the step, or after the batch of a validation, in which a signal came.
+    """Saves and stops after the step, or the batch of a validation, during which a signal arrived.
 
-    Several processes agree on it after each step; a validation they end first, as their shares may differ.
+    Several processes decide this together after each step. They finish a validation first, as the number of its
+    batches may differ between them.
 
     Args:
-        request: made to raise at once before the first step and after the last.
+        request: it raises at once before the first step and after the last.
     """
 
     def __init__(self, request: StopRequest):
         self.request = request
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.request.listen()  # Lightning's own handlers would talk to other processes in the middle of a step
+        self.request.listen()  # Lightning's own handlers would talk to other processes within a step
         self.request.at_once = False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -46,7 +47,7 @@ class StopOnSignal(Checkpoint):
         if self.request.signal is None or trainer.world_size > 1:
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # which another class of Lightning's sets
-            if isinstance(callback, Average):  # hands back the weights that are trained
+            if isinstance(callback, Average):  # restores the weights that are trained, in place of their average
                 callback.on_validation_epoch_end(trainer, pl_module)
         # Lightning begins a validation again if it was saved within the first batch.
         progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
@@ -64,18 +65,18 @@ class StopOnSignal(Checkpoint):
 
 
 def _leave(trainer: Trainer, number: int) -> None:
-    """Raise what ends each process; the first one tells."""
+    """Raise the error that ends each process; the first one has the message."""
     if not trainer.is_global_zero:
         raise SystemExit(128 + number)
     raise SignalledError(
-        f"Step {trainer.global_step}: stopped by {signal.Signals(number).name} and saved. Go on with "
+        f"Step {trainer.global_step}: stopped by {signal.Signals(number).name} and saved. Continue with "
         f"mlpot train {Path(trainer.default_root_dir) / 'recipe.yaml'} --resume",
         number,
     )
 
 
 def end_with_parent(period: float = 5.0) -> None:
-    """Kill this process, whatever it waits for, some seconds after the one that started it has died."""
+    """Kill this process a few seconds after its parent has died, even while it waits for others."""
     parent = os.getppid()
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""Batches in an order that depends on seed and step alone, so that a run can go on from any step.
+"""Batches in an order that depends only on seed and step, so that a run can be continued from any step.
 
 A set that fits is held in memory as one `FlatSet`. A larger one is read by windows: blocks of neighboring
 frames come in random order, some blocks make a window, and a worker process turns each window into a small
@@ -33,7 +33,7 @@ Ints = NDArray[np.int64]
 
 
 class Run(Protocol):
-    """Where a training stands; Lightning's Trainer is one."""
+    """Epoch, step and process of a training; Lightning's Trainer has these attributes."""
 
     @property
     def global_step(self) -> int: ...
@@ -44,7 +44,7 @@ class Run(Protocol):
 
 
 class Alone:
-    """The run of a loader that is simply read: one process, from the start."""
+    """The run of a loader outside of a training: one process, from the start."""
 
     global_step, global_rank, world_size = 0, 0, 1
 
@@ -55,8 +55,9 @@ class Batches:
     Args:
         n_frames: size of the part.
         batch_size: structures in a batch.
-        seed: shuffles, anew in each epoch, and gives all processes equally many frames; None keeps the order.
-        even: batches of about as many edges each, and of batch_size structures in the mean.
+        seed: of a new random order in each epoch, in which all processes get equally many frames; None keeps the
+            order of the file.
+        even: all batches have about the same number of edges, and batch_size structures on average.
     """
 
     def __init__(self, n_frames: int, batch_size: int, seed: int | None, *, even: bool = False):
@@ -67,7 +68,7 @@ class Batches:
         return -(-len(self._share(np.arange(self.n_frames))) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of the epoch in which the run is, from the step at which it is."""
+        """The batches that the run has still to take in its present epoch."""
         epoch, first = (0, 0) if self.seed is None else divmod(self.run.global_step, len(self))
         if self.seed is None:
             order = np.arange(self.n_frames)
@@ -97,7 +98,7 @@ class Batches:
             order = np.concatenate([order, np.resize(order, -len(order) % n)])
         return order[self.run.global_rank :: n]
 
-    # Lightning takes a loader with these two for one that can go on within an epoch. This one needs no state.
+    # Lightning continues within an epoch only loaders that have these two methods. This one needs no state.
     def state_dict(self) -> dict[str, Any]:
         return {}
 
@@ -123,10 +124,10 @@ class StreamedBatches(Batches):
     Args:
         part: the set.
         cutoff: Å.
-        workers: processes that read and build neighbor lists; 0: this one does.
+        workers: processes that read and build neighbor lists; with 0, this process does that.
 
     Raises:
-        ValueError: there is no folder for temporary files, in which processes meet.
+        ValueError: there is no folder for temporary files, through which processes exchange data.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class StreamedBatches(Batches):
             sampler=windows,  # type: ignore[arg-type]
             batch_size=None,
             num_workers=self.workers,
-            generator=torch.Generator(),  # its base seed would be drawn from the global one
+            generator=torch.Generator(),  # else PyTorch draws a base seed from the global generator
         )
         for frames in reader:
             for chosen in self.cut(frames, torch.arange(len(frames)))[skipped:]:
@@ -173,7 +174,7 @@ class StreamedBatches(Batches):
 
 
 class Windows(Dataset[FlatSet]):
-    """Flat sets made of frames of files, which each process opens for itself."""
+    """Flat sets made of frames of files; each process opens the files itself."""
 
     def __init__(self, part: Part, cutoff: float):
         self.part, self.cutoff = part, cutoff
@@ -187,13 +188,13 @@ class Windows(Dataset[FlatSet]):
 
 
 def even_ends(n_edges: Tensor, n_batches: int) -> Tensor:
-    """Where each batch but the last ends, so that all have about as many edges, and none is empty.
+    """The ends of all batches but the last, so that all have about the same number of edges and none is empty.
 
     Args:
-        n_edges: (n_frames,) of each frame in its order.
+        n_edges: (n_frames,) edges of each frame, in the order of the epoch.
         n_batches: at most n_frames.
     """
-    work = (n_edges + 1).cumsum(0)  # isolated atoms are some work too
+    work = (n_edges + 1).cumsum(0)  # an isolated atom takes time too
     k = torch.arange(1, n_batches)
     ends = torch.searchsorted(work, work[-1] * k / n_batches) + 1
     ends = torch.cummax(ends - k, dim=0).values.clamp(min=0) + k if len(ends) else ends
@@ -213,18 +214,18 @@ def should_stream(part: Part, flat: FlatSet) -> bool:
 
 
 def check_temporary_folder() -> None:
-    """Raise ValueError if there is none: workers could not hand over what they read, and would be waited for."""
+    """Raise ValueError if there is no such folder: workers could not hand over data, and all would wait."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
         raise ValueError(
-            f"{error.strerror}, in which the processes that read would meet. Set TMPDIR to a folder that can be "
+            f"{error.strerror}, which the processes that read the data need. Set TMPDIR to a folder that can be "
             "written, or data.workers=0."
         ) from None
 
 
 def free_memory() -> float:
-    """Bytes that the machine has left, infinite where the system does not tell."""
+    """Free memory of the machine in bytes; infinite where the system does not tell it."""
     table = Path("/proc/meminfo")
     match = re.search(r"MemAvailable: +(\d+) kB", table.read_text()) if table.exists() else None
     return 1024.0 * int(match[1]) if match else math.inf

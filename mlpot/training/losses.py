@@ -17,7 +17,7 @@ from mlpot.graph import AtomGraph, Properties
 
 @dataclass(frozen=True)
 class Labels(Properties):
-    """Labels, and how much the frames that carry them count."""
+    """Labels, and the weights of their frames in the loss."""
 
     weight: Tensor  # (n_graphs,) float64, of mean 1 over the training set; (0,) where all frames count alike
 
@@ -63,7 +63,7 @@ class Loss:
 
     def __call__(self, predicted: Properties, labels: Properties, graph: AtomGraph) -> Tensor:
         """The loss of a batch, a scalar."""
-        total = 0 * predicted.energy.sum()  # DDP wants a gradient of every weight, whatever is labeled
+        total = 0 * predicted.energy.sum()  # DDP needs a gradient of every weight, even if a label is missing
         terms = self._terms(residuals(predicted, labels, graph), labels, graph)
         for weight, (term, known) in zip(self.weights, terms, strict=True):
             if weight > 0:

@@ -1,4 +1,4 @@
-"""What a training says, on the terminal and in `train.log` of its directory."""
+"""Messages of a training, on the terminal and in `train.log` of its directory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ LOG = "train.log"
 
 
 class TrainingWarning(UserWarning):
-    """A training goes on, but its user should know something of it."""
+    """The training continues, but the user should know this."""
 
 
 class Messages:
-    """Lines for the user; those said before the directory of the run exists are written to it later.
+    """Lines for the user; lines from before the directory of the run exists are written to its log later.
 
     Args:
         show: print information. Warnings are given in any case.
@@ -23,25 +23,25 @@ class Messages:
         self._show, self._silent, self._early, self._path = show, False, list[str](), Path()
 
     def __call__(self, *lines: str) -> None:
-        """Say something that may be known."""
+        """Give information."""
         if self._show:
             print(*lines, sep="\n", flush=True)
         self._keep(lines)
 
     def warn(self, line: str) -> None:
-        """Say something that must be known."""
+        """Give a warning."""
         if not self._silent:
             warnings.warn(line, TrainingWarning, stacklevel=3)
         self._keep((f"Warning: {line}",))
 
     def write_to(self, directory: Path) -> None:
-        """From now on lines go to the log of this directory, those said before too."""
+        """Write all lines to the log of this directory, those from before too."""
         self._path = directory / LOG
         early, self._early = self._early, []
         self._keep(early)
 
     def silence(self) -> None:
-        """Say nothing: another process does."""
+        """Print and write nothing more, as another process does that."""
         self._show, self._silent = False, True
 
     def _keep(self, lines: tuple[str, ...] | list[str]) -> None:

@@ -22,8 +22,8 @@ from mlpot.training.recipe import OptimizerSection
 Batch = tuple[AtomGraph, Properties]
 
 
-HALVINGS = 6  # of the learning rate, before a training that diverges is given up
-TOO_LARGE = 100.0  # a validation loss so many times that of the first epoch was not lowered but blown up
+HALVINGS = 6  # of the learning rate, after which a training that diverges ends with an error
+TOO_LARGE = 100.0  # times the validation loss of the first epoch: a training whose loss is larger has diverged
 
 
 class TrainingDivergedError(ValueError):
@@ -31,7 +31,7 @@ class TrainingDivergedError(ValueError):
 
 
 def relative_rate(recipe: OptimizerSection, step: int, n_steps: int) -> float:
-    """The learning rate at a step over that of the recipe; but for what a plateau or a divergence made of it."""
+    """The learning rate at a step over that of the recipe, before plateau and divergence lower it."""
     warmup = recipe.warmup(n_steps)
     if step < warmup:
         return (step + 1) / warmup
@@ -46,7 +46,7 @@ class NoLossError(ValueError):
 
 
 class TrainingModule(LightningModule):
-    """Trains a potential; everything that it logs is logged once an epoch.
+    """Trains a potential; all values are logged once an epoch.
 
     Args:
         potential: changed in place.
@@ -55,7 +55,7 @@ class TrainingModule(LightningModule):
         n_steps: of the whole run, over which the cosine schedule falls.
         final_from: the step with which the last part begins.
         fixed: atomic numbers whose own rows of weights stay as they are.
-        halvings: of the learning rate, as the training diverged so often.
+        halvings: how often the learning rate was halved because the training diverged.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class TrainingModule(LightningModule):
         function = self.losses[self.global_step >= self.final_from]
         loss = function(predict(self.potential, graph, training=True), labels, graph)
         self._loss.append(loss.detach())
-        if self.device.type == "cpu" and self.trainer.world_size == 1:  # elsewhere it would have to be waited for
+        if self.device.type == "cpu" and self.trainer.world_size == 1:  # on a GPU, the CPU would wait for it
             self._check(loss, "training")
         return loss
 
     def backward(self, loss: Tensor) -> None:
-        """Of the weights alone: the edge vectors need a gradient too, for the forces, but not this one."""
+        """The gradient by the weights alone; the edge vectors need none of the loss."""
         loss.backward(inputs=[weight for weight in self.potential.parameters() if weight.requires_grad])  # type: ignore[no-untyped-call]
 
     def on_train_epoch_end(self) -> None:
@@ -230,5 +230,5 @@ class Plateau:
         return self.scale, self.best, self.n_bad
 
     def restore(self, state: tuple[float, float, int]) -> None:
-        """Go on as the run that gave this state."""
+        """Continue as the run that gave this state."""
         self.scale, self.best, self.n_bad = state

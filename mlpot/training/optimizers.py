@@ -40,7 +40,7 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
 
 class _OfMatrices(Optimizer):
-    """A step of its own for groups whose `matrices` is true, a step of AdamW for the others."""
+    """An optimizer with a step for groups whose `matrices` is true, and AdamW's step for the others."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float, weight_decay: float, **defaults: Any):
         adam = {"betas": (0.9, 0.999), "eps": 1e-8, "matrices": False}
@@ -138,7 +138,7 @@ class SOAP(_OfMatrices):
         lr: learning rate.
         weight_decay: decoupled, as AdamW's.
         beta: of all running means of matrices.
-        every: steps after which the basis is turned.
+        every: steps after which the basis is renewed.
     """
 
     def __init__(

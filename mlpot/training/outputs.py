@@ -1,4 +1,4 @@
-"""What a training leaves behind: the model with its card, its errors, its pictures."""
+"""The files that a training writes: the model with its card, its errors, its pictures."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def write_outputs(
 
     Args:
         sets: "train", "validation" and, if there is one, "test".
-        facts: what else belongs into the metrics.
+        facts: more entries of the metrics.
         start: the potential before the first step, if that was a trained one.
     """
     limits = training_limits(sets["train"], potential.cutoff)
@@ -87,7 +87,7 @@ def write_outputs(
 
 
 def keep_domain(domain: Domain, former: Domain, rows: dict[int, int]) -> None:
-    """Of elements without new data, an earlier training says where its atoms lay: its row for each of ours."""
+    """Copy the rows of elements without new data from the domain of the earlier training."""
     for new, old in ((domain.mean, former.mean), (domain.measure, former.measure)):
         for place, row in rows.items():
             new[place] = old[row].to(new.device, new.dtype)
@@ -129,7 +129,7 @@ def errors(predicted: Properties, reference: Properties, n_atoms: Tensor) -> dic
 
 
 def ranges(train: Part, limits: TrainingLimits) -> dict[str, Any]:
-    """What the training structures span; outside of it a potential guesses."""
+    """The ranges of the training structures, outside of which a potential extrapolates."""
     data, frames = train.data, train.indices
     per_atom = (data.energy / data.n_atoms)[frames]
     per_atom = per_atom[np.isfinite(per_atom)]
@@ -146,7 +146,7 @@ def ranges(train: Part, limits: TrainingLimits) -> dict[str, Any]:
 
 
 def examples(train: Part) -> list[dict[str, Any]]:
-    """A few small, calm structures that together hold every element: where a judge of the potential begins.
+    """A few small structures with small forces that together hold every element, for the certificate.
 
     Of molecules, slabs and crystals each kind has its own, JSON-able, positions to 1e-6 Å.
     """

@@ -1,4 +1,4 @@
-"""Which weights are moved by what, and how fast: groups of an optimizer partition the weights that are trained."""
+"""Which optimizer changes which weights, at which rate: groups of an optimizer share out the trained weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlpot.training.optimizers import SOAP, Muon
 from mlpot.training.recipe import OptimizerSection
 
 Rows = Mapping[str, Mapping[int, int]]
-"""Of weights that belong to elements, by name: the row of each atomic number."""
+"""By name of an array with a row for each element: the row of each atomic number."""
 
 
 def element_rows(potential: Potential) -> Rows:
@@ -49,9 +49,9 @@ def make_optimizer(
     """The optimizer of a recipe for the weights of a backbone that want a gradient.
 
     Args:
-        backbone: its other weights are never touched.
+        backbone: weights that want no gradient never change.
         section: of the recipe.
-        fused: AdamW of all weights in one kernel; for the others there is none.
+        fused: AdamW of all weights in one kernel; the other optimizers have no such kernel.
         rows: that of `element_rows`.
         fixed: atomic numbers whose own rows of weights stay as they are.
     """
@@ -73,7 +73,7 @@ def make_optimizer(
 
 
 def parameter_groups(backbone: Backbone, section: OptimizerSection, rows: Rows) -> list[dict[str, Any]]:
-    """Weights that want a gradient, by learning rate and by whether they are taken as matrices."""
+    """Weights that want a gradient, grouped by learning rate and by whether they are treated as matrices."""
     names = [name for name, _ in backbone.named_parameters()]
     rates = dict.fromkeys(names, section.learning_rate)
     for pattern, rate in reversed(section.rates.items()):  # the first that matches counts
@@ -87,7 +87,7 @@ def parameter_groups(backbone: Backbone, section: OptimizerSection, rows: Rows) 
 
 
 def told(backbone: Backbone, section: OptimizerSection, rows: Rows) -> list[str]:
-    """A line for each group: what moves it, how fast, and the arrays in it."""
+    """A line for each group: its optimizer, its learning rate and its arrays."""
     lines = []
     for group in parameter_groups(backbone, section, rows):
         shapes = Counter("x".join(map(str, p.shape)) or "1" for p in group["params"])
@@ -119,7 +119,7 @@ def matching(patterns: Sequence[str], names: Sequence[str], key: str) -> list[st
 
 
 def _hold_rows(optimizer: Optimizer, backbone: Backbone, rows: Rows, elements: Sequence[int]) -> None:
-    """Put the rows of some elements back after each step: decay moves what has no gradient."""
+    """Restore the rows of some elements after each step: weight decay changes even weights without a gradient."""
     kept = []
     for name, weight in backbone.named_parameters():
         if weight.requires_grad and name in rows:

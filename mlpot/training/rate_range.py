@@ -31,12 +31,12 @@ class RateRange:
 
     @property
     def at_minimum(self) -> float:
-        """The rate at which the loss was lowest: above it, a training is at its edge."""
+        """The rate at which the loss was lowest; above it, a training tends to diverge."""
         return self.rates[min(range(len(self.losses)), key=self.losses.__getitem__)]
 
     @property
     def suggested(self) -> float:
-        """A tenth of that, to one digit: a rate that leaves room for a schedule and for hard batches."""
+        """A tenth of that, to one digit: safe with a schedule and in batches with large gradients."""
         return float(f"{self.at_minimum / 10:.0e}")
 
 

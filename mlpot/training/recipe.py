@@ -1,4 +1,4 @@
-"""What a training recipe may say."""
+"""The keys of a training recipe."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _explain(problem: dict[str, Any], valid: list[str]) -> str:
 
 
 class DataSection(Section):
-    """What is learned from; paths are relative to the folder in which the command runs."""
+    """The data; paths are relative to the folder in which the command runs."""
 
     train: str | list[str] = Field(
         description="training set, H5MD; several files, [a.h5, b.h5], are one set", examples=["data/train.h5"]
@@ -144,7 +144,7 @@ class ModelSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _with_defaults(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or values.get("start"):  # else the model knows
+        if not isinstance(values, Mapping) or values.get("start"):  # else the model has them
             return values
         if lacking := [key for key in ("freeze", "start_references") if values.get(key) not in (None, [], "keep")]:
             raise ValueError(f"{', '.join(lacking)}: of a training that starts from a model; give model.start")
@@ -211,13 +211,13 @@ class LossSection(Section):
 
 
 class OptimizerSection(Section):
-    """What moves the weights, and how fast."""
+    """The optimizer and its learning rate."""
 
     name: Literal["adamw", "muon", "soap"] = Field(
         default="adamw",
         description="muon and soap take matrices of weights as matrices, and leave what is none to AdamW",
     )
-    amsgrad: bool = Field(default=False, description="adamw: never forget how large gradients were")
+    amsgrad: bool = Field(default=False, description="adamw: divide by the largest mean squared gradient")
     learning_rate: float = Field(default=1e-3, gt=0, description="after warm-up")
     rates: dict[str, float] = Field(
         default={}, description="learning rates of some weights, by names such as readout.*; the first counts"
@@ -259,7 +259,7 @@ class TrainingSection(Section):
 
     directory: str = Field(default="runs/mlpot", description="where everything is written")
     epochs: int = Field(default=100, ge=0, description="0, with model.start: the model, judged and written")
-    max_minutes: float | None = Field(default=None, gt=0, description="stop after this time, whatever the epoch")
+    max_minutes: float | None = Field(default=None, gt=0, description="stop after this time, in any epoch")
     batch_size: int = Field(default=5, ge=1, description="structures a step, on each device")
     batch_edges: int | None = Field(
         default=None,

@@ -1,4 +1,4 @@
-"""What the data say before any training: reference energies, scales and shifts, element by element."""
+"""Reference energies, scales and shifts of each element, found from the data before the training."""
 
 from __future__ import annotations
 

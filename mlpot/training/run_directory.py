@@ -1,4 +1,4 @@
-"""The directory of a training: what is in it, and whether a run in it may go on."""
+"""The directory of a training: its files, and whether the run in it may be continued."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ MAY_CHANGE = {
         *("directory", "accelerator", "devices", "strategy", "nodes"),
     },
 }
-"""What a resumed run may set anew. Frames are compared by their content, and the number of processes by itself."""
+"""Keys that may differ in a resumed run. Frames are compared by content, the number of processes separately."""
 
 
 class RunDirectoryError(ValueError):
-    """The directory of a run is not in the state that is asked for."""
+    """The directory holds a run where there should be none, or none where there should be one."""
 
 
 def data_of(parts: Parts, steps: int, processes: int) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _check_same_data(directory: Path, content: dict[str, Any]) -> None:
 
 
 def _tell_of_schedule(earlier: Recipe, recipe: Recipe, steps: int, tell: Messages) -> None:
-    """Say how the learning rate jumps where a cosine is stretched or shortened."""
+    """Tell how the learning rate jumps where the cosine is stretched or shortened."""
     last = Path(recipe.training.directory) / LAST
     epochs = earlier.training.epochs, recipe.training.epochs
     if epochs[0] == epochs[1] or recipe.optimizer.schedule != "cosine" or not last.exists():

@@ -1,4 +1,4 @@
-"""What happens when in a run: two parts with losses of their own, and which weights are taken in the end."""
+"""The parts of a run, each with its own loss, and which weights are kept at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlpot.training.trainer import MONITOR
 def make_module(
     recipe: Recipe, potential: Potential, steps: int, fixed: Sequence[int], halvings: int
 ) -> TrainingModule:
-    """What Lightning trains, in so many steps an epoch."""
+    """The module that Lightning trains, for a run of `steps` steps an epoch."""
     first, epochs = first_epochs(recipe), recipe.training.epochs
     return TrainingModule(
         potential,
@@ -65,7 +65,7 @@ def check_schedule(recipe: Recipe, steps: int) -> None:
 
 
 def chosen_by(best: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """Which weights are written, by which number; loss.final_energy counts in it from the first epoch on."""
+    """Which weights are written, and the number that decides; loss.final_energy counts in it in all epochs."""
     scores = [c["best_model_score"] for c in best["callbacks"].values() if c.get("monitor") == MONITOR]
     return {
         "epoch": best["epoch"] + 1,
@@ -76,7 +76,7 @@ def chosen_by(best: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
 
 
 def tell_of_end(chosen: dict[str, Any], last_epoch: int, recipe: Recipe, tell: Messages) -> None:
-    """Say which weights are taken, and what is missing of a run that ended early; epochs count from 0."""
+    """Tell which weights are written, and which part is missing if the run ended early; epochs count from 0."""
     tell(
         "The potential has the {weights} weights of epoch {epoch} (part {part} of the run), with the lowest "
         "validation loss: {validation_loss:.6g}".format(**chosen)

@@ -41,7 +41,7 @@ class DoubtfulDataError(ValueError):
 
 
 class DoubtfulDataWarning(UserWarning):
-    """The training set looks wrong, and is trained on all the same."""
+    """The training set looks wrong, and the training uses it as the recipe says."""
 
 
 class LeakageWarning(UserWarning):
@@ -69,7 +69,7 @@ class Part:
         return self.data.frames(self.indices)
 
     def names(self) -> list[str]:
-        """What the frames are called in messages."""
+        """Names of the frames in messages."""
         return self.data.names(self.indices)
 
     def weights_of(self, frames: Ints) -> Floats | None:
@@ -77,7 +77,7 @@ class Part:
         return None if self.weights is None else self.weights[frames]
 
     def sample(self) -> list[Frame]:
-        """Some of the frames, evenly spread."""
+        """Some of the frames, evenly spread over the part."""
         every = -(-int(self.data.n_atoms[self.indices].sum()) // SAMPLE)
         return list(self.data.frames(self.indices[::every]))
 
@@ -233,7 +233,7 @@ def split(whole: Part, validation: int | float, seed: int) -> tuple[Part, Part]:
 
 
 def draw(holds: NDArray[np.bool_], order: Ints, n: int) -> tuple[Ints, Ints]:
-    """The first n frames of an order that can go without taking an element away, and those that were passed over.
+    """The first n frames of an order that are not the last of an element, and those that were passed over.
 
     Args:
         holds: (n_frames, n_elements) which frame holds which element.
@@ -253,7 +253,7 @@ def draw(holds: NDArray[np.bool_], order: Ints, n: int) -> tuple[Ints, Ints]:
 
 
 def kept_note(data: Survey, frames: Ints, n_drawn: int, n: int) -> str:
-    """What is said of frames that were not drawn for validation."""
+    """The message about frames that were not drawn for validation."""
     shown = ", ".join(str(k) for k in frames[:10]) + (" ..." if len(frames) > 10 else "")
     few = f" {n_drawn} frames were drawn instead of {n}." if n_drawn < n else ""
     return (
@@ -263,7 +263,7 @@ def kept_note(data: Survey, frames: Ints, n_drawn: int, n: int) -> str:
 
 
 def check_labels(part: Part, loss: LossSection) -> None:
-    """Raise NothingToLearnError unless some label has a weight, and forces are more than zeros."""
+    """Raise NothingToLearnError unless some label has a weight and some force is not zero."""
     n, path = part.n_labels(), part.data.path
     weights = {"energy": loss.energy, "forces": loss.forces, "stress": loss.stress}
     if not any(n[name] for name, weight in weights.items() if weight > 0):
@@ -283,7 +283,7 @@ def check_labels(part: Part, loss: LossSection) -> None:
 def check_units(data: Survey, mode: str) -> None:
     """Raise DoubtfulDataError, or warn, if a sample of the training set shows wrong units, signs or labels.
 
-    Each file is looked at for itself, and then all together.
+    Each file is examined on its own, and then all together.
     """
     if mode == "off":
         return
@@ -306,7 +306,7 @@ def check_units(data: Survey, mode: str) -> None:
 
 
 def _errors(data: Survey, path: str, frames: Ints) -> list[Finding]:
-    """What is gravely wrong with a sample of some frames."""
+    """The errors, not warnings, in a sample of some frames."""
     sample = frames[:: max(1, len(frames) // QUICK_FRAMES)]
     numbered = zip((sample - frames[0]).tolist(), data.frames(sample), strict=True)
     return [found for found in check_frames(path, numbered).findings if found.severity == "error"]
@@ -325,7 +325,7 @@ def check_elements(train: Part, other: Part) -> None:
 def check_leakage(parts: Parts, *, allow: bool) -> None:
     """Raise LeakageError for test structures that are trained on or select the best epoch, unless allowed.
 
-    What is allowed, and validation structures that are trained on, are warned of.
+    A warning tells of those that are allowed, and of validation structures that are trained on.
     """
     told = [(name, "training", n) for name, n in parts.repeated().items()]
     told.append(("test", "validation", parts.n_selected_by()))
@@ -345,11 +345,11 @@ def check_leakage(parts: Parts, *, allow: bool) -> None:
 
 
 class ReferenceEnergyWarning(UserWarning):
-    """Energies of isolated atoms that the set does not tell."""
+    """The set does not determine the energies of some isolated atoms."""
 
 
 def warn_of_references(found: References, unused: list[str], has_energies: bool) -> None:
-    """Name what was given in vain, and elements that stay open although others are known."""
+    """Warn of given energies without use, and of elements that stay undetermined although others are known."""
     if unused:
         message = f"data.reference_energies has {', '.join(unused)}, which no training structure holds."
         warnings.warn(message, ReferenceEnergyWarning, stacklevel=3)

@@ -1,4 +1,4 @@
-"""Reference energies of a training that starts from a model: kept, given, or fitted to what it leaves over."""
+"""Reference energies of a training that starts from a model: kept, given, or fitted to its residuals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlpot.training.splits import Part
 Floats = NDArray[np.float64]
 CHEMICAL = 15.0
 """eV/atom: no structure is bound, or squeezed, by more than that on average."""
-N_ROUNDS = 300  # until a fit changes no more, so that fitting once more changes nothing
+N_ROUNDS = 300  # a fit is repeated until it changes nothing more
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _check(
 def fitted_changes(
     counts: Floats, residual: Floats, n_atoms: NDArray[np.int64], fitted: list[int]
 ) -> tuple[dict[int, float], list[int]]:
-    """The change of each reference that leaves least of the energies over, eV; elements that cannot be told apart.
+    """The change of each reference that minimizes the residuals, eV; and the elements that it cannot separate.
 
     Args:
         counts: (n_frames, n_fitted) atoms of each element.
@@ -115,7 +115,7 @@ def fitted_changes(
 
 
 def check_energies(train: Part, references: Mapping[int, float]) -> None:
-    """Raise StrangeEnergiesError where energies lie out of any chemical range above the sum of references.
+    """Raise StrangeEnergiesError where energies lie outside of any chemical range around the sum of references.
 
     Args:
         train: the structures.

@@ -1,8 +1,8 @@
-"""Starting from a trained model: what of it is kept, what is added for new elements, and what would contradict it.
+"""Starting from a trained model: what is kept, what is added for new elements, and which keys contradict it.
 
 Constants come from the model, and so do weights; rows of weights that belong to an element are kept for elements
-that the model knows. The potential as it is before the first step lies in the directory of the run, so that a run
-that goes on never asks for the file that it started from.
+that the model knows. The directory of the run holds the potential from before the first step, so that a continued
+run does not need the file of the model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mlpot.training.trainer import FOLDER
 
 START = f"{FOLDER}/start.safetensors"
 BEFORE = "before the first step"  # in the card of that file
-MOST_FITTED = 2000  # structures are enough to fit reference energies to
+MOST_FITTED = 2000  # structures suffice to fit reference energies
 Floats = NDArray[np.float64]
 
 
@@ -49,7 +49,7 @@ class Source:
     path: str
     model: Potential  # frozen
     sha256: str  # of its weights
-    is_kept: bool  # it is the copy that a run has of its beginning
+    is_kept: bool  # it is the run's own copy
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Source:
 
 
 def open_source(recipe: Recipe, directory: Path, *, resume: bool) -> Source | None:
-    """The model from which a recipe starts, if it starts from one; a run that goes on has its own copy.
+    """The model from which a recipe starts, if it starts from one; a continued run has its own copy.
 
     Raises:
         FileNotFoundError, ModelFileError: as `model_file.load_potential`.
@@ -102,7 +102,7 @@ def prepared(source: Source, recipe: Recipe, train: Part, tell: Messages) -> Pot
         source: the model.
         recipe: completed.
         train: the training part.
-        tell: where each constant and the source of each reference energy is said.
+        tell: it is given each constant, and the source of each reference energy.
 
     Raises:
         RecipeError: references contradict each other, or cannot be fitted.
@@ -166,7 +166,7 @@ def keep(start: Potential, source: Source, errors: Mapping[str, Any], directory:
 
 
 def keep_unseen(potential: Potential, start: Potential, elements: list[int]) -> None:
-    """Give elements without new data the weights of the start back, whatever moved them; frozen again."""
+    """Restore the weights of elements without new data, and freeze the potential again."""
     former = start.backbone.state_dict()
     for name, places in element_rows(potential).items():
         for z in (z for z in places if z not in elements):
@@ -269,7 +269,7 @@ def constants(source: Source, recipe: Recipe, added: list[int], dtype: torch.dty
 
 
 def core_repulsion_told(old: Potential, recipe: Recipe) -> str:
-    """What becomes of the core repulsion where training has no data."""
+    """What is done with the core repulsion, in words."""
     if not recipe.model.core_repulsion:
         return (
             "left out (model.core_repulsion=false)" if old.core_repulsion is not None else "none, as in the model"

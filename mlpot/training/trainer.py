@@ -1,4 +1,4 @@
-"""Lightning's Trainer with our settings: what it saves, averages, logs, shows and keeps to itself."""
+"""Lightning's Trainer with mlpot's settings: checkpoints, averages, logs, progress and suppressed messages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from mlpot.training.recipe import Recipe, TrainingSection
 
 FOLDER = "checkpoints"
 LAST = f"{FOLDER}/last.ckpt"
-MONITOR = "validation/loss"  # chooses the best epoch; no weight of it changes during a run
+MONITOR = "validation/loss"  # it chooses the best epoch; its weights in the loss stay the same during a run
 BEST = f"{FOLDER}/best.ckpt"
 
 
@@ -64,7 +64,7 @@ def check_precision(recipe: Recipe) -> None:
 
 
 def _trainer(**settings: Any) -> Trainer:
-    """Lightning's, whose objections are told in one line."""
+    """A Lightning Trainer; its errors are shortened to one line."""
     try:
         trainer = Trainer(**settings)
     except (MisconfigurationException, TypeError, ValueError, ImportError) as error:
@@ -75,7 +75,7 @@ def _trainer(**settings: Any) -> Trainer:
         ) from None
     environment = getattr(trainer.strategy, "cluster_environment", None)
     alone = isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ
-    if trainer.num_nodes > 1 and alone:  # it would wait for the other machines for ever
+    if trainer.num_nodes > 1 and alone:  # else it waits for the other machines for ever
         raise ValueError(
             f"training.nodes is {trainer.num_nodes}, but nothing tells where the other machines are. Start the "
             "training by SLURM or torchrun on each machine, set MASTER_ADDR, or take training.nodes=1."
@@ -122,7 +122,7 @@ def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> 
 
 
 def checkpoints(folder: Path, t: TrainingSection) -> list[Callback]:
-    """The best epoch, the last epoch, and within an epoch the last step of so many and after so many minutes."""
+    """Checkpoints of the best and the last epoch and, within an epoch, after a number of steps or minutes."""
     best = Checkpoints(
         folder,
         "best",
@@ -220,7 +220,7 @@ class Average(WeightAveraging):
 
 
 class Lines(Callback):
-    """Progress where there is no terminal: some twenty lines in all."""
+    """Progress where there is no terminal: about twenty lines in all."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 1
@@ -231,7 +231,7 @@ class Lines(Callback):
 
 @contextmanager
 def announcements_off() -> Iterator[None]:
-    """Within the block, Lightning keeps advertisements and remarks on our choices to itself."""
+    """Within the block, Lightning shows no advertisements and no remarks on the settings."""
     names = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]

@@ -1,4 +1,4 @@
-"""`mlpot verify`: its exit status, its files, and the seal that goes with the weights."""
+"""`mlpot verify`: its exit status, its files, and the result that goes with the weights."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def _rotations_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(levels.LEVELS, "quick", {"P2": rotation})
 
 
-def test_a_seal_goes_with_the_weights(model: Path) -> None:
+def test_an_attached_result_goes_with_the_weights(model: Path) -> None:
     before = mlpot.load(model).state_dict()
     attach_certificate(model, {"passed": True})
-    sealed = mlpot.load(model)
-    assert sealed.header["certificate"]["result"] == {"passed": True}
-    assert sealed.header["certificate"]["of_these_weights"] is True
-    assert all(torch.equal(t, before[name]) for name, t in sealed.state_dict().items())
+    attached = mlpot.load(model)
+    assert attached.header["certificate"]["result"] == {"passed": True}
+    assert attached.header["certificate"]["of_these_weights"] is True
+    assert all(torch.equal(t, before[name]) for name, t in attached.state_dict().items())
 
 
-def test_a_seal_on_other_weights_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_of_other_weights_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlpot.model_file.hash_of", lambda weights: "of others")
     attach_certificate(model, {"passed": True})
     monkeypatch.undo()

@@ -142,7 +142,7 @@ def test_a_barostat_holds_the_center_and_refuses_fixed_atoms(ensemble: str) -> N
     assert abs(atoms.get_volume() - volume) > 1e-3
     assert np.ptp(found[:, 2]) < 0.01
     for held in ("atoms", "coordinates"):
-        with pytest.raises(StartError, match="held where they are: the pressure"):
+        with pytest.raises(StartError, match="held in place: the pressure"):
             walk(crystal(rng, held), recipe(ensemble), 1, rng)
 
 

@@ -113,7 +113,7 @@ def test_a_training_is_told_from_data_to_errors(runs: Path, pages: dict[str, str
     assert "There was no test set" in told
     assert "level of theory" in told
     assert "learned from" in told
-    assert "--seal" in told
+    assert "--attach" in told
     for alt in (
         "Loss by epoch",
         "forces on Cu",

@@ -317,5 +317,5 @@ def test_charges_and_spins_of_data_are_said_to_be_unknown(model: Path, tmp_path:
     for k, atoms in enumerate(frames):
         atoms.info["charge"] = float(k % 2)
     charged = write(tmp_path / "charged.h5", frames)
-    with pytest.warns(TrainingWarning, match="of charge 1, spin unknown.*knows nothing"):
+    with pytest.warns(TrainingWarning, match="of charge 1, spin unknown.*does not see"):
         go(model, charged, tmp_path / "run", "training.epochs=0")

@@ -156,7 +156,8 @@ def test_the_command_says_how_to_go_on_and_goes_on(
         patch.setattr(TrainingModule, "on_before_optimizer_step", signaled)
         assert mlpot("train", "my.yaml") == 128 + signal.SIGTERM
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told == "mlpot: Step 1: stopped by SIGTERM and saved. Go on with mlpot train run/recipe.yaml --resume"
+    command = "mlpot train run/recipe.yaml --resume"
+    assert told == f"mlpot: Step 1: stopped by SIGTERM and saved. Continue with {command}"
     with monkeypatch.context() as patch:
         patch.setattr("mlpot.training.fit.finish", signaled)
         assert mlpot("train", "run/recipe.yaml", "--resume") == 128 + signal.SIGTERM

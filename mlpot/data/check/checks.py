@@ -147,7 +147,7 @@ def balance(c: Columns) -> Iterator[Finding]:
             unit = "eV/Å" if name == "net force" else "eV"
             message = (
                 f"{len(unbalanced)} frames have a {name} on the whole, up to {total[worst]:.3g} {unit} in frame "
-                f"{c.index[worst]}: forces of some atoms are missing, unconverged, or from an outer field."
+                f"{c.index[worst]}: forces of some atoms are missing, unconverged, or from an external field."
             )
             yield finding(name, "warning", message, c.index[unbalanced])
 

@@ -11,6 +11,10 @@ import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 
+from mlpot.data.check.checks import trajectory_slope
+from mlpot.data.check.frame_facts import FrameFacts, facts_of
+from mlpot.data.check.stream import Chunk, chunks_of
+from mlpot.data.check.tally import Steps, all_steps, steps_of
 from mlpot.data.errors import DataError
 from mlpot.data.frame import Frame, has_volume
 from mlpot.data.sources.names import NO_VOLUME
@@ -24,8 +28,6 @@ Floats = NDArray[np.float64]
 FORCE_BINS = np.logspace(-5, 5, 1001)  # eV/Å; percentiles are as fine as these, 2.3 %
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 N_DISTANCE_BINS = 200
-NEAR = 0.15  # Å; frames that follow each other this closely tell whether forces are the slope of the energy
-MIN_STEPS = 10
 CLOSEST, FARTHEST = 0.6, 1.6  # bond lengths between the nearest atoms; a bohr is 0.53 Å
 UPPER = np.triu_indices(3)
 
@@ -86,8 +88,8 @@ def info(file: str | Path | Source, cutoff: float = 5.0) -> DataInfo:
     """
     source = as_source(file)
     survey = _Survey(cutoff)
-    for k, frame in source.records():
-        survey.add(k, frame)
+    for chunk in chunks_of(source.records()):
+        survey.add(chunk)
     if not survey.sizes.n:
         raise DataError(f"{source.path} has no frames. Check the path.")
     survey.n_stress_without_volume += source.report.notes.get(NO_VOLUME, [0])[0]
@@ -95,7 +97,7 @@ def info(file: str | Path | Source, cutoff: float = 5.0) -> DataInfo:
 
 
 class _Running:
-    """Range and moments of values that are seen once."""
+    """Range and moments of a stream of values."""
 
     def __init__(self) -> None:
         self.n, self.mean, self.squares, self.min, self.max = 0, 0.0, 0.0, np.inf, -np.inf
@@ -134,43 +136,46 @@ class _Survey:
         self.distance_counts: dict[tuple[int, int], NDArray[np.int64]] = {}
         self.energies: dict[str, list[float]] = {}
         self.pressures: list[float] = []
-        self.slope = _Slope()
+        self.steps: list[Floats] = []  # rows of `tally.Steps`
 
-    def add(self, k: int, frame: Frame) -> None:
-        self.k, n = k, len(frame.numbers)
-        self.sizes.add(np.array([float(n)]))
+    def add(self, chunk: Chunk) -> None:
+        for k, frame in zip(chunk.index.tolist(), chunk.frames, strict=True):
+            self._add_frame(k, frame, facts_of(frame))
+        self.steps.append(steps_of(chunk))
+
+    def _add_frame(self, k: int, frame: Frame, facts: FrameFacts) -> None:
+        self.k = k
+        self.sizes.add(np.array([float(facts.n_atoms)]))
         self.elements.update(frame.numbers.tolist())
         if frame.group is not None:
             self.groups[frame.group] += 1
         self.n_periodic += bool(frame.pbc.any())
-        self._add_labels(frame)
-        self.slope.add(frame)
-        if frame.is_isolated:
+        self._add_labels(frame, facts)
+        if facts.is_isolated:
             symbol = chemical_symbols[frame.numbers[0]]
             if np.isfinite(frame.energy):
                 self.isolated[symbol] = min(frame.energy, self.isolated.get(symbol, frame.energy))
         else:
             self._add_distances(frame)
 
-    def _add_labels(self, frame: Frame) -> None:
+    def _add_labels(self, frame: Frame, facts: FrameFacts) -> None:
         if np.isnan(frame.energy):
             self.missing["energy"] += 1
-        elif not frame.is_isolated:
-            per_atom = frame.energy / len(frame.numbers)
+        elif not facts.is_isolated:
+            per_atom = frame.energy / facts.n_atoms
             self.energy.add(np.array([per_atom]))
             self.energies.setdefault(frame.group or "", []).append(per_atom)
-        known = np.isfinite(frame.forces[:, 0])
-        if not known.any():
-            self.missing["forces"] += not frame.is_isolated
+        if not facts.n_forces:
+            self.missing["forces"] += not facts.is_isolated
         else:
-            self.n_masked += int((~known).sum())
-            size = np.linalg.norm(frame.forces[known], axis=1)
+            self.n_masked += facts.n_atoms - facts.n_forces
+            size = np.linalg.norm(frame.forces[np.isfinite(frame.forces).all(axis=1)], axis=1)
             self.force.add(size)
             self.force_counts += np.histogram(np.clip(size, FORCE_BINS[0], FORCE_BINS[-1]), FORCE_BINS)[0]
-            self.largest_force = max(self.largest_force, (float(size.max()), self.k))
+            self.largest_force = max(self.largest_force, (facts.largest_force, self.k))
         if np.isnan(frame.stress).any():
-            self.missing["stress"] += has_volume(frame.pbc, frame.cell) and not frame.is_isolated
-        elif not frame.has_stress:
+            self.missing["stress"] += has_volume(frame.pbc, frame.cell) and not facts.is_isolated
+        elif facts.stress_without_volume:
             self.n_stress_without_volume += 1
         else:
             self.stress.add(frame.stress[UPPER])
@@ -249,46 +254,17 @@ class _Survey:
                 f"{self.n_stress_without_volume} frames have a stress but are not periodic in three "
                 "directions: it is not trained on, as the volume that it refers to is arbitrary."
             )
-        yield from self.slope.warnings()
+        yield from _slope_warnings(all_steps(self.steps))
 
 
-class _Slope:
-    """Compares energy changes along a trajectory with the work of the forces, to catch wrong units and signs."""
-
-    def __init__(self) -> None:
-        self.last: Frame | None = None
-        self.change: list[float] = []  # eV
-        self.work: list[float] = []  # eV
-
-    def add(self, frame: Frame) -> None:
-        last, self.last = self.last, frame
-        if (
-            last is None
-            or not np.array_equal(last.numbers, frame.numbers)
-            or not np.array_equal(last.cell, frame.cell)
-        ):
-            return
-        step = frame.positions - last.positions
-        work = -0.5 * float(((frame.forces + last.forces) * step).sum())
-        if 0.0 < np.abs(step).max() < NEAR and np.isfinite(work) and np.isfinite(frame.energy - last.energy):
-            self.change.append(frame.energy - last.energy)
-            self.work.append(work)
-
-    def warnings(self) -> Iterator[str]:
-        """One line if energies follow the forces, but with another factor than 1."""
-        change, work = np.array(self.change), np.array(self.work)
-        if len(work) < MIN_STEPS or not work.any() or not change.any():
-            return
-        overlap = float(change @ work)
-        slope, correlation = (
-            overlap / float(work @ work),
-            overlap / float(np.linalg.norm(change) * np.linalg.norm(work)),
+def _slope_warnings(steps: Steps) -> Iterator[str]:
+    """One line if energies follow the forces along small steps, but with another factor than 1."""
+    ratio, correlation, n = trajectory_slope(steps)
+    if abs(correlation) > 0.9 and not 0.8 < 1 / ratio < 1.25:
+        yield (
+            f"Along {n} small steps the energy changes by {1 / ratio:.4g} times the work of the forces, "
+            "which should be 1: a wrong unit, or gradients in place of forces."
         )
-        if abs(correlation) > 0.9 and not 0.8 < slope < 1.25:
-            yield (
-                f"Along {len(work)} small steps the energy changes by {slope:.4g} times the work of the forces, "
-                "which should be 1: a wrong unit, or gradients in place of forces."
-            )
 
 
 def _percentiles(counts: NDArray[np.int64]) -> dict[float, float]:

@@ -1,4 +1,4 @@
-"""What the labels are in: the inference of units and signs, told as findings with the command that mends them."""
+"""Infer units and signs of labels; the findings name the command that corrects them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PLACES = ("yz", "xz", "xy")
 
 @dataclass
 class Examined:
-    """What was found out about the labels."""
+    """Findings about the labels."""
 
     findings: list[Finding] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
@@ -76,7 +76,7 @@ def _scaled(frame: Frame, length: float) -> Frame:
 
 
 def _ordinary(frames: list[Frame]) -> list[Frame]:
-    """The frames without those whose labels are far off, or whose atoms sit on one another."""
+    """The frames without those whose labels are far off, or whose atoms overlap."""
     size = np.array([np.abs(f.forces).max() for f in frames])
     limit = 20 * np.nanmedian(size) if len(frames) else 0.0
     kinds: dict[bytes, list[Frame]] = {}
@@ -151,7 +151,7 @@ def _along_trajectory(evidence: Evidence, steps: Steps, length: float, seen: Exa
 
 
 def _told(verdict: Verdict, evidence: Evidence) -> Iterator[Finding]:
-    """The verdict as a finding; silence if there is nothing to say, or nothing sure."""
+    """The verdict as a finding; none if nothing is wrong, or nothing is sure."""
     best, fine = verdict.best, Hypothesis()
     ratio = f"forces are {evidence.ratio:.4g} times the slope of the energy" if np.isfinite(evidence.ratio) else ""
     if verdict.misfit > MOST_MISFIT:
@@ -204,7 +204,7 @@ def _unrelated(fitted: Fit) -> Iterator[Finding]:
         return
     if fitted.forces_explained < 0.3:
         message = (
-            f"A linear potential explains {fitted.forces_explained:.0%} of the forces, which is strangely little: "
+            f"A linear potential explains {fitted.forces_explained:.0%} of the forces, which is little: "
             "do they belong to these structures, and to the atoms in this order?"
         )
         yield finding("forces", "warning", message)
@@ -221,7 +221,7 @@ def _mixed(fitted: Fit) -> Iterator[Finding]:
 
     Forces that vanish (of perfect crystals, relaxed structures, dimers near their minimum) have chance directions
     and ratios. So frames are judged only where label and prediction stand clear of noise: that of the labels is
-    told by their size beside that of the others, that of the prediction by what is across the label. Where few
+    judged by their size beside that of the others, that of the prediction by its part across the label. Where few
     components leave the direction to chance, frames count only if their ratios agree, as those of a unit do.
     """
     pairs = [(fitted.forces(k), frame.forces.ravel()) for k, frame in enumerate(fitted.frames)]
@@ -234,16 +234,16 @@ def _mixed(fitted: Fit) -> Iterator[Finding]:
     large = [x > VANISHING * np.median(x) for x in (ours, theirs)]
     slope = np.sign(cosine) * theirs / np.maximum(ours, 1e-300)
     usual = (slope > 0.35) & (slope < 2.8)
-    strange = (ours > CLEAR * noise) & large[0] & large[1] & ~usual & (np.abs(cosine) > 0.8)
+    deviating = (ours > CLEAR * noise) & large[0] & large[1] & ~usual & (np.abs(cosine) > 0.8)
     enough = max(1.0, 0.01 * len(slope))
-    if fitted.forces_explained < 0.5 or strange.sum() <= enough:
+    if fitted.forces_explained < 0.5 or deviating.sum() <= enough:
         return
-    middle = float(np.median(slope[strange]))
-    agree = strange & (np.abs(np.log(np.maximum(slope / middle, 1e-300))) < AGREEING)
-    if (strange & telling).sum() <= enough and agree.sum() <= max(enough, 0.75 * strange.sum()):
+    middle = float(np.median(slope[deviating]))
+    agree = deviating & (np.abs(np.log(np.maximum(slope / middle, 1e-300))) < AGREEING)
+    if (deviating & telling).sum() <= enough and agree.sum() <= max(enough, 0.75 * deviating.sum()):
         return
     message = (
-        f"The forces of {strange.sum()} of {len(slope)} sampled structures are about {middle:.3g} times those "
+        f"The forces of {deviating.sum()} of {len(slope)} sampled structures are about {middle:.3g} times those "
         "expected of the others: units or signs are mixed."
     )
     yield finding("mixed units", "error", message)
@@ -297,7 +297,7 @@ def _stress(fitted: Fit, believed: Hypothesis, steps: Steps, seen: Examined) -> 
     unit, length = believed.forces.rsplit("/", 1)
     verdict = infer_units.weigh_stress(fitted, believed.forces_sign * ENERGY[unit] / LENGTH[length])
     if verdict is None:
-        seen.skipped["stress"] = "the linear potential does not foresee it"
+        seen.skipped["stress"] = "the linear potential does not predict it"
         return
     seen.facts["stress"] = (
         f"{verdict.slope * PRESSURE.get(verdict.unit, 1.0):.2f} times the strain derivative, in {verdict.unit} "

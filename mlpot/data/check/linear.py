@@ -120,10 +120,10 @@ class Basis:
         g, dg = (
             (weight[:, :, None] * x[:, None, :]).reshape(len(r), self.n_species * self.n_moment) for x in (g, dg)
         )
-        turn = (np.eye(3) - unit[:, :, None] * unit[:, None, :]) / r[:, None, None]  # d unit_m / d vector_x
+        d_unit = (np.eye(3) - unit[:, :, None] * unit[:, None, :]) / r[:, None, None]  # d unit_m / d vector_x
         column = self.n_pairs + kind * self.n_moments
         for power in range(3):
-            tensor, change = _powers(unit, turn, power)
+            tensor, change = _powers(unit, d_unit, power)
             moment = _sums(g[:, :, None] * tensor[:, None, :], row_ptr)
             product = np.einsum("icm,idm->icd", moment, moment)[:, self.a, self.b]
             # d m_ab = dA_a · A_b + A_a · dA_b, with dA_a = (g'_a u T + g_a dT) · d vector
@@ -152,15 +152,15 @@ def _sums(values: Floats, row_ptr: Ints) -> Floats:
     return sums
 
 
-def _powers(unit: Floats, turn: Floats, power: int) -> tuple[Floats, Floats]:
+def _powers(unit: Floats, d_unit: Floats, power: int) -> tuple[Floats, Floats]:
     """u⊗...⊗u, flattened, and its derivative."""
     n = len(unit)
     if power == 0:
         return np.ones((n, 1)), np.zeros((n, 1, 3))
     if power == 1:
-        return unit, turn
+        return unit, d_unit
     tensor = unit[:, :, None] * unit[:, None, :]
-    change = unit[:, :, None, None] * turn[:, None, :, :] + turn[:, :, None, :] * unit[:, None, :, None]
+    change = unit[:, :, None, None] * d_unit[:, None, :, :] + d_unit[:, :, None, :] * unit[:, None, :, None]
     return tensor.reshape(n, 9), change.reshape(n, 9, 3)
 
 
@@ -187,7 +187,7 @@ class Fit:
 
 
 def fit(frames: list[Frame], basis: Basis) -> Fit | None:
-    """Fit energies and forces together for every ratio of their units and take the likeliest; None if hopeless.
+    """Fit energies and forces together for every ratio of their units and take the likeliest; None without one.
 
     The likelihood is that of Gaussian residuals of unknown size, so it has no unit: −½ ln(1 − R²) of the forces
     and of the energies, one as good as the other.
@@ -206,7 +206,7 @@ def fit(frames: list[Frame], basis: Basis) -> Fit | None:
     scale = np.sqrt((a**2).mean(axis=0))
     if not scale.any():
         return None  # no atom has a neighbor
-    scale[scale < 1e-6 * scale.max()] = np.inf  # what forces say nothing of is left out
+    scale[scale < 1e-6 * scale.max()] = np.inf  # coefficients that no force determines are left out
     a /= scale
     energies = np.array([frame.energy for frame in frames])
     ae, be = residue @ np.array([d.energy for d in designs]) / scale, residue @ energies

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpot.data.check.frame_facts import N_NUMBERS, facts_of
 from mlpot.data.h5md import Frame, SetReader, add_to_hash
 
 BLOCK = 20_000  # atoms read at once
-N_NUMBERS = 119  # atomic numbers, and 0
 FRAME_BYTES, ATOM_BYTES = 1500, 100  # that a frame in memory takes, and each of its atoms
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -33,12 +33,12 @@ class Survey:
     n_atoms: Ints  # (n_frames,)
     energy: Floats  # (n_frames,) eV
     n_forces: Ints  # (n_frames,) atoms with a force
-    largest_force: Floats  # (n_frames,) component, eV/Å; zero without forces
+    largest_force: Floats  # (n_frames,) on an atom, eV/Å; zero without forces
     has_stress: NDArray[np.bool_]  # (n_frames,) one that a potential can learn
     stress_without_volume: NDArray[np.bool_]  # (n_frames,) one that has no volume to refer to
     is_isolated: NDArray[np.bool_]  # (n_frames,) one isolated atom, in the open or in a box
     weight: Floats  # (n_frames,) how much the frame counts in the loss
-    digest: NDArray[np.uint64]  # (n_frames,) of numbers, positions and cell
+    digest: NDArray[np.uint64]  # (n_frames,) of the same atoms in the same places
     composition: Ints  # (n_frames,) row of `compositions`
     family: Ints  # (n_frames,) place in `families`, or -1
 
@@ -131,22 +131,17 @@ def _blocks(reader: SetReader, frames: Ints) -> list[Ints]:
 
 
 def _row(frame: Frame, kinds: dict[bytes, int], families: dict[str, int]) -> tuple[Any, ...]:
-    known = np.isfinite(frame.forces).all(axis=1)
-    counts = np.bincount(frame.numbers, minlength=N_NUMBERS).astype(np.int64)
-    content = hashlib.sha256(np.ascontiguousarray(frame.numbers).tobytes())
-    content.update(np.array([x for x in (frame.charge, frame.spin) if np.isfinite(x)]).tobytes())
-    for array in (frame.positions, frame.cell):
-        content.update((np.round(array, 6) + 0.0).tobytes())  # + 0.0: no negative zeros
+    facts = facts_of(frame)
     return (
-        len(frame.numbers),
-        frame.energy,
-        known.sum(),
-        np.abs(frame.forces[known]).max(initial=0.0),
-        frame.has_stress,
-        bool(np.isfinite(frame.stress).all()) and not frame.has_stress,
-        frame.is_isolated,
+        facts.n_atoms,
+        facts.energy,
+        facts.n_forces,
+        facts.largest_force,
+        facts.has_stress,
+        facts.stress_without_volume,
+        facts.is_isolated,
         frame.weight,
-        np.frombuffer(content.digest()[:8], dtype=np.uint64)[0],
-        kinds.setdefault(counts.tobytes(), len(kinds)),
+        np.uint64(facts.structure),
+        kinds.setdefault(facts.counts.tobytes(), len(kinds)),
         -1 if frame.group is None else families.setdefault(frame.group, len(families)),
     )

@@ -1,8 +1,7 @@
-"""Some numbers for every frame, taken while the frames go by; they fit in memory when the file does not."""
+"""Some numbers for every frame, collected in one pass; they fit in memory when the file does not."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpot.data.check.frame_facts import N_NUMBERS, facts_of, hash_of, state_of
 from mlpot.data.check.geometry import SHELLS, geometry
 from mlpot.data.check.stream import Chunk, Floats, Ints
 from mlpot.data.frame import Frame
@@ -60,7 +60,7 @@ class Steps:
 
 @dataclass
 class Motion:
-    """What was seen of one list of atoms in one order."""
+    """Ranges of motion and forces of one list of atoms in one order."""
 
     numbers: Ints
     first: Floats
@@ -70,7 +70,7 @@ class Motion:
 
 
 class Tally:
-    """Collects what is to be known of each frame."""
+    """Collects the numbers of each frame."""
 
     def __init__(self) -> None:
         self.parts: list[list[Floats]] = []
@@ -86,7 +86,7 @@ class Tally:
         self._every, self._seen = 1, 0
 
     def add(self, chunk: Chunk) -> None:
-        """Take in a chunk."""
+        """Add a chunk."""
         self.elements |= set(np.unique(chunk.numbers).tolist())
         for frame in chunk.frames:
             self.states[state_of(frame)] += len(frame.numbers) > 1
@@ -102,8 +102,8 @@ class Tally:
         self.parts.append(_columns(chunk))
         kinds, first = np.unique(self.parts[-1][2], return_index=True)
         for kind, k in zip(kinds, first, strict=True):
-            self.elements_of[int(kind)] = np.isin(np.arange(119), chunk.numbers[k])
-        self.steps.append(_steps(chunk))
+            self.elements_of[int(kind)] = np.isin(np.arange(N_NUMBERS), chunk.numbers[k])
+        self.steps.append(steps_of(chunk))
 
     def columns(self) -> Columns:
         """All columns, in the order of the file."""
@@ -118,8 +118,7 @@ class Tally:
 
     def all_steps(self) -> Steps:
         """All small steps."""
-        table = np.concatenate(self.steps) if self.steps else np.zeros((0, 5))
-        return Steps(table[:, 0].astype(np.int64), *table[:, 1:].T)
+        return all_steps(self.steps)
 
     def sample(self) -> list[Frame]:
         """Labeled frames of the most frequent charge and spin, evenly spread, few enough for a fit."""
@@ -138,7 +137,7 @@ class Tally:
         return [k for k, _ in self._sample]
 
     def _keep(self, chunk: Chunk) -> None:
-        """Keep every so-maniest frame, fewer as more go by."""
+        """Keep every n-th labeled frame for the sample; n doubles as frames are added."""
         labeled = np.isfinite(chunk.energy) & np.isfinite(chunk.forces).any(axis=(1, 2))
         for k in np.flatnonzero(labeled):
             if self._seen % self._every == 0:
@@ -190,6 +189,7 @@ def _columns(chunk: Chunk) -> list[NDArray[Any]]:
     else:
         g = geometry(chunk)
         distances = [g.closest, g.overlap, g.bond, *g.neighbors.T, g.fingerprint]
+    facts = [facts_of(frame) for frame in chunk.frames]
     known = np.asarray(np.isfinite(chunk.forces).all(axis=2))
     forces = np.where(known[:, :, None], chunk.forces, 0.0)
     size = np.linalg.norm(forces, axis=2)
@@ -201,54 +201,35 @@ def _columns(chunk: Chunk) -> list[NDArray[Any]]:
     return [
         chunk.index,
         np.full(n_frames, n),
-        *_digests(chunk),
+        np.array([f.composition for f in facts], dtype=np.uint64),
+        np.array([f.structure for f in facts], dtype=np.uint64),
+        np.array([_labels_hash(frame) for frame in chunk.frames], dtype=np.uint64),
         chunk.energy,
-        size.max(axis=1),
+        np.array([f.largest_force for f in facts]),
         np.sqrt((size**2).sum(axis=1) / np.maximum(1, 3 * known.sum(axis=1))),
-        (~known).sum(axis=1),
+        np.array([n - f.n_forces for f in facts]),
         net,
         torque,
         np.full(n_frames, chunk.is_isolated),
-        has_stress := np.array([frame.has_stress for frame in chunk.frames]),
-        np.isfinite(chunk.stress).all(axis=(1, 2)) & ~has_stress,
+        np.array([f.has_stress for f in facts]),
+        np.array([f.stress_without_volume for f in facts]),
         np.abs(chunk.stress).max(axis=(1, 2)),
         np.full(n_frames, bool(chunk.pbc.all())),
         *distances,
     ]
 
 
-def _digests(chunk: Chunk) -> list[NDArray[np.uint64]]:
-    """Hashes of composition, structure and labels."""
-    place = np.round(chunk.positions - chunk.positions[:, :1], 4) + 0.0  # + 0.0: no negative zeros
-    cell = np.round(chunk.cell, 4) + 0.0
-    rows = []
-    for k in range(len(chunk.index)):
-        z = chunk.numbers[k]
-        counts = np.bincount(z, minlength=119)
-        state = np.array(state_of(chunk.frames[k]))  # one composition, or structure, in two charges is two
-        rows.append(
-            (
-                _hash(counts, state),
-                _hash(z, place[k], cell[k], chunk.pbc, state),
-                _hash(np.round(chunk.energy[k], 6), np.round(chunk.forces[k], 5) + 0.0),
-            )
-        )
-    return list(np.array(rows, dtype=np.uint64).T)
+def _labels_hash(frame: Frame) -> int:
+    return hash_of(np.round(frame.energy, 6), np.round(frame.forces, 5) + 0.0)
 
 
-def state_of(frame: Frame) -> tuple[float, ...]:
-    """Total charge and spin, as far as they are known."""
-    return tuple(value for value in (frame.charge, frame.spin) if np.isfinite(value))
+def all_steps(parts: list[Floats]) -> Steps:
+    """The steps of all chunks, from what `steps_of` gave for each."""
+    table = np.concatenate(parts) if parts else np.zeros((0, 5))
+    return Steps(table[:, 0].astype(np.int64), *table[:, 1:].T)
 
 
-def _hash(*arrays: NDArray[Any]) -> int:
-    content = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        content.update(np.ascontiguousarray(array).tobytes())
-    return int.from_bytes(content.digest(), "little")
-
-
-def _steps(chunk: Chunk) -> Floats:
+def steps_of(chunk: Chunk) -> Floats:
     """(n_steps, 5) rows of `Steps`: pairs of frames that follow each other closely with the same atoms."""
     states = [state_of(frame) for frame in chunk.frames]
     same = np.array([a == b for a, b in zip(states[1:], states[:-1], strict=True)], dtype=bool)

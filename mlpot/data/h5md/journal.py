@@ -1,8 +1,8 @@
-"""A file that goes from one commit to the next, whatever happens in between.
+"""A file that is always in the state of its last commit, even after a crash.
 
 HDF5 writes in many small pieces, and a file whose writer dies among them is lost. Here HDF5 writes into memory:
 `commit` puts the changed pages, with a checksum, behind a journal beside the file and syncs it; only then does the
-file itself change. Whoever opens the file for writing after a crash copies what the journal holds once more,
+file itself change. Whoever opens the file for writing after a crash copies the pages of the journal again,
 which does no harm, and drops an unfinished record (a redo log: Mohan et al., ACM TODS 17, 94 (1992)).
 
 While others read, holding the lock that HDF5 takes, the file stays as they opened it and commits wait in the
@@ -59,7 +59,7 @@ class JournaledFile:
             raise
         self.size = self._committed = os.fstat(self._file.fileno()).st_size
 
-    # --- what HDF5 calls ---
+    # --- called by HDF5 ---
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """As of any file."""
@@ -103,13 +103,13 @@ class JournaledFile:
     def flush(self) -> None:
         """Nothing: `commit` decides what is on disk."""
 
-    # --- what its owner calls ---
+    # --- called by its owner ---
 
     def commit(self) -> None:
         """Have everything written so far on disk, all of it or, if this fails, nothing.
 
         Raises:
-            StorageError: there is no room in the journal, or the file cannot be written.
+            StorageError: the disk has no space for the journal, or the file cannot be written.
         """
         pages = sorted(page for page in self._changed if page * PAGE < self.size)
         content = b"".join(bytes(self._changed[page]) for page in pages)
@@ -130,7 +130,7 @@ class JournaledFile:
         self._apply(wait=len(self._waiting) * PAGE <= MAX_WAITING)
 
     def close(self) -> None:
-        """Close the file as it was committed; readers are given a moment to let go of it."""
+        """Close the file as it was committed; readers get a moment to close it."""
         end = time.monotonic() + PATIENCE
         try:
             while self._waiting and time.monotonic() < end:
@@ -142,11 +142,11 @@ class JournaledFile:
             self.release()
 
     def release(self) -> None:
-        """Let go of the files as they are; the next to open them finds the last commit."""
+        """Release the files as they are; whoever opens them next finds the last commit."""
         self._journal.close()
         self._file.close()
 
-    # --- how it is done ---
+    # --- internals ---
 
     def _pages(self, length: int) -> Iterator[tuple[int, int, int]]:
         """The pages of the next `length` bytes, and the bytes of each."""
@@ -162,7 +162,7 @@ class JournaledFile:
         return held or os.pread(self._file.fileno(), PAGE, page * PAGE).ljust(PAGE, b"\0")
 
     def _apply(self, *, wait: bool) -> None:
-        """Bring the file to the last commit, unless someone reads it and we may wait."""
+        """Bring the file to the last commit, unless someone reads it and waiting is allowed."""
         if not self._waiting:
             return
         locked = self._lock()

@@ -1,4 +1,4 @@
-"""Where our H5MD files keep what.
+"""The layout of mlpot's H5MD files.
 
 /h5md                                     version 1.1, author, creator, modules/units
 /particles/<boundary>/                    one group per number of atoms and boundary: atoms_9, atoms_8_ppp

@@ -1,4 +1,4 @@
-"""One particles group of an H5MD file, ours or another's, as checked columns in house units."""
+"""One particles group of an H5MD file, of mlpot or another program, as checked columns in house units."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlpot.data.frame import ASE_VELOCITY, Columns
 from mlpot.data.h5md.layout import COLUMNS, INDEX
 from mlpot.data.unit_names import H5MD_UNITS, factor
 
-GAP = 16  # rows read and thrown away sooner than starting another slice
+GAP = 16  # unwanted rows that are read rather than starting another slice
 SLICE = 1024  # rows of one slice
 MOTION = ("velocity", "mass", "charge", "fixed", "fixed_center", "step", "time")  # of no use to a training
 LABELS = (
@@ -36,7 +36,7 @@ ELSEWHERE = {
     "energy": ("observables/{}/potential_energy", "observables/energy", "observables/potential_energy"),
     "stress": ("observables/stress",),
 }
-"""Where other writers keep a column, besides the place where we do."""
+"""Other places where programs keep a column."""
 CREATORS = ("mlpot", "znh5md")  # whose species are atomic numbers
 PER_ATOM = frozenset(key for key, column in COLUMNS.items() if -1 in column.tail)
 

@@ -1,4 +1,4 @@
-"""H5MD files, ours and others', into frames: by slices, with units converted and values checked at the door."""
+"""Read frames of H5MD files, of mlpot or other programs: by slices, with units converted and values checked."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ class Reader:
         self._n_frames = self._file[INDEX].shape[0] if ours else sum(len(g) for g in self._groups)
         if self._n_frames == 0:
             raise FormatError(f"{self.path} has no frames. Remake it.")
-        # More rows than the index knows are the beginning of a block whose writer was killed.
+        # Rows that the index does not have are from a block whose writer was killed.
         if self._n_frames > sum(len(g) for g in self._groups):
             raise FormatError(f"{self.path}: the index names more frames than there are. Restore or remake it.")
 
     @cached_property
     def card(self) -> dict[str, str]:
-        """What the data are, in the words of those who wrote them."""
+        """The description of the data by their authors."""
         return {k: str(v) for k, v in self._file[CARD].attrs.items()} if CARD in self._file else {}
 
     @cached_property
@@ -120,7 +120,7 @@ class Reader:
         return self._atoms(range(*slice(start, stop, step).indices(len(self))))
 
     def columns(self, indices: Sequence[int] | NDArray[np.integer]) -> list[Frame]:
-        """The frames with these indices, in their order; the trainer's door.
+        """The frames with these indices, in their order; this is how a training reads.
 
         Raises:
             LabelError: a label is not finite; FormatError: the file is damaged there.

@@ -1,4 +1,4 @@
-"""Every whole frame of a damaged file of ours, in a new one.
+"""Recover every whole frame of a damaged file of mlpot into a new file.
 
 Frames lie in small chunks, each with a checksum, so a wrong bit costs the frames of one chunk. First, `repair`
 corrects metadata and pads what was cut off.
@@ -91,7 +91,7 @@ class _Damaged:
         ]
 
     def card(self, name: str) -> dict[str, str]:
-        """That of the file, if it can be read."""
+        """The card of the file, if it can be read."""
         try:
             notes = {key: str(value) for key, value in self._file[CARD].attrs.items()}
         except (OSError, RuntimeError, KeyError):
@@ -100,7 +100,7 @@ class _Damaged:
         return notes | {"recovered from": name}
 
     def frames(self) -> Iterator[Atoms]:
-        """The whole ones, in their order."""
+        """The whole frames, in their order."""
         families, whole = self._table(FAMILIES)
         if not whole.all():
             self._told.notes.append("some names of groups of structures are lost")
@@ -184,7 +184,7 @@ class _Group:
 
 
 def _read(dataset: h5py.Dataset, lo: int, hi: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Rows from lo to hi, and which of them are whole; the others hold anything."""
+    """Rows from lo to hi, and which of them are whole; the values of the others mean nothing."""
     size = dataset.chunks[0]
     with suppress(OSError, RuntimeError):
         if len(dataset) >= hi:

@@ -1,7 +1,7 @@
-"""Bring a damaged HDF5 file into a state in which the library opens what is whole of it.
+"""Repair a damaged HDF5 file so far that the library opens its whole parts.
 
-Every block of metadata that our files have ends with a checksum (R. Jenkins' lookup3). A checksum of 32 bits tells
-which one of some thousand bits was flipped, so a block with one wrong bit can be put right.
+Every block of metadata that our files have ends with a checksum (R. Jenkins' lookup3). A checksum of 32 bits shows
+which one of some thousand bits was flipped, so a block with one wrong bit can be corrected.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ MAX_BLOCKS, MAX_BROKEN = 10**5, 100  # looked at; of more, only the first
 MAX_GUESSED = 512  # bytes up to which every length is tried
 NOISE = 2**20  # bytes written at once
 MAX_MISSING = 64  # times the bytes that are there
-TURNS = (4, 6, 8, 16, 19, 4)  # of lookup3's mix
-LAST_TURNS = (14, 11, 25, 16, 4, 14, 24)  # of its end
+ROTATIONS = (4, 6, 8, 16, 19, 4)  # bits, of lookup3's mix
+LAST_ROTATIONS = (14, 11, 25, 16, 4, 14, 24)  # of its end
 
 
 def repair(path: Path) -> list[str]:
-    """Change a file so that HDF5 opens what is whole of it; what was done, in words."""
+    """Change a file so that HDF5 opens its whole parts; the changes, in words."""
     with path.open("r+b") as file:
         if file.seek(0, os.SEEK_END) < SUPERBLOCK.size:
             return []
@@ -50,9 +50,9 @@ def _superblock(data: mmap.mmap) -> list[str]:
 
 
 def _blocks(data: mmap.mmap) -> list[str]:
-    """Put blocks right that have one wrong bit; those beyond help, and what only looks like one, stay."""
+    """Correct blocks with one wrong bit; blocks with more, and bytes that only look like a block, stay."""
     starts = [match.start() for match in islice(BLOCKS.finditer(data), MAX_BLOCKS)]
-    rooms = dict(zip(starts, np.diff([*starts, len(data)]).clip(max=MAX_BLOCK).tolist(), strict=True))
+    spaces = dict(zip(starts, np.diff([*starts, len(data)]).clip(max=MAX_BLOCK).tolist(), strict=True))
     kinds: dict[bytes, list[int]] = defaultdict(list)
     for start in starts:
         kinds[data[start : start + 4]].append(start)
@@ -61,18 +61,18 @@ def _blocks(data: mmap.mmap) -> list[str]:
         lengths: list[int] = []
         broken: list[int] = []
         while todo and len(broken) < MAX_BROKEN:
-            block = data[todo[0] : todo[0] + rooms[todo[0]]]
+            block = data[todo[0] : todo[0] + spaces[todo[0]]]
             length = whole_length(block[:MAX_GUESSED]) or whole_length(block)
             if length is None:
                 broken.append(todo.pop(0))
                 continue
             lengths.append(length)
-            fits = [start for start in todo if length + 4 <= rooms[start]]
+            fits = [start for start in todo if length + 4 <= spaces[start]]
             whole = agree([data[start : start + length + 4] for start in fits])
             todo = sorted(set(todo) - {start for start, ok in zip(fits, whole, strict=True) if ok})
         guessed = range(12, MAX_GUESSED) if kind in (b"OHDR", b"OCHK") else ()
         for start in broken:
-            notes += _put_right(data, start, [n for n in (*lengths, *guessed) if n + 4 <= rooms[start]])
+            notes += _put_right(data, start, [n for n in (*lengths, *guessed) if n + 4 <= spaces[start]])
     return notes
 
 
@@ -82,12 +82,12 @@ def _put_right(data: mmap.mmap, start: int, lengths: Iterable[int]) -> list[str]
         bit = wrong_bit(block, int.from_bytes(stored, "little"))
         if bit is not None:
             data[start + bit // 8] ^= 1 << bit % 8
-            return [f"bit {bit % 8} of byte {start + bit // 8} was wrong and is put right"]
+            return [f"bit {bit % 8} of byte {start + bit // 8} was wrong and is corrected"]
     return []
 
 
 def _lengthen(descriptor: int, end: int) -> list[str]:
-    """Fill what is cut off with noise, as zeros have the checksum zero."""
+    """Fill the missing end with random bytes, as zeros would have a valid checksum."""
     size = os.fstat(descriptor).st_size
     if not size < end < MAX_MISSING * size + NOISE:
         return []
@@ -101,7 +101,7 @@ def _lengthen(descriptor: int, end: int) -> list[str]:
 
 
 def agree(blocks: Sequence[bytes]) -> NDArray[np.bool_]:
-    """Of which blocks of equal length, each with its checksum behind it, the two agree."""
+    """Which of some blocks of equal length agree with the checksum at their end."""
     length = len(blocks[0]) - 4
     words = np.stack([_words(block[:length]) for block in blocks], axis=-1)
     state = _begin(np.full(len(blocks), length))
@@ -157,15 +157,15 @@ def _begin(lengths: NDArray[np.int64]) -> Words:
 
 
 def _mix(s: Words) -> None:
-    for k, turn in enumerate(TURNS):
+    for k, bits in enumerate(ROTATIONS):
         x, y, z = k % 3, (k + 1) % 3, (k + 2) % 3
         s[x] -= s[z]
-        s[x] ^= s[z] << turn | s[z] >> 32 - turn
+        s[x] ^= s[z] << bits | s[z] >> 32 - bits
         s[z] += s[y]
 
 
 def _end(s: Words) -> None:
-    for k, turn in enumerate(LAST_TURNS):
+    for k, bits in enumerate(LAST_ROTATIONS):
         x, y = (k + 2) % 3, (k + 1) % 3
         s[x] ^= s[y]
-        s[x] -= s[y] << turn | s[y] >> 32 - turn
+        s[x] -= s[y] << bits | s[y] >> 32 - bits

@@ -1,7 +1,7 @@
 """The one door for HDF5 files: nothing is read of a file before all of it was found harmless.
 
 A file can point to others (links, external storage, virtual datasets), ask for code (filters from plugins, types
-that h5py takes for Python objects), or claim sizes that it does not have. The walk reads metadata alone, follows
+that h5py takes for Python objects), or claim sizes that it does not have. The check reads metadata alone, follows
 hard links alone, and so opens no other file.
 """
 
@@ -69,7 +69,9 @@ def open_unchecked(path: str | Path) -> h5py.File:
             raise FormatError(f"{path} is not H5MD. Convert it: {conversion(path)}") from None
         cure = "Restore or remake it; `mlpot data recover` takes out of it what is whole."
         if Path(f"{path}.journal").exists():
-            cure = "Its writer was killed while writing: go on with `mlpot md ... --continue`, which repairs it."
+            cure = (
+                "Its writer was killed while writing: continue with `mlpot md ... --continue`, which repairs it."
+            )
         raise FormatError(f"{path} is not an HDF5 file, or is damaged: {error}. {cure}") from None
 
 
@@ -88,12 +90,12 @@ def _begins_as_hdf5(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(len(SIGNATURE)) == SIGNATURE
-    except OSError:  # it cannot be read at all, and why is what matters
+    except OSError:  # opening it tells the reason
         return True
 
 
 def check(file: h5py.File) -> None:
-    """Find an open file harmless, or raise FormatError."""
+    """Check that an open file is harmless, or raise FormatError."""
     with naming_damage(file.filename):
         for _ in walk(file):
             pass
@@ -166,7 +168,7 @@ def walk_groups(
 
 
 class _Walk:
-    """What a walk through one file has to remember."""
+    """What is remembered while the metadata of one file are read."""
 
     def __init__(self, file: h5py.File, lost: list[str] | None, within: Collection[str]):
         self._name, self._lost, self._within = file.filename, lost, within
@@ -274,9 +276,9 @@ def _check_dataset(where: str, dataset: h5d.DatasetID, file_size: int) -> None:
 
 
 def _check_deflated(where: str, dataset: h5d.DatasetID, chunk: int) -> None:
-    """HDF5 unpacks whatever is there, far beyond the chunk: a megabyte can become a gigabyte."""
+    """HDF5 unpacks data far beyond the size of the chunk: a megabyte can become a gigabyte."""
     large: list[tuple[int, ...]] = []
-    room = chunk + chunk // 8 + 1024
+    limit = chunk + chunk // 8 + 1024
 
     def visit(stored: Any) -> None:
         if stored.size > MAX_DEFLATED:
@@ -284,10 +286,10 @@ def _check_deflated(where: str, dataset: h5d.DatasetID, chunk: int) -> None:
 
     dataset.chunk_iter(visit)
     for size, *offset in large:
-        bomb = size > room
+        bomb = size > limit
         if not bomb:
             unpacker = zlib.decompressobj()
-            bomb = len(unpacker.decompress(dataset.read_direct_chunk(tuple(offset))[1], room)) >= room
+            bomb = len(unpacker.decompress(dataset.read_direct_chunk(tuple(offset))[1], limit)) >= limit
         if bomb:
             raise FormatError(f"{where} has a chunk of {chunk} bytes that unpacks to more. Remake the file.")
 

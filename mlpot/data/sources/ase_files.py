@@ -59,7 +59,7 @@ def read_with_ase(
 
     Args:
         path, kind, wanted: the file, its format, and which of its frames.
-        note: is told what ASE is not given to read.
+        note: it is given what is left out before ASE reads.
 
     Raises:
         FormatError: a format whose reader could be led to run or open something else, or a damaged file.
@@ -81,7 +81,7 @@ def read_with_ase(
         for k in numbers:
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of ASE's to its own users
+                    warnings.simplefilter("ignore")  # ASE's warnings to its own users
                     atoms = next(reading)
             except StopIteration:
                 return
@@ -122,7 +122,7 @@ def _read_xyz(
                     atoms = next(ase.io.iread(io.StringIO(text), format=kind))
                 else:
                     atoms = next(ase.io.extxyz.read_xyz(io.StringIO(text), 0))
-            except Exception as error:  # whatever stands in a line, ASE raises what that comes to
+            except Exception as error:  # ASE raises errors of any kind for wrong lines
                 raise FormatError(
                     f"ASE could not read frame {k} of {path}, line {line}, as {kind}: {cause(path, kind, error)}"
                 ) from error
@@ -144,7 +144,7 @@ def _read_database(path: Path, kind: str, wanted: slice) -> Iterator[tuple[int, 
             for k, row in enumerate(rows, start=start):
                 if k in range(*wanted.indices(n_frames)):
                     yield k, row.toatoms(add_additional_information=True)
-    except Exception as error:  # whatever stands in a row, ASE raises what that comes to
+    except Exception as error:  # ASE raises errors of any kind for wrong rows
         what = f"{type(error).__name__}: {error}"[:300]  # some say all that the file holds
         raise FormatError(f"ASE could not read frame {k} of {path} as {kind}: {what}.") from error
 

@@ -1,4 +1,4 @@
-"""Any source of labeled structures into our H5MD, with names and units read or given, never guessed."""
+"""Convert any source of labeled structures to H5MD; names and units are read or given, never guessed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def convert(
     in extxyz); others need `keys` and `units`. Atoms that a constraint holds get a force mask of False.
 
     Args:
-        source: a file, or a `Source`, which says itself how it is read and reports what was left out.
+        source: a file, or a `Source`, which knows how it is read and reports what was left out.
         destination: absent until it is complete.
         format, keys, units, index: as `Reading`, of a source that is a path.
         corrections: what the numbers really are, for `correct.corrected`.

@@ -1,4 +1,4 @@
-"""Mend what a file says wrongly of itself: units, signs, orders, frames that should not be there."""
+"""Correct wrong units, signs and orders of a file, and leave out unwanted frames."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TARGETS = ("positions", "cell", "energy", "isolated", "forces", "stress", "voigt
 def corrected(
     frames: Iterable[Atoms], corrections: Mapping[str, str], hold: Sequence[int] = ()
 ) -> Iterator[Atoms]:
-    """Frames whose numbers are read as what they are, whatever the file says.
+    """Frames with their numbers in the right units, whatever units the file states.
 
     Args:
         frames: read with the units that the file claims.

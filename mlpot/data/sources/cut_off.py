@@ -1,4 +1,4 @@
-"""Outputs that ASE stumbles over although most of them is whole: what is given to it in their place."""
+"""Outputs that ASE cannot read although most of them is whole: the text that ASE gets in their place."""
 
 from __future__ import annotations
 

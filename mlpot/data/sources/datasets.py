@@ -1,4 +1,4 @@
-"""Public data sets in npz and HDF5, as their authors lay them out, read in blocks of conformations."""
+"""Public data sets in npz and HDF5, in the layouts of their authors, read in blocks of conformations."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def _numbers(where: str, values: Mapping[str, Any], n_atoms: int, elements: Elem
 
 
 def _without_padding(where: str, values: dict[str, Any]) -> int:
-    """Take out of a frame what is no atom; how many entries that were."""
+    """Remove padding from a frame; the number of entries that were removed."""
     numbers = values["numbers"]
     if numbers.min(initial=1) > 0:
         return 0

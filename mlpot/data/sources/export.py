@@ -1,4 +1,4 @@
-"""From H5MD, or any source, to a file that other programs read: in one step, streamed where it can be."""
+"""Export H5MD, or any source, to a file that other programs read; streamed where the format allows it."""
 
 from __future__ import annotations
 

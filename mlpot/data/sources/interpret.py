@@ -1,4 +1,4 @@
-"""A structure as ASE reads it into one of ours: which of its names are labels, and in which units."""
+"""Turn a structure as ASE reads it into a frame: which of its names are labels, and in which units."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Interpreter:
 
     Args:
         path: names the file in messages.
-        reading: what the user says of it.
+        reading: what the user says of the file.
         report: takes what is left out.
         questions: takes what is left open.
     """
@@ -270,7 +270,7 @@ class Interpreter:
         self.report.unused.update(pool.keys() - self._used)
 
     def _force_mask(self, k: int, atoms: Atoms) -> NDArray[np.bool_]:
-        """Which atoms were free to feel their forces: codes write zeros for the others."""
+        """Which atoms no constraint holds: codes write zero forces for the others."""
         mask: NDArray[np.bool_] = atoms.arrays.get("force_mask", np.ones(len(atoms))).astype(bool)
         if self.reading.raw_forces:
             return mask

@@ -31,7 +31,7 @@ NO_VELOCITIES = (
 
 @dataclass
 class _Said:
-    """What a file says of types and units besides the atoms."""
+    """Types and units that a file states besides the atoms."""
 
     columns: list[str] = field(default_factory=list)
     style: str | None = None

@@ -51,7 +51,7 @@ MOST_NAMES = 40  # listed in a message
 
 @dataclass
 class Questions:
-    """What a file leaves open, gathered over its frames and asked in one message."""
+    """Questions that a file leaves open, collected over its frames and asked in one message."""
 
     path: str
     said: tuple[str, ...] = ()
@@ -99,7 +99,7 @@ class Questions:
         kind = KeysError if self.asked or self.unknown_boundary is not None else UnitsError
         return kind(
             "\n".join(
-                [f"{self.path} leaves questions, and nothing is guessed:", *lines]
+                [f"{self.path} leaves these questions open, and nothing is guessed:", *lines]
                 + ["If the first answers are right (units are examples, yours may differ):", f"  {command}"]
             )
         )

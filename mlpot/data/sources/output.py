@@ -1,4 +1,4 @@
-"""Structures with results into files: refused before anything is computed, streamed, whole or not there at all."""
+"""Write structures with results: checked before anything is computed, streamed, and complete or absent."""
 
 from __future__ import annotations
 
