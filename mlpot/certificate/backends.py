@@ -12,6 +12,7 @@ from ase import Atoms
 from torch import Tensor
 
 from mlpot.calculator import MLPotCalculator
+from mlpot.certificate.bars import BACKENDS, TYPES
 from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, verdict, worst
 from mlpot.certificate.tested import Answer, CalculatorUnderTest
 from mlpot.forces import AtomicEnergies, predict
@@ -20,9 +21,6 @@ from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
 
 Backend = Callable[[Atoms], Answer]
-# Energy (eV/atom), forces (eV/Å) and stress (eV/Å³), and forces relative to the largest.
-BACKENDS = {False: (1e-11, 1e-11, 1e-12), True: (2e-5, 2e-5, 1e-6)}
-TYPES = (2e-5, 5e-5, 1e-5)
 
 
 class Compiled:

@@ -8,6 +8,7 @@ import numpy as np
 from ase import Atoms
 from ase.build import make_supercell
 
+from mlpot.certificate.bars import CELLS
 from mlpot.certificate.check import Check, Measurement, Structures, free, periodic, verdict, worst
 from mlpot.certificate.symmetry import differences
 from mlpot.certificate.tested import Answer, CalculatorUnderTest
@@ -90,10 +91,10 @@ def _descriptions(atoms: Atoms) -> Iterator[tuple[str, Atoms]]:
 
 
 def _same(tested: CalculatorUnderTest, out: Answer, expected: Answer, where: str) -> Iterator[Measurement]:
-    size = abs(expected.energy)
+    size, (energy, *forces) = abs(expected.energy), CELLS[tested.single]
     if tested.single:
-        return differences(out, expected, where, 1e-5 * len(expected.forces) + 1e-6 * size, 2e-5, 1e-6)
-    return differences(out, expected, where, 1e-11 * max(size, 1.0), 1e-10)
+        return differences(out, expected, where, energy * len(expected.forces) + 1e-6 * size, *forces)
+    return differences(out, expected, where, energy * max(size, 1.0), *forces)
 
 
 def _refused(

@@ -10,6 +10,7 @@ from ase.data import covalent_radii
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
+from mlpot.certificate.bars import CURL, FORCES, FORCES_SINGLE, LOOP, STRESS, STRESS_SINGLE
 from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, periodic, verdict, worst
 from mlpot.certificate.structures import element_pairs, pair_name
 from mlpot.certificate.tested import ALONG, CalculatorUnderTest, pair
@@ -38,9 +39,9 @@ def force(tested: CalculatorUnderTest, structures: Structures) -> Check:
         ) -> Floats:
             return np.array([double.energy(_moved(atoms, i, axis, step)) for i, axis in coordinates])
 
-        bar = max(1e-7, 1e-11 * abs(out.energy))
+        bar = max(FORCES, 1e-11 * abs(out.energy))
         if double.single:  # energies are good to some units in the last place only
-            bar = 2e-3 + 1e-5 * worst(out.forces) + 2e-7 * abs(out.energy) / SINGLE_STEPS[0]
+            bar = FORCES_SINGLE + 1e-5 * worst(out.forces) + 2e-7 * abs(out.energy) / SINGLE_STEPS[0]
         figures.append(Measurement("forces, eV/Å", name, _departure(energies, -expected, double.single), bar))
     for a, b in element_pairs(tested.elements, structures):
         figures += _of_close_pair(double, a, b)
@@ -75,9 +76,9 @@ def stress(tested: CalculatorUnderTest, structures: Structures) -> Check:
             return np.array([double.energy(_strained(atoms, c, step)) for c in range(6)]) / volume
 
         expected = np.array([out.stress[a, b] for a, b in VOIGT])
-        bar = max(1e-8, 1e-11 * abs(out.energy) / volume)
+        bar = max(STRESS, 1e-11 * abs(out.energy) / volume)
         if double.single:
-            bar = 1e-3 * worst(out.stress) + (2e-4 + 2e-7 * abs(out.energy) / SINGLE_STEPS[0]) / volume
+            bar = 1e-3 * worst(out.stress) + (STRESS_SINGLE + 2e-7 * abs(out.energy) / SINGLE_STEPS[0]) / volume
         figures.append(Measurement("stress, eV/Å³", name, _departure(energies, expected, double.single), bar))
         figures.append(Measurement("asymmetry of stress, eV/Å³", name, worst(out.stress, out.stress.T), 1e-12))
     return verdict("P6", "stress is dE/dε / V", figures, _of_double(tested))
@@ -108,7 +109,7 @@ def curl(tested: CalculatorUnderTest, structures: Structures) -> Check:
 
         j = _derivative(forces, step)
         asymmetry = float(np.linalg.norm(j - j.T) / (2 * np.linalg.norm(j)))
-        figures.append(Measurement("λ", name, asymmetry, 1e-4 if double.single else 1e-7))
+        figures.append(Measurement("λ", name, asymmetry, CURL[double.single]))
     return verdict("P7", "forces have no curl", figures, _of_double(tested))
 
 
@@ -129,7 +130,7 @@ def loops(tested: CalculatorUnderTest, structures: Structures, n_loops: int = 3,
             # Pairs that cross the cutoff leave an error of the sum; half the points tell how large it is.
             total, error = np.sum(work), np.sum(work) - 2 * np.sum(work[::2])
             ratio = float(np.maximum(abs(total) - abs(error), 0.0) / np.sum(np.abs(work)))  # a NaN stays NaN
-            figures.append(Measurement("∮F·dr / ∮|F·dr|", name, ratio, 1e-6 if double.single else 1e-9))
+            figures.append(Measurement("∮F·dr / ∮|F·dr|", name, ratio, LOOP[double.single]))
     return verdict("P8", "no work around a loop", figures, _of_double(tested))
 
 

@@ -11,6 +11,7 @@ from ase.data import chemical_symbols, covalent_radii
 from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 
+from mlpot.certificate.bars import HIGH_COORDINATION, ISOLATED, JUMP_OF_STIFFNESS, JUMPS
 from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, periodic, verdict, worst
 from mlpot.certificate.structures import element_pairs, pair_name
 from mlpot.certificate.tested import ALONG, FAR, CalculatorUnderTest, pair
@@ -27,14 +28,16 @@ NEAR = 2e-4  # Å from the cutoff; and a tenth of it
 def smoothness(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P9: energy, force and its derivative are continuous where a pair crosses the cutoff (C2)."""
     figures, double = [], tested.double
-    side, bars = (1e-6, (1e-5, 1e-4)) if double.single else (1e-11, (1e-9, 1e-8))
+    side, bars = 1e-6 if double.single else 1e-11, JUMPS[double.single]
     for name, cutoff, scan in _scans(double, structures):
         (e0, f0), (e1, f1) = scan(cutoff - side), scan(cutoff + side)
         figures.append(Measurement("jump of energy, eV", name, abs(e1 - e0), bars[0]))
         figures.append(Measurement("jump of force, eV/Å", name, abs(f1 - f0), bars[1] + 4 * side * abs(f0)))
         if not double.single:  # in float32, rounding errors exceed these differences
             figures.append(
-                Measurement("jump of dF/dr, of the largest", name, _jump_of_stiffness(scan, cutoff), 1e-4)
+                Measurement(
+                    "jump of dF/dr, of the largest", name, _jump_of_stiffness(scan, cutoff), JUMP_OF_STIFFNESS
+                )
             )
     return verdict("P9", "smooth at the cutoff", figures)
 
@@ -57,7 +60,7 @@ def high_coordination(tested: CalculatorUnderTest, structures: Structures) -> Ch
         eight = double((dense * (2, 2, 2))[order])
         # Energies at high coordination have another magnitude: the bars are relative to it, and above the error of
         # networks at distances far from their training (6e-8). A dropped neighbor changes the first digits.
-        relative = 1e-5 if double.single else 1e-7
+        relative = HIGH_COORDINATION[double.single]
         figures.append(
             Measurement(
                 "energy of a supercell, eV",
@@ -87,7 +90,7 @@ def isolated_atoms(tested: CalculatorUnderTest, structures: Structures) -> Check
                 "energy − stored, eV",
                 chemical_symbols[z],
                 worst(out.energy, tested.references.get(z, out.energy)),
-                1e-10,
+                ISOLATED,
             )
         )
     for a, b in element_pairs(tested.elements, structures):
@@ -101,7 +104,7 @@ def isolated_atoms(tested: CalculatorUnderTest, structures: Structures) -> Check
                 "energy beyond the cutoff, eV",
                 pair_name(a, b),
                 worst(out.energy, isolated[a] + isolated[b]),
-                1e-10 + rounding,
+                ISOLATED + rounding,
             )
         )
     return verdict("P14", "isolated atoms", figures)

@@ -19,6 +19,17 @@ from ase import Atoms, units
 from ase.optimize import FIRE
 from numpy.typing import NDArray
 
+from mlpot.certificate.bars import (
+    ANGULAR_MOMENTUM,
+    DRIFT,
+    DRIFT_OF_KINETIC,
+    HALVINGS,
+    LONG_DRIFT,
+    MOMENTUM,
+    REVERSAL,
+    REVERSAL_IN_CELL,
+    REVERSAL_SINGLE,
+)
 from mlpot.certificate.check import Check, Measurement, Structures, free, movable, periodic, verdict, worst
 from mlpot.certificate.tested import CalculatorUnderTest
 from mlpot.dynamics.log import drift as drift_of
@@ -48,9 +59,12 @@ def drift(tested: CalculatorUnderTest, structures: Structures, picoseconds: floa
     for name, atoms in movable(structures).items():
         first, dt = start(tested, atoms), 2 * step(atoms)
         run = run_nve(tested, first, dt, round(1000 * picoseconds / dt))
-        figure, error = drift_measurement(run.time[1:-1], run.shadow[1:-1], len(atoms), name, 1.0)
+        figure, error = drift_measurement(run.time[1:-1], run.shadow[1:-1], len(atoms), name, DRIFT)
         over_run = figure.value * len(atoms) * run.time[-1] / 1e6
-        figures += [figure, Measurement("drift over the run / σ(E_kin)", name, over_run / run.kinetic.std(), 0.02)]
+        figures += [
+            figure,
+            Measurement("drift over the run / σ(E_kin)", name, over_run / run.kinetic.std(), DRIFT_OF_KINETIC),
+        ]
         errors.append(error)
     return verdict("P17", "energy is conserved", figures, length(picoseconds, errors))
 
@@ -69,7 +83,7 @@ def long_drift(
             first, dt = start(judged, atoms), step(atoms)
             told = partial(_told, tell, f"P18, {where}")
             run = run_nve(judged, first, dt, round(1000 * picoseconds / dt), 10, told)
-            bar = 0.03 if judged.single else 0.005
+            bar = LONG_DRIFT[judged.single]
             figure, error = drift_measurement(run.time[1:-1], run.shadow[1:-1], len(atoms), where, bar)
             figures.append(figure)
             errors.append(error)
@@ -96,7 +110,7 @@ def scaling(tested: CalculatorUnderTest, structures: Structures, n_halvings: int
             energy = run_nve(double, first, shortest * 2**doubling, n, every=2 ** (n_halvings - doubling)).energy
             spread.append(float(energy.std()))
         for k in range(n_halvings):
-            bar = 0.2 if k == 0 else 0.4
+            bar = HALVINGS[min(k, 1)]
             figures.append(Measurement("|ratio − 4|", name, abs(spread[k + 1] / spread[k] - 4), bar))
     return verdict("P19", "fluctuation ~ dt²", figures)
 
@@ -109,7 +123,7 @@ def reversal(tested: CalculatorUnderTest, structures: Structures, n_steps: int =
         reversed_ = run_nve(tested, first, 2 * step(atoms), n_steps).end
         reversed_.set_momenta(-reversed_.get_momenta())
         back = run_nve(tested, reversed_, 2 * step(atoms), n_steps).end
-        bar = 1e-3 if tested.single else 1e-9 if atoms.pbc.all() else 1e-6
+        bar = REVERSAL_SINGLE if tested.single else REVERSAL_IN_CELL if atoms.pbc.all() else REVERSAL
         figures.append(Measurement("positions, Å", name, worst(back.positions, first.positions), bar))
     return verdict("P20", "time reversal", figures, f"{n_steps} steps")
 
@@ -122,8 +136,7 @@ def momenta(tested: CalculatorUnderTest, structures: Structures, picoseconds: fl
         first = start(tested, atoms)
         run = run_nve(tested, first, dt, round(1000 * picoseconds / dt), every=10)
         size = float(np.linalg.norm(first.get_momenta(), axis=1).sum())
-        bar = 1e-6 if tested.single else 1e-10
-        figures.append(Measurement("|P| / Σ|p|", name, worst(run.momentum) / size, bar))
+        figures.append(Measurement("|P| / Σ|p|", name, worst(run.momentum) / size, MOMENTUM[tested.single]))
         if not atoms.pbc.any():
             arms = np.linalg.norm(first.positions - first.get_center_of_mass(), axis=1)
             scale = float((arms * np.linalg.norm(first.get_momenta(), axis=1)).sum())
@@ -132,7 +145,7 @@ def momenta(tested: CalculatorUnderTest, structures: Structures, picoseconds: fl
                     "|ΔL| / Σ|r||p|",
                     name,
                     worst(run.angular_momentum, run.angular_momentum[0]) / scale,
-                    1e4 * bar if tested.single else 1e-8,
+                    ANGULAR_MOMENTUM[tested.single],
                 )
             )
     return verdict("P21", "momentum is conserved", figures, f"{picoseconds:g} ps")

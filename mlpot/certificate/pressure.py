@@ -6,6 +6,7 @@ import numpy as np
 from ase import Atoms, units
 from numpy.typing import NDArray
 
+from mlpot.certificate.bars import BOLTZMANN, GAS_VARIANCE, GAS_VOLUME, PRESSURE
 from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, periodic, verdict
 from mlpot.certificate.heat_bath import N_SAMPLES, SEEDS, HeatBath, at_rest, go, run_in_heat_bath
 from mlpot.certificate.nve import TEMPERATURE, typical
@@ -55,8 +56,8 @@ def ideal_gas(tested: CalculatorUnderTest, structures: Structures, n_samples: in
     spread = seen.var() * N_ATOMS / expected**2
     little = 3 * (4 * correlation_time(seen) / len(seen)) ** 0.5  # of a variance
     figures = [
-        Measurement("|⟨V⟩ P / NkT − 1|", "ideal gas", abs(mean - 1), max(0.01, 3 * error)),
-        Measurement("|N σ²(V) / ⟨V⟩² − 1|", "ideal gas", abs(spread - 1), max(0.05, little)),
+        Measurement("|⟨V⟩ P / NkT − 1|", "ideal gas", abs(mean - 1), max(GAS_VOLUME, 3 * error)),
+        Measurement("|N σ²(V) / ⟨V⟩² − 1|", "ideal gas", abs(spread - 1), max(GAS_VARIANCE, little)),
     ]
     return verdict("P26", "ideal gas", figures, "of the barostat alone, whatever the potential")
 
@@ -75,11 +76,11 @@ def two_pressures(tested: CalculatorUnderTest, structures: Structures) -> Check:
             slope, error = slope_of_log_ratio(*(independent(w.seen["volume_A3"]) for w in runs))
             where = f"{name}, seed {seed}"
             off = abs(slope + higher / kT) / error
-            figures.append(Measurement("slope of ln p₂/p₁, σ", where, off, bar_of(3.0, n_tests)))
+            figures.append(Measurement("slope of ln p₂/p₁, σ", where, off, bar_of(BOLTZMANN, n_tests)))
             for bath, w in zip(baths, runs, strict=True):
                 mean, error = mean_and_error(w.seen["pressure_GPa"] * GPA)
                 off = abs(mean - bath.pressure) / error
-                figures.append(Measurement("⟨P⟩ − P, σ", where, off, bar_of(2.0, 2 * n_tests)))
+                figures.append(Measurement("⟨P⟩ − P, σ", where, off, bar_of(PRESSURE, 2 * n_tests)))
     return verdict("P27", "two pressures", figures, f"{len(SEEDS)} seeds, {N_SAMPLES} samples each")
 
 

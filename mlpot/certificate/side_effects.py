@@ -17,13 +17,13 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from mlpot.certificate.backends import on_gpu
+from mlpot.certificate.bars import HISTORY, REPEATED_ON_GPU
 from mlpot.certificate.check import Check, Measurement, Structures, verdict, worst
 from mlpot.certificate.structures import shaken
 from mlpot.certificate.tested import Answer, CalculatorUnderTest, answer
 
 N_REPEATS = 100
 N_STEPS = 24  # of 0.05 Å each: in all many times any skin
-SAME = {False: 1e-11, True: 1e-5}  # eV/atom, eV/Å, eV/Å³
 
 
 def determinism(tested: CalculatorUnderTest, structures: Structures, n_repeats: int = N_REPEATS) -> Check:
@@ -31,7 +31,7 @@ def determinism(tested: CalculatorUnderTest, structures: Structures, n_repeats: 
     figures, gpu = [], on_gpu(tested.potential)
     for name, atoms in structures.items():
         first, other = tested(atoms), shaken(atoms, seed=9)
-        bars = (1e-6 * len(atoms), 1e-5) if gpu else (0.0, 0.0)
+        bars = (REPEATED_ON_GPU[0] * len(atoms), REPEATED_ON_GPU[1]) if gpu else (0.0, 0.0)
         for k in range(n_repeats):
             if k % 10 == 0:
                 tested(other)
@@ -83,7 +83,7 @@ def memory(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P31: after any change in place and along any path, results are those of a new calculator."""
     figures: list[Measurement] = []
     for name, start in structures.items():
-        atoms, bar = start.copy(), SAME[tested.single]
+        atoms, bar = start.copy(), HISTORY[tested.single]
         atoms.set_constraint()
         atoms.calc = tested.make()
         for what, change in [*_changes(tested, atoms), *_walk(atoms)]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from mlpot.certificate.bars import BATCH, NET_FORCE, PERMUTATION, ROTATION, TRANSLATION, Bars
 from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, free, verdict, worst
 from mlpot.certificate.structures import shaken
 from mlpot.certificate.tested import Answer, CalculatorUnderTest
@@ -17,14 +18,6 @@ from mlpot.forces import predict
 from mlpot.graph import collate
 from mlpot.neighbors import build_graph
 
-# Energy (eV/atom), forces (eV/Å), and forces relative to the largest. In float32 a readout adds terms that cancel:
-# the last place of a sum of 56 eV is 4e-6 eV, and errors of 7e-6 eV were measured in a cell of one atom. Errors of
-# forces were 2.7e-5 eV/Å near a bond with a force of 40 eV/Å.
-Bars = tuple[float, float, float]
-TRANSLATION: dict[bool, Bars] = {False: (1e-11, 1e-10, 0.0), True: (1e-5, 1e-5, 1e-6)}
-ROTATION: dict[bool, Bars] = {False: (1e-11, 1e-10, 0.0), True: (1e-5, 2e-5, 1e-6)}
-PERMUTATION: dict[bool, Bars] = {False: (1e-11, 1e-11, 0.0), True: (2e-5, 2e-5, 1e-6)}
-BATCH: dict[bool, Bars] = {False: (1e-11, 1e-11, 1e-12), True: (1e-5, 1e-5, 1e-6)}
 N_ROTATIONS = 20
 N_BATCH, MOST_ATOMS = 64, 2000
 
@@ -111,7 +104,7 @@ def momentum(tested: CalculatorUnderTest, structures: Structures) -> Check:
     for name, atoms in structures.items():
         forces = tested(atoms).forces
         rms = float(np.sqrt((forces**2).sum(axis=1).mean()))
-        bar = len(atoms) * (1e-7 * max(rms, 1.0) if tested.single else 1e-12)
+        bar = len(atoms) * (NET_FORCE[True] * max(rms, 1.0) if tested.single else NET_FORCE[False])
         figures.append(Measurement("net force, eV/Å", name, worst(forces.sum(axis=0)), bar))
         if name in free(structures):
             arms = atoms.positions - atoms.positions.mean(axis=0)

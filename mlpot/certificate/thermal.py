@@ -13,6 +13,7 @@ from ase import Atoms, units
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
+from mlpot.certificate.bars import BOLTZMANN, DRIFT_IN_HEAT_BATH, POSITIONS, SHARE, SIGNIFICANCE
 from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, verdict
 from mlpot.certificate.heat_bath import (
     N_SAMPLES,
@@ -36,7 +37,6 @@ from mlpot.dynamics.recipe import EnsembleName
 
 Floats = NDArray[np.float64]
 THERMOSTATS: tuple[EnsembleName, ...] = ("langevin", "bussi")
-DRIFT = 5.0  # meV/atom/ns
 LITTLE = 1e-3  # Å, a step of differences of forces
 
 
@@ -54,7 +54,7 @@ def kinetic_energy(tested: CalculatorUnderTest, structures: Structures) -> Check
             where = f"{name}, {ensemble}"
             for w in runs:
                 energies = independent(w.seen["kinetic_eV"])
-                distance = distance_from_gamma(energies, w.n_degrees / 2, kT, 0.01 / n_runs)
+                distance = distance_from_gamma(energies, w.n_degrees / 2, kT, SIGNIFICANCE / n_runs)
                 figures.append(
                     Measurement(
                         "Kolmogorov-Smirnov distance of the kinetic energies from their gamma distribution",
@@ -68,7 +68,7 @@ def kinetic_energy(tested: CalculatorUnderTest, structures: Structures) -> Check
         for group, here in groups:
             shares = [2 * w.kinetic[:, here].mean(axis=1) for w in runs]
             off = abs(np.mean(shares) - kT) / (kT * np.sqrt(2 / here.sum() / sum(map(n_independent, shares))))
-            figures.append(Measurement(f"share of {group}, σ", name, off, bar_of(2.5, len(groups) * len(at))))
+            figures.append(Measurement(f"share of {group}, σ", name, off, bar_of(SHARE, len(groups) * len(at))))
     return verdict("P22", "kinetic energies", figures, _told(lengths))
 
 
@@ -94,8 +94,8 @@ def configurational(tested: CalculatorUnderTest, structures: Structures, n_frame
         kinetic = _over_seeds([w.thermal_energy for w in runs])
         error = float(np.linalg.norm([error / mean for mean, error in (square, divergence, kinetic)]))
         off = abs(square[0] / divergence[0] / kinetic[0] - 1)
-        figures.append(Measurement("|T(positions) / T(velocities) − 1|", name, off, max(0.01, 3 * error)))
-    told = f"{_told(lengths)}; the bar is 0.01, or three standard errors"
+        figures.append(Measurement("|T(positions) / T(velocities) − 1|", name, off, max(POSITIONS, 3 * error)))
+    told = f"{_told(lengths)}; the bar is {POSITIONS:g}, or three standard errors"
     return verdict("P23", "temperature of positions", figures, told)
 
 
@@ -132,7 +132,7 @@ def _at(w: HeatBathRun, positions: Floats) -> Atoms:
 def ensembles(tested: CalculatorUnderTest, structures: Structures) -> Check:
     """P24: the ratio of potential energy distributions at two temperatures is the Boltzmann factor."""
     figures, at = [], typical(structures)
-    bar = bar_of(3.0, max(1, len(at) * len(THERMOSTATS) * len(SEEDS)))
+    bar = bar_of(BOLTZMANN, max(1, len(at) * len(THERMOSTATS) * len(SEEDS)))
     for name, atoms in at.items():
         hot = TEMPERATURE * (1 + (2 / (3 * len(atoms))) ** 0.5)  # energies one standard deviation apart
         expected = 1 / (units.kB * TEMPERATURE) - 1 / (units.kB * hot)
@@ -156,7 +156,7 @@ def conserved(tested: CalculatorUnderTest, structures: Structures) -> Check:
         for ensemble in names:
             w = long_run_in_heat_bath(tested, name, atoms, HeatBath(ensemble, SEEDS[0]))
             energy, where = w.seen["conserved_eV"], f"{name}, {ensemble}"
-            figure, error = drift_measurement(w.time, energy, len(atoms), where, DRIFT)
+            figure, error = drift_measurement(w.time, energy, len(atoms), where, DRIFT_IN_HEAT_BATH)
             figures.append(figure)
             errors.append(error)
     if not figures:

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 import mlpot
 from mlpot.certificate import verify as levels
+from mlpot.certificate.bars import WORDS
 from mlpot.certificate.check import movable
 from mlpot.certificate.examples import of_training, with_companions
 from mlpot.certificate.run import certify
 from mlpot.certificate.symmetry import rotation
-from mlpot.certificate.table import BARS
 from mlpot.cli.main import app
 from mlpot.data.check.survey import survey
 from mlpot.html.certificate import write_page
@@ -156,7 +156,7 @@ def test_the_card_remembers_structures_with_every_element(tmp_path: Path) -> Non
 
 
 def test_the_list_of_checks_has_every_check_its_sentence_and_its_bar() -> None:
-    assert set(BARS) == set(levels.FULL) >= set(levels.QUICK)
+    assert set(WORDS) == set(levels.FULL) >= set(levels.QUICK)
     done = CliRunner().invoke(app, ["verify", "--list"])
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()

@@ -62,7 +62,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         train(small_recipe(data, folder / "training", "training.epochs=2", backbone="schnet"))
         model = folder / "training/model.safetensors"
         evaluate(model, data, output=folder / "evaluation<b>")
-        run_md(md_recipe(folder, output=folder / "md"))
+        run_md(md_recipe(folder, output=folder / "md", repeat=(2, 2, 2)))  # a cell in which g(r) can be told
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(MLPotCalculator, "calculate", failing_late())
             with pytest.raises(BlowUpError):
@@ -150,6 +150,7 @@ def test_an_evaluation_shows_its_worst_structures(runs: Path, pages: dict[str, s
 def test_dynamics_are_told_with_their_distributions(pages: dict[str, str]) -> None:
     text = pages["md"]
     assert "Temperature, K against time" in text
+    assert "radial distribution against distance, Å" in text
     assert "Run longer" in words(text)  # of distributions that so short a run cannot tell
     assert "stopped early" not in text
 
