@@ -7,7 +7,7 @@ BIN := .venv/bin
 # Small molecules are bound by calls, not by arithmetic: a second thread only waits, and on a busy machine for long.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: release setup demo test slow skipped scatter pages sets lint types check bench bench-setup clean
+.PHONY: release setup demo test slow skipped scatter pages sets lint types check bench bench-setup gpu gpu-wheels clean
 
 setup: .venv/installed
 
@@ -80,5 +80,13 @@ bench-setup: setup $(PACKAGES:%=.venv-bench/%/installed)
 		.venv-bench/$*/bin/python -m pip install --no-deps -r bench/$*-alone.txt >> .venv-bench/$*/install.log 2>&1; \
 	fi && touch $@
 
+# On a machine with a CUDA device, without a network: GPU tests and a bench of at most eight minutes, see .ci/gpu.
+gpu:
+	.ci/gpu $(GPU)
+
+# Here, with a network: what that machine lacks, as wheels of at most 60 MB that travel with the checkout.
+gpu-wheels: setup
+	.ci/gpu-wheels
+
 clean:
-	rm -rf .venv .venv-bench .venv-scatter runs
+	rm -rf .venv .venv-bench .venv-scatter .gpu wheels runs
