@@ -287,6 +287,7 @@ def _print_checks(wanted: bool) -> None:
     raise typer.Exit
 
 
+Attach = Annotated[bool, typer.Option("--attach", "--seal", help="Store the result in the model's file.")]
 ListChecks = Annotated[
     bool, typer.Option("--list", callback=_print_checks, is_eager=True, help="Print all checks and their bars.")
 ]
@@ -304,9 +305,7 @@ def verify(
         str | None, typer.Option(metavar="MODULE:NAME", help="Judge any ASE calculator instead; its code is run.")
     ] = None,
     elements: Annotated[str | None, typer.Option(help="Of the calculator, such as H,C,O.")] = None,
-    attach: Annotated[
-        bool, typer.Option("--attach", "--seal", help="Store the result in the model's file.")
-    ] = False,
+    attach: Attach = False,
     json: Annotated[Path | None, typer.Option(help="Write the certificate, such as verify.json.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page, such as verify.html.")] = None,
     device: Device = "cpu",
