@@ -16,6 +16,7 @@ from ase.data import atomic_masses, chemical_symbols
 PER_BAR = 1.6021765e6
 """LAMMPS' bar in an eV/Å³, in units metal: of seven digits."""
 START = "import sys; from mlpot.cli.main import main; sys.argv[0] = 'mlpot'; main()"
+WRITE = "write_dump all custom {} id type x y z fx fy fz modify format float %.17g"
 DIGITS = "thermo_modify norm no format float %.17g flush yes"
 
 
@@ -42,6 +43,21 @@ class Run:
             elif names:
                 names = []
         return {name: np.array(values) for name, values in columns.items()}
+
+    def frame(self, name: str, elements: list[str]) -> tuple[Atoms, np.ndarray]:
+        """The structure in a file of `WRITE`, and the forces (n_atoms, 3) eV/Å there; rows sorted by id."""
+        text = (self.folder / name).read_text()
+        box = text.split("ITEM: BOX BOUNDS ")[1].splitlines()
+        bounds = np.array([[float(word) for word in line.split()] for line in box[1:4]])
+        low, high = bounds[:, 0], bounds[:, 1]
+        xy, xz, yz = bounds[:, 2] if bounds.shape[1] == 3 else (0.0, 0.0, 0.0)
+        low = low - [min(0, xy, xz, xy + xz), min(0, yz), 0]
+        high = high - [max(0, xy, xz, xy + xz), max(0, yz), 0]
+        (x, y, z), periodic = high - low, [word == "pp" for word in box[0].split()[-3:]]
+        rows = self.dump(name)
+        symbols = [elements[int(kind) - 1] for kind in rows[:, 1]]
+        cell = [[x, 0, 0], [xy, y, 0], [xz, yz, z]]
+        return Atoms(symbols, rows[:, 2:5], cell=cell, pbc=periodic), rows[:, 5:8]
 
     def dump(self, name: str = "dump") -> np.ndarray:
         """The last frame of a dump, sorted by the first column, which is the id."""

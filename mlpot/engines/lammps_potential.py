@@ -25,6 +25,7 @@ VOIGT = (0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2)
 ATOMIC_ENERGY, ATOMIC_VIRIAL = 2, 4 | 8
 """Bits by which LAMMPS asks for energies and virials of atoms."""
 SKIN = 2.0  # Å, LAMMPS' own in units metal
+STRAIN = 0.1  # of a box, before LAMMPS looks anew which atoms are near
 NULL = "NULL"
 
 
@@ -42,13 +43,15 @@ class RankPotential(lammps_fix.Callbacks):
         self.lmp, self.comm, self.potential = lmp, lmp.get_mpi_comm(), potential
         self.guards = guards
         self.reach = potential.n_passes * potential.cutoff  # Å, of the energy of an atom
+        self._enough = (1 + STRAIN) * self.reach + SKIN
         self._elements = elements
         self._native = native_call_with_ghosts(potential)
         self._list = LocalList(potential.cutoff, potential.n_passes)
         self._fix: lammps_fix.Fix | None = None
         self._name = ""
         self._numbers = np.zeros(1, np.int64)  # by type, from 1; 0 for NULL
-        self._begun: Floats | None = None  # where atoms and ghosts were when LAMMPS found the ghosts
+        # Where atoms and ghosts were when LAMMPS found the ghosts, with the origin and the cell of the box.
+        self._begun: tuple[Floats, Floats, Floats] | None = None
         self._answer: tuple[Floats, Floats] | None = None  # energies and virials of own atoms, if asked for
         self.n_runs = 0
 
@@ -71,8 +74,8 @@ class RankPotential(lammps_fix.Callbacks):
         self._numbers = self._numbers_of_types(words)
         self._name, self._fix = name, lammps_fix.Fix(self.lmp, name)
         self._begun = None
-        enough = max(self.reach + SKIN, lammps_fix.ghost_cutoff(self.lmp))
-        self.lmp.command(f"comm_modify cutoff {enough:.12g}")
+        enough = max(self._enough, lammps_fix.ghost_cutoff(self.lmp))
+        self.lmp.command(f"comm_modify mode single cutoff {enough:.12g}")
 
     def is_there(self) -> bool:
         """Whether the line of the potential was read and its fix is there yet."""
@@ -101,15 +104,13 @@ class RankPotential(lammps_fix.Callbacks):
             raise ValueError("The units are not metal any more. Write `units metal`.")
         if self.lmp.extract_global("respa_levels") is not None:
             raise ValueError("run_style respa would never apply the potential. Write `run_style verlet`.")
-        if not (self.lmp.extract_setting("newton_pair") or self.lmp.extract_setting("newton_bond")):
-            raise ValueError("With `newton off` forces on ghosts are not sent to their atoms. Write `newton on`.")
         if self.lmp.extract_setting("ntypes") != len(self._numbers) - 1:
             raise ValueError("The number of atom types changed. Write the potential's line after it.")
         if (there := lammps_fix.ghost_cutoff(self.lmp)) < self.reach:
             raise ValueError(
                 f"LAMMPS keeps ghosts {there:.4g} Å out, and an atom's energy reaches {self.reach:.4g} Å "
                 f"({self.potential.n_passes} × {self.potential.cutoff:.4g} Å). Write "
-                f"`comm_modify mode single cutoff {self.reach + SKIN:.4g}`, after the potential's line."
+                f"`comm_modify mode single cutoff {self._enough:.4g}`, after the potential's line."
             )
 
     def atoms_changed(self) -> None:
@@ -131,10 +132,22 @@ class RankPotential(lammps_fix.Callbacks):
             self._stop(reason)
         assert self._fix is not None
         assert forces is not None
-        self.lmp.numpy.extract_atom("f", nelem=self._n_all, dim=3)[local.kept] += forces
+        self._add(local, forces)
         self._fix.tell(sums[0], -sums[1:7])
         if eflag & ATOMIC_ENERGY or vflag & ATOMIC_VIRIAL:
             self._answer = self._by_atom(local)
+
+    def _add(self, local: LocalGraph, forces: Floats) -> None:
+        """To LAMMPS' forces; with newton on, LAMMPS will send those on ghosts home."""
+        assert self._fix is not None
+        if not (self.lmp.extract_setting("newton_pair") or self.lmp.extract_setting("newton_bond")):
+            complete = np.zeros((self._n_all, 3))
+            complete[local.kept] = forces
+            self._fix.send_home(self.address, complete)
+            n_own = self.lmp.extract_setting("nlocal")
+            self.lmp.numpy.extract_atom("f", nelem=self._n_all, dim=3)[:n_own] += complete[:n_own]
+        elif len(forces):
+            self.lmp.numpy.extract_atom("f", nelem=self._n_all, dim=3)[local.kept] += forces
 
     def by_atom(self) -> None:
         """As `Callbacks`."""
@@ -170,16 +183,33 @@ class RankPotential(lammps_fix.Callbacks):
         return self._list.graph(positions, self._numbers[types], ids.astype(np.int64), n_own)
 
     def _check_ghosts(self, positions: Floats) -> None:
-        """No atom may have come near since LAMMPS looked which ghosts are near."""
-        if self._begun is None or len(self._begun) != len(positions):
-            self._begun = positions.copy()
+        """No atom may have come near since LAMMPS looked which ghosts are near.
+
+        Atoms that move by at most u beside a strain whose least singular value is s were d₀ ≤ (d + 2 u) / s apart.
+        """
+        if self._begun is None or len(self._begun[0]) != len(positions):
+            self._begun = positions.copy(), *self._box()
             return
-        moved = farthest(positions, self._begun)
-        if moved > SKIN / 2 and 2 * moved > lammps_fix.ghost_cutoff(self.lmp) - self.reach:
+        before, origin, cell = self._begun
+        moved = farthest(positions, before)
+        if 2 * moved <= SKIN or 2 * moved <= lammps_fix.ghost_cutoff(self.lmp) - self.reach:
+            return
+        new_origin, new_cell = self._box()
+        strain = np.linalg.solve(cell, new_cell)
+        beside = farthest(positions, (before - origin) @ strain + new_origin)
+        shrunk = min(1.0, float(np.linalg.svd(strain, compute_uv=False).min()))
+        if (self.reach + 2 * beside) / shrunk > lammps_fix.ghost_cutoff(self.lmp):
             raise ValueError(
                 f"Atoms moved {moved:.3g} Å since LAMMPS looked which are near, and ghosts may be missing. Write "
-                f"`neigh_modify every 1 delay 0 check yes` and `comm_modify cutoff {self.reach + 4 * SKIN:.4g}`."
+                "`neigh_modify every 1 delay 0 check yes`, and after the potential's line `comm_modify cutoff "
+                f"{self._enough + 2 * SKIN:.4g}`."
             )
+
+    def _box(self) -> tuple[Floats, Floats]:
+        """Origin (3,) and cell (3, 3) of now, Å."""
+        low, high, xy, yz, xz, *_ = self.lmp.extract_box()
+        x, y, z = np.subtract(high, low)
+        return np.array(low), np.array([[x, 0, 0], [xy, y, 0], [xz, yz, z]])
 
     def _predict(self, local: LocalGraph) -> tuple[float, Floats, Floats]:
         """Energy, forces on the atoms of the graph and virial; eV, eV/Å."""

@@ -83,4 +83,4 @@ def stop_all(comm: Any, reason: str, code: int, *, together: bool = False) -> No
     if together:
         comm.Barrier()
     MPI.COMM_WORLD.Abort(code)
-    raise SystemExit(code)  # Abort does not return
+    os._exit(code)  # where another rank's Abort came first, this one's may return
