@@ -88,19 +88,20 @@ class SkinList:
         return bool(np.einsum("ia,ia->i", moved, moved).max() < (self.skin / 2) ** 2)  # NaN does not hold
 
 
-def pairs_in_open_space(positions: Floats, cutoff: float) -> tuple[Ints, Ints]:
+def pairs_in_open_space(positions: Floats, cutoff: float, ids: Ints) -> tuple[Ints, Ints]:
     """Center and neighbor of all ordered pairs closer than `cutoff`, without periodic images, sorted by both.
 
     Args:
         positions: (n_atoms, 3) Å.
         cutoff: Å.
+        ids: (n_atoms,) by which an error names them.
 
     Raises:
         ValueError: two atoms are in one place.
     """
     if len(positions) == 0:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    center, neighbor, _ = _pairs(positions, np.zeros((3, 3)), np.zeros(3, bool), cutoff)
+    center, neighbor, _ = _pairs(positions, np.zeros((3, 3)), np.zeros(3, bool), cutoff, ids)
     return center, neighbor
 
 
@@ -146,7 +147,9 @@ def _check_periodic(cell: Floats, periodic: NDArray[np.bool_]) -> None:
         raise ValueError(f"The periodic cell vectors are linearly dependent:\n{cell}\nCorrect the cell.")
 
 
-def _pairs(r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float) -> tuple[Ints, Ints, Floats]:
+def _pairs(
+    r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float, ids: Ints | None = None
+) -> tuple[Ints, Ints, Floats]:
     """Center, neighbor and shift of all ordered pairs, sorted by (center, neighbor, shift)."""
     finder = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=False, n_threads=torch.get_num_threads())
     center, neighbor, shift, distance = finder.compute(
@@ -154,8 +157,9 @@ def _pairs(r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float) 
     )
     if len(distance) and distance.min() < COINCIDENT:
         e = int(distance.argmin())
+        i, j = (center[e], neighbor[e]) if ids is None else (ids[center[e]], ids[neighbor[e]])
         raise ValueError(
-            f"Atoms {center[e]} and {neighbor[e]} are {distance[e]:.2g} Å apart: the same atom twice, or a "
+            f"Atoms {i} and {j} are {distance[e]:.2g} Å apart: the same atom twice, or a "
             "periodic image of itself. Remove one of them or correct the cell."
         )
     center, neighbor = center.astype(np.int64), neighbor.astype(np.int64)

@@ -40,7 +40,7 @@ class Run:
             elif names and len(words) == len(names) and words[0].isdigit():
                 for name, word in zip(names, words, strict=True):
                     columns.setdefault(name, []).append(float(word))
-            elif names:
+            elif names and words[:1] != ["WARNING:"]:
                 names = []
         return {name: np.array(values) for name, values in columns.items()}
 

@@ -34,7 +34,8 @@ FLOOR = {
     "potential": 5,
     "forces": 6, "model_file": 6, "array_tangents": 6,
     "calculator": 7, "predictions": 7, "training": 7, "importers": 7,
-    "dynamics": 8, "evaluate": 8, "engines": 8,
+    "dynamics": 8, "evaluate": 8,
+    "engines": 8.5,  # they have the guards of molecular dynamics
     "certificate": 9,  # it judges the integrators too, as users meet them with a potential
     "html": 9,  # pages show what the rooms below left in files
     "cli": 10,

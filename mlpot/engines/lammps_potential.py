@@ -26,6 +26,10 @@ ATOMIC_ENERGY, ATOMIC_VIRIAL = 2, 4 | 8
 """Bits by which LAMMPS asks for energies and virials of atoms."""
 SKIN = 2.0  # Å, LAMMPS' own in units metal
 STRAIN = 0.1  # of a box, before LAMMPS looks anew which atoms are near
+PAIRS_ALONE = {
+    *("gcmc", "widom", "atom/swap", "mol/swap", "bond/swap", "neighbor/swap", "sgcmc", "hmc", "charge/regulation"),
+    *("numdiff", "numdiff/virial", "alchemy", "adapt/fep"),
+}
 NULL = "NULL"
 
 
@@ -106,11 +110,21 @@ class RankPotential(lammps_fix.Callbacks):
             raise ValueError("run_style respa would never apply the potential. Write `run_style verlet`.")
         if self.lmp.extract_setting("ntypes") != len(self._numbers) - 1:
             raise ValueError("The number of atom types changed. Write the potential's line after it.")
+        self._check_fixes()
         if (there := lammps_fix.ghost_cutoff(self.lmp)) < self.reach:
             raise ValueError(
                 f"LAMMPS keeps ghosts {there:.4g} Å out, and an atom's energy reaches {self.reach:.4g} Å "
                 f"({self.potential.n_passes} × {self.potential.cutoff:.4g} Å). Write "
                 f"`comm_modify mode single cutoff {self._enough:.4g}`, after the potential's line."
+            )
+
+    def _check_fixes(self) -> None:
+        """Fixes that compute energies by pair styles alone are refused."""
+        wrong = sorted(set(lammps_fix.fix_styles(self.lmp)) & PAIRS_ALONE)
+        if wrong:
+            raise ValueError(
+                f"fix {', '.join(wrong)} computes energies by itself, of pair styles and without the potential. "
+                "Remove it: nothing that it accepts would be right."
             )
 
     def atoms_changed(self) -> None:
@@ -151,6 +165,10 @@ class RankPotential(lammps_fix.Callbacks):
 
     def by_atom(self) -> None:
         """As `Callbacks`."""
+        n = self.lmp.extract_setting("nlocal")
+        take = self.lmp.numpy.extract_atom
+        if n and (reason := self.guards.strong_force(take("f", nelem=n, dim=3), take("id", nelem=n))):
+            self._tell_and_stop(reason)
         if self._answer is not None:
             assert self._fix is not None
             self._fix.tell_atoms(*self._answer)
@@ -165,11 +183,13 @@ class RankPotential(lammps_fix.Callbacks):
 
     def _stop(self, reason: str) -> None:
         """End all ranks, each of which may have a reason."""
-        step = self.lmp.extract_global("ntimestep")
         reasons = [text for text in self.comm.allgather(reason) if text]
+        self._tell_and_stop(" ".join(dict.fromkeys(reasons)), together=True)
+
+    def _tell_and_stop(self, reason: str, *, together: bool = False) -> None:
+        step = self.lmp.extract_global("ntimestep")
         lammps_fix.flush(self.lmp)
-        told = " ".join(dict.fromkeys(reasons))
-        stop_all(self.comm, f"Stopped in step {step}. {told}", BlowUpError.exit_code, together=True)
+        stop_all(self.comm, f"Stopped in step {step}. {reason}", BlowUpError.exit_code, together=together)
 
     def _local_graph(self) -> LocalGraph:
         n_own, n_ghosts = self.lmp.extract_setting("nlocal"), self.lmp.extract_setting("nghost")

@@ -28,6 +28,7 @@ class LocalGraph:
     graph: AtomGraph  # ghosts have `GHOST` added to their atomic numbers
     kept: Ints  # (n_kept,) places of its atoms among those given
     n_own: int
+    ids: Ints  # (n_kept,)
 
     def with_true_numbers(self) -> AtomGraph:
         """For whoever counts the own atoms by itself."""
@@ -66,7 +67,7 @@ class LocalList:
         """
         seen = np.where(numbers > 0, ids, -1)
         if not self._holds(positions, seen, n_own):
-            self._build(positions, numbers, n_own)
+            self._build(positions, numbers, ids, n_own)
             self._ids, self._n_own = seen, n_own
         assert self._edges is not None
         kept, n_seen = self._kept, self._n_seen
@@ -82,20 +83,20 @@ class LocalList:
             cell_shift=torch.zeros(1, 3, dtype=torch.float64).expand(len(self._edges), 3),
             batch=torch.zeros(n, dtype=torch.int64),
         )
-        return LocalGraph(graph, kept, n_seen)
+        return LocalGraph(graph, kept, n_seen, ids[kept])
 
     def _holds(self, positions: Floats, ids: Ints, n_own: int) -> bool:
         if self._ids is None or n_own != self._n_own or not np.array_equal(ids, self._ids):
             return False
         return farthest(positions, self._reference) < self.skin / 2  # NaN does not hold
 
-    def _build(self, positions: Floats, numbers: Ints, n_own: int) -> None:
+    def _build(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int) -> None:
         if not np.isfinite(positions).all():
             raise ValueError("A position is not finite: the run blew up. Take shorter steps, or relax the start.")
         self._reference = positions.copy()
         visible = np.flatnonzero(numbers > 0)
         n_seen = int(np.searchsorted(visible, n_own))
-        center, neighbor = pairs_in_open_space(positions[visible], self.cutoff + self.skin)
+        center, neighbor = pairs_in_open_space(positions[visible], self.cutoff + self.skin, ids[visible])
         hops = hops_from(n_seen, len(visible), center, neighbor, self.n_passes)
         near = np.flatnonzero(hops <= self.n_passes)
         inner = hops < self.n_passes

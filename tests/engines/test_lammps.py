@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
-from lammps_runs import DIGITS, PER_BAR, lammps_run, masses, needs_lammps, write_data
+from ase.build import bulk, molecule
+from lammps_runs import DIGITS, PER_BAR, WRITE, Run, lammps_run, masses, needs_lammps, write_data
 from potentials import new_potential
-from structures import quartz, shaken, worst
+from structures import copper_atom, quartz, shaken, worst
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.model_file import save_potential
 
-ELEMENTS = ["O", "Si"]
-PRESSURES = "pxx pyy pzz pxy pxz pyz"
+OXIDE, ORGANIC = ["O", "Si"], ["C", "H", "O"]
+PRESSURES = ("Pxx", "Pyy", "Pzz", "Pxy", "Pxz", "Pyz")
+ZERO = "pair_style zero 4.0\npair_coeff * *"
+MOVE = "velocity all create 900 8\nfix move all nve\nrun 30\n"
 
 
 @pytest.fixture(scope="module")
@@ -30,48 +32,233 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def silica() -> Atoms:
     """72 atoms in a cell with three tilts."""
+    return shaken(quartz() * (2, 2, 2), seed=5)
+
+
+def tilted() -> Atoms:
+    """Of silica's composition, with negative tilts that all differ."""
     atoms = quartz() * (2, 2, 2)
-    return shaken(atoms, seed=5)
+    atoms.set_cell([[10, 0, 0], [-2.5, 9, 0], [1.5, -2, 11]], scale_atoms=True)
+    return shaken(atoms, seed=3)
 
 
-def script(elements: list[str], run: str, boundary: str = "p p p") -> str:
+def far_away() -> Atoms:
+    """Silica with whole cells added to its atoms."""
+    atoms = silica()
+    atoms.positions += np.random.default_rng(0).integers(-2, 3, (len(atoms), 3)) @ atoms.cell.array
+    return atoms
+
+
+def ethanol() -> Atoms:
+    """At one end of a long box, so that ranks have no atoms."""
+    atoms = molecule("CH3CH2OH")
+    atoms.set_cell([40, 12, 12])
+    atoms.positions += [3, 5, 5]
+    return shaken(atoms)
+
+
+def start(data: str, elements: list[str], **given: str) -> str:
+    """A script up to the potential, which may be anywhere in it."""
+    before, line = given.get("before", ""), given.get("line") or f"fix potential all mlpot {' '.join(elements)}"
     return f"""
-units metal
+clear
+units {given.get("units", "metal")}
 atom_style atomic
 atom_modify map yes
-boundary {boundary}
-read_data data
+boundary {given.get("boundary", "p p p")}
+{before}
+read_data {data}
 {masses(elements)}
-pair_style zero 4.0
-pair_coeff * *
-fix potential all mlpot {" ".join(elements)}
-compute e all pe/atom
-compute s all stress/atom NULL
-compute sum all reduce sum c_e c_s[*]
-thermo_style custom step pe {PRESSURES} vol c_sum[*]
+{given.get("pair", ZERO)}
+{line}
+thermo_style custom step pe {" ".join(PRESSURES).lower()}
 {DIGITS}
-dump d all custom 1 dump id fx fy fz c_e
-dump_modify d format float %.17g
-{run}
 """
 
 
-@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+def oxide(data: str = "silica", **given: str) -> str:
+    return start(data, OXIDE, **given)
+
+
+AGAIN = f"""clear
+read_restart state
+{ZERO}
+fix potential all mlpot O Si
+thermo_style custom step pe {" ".join(PRESSURES).lower()}
+{DIGITS}
+run 0
+"""
+SECTIONS: dict[str, str] = {
+    "triclinic": oxide() + "run 0\n",
+    "L5_smaller_than_the_cutoff": oxide("small") + "run 0\n",
+    "L5_one_atom": start("copper", ["Cu"]) + "run 0\n",
+    "L9_negative_tilts": oxide("tilted") + "run 0\n",
+    "L22_open": start("ethanol", ORGANIC, boundary="f f f") + "run 0\n",
+    "L22_shrinking": start("ethanol", ORGANIC, boundary="s s s") + "run 0\n",
+    "L9_mixed": start("ethanol", ORGANIC, boundary="p f m") + "run 0\n",
+    "L21_lattice_vectors_added": oxide("far_away") + "run 0\n",
+    "L3_newton_off": oxide(before="newton off") + "run 0\n",
+    "L3_balanced": oxide() + "fix b all balance 10 1.0 shift xyz 5 1.1\n" + MOVE + "run 0\n",
+    "L3_tiled": oxide("large", before="comm_style tiled") + "balance 1.0 rcb\n" + MOVE + "run 0\n",
+    "L6_npt": oxide("tilted")
+    + "velocity all create 300 8\nfix n all npt temp 300 300 0.1 tri 0 0 1\nrun 30\nunfix n\nrun 0\n",
+    "L6_deformed": oxide() + "fix d all deform 1 x scale 0.95 xy delta 0.4\n" + MOVE + "unfix d\nrun 0\n",
+    "minimized": oxide() + "minimize 1e-10 1e-4 20 100\nrun 0\n",
+    "L6_box_relaxed": oxide() + "fix r all box/relax aniso 0\nminimize 1e-10 1e-4 10 50\nunfix r\nrun 0\n",
+    "L18_restarted": oxide() + MOVE + "write_restart state\n" + AGAIN,
+    "L14_atoms_gone_changed_and_new": oxide()
+    + "run 0\ngroup g id 3 10 40\ndelete_atoms group g compress no\nrun 0\nset atom 7 type 1\nrun 0\n"
+    "create_atoms 2 single 5.1 2.2 5.3\nrun 0\n",
+    "L11_loop": oxide()
+    + "variable k loop 3\nlabel again\nrun 1\nnext k\njump SELF again\nif '1 > 0' then 'run 0' else 'print no'\n",
+    "L11_clear_in_a_loop": "variable m index 1 2\nlabel more\n"
+    + oxide(line="fix p${m} all &\n  mlpot O Si")
+    + "run 0\nnext m\njump SELF more\n",
+    "L11_included": oxide(line="include line") + "run 0\n",
+    "L10_labels": oxide(line="labelmap atom 1 O 2 Si\nfix potential all mlpot") + "run 0\n",
+    "L10_masses_of_isotopes": oxide(line="mass 1 17.999\nfix potential all mlpot O Si") + "run 0\n",
+    "L13_no_pair_style": oxide(pair="") + "run 0\n",
+    "L13_excluded_pairs": oxide(line="neigh_modify exclude type 1 2\nfix potential all mlpot O Si") + "run 0\n",
+}
+"""Each ends with forces on the atoms where they are."""
+
+
+def write_structures(folder: Path) -> None:
+    write_data(folder, silica(), OXIDE, "silica")
+    write_data(folder, quartz(), OXIDE, "small")
+    write_data(folder, copper_atom(), ["Cu"], "copper")
+    write_data(folder, tilted(), OXIDE, "tilted", origin=-3.7)
+    write_data(folder, far_away(), OXIDE, "far_away")
+    write_data(folder, shaken(quartz() * (3, 3, 2), seed=5), OXIDE, "large")
+    write_data(folder, ethanol(), ORGANIC, "ethanol")
+    (folder / "line").write_text("fix potential all mlpot O Si\n")
+
+
+def elements_of(section: str) -> list[str]:
+    text = SECTIONS[section]
+    return next(e for data, e in (("ethanol", ORGANIC), ("copper", ["Cu"]), ("", OXIDE)) if data in text)
+
+
+@pytest.mark.parametrize(
+    "n_ranks", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_energy_forces_and_virial_are_those_of_the_calculator(tmp_path: Path, model: Path, n_ranks: int) -> None:
-    """L3, L7, L8: triclinic, also by atom."""
-    atoms = write_data(tmp_path, silica(), ELEMENTS)
-    run = lammps_run(tmp_path, script(ELEMENTS, "run 0"), model, n_ranks)
+    """L2, L3, L5, L6, L8 to L11, L13, L14, L18, L21, L22: by section."""
+    write_structures(tmp_path)
+    parts = [f'print "SECTION {name}"\n{text}{WRITE.format(name)}\n' for name, text in SECTIONS.items()]
+    run = lammps_run(tmp_path, "".join(parts), model, n_ranks, "--min-distance", "0.3")
+    told = {text.split()[0]: text for text in run.output.split("SECTION ")[1:]}
+    calculator, wrong = MLPotCalculator(model), {}
+    for name in SECTIONS:
+        atoms, forces = run.frame(name, elements_of(name))
+        atoms.calc = calculator
+        thermo = Run(0, told[name], "", tmp_path).thermo()
+        found = [worst(forces, atoms.get_forces()), worst(thermo["PotEng"][-1], atoms.get_potential_energy())]
+        if atoms.pbc.all() and "velocity" not in SECTIONS[name]:
+            stress = atoms.get_stress(voigt=True)[[0, 1, 2, 5, 4, 3]]
+            found.append(worst([thermo[p][-1] / PER_BAR for p in PRESSURES], -stress))
+        if not all(f < bar for f, bar in zip(found, (1e-10, 1e-9, 1e-9), strict=False)):
+            wrong[name] = found
+    assert not wrong
+
+
+ATOMIC = """
+compute e all pe/atom
+compute s all stress/atom NULL
+compute sum all reduce sum c_e c_s[*]
+thermo_style custom step pe pxx pyy pzz pxy pxz pyz vol c_sum[*]
+thermo_modify norm no format float %.17g
+dump d all custom 1 dump id c_e c_s[*]
+dump_modify d format float %.17g
+run 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+def test_sums_over_atoms_are_the_whole(tmp_path: Path, model: Path, n_ranks: int) -> None:
+    """L7: energies and stresses of atoms are the calculator's."""
+    atoms = write_data(tmp_path, silica(), OXIDE, "silica")
+    run = lammps_run(tmp_path, oxide() + ATOMIC, model, n_ranks)
     atoms.calc = MLPotCalculator(model)
     dump, thermo = run.dump(), run.thermo()
-    assert worst(dump[:, 1:4], atoms.get_forces()) < 1e-10
-    assert worst(dump[:, 4], atoms.get_potential_energies()) < 1e-9
-    assert worst(thermo["PotEng"], atoms.get_potential_energy()) < 1e-9
-    stress = atoms.get_stress(voigt=True)[[0, 1, 2, 5, 4, 3]]
-    pressures = np.array([thermo[name][0] for name in ("Pxx", "Pyy", "Pzz", "Pxy", "Pxz", "Pyz")])
-    assert worst(pressures / PER_BAR, -stress) < 1e-9
-    by_atom = np.array([thermo[f"c_sum[{k}]"][0] for k in range(1, 8)])
-    assert by_atom[0] == pytest.approx(thermo["PotEng"][0], abs=1e-9)
-    assert worst(-by_atom[1:] / thermo["Volume"][0], pressures) < 1e-9 * PER_BAR
+    assert worst(dump[:, 1], atoms.get_potential_energies()) < 1e-9
+    stresses = atoms.get_stresses(voigt=True)[:, [0, 1, 2, 5, 4, 3]] * atoms.get_volume()
+    assert worst(dump[:, 2:8] / PER_BAR, stresses) < 1e-9
+    total = np.array([thermo[f"c_sum[{k}]"][0] for k in range(1, 8)])
+    assert total[0] == pytest.approx(thermo["PotEng"][0], abs=1e-9)
+    pressures = np.array([thermo[name][0] for name in PRESSURES])
+    assert worst(-total[1:] / thermo["Volume"][0], pressures) < 1e-9 * PER_BAR
+
+
+def test_a_classical_term_is_added_and_fixes_find_all_forces(tmp_path: Path, model: Path) -> None:
+    """L12, L13: hybrid/overlay; setforce before and after the potential's line; a type that is not seen."""
+    atoms = write_data(tmp_path, silica(), OXIDE, "silica")
+    both = "pair_style hybrid/overlay zero 4.0 lj/cut 3.5\npair_coeff * * zero\npair_coeff * * lj/cut 0.001 1.6"
+    classical = "pair_style lj/cut 3.5\npair_coeff * * 0.001 1.6"
+    hold, line = "group g id 1:10\nfix hold g setforce 0 NULL 0\n", "fix potential all mlpot O Si\n"
+    sections = {
+        "both": oxide(pair=both),
+        "classical": oxide(pair=classical, line="fix potential all mlpot NULL NULL"),
+        "after": oxide(line=line + hold),
+        "before": oxide(line=hold + line),
+        "silicon": oxide(line="fix potential all mlpot NULL Si"),
+    }
+    parts = [f"{text}run 0\n{WRITE.format(name)}\n" for name, text in sections.items()]
+    run = lammps_run(tmp_path, "".join(parts), model, 2)
+    forces = {name: run.dump(name)[:, 5:8] for name in sections}
+    atoms.calc = MLPotCalculator(model)
+    assert worst(forces["both"] - forces["classical"], atoms.get_forces()) < 1e-10
+    assert worst(forces["classical"], 0) > 1e-3
+    held = atoms.get_forces().copy()
+    held[:10, [0, 2]] = 0
+    assert worst(forces["after"], held) < 1e-10
+    assert worst(forces["before"], held) < 1e-10
+    silicon = atoms[[atom.symbol == "Si" for atom in atoms]]
+    silicon.calc = atoms.calc
+    assert worst(forces["silicon"][atoms.numbers == 14], silicon.get_forces()) < 1e-10
+
+
+WRONG: dict[str, tuple[str, str]] = {
+    "L11_no_line": (oxide(line="print none") + "run 0\n", "comes to `run` without a potential"),
+    "L11_run_before_the_line": (
+        oxide(line="run 0\nfix potential all mlpot O Si"),
+        "comes to `run` without a potential",
+    ),
+    "L18_restart_without_the_line": (
+        oxide() + "run 0\nwrite_restart state\nclear\nread_restart state\n" + ZERO + "\nminimize 0 0 5 5\n",
+        "comes to `minimize` without a potential",
+    ),
+    "L12_respa": (oxide() + "run_style respa 2 2\nrun 1\n", "respa would never apply"),
+    "L12_group": (oxide(line="group g id 1:4\nfix potential g mlpot O Si"), "a potential is of all atoms"),
+    "L12_every": (oxide(line="fix potential all mlpot O Si every 2"), "names 4 elements"),
+    "units": (oxide(units="real"), "`units metal`"),
+    "L10_unknown": (oxide(line="fix potential all mlpot O Xe"), "does not know Xe"),
+    "L10_none": (oxide(line="fix potential all mlpot"), "names no elements"),
+    "L6_smaller_cutoff": (oxide() + "comm_modify cutoff 6\nrun 0\n", "comm_modify mode single cutoff"),
+    "L14_monte_carlo": (oxide() + "fix s all atom/swap 1 1 7 300 types 1 2\nrun 0\n", "fix atom/swap"),
+    "two_potentials": (oxide() + "fix other all mlpot O Si\n", "has a fix mlpot already"),
+    "L1_same_place": (
+        oxide() + "create_atoms 2 single 5.1 2.2 5.3\ncreate_atoms 2 single 5.1 2.2 5.3\nrun 0\n",
+        "the same atom twice",
+    ),
+    "guard_distance": (oxide() + "run 0\ndisplace_atoms all random 1 1 1 5\nrun 0\n", "--min-distance"),
+    "guard_force": (oxide() + "fix n all nve\nrun 5\n", "--max-force"),
+    "LAMMPS_itself": (oxide() + "nonsense\n", "Unknown command"),
+}
+QUICK = ("L11_no_line", "L1_same_place")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in WRONG]
+)
+def test_what_is_wrong_stops_all_ranks_with_its_reason(tmp_path: Path, model: Path, name: str) -> None:
+    write_data(tmp_path, silica(), OXIDE, "silica")
+    text, reason = WRONG[name]
+    options = ("--max-force", "1") if name == "guard_force" else ()
+    run = lammps_run(tmp_path, text, model, 3, *options, code=None)
+    assert run.code != 0
+    assert reason in run.error + run.output
 
 
 @pytest.mark.slow
@@ -83,9 +270,20 @@ def test_two_ranks_move_as_one(tmp_path: Path, model: Path) -> None:
         folder = tmp_path / str(n_ranks)
         folder.mkdir()
         write_data(folder, silicon, ["Si"])
-        steps = "velocity all create 300 4711 loop all\nfix nve all nve\nthermo 100\nrun 1000"
-        text = script(["Si"], steps).replace("dump d all custom 1 ", "dump d all custom 1000 ")
-        runs.append(lammps_run(folder, text, model, n_ranks))
+        steps = "velocity all create 300 4711 loop all\nfix nve all nve\nthermo 100\nrun 1000\n"
+        runs.append(lammps_run(folder, start("data", ["Si"]) + steps + WRITE.format("dump"), model, n_ranks))
     energies = [run.thermo()["PotEng"] for run in runs]
     assert worst(energies[0][:3], energies[1][:3]) < 1e-8
-    assert worst(runs[0].dump()[:, 1:4], runs[1].dump()[:, 1:4]) < 1e-5
+    assert worst(runs[0].dump()[:, 2:], runs[1].dump()[:, 2:]) < 1e-5
+
+
+@pytest.mark.slow
+def test_partitions_compute_apart(tmp_path: Path, model: Path) -> None:
+    """L16: two instances side by side, each on its own communicator, of 1 and 2 ranks."""
+    write_structures(tmp_path)
+    text = "variable d world silica large\n" + oxide("${d}") + f"run 0\n{WRITE.format('${d}.dump')}\n"
+    lammps_run(tmp_path, text, model, 3, "--", "-partition", "1", "2")
+    for name in ("silica", "large"):
+        atoms, forces = Run(0, "", "", tmp_path).frame(f"{name}.dump", OXIDE)
+        atoms.calc = MLPotCalculator(model)
+        assert worst(forces, atoms.get_forces()) < 1e-10
