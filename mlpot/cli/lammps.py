@@ -38,14 +38,6 @@ def lammps(
     from mlpot.dynamics.recipe import Guards
     from mlpot.engines.lammps import run_lammps
 
-    bounds: dict[str, Any] = {
-        "min_distance": min_distance or None,
-        "extrapolation_grade": extrapolation_grade or None,
-    }
-    if min_distance == 0:
-        bounds["min_trained_distance"] = None
-    if max_force is not None:
-        bounds |= {"max_trained_force": None, "max_force": max_force or None}
     if comm.Get_rank() == 0:
         print(f"mlpot: {comm.Get_size()} ranks of {n_threads} threads", flush=True)
     try:
@@ -55,8 +47,18 @@ def lammps(
             comm=comm,
             elements=None if elements is None else elements.split(","),
             dtype=dtype,
-            guards=Guards(**bounds),
+            guards=Guards(**_bounds(min_distance, max_force, extrapolation_grade)),
             arguments=arguments or (),
         )
     except (ValueError, OSError) as error:  # every rank finds it
         stop_all(comm, str(error), 1, together=True)
+
+
+def _bounds(min_distance: float, max_force: float | None, extrapolation_grade: float) -> dict[str, Any]:
+    """Of `Guards`, in which None and not 0 turns a guard off."""
+    bounds = {"min_distance": min_distance or None, "extrapolation_grade": extrapolation_grade or None}
+    if min_distance == 0:
+        bounds["min_trained_distance"] = None
+    if max_force is not None:
+        bounds |= {"max_trained_force": None, "max_force": max_force or None}
+    return bounds
