@@ -10,11 +10,11 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
+from mlpot.cli.check import check, data_info
 from mlpot.cli.data import (
     ElementNames,
     ElementsFrom,
@@ -27,13 +27,14 @@ from mlpot.cli.data import (
 )
 from mlpot.cli.export import export
 from mlpot.cli.lammps import lammps
-from mlpot.cli.options import check_quotes
+from mlpot.cli.md import md_app
+from mlpot.cli.options import Device, Dtype, Overrides, check_quotes
 from mlpot.cli.progress import progress, working
-from mlpot.cli.tables import print_certificate, print_evaluation
+from mlpot.cli.tables import print_evaluation
+from mlpot.cli.verify import verify
 from mlpot.signals import StoppedError
 
 if TYPE_CHECKING:
-    from mlpot.dynamics.run import MDSummary
     from mlpot.training.rate_range import RateRange
 
 app = typer.Typer(
@@ -43,31 +44,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app.command()(export)
+data_app.command("info")(data_info)
+data_app.command()(check)
 app.command()(lammps)
+app.command()(verify)
 app.add_typer(data_app, name="data")
-
-
-class RunOrElse(TyperGroup):
-    """A group in which what is not the name of a command is a recipe to run."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As of a group, `run` being what is left out."""
-        if args and args[0] not in (*self.commands, "--help"):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-
-md_app = typer.Typer(
-    help="Run molecular dynamics by a recipe; look at a run.", no_args_is_help=True, cls=RunOrElse
-)
 app.add_typer(md_app, name="md")
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Put over the recipe's.")]
+
 Model = Annotated[Path, typer.Argument(help="Trained potential (*.safetensors).")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
-Dtype = Annotated[
-    Literal["float32", "float64"] | None, typer.Option(help="In which it computes; as trained by default.")
-]
 BatchAtoms = Annotated[int, typer.Option(min=1, help="Atoms computed at once.")]
 
 
@@ -211,141 +196,6 @@ def predict(
     console.print(f"{n} structures written to {output}{lost}", soft_wrap=True)
 
 
-@md_app.command("run")
-def md_run(
-    recipe: Annotated[Path, typer.Argument(help="YAML file; `mlpot recipe --md` prints one.")],
-    overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--continue", help="Go on from the last checkpoint, if any.")] = False,
-    steps: Annotated[int | None, typer.Option(min=1, help="Length of the run, whatever the recipe says.")] = None,
-) -> None:
-    """Run molecular dynamics by a recipe; `mlpot md RECIPE` is the same."""
-    from mlpot.dynamics.recipe import MDRecipe
-    from mlpot.dynamics.run import run_md
-    from mlpot.recipes import load_recipe
-
-    length = [] if steps is None else [f"steps={steps}"]
-    checked = load_recipe(MDRecipe, recipe, [*(overrides or ()), *length])
-    with progress("molecular dynamics") as tell:
-        summary = run_md(checked, resume=resume, progress=tell)
-    _print_md(checked.output, summary)
-
-
-@md_app.command("analyze")
-def md_analyze(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, which may still go on.")],
-    skip_ps: Annotated[float, typer.Option(min=0, help="Left out at the beginning of the last stage.")] = 0.0,
-    r_max: Annotated[float, typer.Option(min=0.5, max=100.0, help="Å, of the radial distribution.")] = 8.0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder, the run's by default.")] = None,
-) -> None:
-    """Tell what a run shows: structure, diffusion, vibrations, temperature, drift."""
-    from mlpot.dynamics.analyze import PICTURES, analyze_md
-
-    with working("reading the trajectory"):
-        found = analyze_md(run, skip_ps=skip_ps, r_max=r_max, output=output)
-    expected = "" if found.expected_std_K is None else f", canonical {found.expected_std_K:.1f}"
-    lines = [
-        f"{found.n_frames} frames, {found.frame_ps:g} ps apart, from {found.from_ps:g} ps on",
-        f"Temperature: {_with_error(found.temperature_K, found.temperature_error)} K, standard deviation "
-        f"{found.temperature_std_K:.1f}{expected}",
-    ]
-    if found.drift is not None:
-        lines.append(_drift(found.drift.slope, found.drift.slope_error))
-    for element, d in found.diffusion.items():
-        lines.append(f"Diffusion of {element}: {d.told}")
-    lines += [f"{PICTURES[panel]}: {note}" for panel, note in found.notes.items()]
-    console.print("\n".join([*lines, f"Curves and picture: {output or run}"]), markup=False, soft_wrap=True)
-
-
-def _drift(slope: float, error: float) -> str:
-    told = "" if abs(slope) > 2 * error else ", not told from none by a run of this length"
-    return f"Drift of the conserved quantity: {_with_error(slope, error)} meV/atom/ns{told}"
-
-
-def _print_md(output: Path, summary: MDSummary) -> None:
-    fixed = f", {summary.n_fixed} atoms fixed" if summary.n_fixed else ""
-    lines = [
-        f"{summary.formula}, {summary.ensemble}: {summary.steps} steps, {summary.time_ps:g} ps in "
-        f"{summary.wall_s:.1f} s ({summary.steps_per_s:.0f} steps/s, {summary.ns_per_day:.3g} ns/day)",
-        f"Temperature: {_with_error(summary.temperature_K, summary.temperature_error)} K, of "
-        f"{summary.n_degrees} degrees of freedom{fixed}",
-    ]
-    if summary.pressure_GPa is not None:
-        lines.append(f"Pressure: {_with_error(summary.pressure_GPa, summary.pressure_error)} GPa")
-    if summary.drift is not None:
-        lines.append(_drift(summary.drift.slope, summary.drift.slope_error))
-    lines += [f"Warning: {warning}" for warning in summary.warnings]
-    console.print("\n".join([*lines, f"Trajectory, log and picture: {output}"]), markup=False, soft_wrap=True)
-
-
-def _print_checks(wanted: bool) -> None:
-    if not wanted:
-        return
-    from mlpot.certificate.table import rows
-
-    for row in rows():
-        print(f"{row.id:3}  {row.level:5}  {row.sentence}  Bar: {row.bar}.")
-    raise typer.Exit
-
-
-Attach = Annotated[bool, typer.Option("--attach", "--seal", help="Store the result in the model's file.")]
-ListChecks = Annotated[
-    bool, typer.Option("--list", callback=_print_checks, is_eager=True, help="Print all checks and their bars.")
-]
-
-
-@app.command()
-def verify(
-    model: Annotated[Path | None, typer.Argument(help="Trained potential (*.safetensors).")] = None,
-    structures: Annotated[
-        Path | None, typer.Option(help="Yours, in any file that ASE reads; otherwise some of the training.")
-    ] = None,
-    level: Annotated[Literal["quick", "full"], typer.Option(help="A minute, or all there is.")] = "quick",
-    long_ps: Annotated[float, typer.Option(min=1.0, help="Length of the long runs of level full, ps.")] = 100.0,
-    calculator: Annotated[
-        str | None, typer.Option(metavar="MODULE:NAME", help="Judge any ASE calculator instead; its code is run.")
-    ] = None,
-    elements: Annotated[str | None, typer.Option(help="Of the calculator, such as H,C,O.")] = None,
-    attach: Attach = False,
-    json: Annotated[Path | None, typer.Option(help="Write the certificate, such as verify.json.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page, such as verify.html.")] = None,
-    device: Device = "cpu",
-    dtype: Dtype = None,
-    _list: ListChecks = False,
-) -> None:
-    """Check that a potential obeys physics; exit status 1 if a check fails."""
-    from mlpot.atomic_files import check_places
-    from mlpot.certificate.run import certify
-    from mlpot.html.certificate import write_page
-    from mlpot.model_file import attach_certificate
-
-    if (model is None) == (calculator is None) or (attach and model is None):
-        raise ValueError("Give either the file of a model or --calculator; --attach needs the file.")
-    check_places(json, html)
-    if calculator is not None:
-        sys.path.insert(0, "")  # modules of the folder where the user stands
-    certificate = certify(
-        model,
-        structures,
-        level=level,
-        calculator=calculator,
-        elements=elements,
-        device=device,
-        dtype=dtype,
-        long_ps=long_ps,
-        tell=(lambda line: print(line, file=sys.stderr)) if level == "full" else (lambda line: None),
-    )
-    print_certificate(certificate)
-    if json is not None:
-        certificate.write(json)
-    if html is not None:
-        write_page(certificate.as_dict(), html)
-    if attach and model is not None:
-        attach_certificate(model, certificate.as_dict())
-        console.print(f"Attached to {model}", soft_wrap=True)
-    if not certificate.passed:
-        raise typer.Exit(1)
-
-
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a training, an evaluation or an MD run.")],
@@ -359,10 +209,6 @@ def report(
     with working("drawing the page"):
         written = write_report(run, output)
     console.print(f"Written to {written}", soft_wrap=True)
-
-
-def _with_error(value: float, error: float | None) -> str:
-    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: object, **_: object) -> None:

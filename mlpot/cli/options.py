@@ -1,9 +1,18 @@
-"""What options of the command line say, or an error that names the option."""
+"""Options that several commands have, and the values of options, or an error that names the option."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import typer
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Put over the recipe's.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[
+    Literal["float32", "float64"] | None, typer.Option(help="In which it computes; as trained by default.")
+]
 
 
 def numbers_in(option: str, text: str | None, example: str, *, whole: bool = False) -> list[float]:

@@ -1,0 +1,101 @@
+"""`mlpot md`; as in `cli`, imports stand inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from mlpot.cli.data import console
+from mlpot.cli.options import Overrides
+from mlpot.cli.progress import progress, working
+
+if TYPE_CHECKING:
+    from mlpot.dynamics.run import MDSummary
+
+
+class RunOrElse(TyperGroup):
+    """A group in which what is not the name of a command is a recipe to run."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As of a group, `run` being what is left out."""
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+md_app = typer.Typer(
+    help="Run molecular dynamics by a recipe; look at a run.", no_args_is_help=True, cls=RunOrElse
+)
+
+
+@md_app.command("run")
+def md_run(
+    recipe: Annotated[Path, typer.Argument(help="YAML file; `mlpot recipe --md` prints one.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--continue", help="Go on from the last checkpoint, if any.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Length of the run, whatever the recipe says.")] = None,
+) -> None:
+    """Run molecular dynamics by a recipe; `mlpot md RECIPE` is the same."""
+    from mlpot.dynamics.recipe import MDRecipe
+    from mlpot.dynamics.run import run_md
+    from mlpot.recipes import load_recipe
+
+    length = [] if steps is None else [f"steps={steps}"]
+    checked = load_recipe(MDRecipe, recipe, [*(overrides or ()), *length])
+    with progress("molecular dynamics") as tell:
+        summary = run_md(checked, resume=resume, progress=tell)
+    _print_md(checked.output, summary)
+
+
+@md_app.command("analyze")
+def md_analyze(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, which may still go on.")],
+    skip_ps: Annotated[float, typer.Option(min=0, help="Left out at the beginning of the last stage.")] = 0.0,
+    r_max: Annotated[float, typer.Option(min=0.5, max=100.0, help="Å, of the radial distribution.")] = 8.0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder, the run's by default.")] = None,
+) -> None:
+    """Tell what a run shows: structure, diffusion, vibrations, temperature, drift."""
+    from mlpot.dynamics.analyze import PICTURES, analyze_md
+
+    with working("reading the trajectory"):
+        found = analyze_md(run, skip_ps=skip_ps, r_max=r_max, output=output)
+    expected = "" if found.expected_std_K is None else f", canonical {found.expected_std_K:.1f}"
+    lines = [
+        f"{found.n_frames} frames, {found.frame_ps:g} ps apart, from {found.from_ps:g} ps on",
+        f"Temperature: {_with_error(found.temperature_K, found.temperature_error)} K, standard deviation "
+        f"{found.temperature_std_K:.1f}{expected}",
+    ]
+    if found.drift is not None:
+        lines.append(_drift(found.drift.slope, found.drift.slope_error))
+    for element, d in found.diffusion.items():
+        lines.append(f"Diffusion of {element}: {d.told}")
+    lines += [f"{PICTURES[panel]}: {note}" for panel, note in found.notes.items()]
+    console.print("\n".join([*lines, f"Curves and picture: {output or run}"]), markup=False, soft_wrap=True)
+
+
+def _drift(slope: float, error: float) -> str:
+    told = "" if abs(slope) > 2 * error else ", not told from none by a run of this length"
+    return f"Drift of the conserved quantity: {_with_error(slope, error)} meV/atom/ns{told}"
+
+
+def _print_md(output: Path, summary: MDSummary) -> None:
+    fixed = f", {summary.n_fixed} atoms fixed" if summary.n_fixed else ""
+    lines = [
+        f"{summary.formula}, {summary.ensemble}: {summary.steps} steps, {summary.time_ps:g} ps in "
+        f"{summary.wall_s:.1f} s ({summary.steps_per_s:.0f} steps/s, {summary.ns_per_day:.3g} ns/day)",
+        f"Temperature: {_with_error(summary.temperature_K, summary.temperature_error)} K, of "
+        f"{summary.n_degrees} degrees of freedom{fixed}",
+    ]
+    if summary.pressure_GPa is not None:
+        lines.append(f"Pressure: {_with_error(summary.pressure_GPa, summary.pressure_error)} GPa")
+    if summary.drift is not None:
+        lines.append(_drift(summary.drift.slope, summary.drift.slope_error))
+    lines += [f"Warning: {warning}" for warning in summary.warnings]
+    console.print("\n".join([*lines, f"Trajectory, log and picture: {output}"]), markup=False, soft_wrap=True)
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
