@@ -2,8 +2,8 @@
 
     B_i,nk,lm = M^−½ Σ_j e_k(z_j) R_n(d_ij) Y_lm(u_ij)              n radial functions, k of the neighbor's element
     A_i,c,lm  = Σ_nk W_nk,c,l B_i,nk,lm
-    h_i,c     = U Σ_η w_z,η,c (A ⊗ … ⊗ A)_η,00,   v_i,c = the same to vectors     one to three factors
-    A'_i,c,lm = W' M^−½ Σ_j [ R'_c,l Y_lm (D h_j)_c  and  R'_c (Y_l ⊗ (D v_j)_c)_lm ]
+    h_i,c     = U Σ_η w_z,η,c (A ⊗ … ⊗ A)_η,00,   v_i,c,L = the same to degree L   one to three factors
+    A'_i,c,lm = W' M^−½ Σ_j [ R'_c,l Y_lm (D h_j)_c  and  R'_c (Y_l ⊗ (D v_j,L)_c)_lm ]
     h'_i,c    = U' Σ_η w'_z,η,c (A' ⊗ … ⊗ A')_η,00 + K_z h_i
     b_i       = a · h_i + a' · silu(V h'_i)
 
@@ -15,6 +15,7 @@ The first layer mixes channels after its sums: these are few.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -45,6 +46,7 @@ class ACE(StagedNetwork):
         n_features: channels of an atom, c.
         n_message: channels of the messages; half of n_features if none is given.
         max_degree: highest degree l of the harmonics, 1 to 3.
+        message_degree: highest degree L of the messages: 1, scalars and vectors, or 2.
         radial: basis of distances, a name in `radial.BASES`.
         n_radial: size of the basis.
         n_neighbors: M, about the number of neighbors within the cutoff.
@@ -60,15 +62,14 @@ class ACE(StagedNetwork):
         n_features: int = 64,
         n_message: int | None = None,
         max_degree: int = 3,
+        message_degree: int = 1,
         radial: str = "bessel",
         n_radial: int = 8,
         n_neighbors: float = 20.0,
         n_knots: int = 128,
         degree: int = 5,
     ):
-        if max_degree not in (1, 2, 3):
-            raise ValueError(f"max_degree is {max_degree}: harmonics of degree 1, 2 or 3 are known.")
-        degrees = tuple(range(max_degree + 1))
+        degrees = _degrees(max_degree, message_degree)
         linear = (coupled_products(degrees, 0), n_features)
         super().__init__(elements=elements, cutoff=cutoff, features="h2", linear={"A1": linear, "A2": linear})
         n, n_message, n_elements = n_features, n_message or max(n_features // 2, 1), len(self.elements)
@@ -78,9 +79,10 @@ class ACE(StagedNetwork):
             RadialTable(self.basis, PolynomialEnvelope(cutoff), cutoff=cutoff, n_knots=n_knots, degree=degree)
             for _ in range(2)
         )
-        self.messages, self.slots = _messages(max_degree)
+        self.message_degree = message_degree
+        self.messages, self.slots = _messages(max_degree, message_degree)
         n_paths = 1 + max(t.path for t in self.messages)
-        self.first_products = _products(self.degrees)
+        self.first_products = _products(self.degrees, message_degree)
         self.last_products = coupled_products(self.degrees, 0)
         kinds = min(n_elements, MAX_PRODUCTS_OF_ELEMENTS)
         self.neighbor_element = nn.Parameter(_directions(n_elements, kinds))
@@ -90,7 +92,7 @@ class ACE(StagedNetwork):
         nn.init.normal_(self.radial_message[0].weight, std=1 / math.sqrt(n_radial))  # type: ignore[arg-type]
         self.mix = _normal(len(self.degrees), n_radial * kinds, n)
         self.first_weight = _couplings(n_elements, self.first_products, n)
-        self.scalars, self.vectors = _normal(1, n, n), _normal(1, n, n_message)
+        self.scalars, self.vectors = _normal(1, n, n), _normal(message_degree, n, n_message)
         self.to_message = _normal(1, n, n_message)
         self.first_readout = nn.Parameter(torch.randn(n, dtype=torch.float32) / math.sqrt(n))
         self.mix_messages = _normal(len(self.slots), n_message, n)
@@ -119,7 +121,11 @@ class ACE(StagedNetwork):
         ]
 
     def _second_layer(self) -> list[Step]:
-        vectors = tuple(Block(m, m, 0) for m in range(3))
+        tensors = tuple(
+            Block(m, m, degree - 1)
+            for degree in range(1, self.message_degree + 1)
+            for m in range(degree**2 - 1, (degree + 1) ** 2 - 1)
+        )
         (radial,) = self.table([self.radial_message])
         table = self._scaled(radial).view(len(radial), -1, self.to_message.shape[-1])
         blocks, first = [], 0
@@ -128,7 +134,7 @@ class ACE(StagedNetwork):
             first += 2 * degree + 1
         return [
             Step(Linear(self.to_message), "h1", "m"),
-            Step(Linear(self.vectors, vectors), "P1", "m", read=1, write=1),
+            Step(Linear(self.vectors, tensors), "P1", "m", read=1, write=1),
             Step(NeighborSum(table, self.table.grid, self.messages), "m", "B2"),
             Step(Linear(self.mix_messages / math.sqrt(2), tuple(blocks)), "B2", "A2"),
             Step(Products(self.last_products, self.last_weight), "A2", "P2"),
@@ -144,33 +150,46 @@ class ACE(StagedNetwork):
         return table / math.sqrt(self.n_neighbors)
 
 
-def _messages(max_degree: int) -> tuple[tuple[Term, ...], tuple[int, ...]]:
-    """Terms of scalars and vectors with harmonics, and the degree of each tensor that they give."""
+def _degrees(max_degree: int, message_degree: int) -> tuple[int, ...]:
+    """Those of the harmonics, 0 to the highest."""
+    if max_degree not in (1, 2, 3):
+        raise ValueError(f"max_degree is {max_degree}: harmonics of degree 1, 2 or 3 are known.")
+    if message_degree not in (1, 2) or message_degree > max_degree:
+        raise ValueError(
+            f"message_degree is {message_degree}: degree 1 or 2, and at most max_degree, {max_degree}, is known."
+        )
+    return tuple(range(max_degree + 1))
+
+
+def _messages(max_degree: int, message_degree: int) -> tuple[tuple[Term, ...], tuple[int, ...]]:
+    """Terms of messages with harmonics, and the degree of each tensor that they give."""
     terms = [
         Term(degree, degree**2 + m, 0, degree**2 + m)
         for degree in range(max_degree + 1)
         for m in range(2 * degree + 1)
     ]
     slots, first = list(range(max_degree + 1)), (max_degree + 1) ** 2
-    for of_harmonic in range(min(max_degree, 2) + 1):
-        for degree in range(max_degree + 1):
-            if abs(of_harmonic - 1) <= degree <= of_harmonic + 1 and (of_harmonic + 1 + degree) % 2 == 0:
+    for of_message, of_harmonic in itertools.product(range(1, message_degree + 1), range(min(max_degree, 2) + 1)):
+        for degree in range(abs(of_harmonic - of_message), min(of_harmonic + of_message, max_degree) + 1):
+            if (of_harmonic + of_message + degree) % 2 == 0:
                 path = len(slots)
                 terms += [
-                    Term(path, of_harmonic**2 + c.m1, 1 + c.m2, first + c.m, c.value)
-                    for c in couplings(of_harmonic, 1, degree)
+                    Term(path, of_harmonic**2 + c.m1, of_message**2 + c.m2, first + c.m, c.value)
+                    for c in couplings(of_harmonic, of_message, degree)
                 ]
                 slots.append(degree)
                 first += 2 * degree + 1
     return tuple(terms), tuple(slots)
 
 
-def _products(degrees: tuple[int, ...]) -> tuple[Product, ...]:
-    """Products to scalars, in component 0, and to vectors, in 1 to 3."""
-    scalars = coupled_products(degrees, 0)
-    n = 1 + max(t.path for t in scalars)
-    vectors = (Product(t.factors, 1 + t.target, n + t.path, t.value) for t in coupled_products(degrees, 1))
-    return (*scalars, *vectors)
+def _products(degrees: tuple[int, ...], message_degree: int) -> tuple[Product, ...]:
+    """Products to scalars, in component 0, to vectors, in 1 to 3, and so on."""
+    products: list[Product] = []
+    for degree in range(message_degree + 1):
+        n = 1 + max((t.path for t in products), default=-1)
+        terms = coupled_products(degrees, degree)
+        products += [Product(t.factors, degree**2 + t.target, n + t.path, t.value) for t in terms]
+    return tuple(products)
 
 
 def _normal(*shape: int) -> nn.Parameter:

@@ -16,6 +16,7 @@ from mlpot.potential import Potential
 
 NETWORKS = {
     "ace": {"n_features": 12, "n_radial": 6},
+    "ace, messages of degree 2": {"n_features": 5, "n_radial": 4, "message_degree": 2, "n_message": 3},
     "ace, degree 1": {"n_features": 7, "n_radial": 5, "max_degree": 1, "n_message": 3, "degree": 3},
     "mace": {"n_features": 6, "radial_layers": [8], "message_degree": 1, "n_neighbors": 1, "n_radial": 5},
     "mace, one residual layer": {"n_features": 5, "max_degree": 2, "n_interactions": 1, "residual_first": True},
@@ -87,3 +88,5 @@ def test_vectors_as_messages_matter() -> None:
 def test_arguments_that_make_no_network_are_refused() -> None:
     with pytest.raises(ValueError, match="max_degree is 4"):
         new("ace", max_degree=4)
+    with pytest.raises(ValueError, match="message_degree is 2"):
+        new("ace", max_degree=1, message_degree=2)
