@@ -131,7 +131,8 @@ def test_a_set_that_changed_or_is_gone_is_said_to_be(runs: Path, tmp_path: Path)
     assert "has changed since" in "".join(data_cards([other], card["training_set_hash"]))
     other.write_bytes(other.read_bytes()[:1000])
     assert "cannot be read" in "".join(data_cards([other], card["training_set_hash"]))
-    assert "is not found from this folder" in "".join(data_cards([tmp_path / "gone.h5"], card["training_set_hash"]))
+    gone = data_cards([tmp_path / "gone.h5"], card["training_set_hash"])
+    assert "is not found from this folder" in "".join(gone)
     assert "example 0 of the training set" in view(example_frames(card))
 
 
