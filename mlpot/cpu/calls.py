@@ -73,12 +73,9 @@ class StagedCall:
             return None
         element = kind % self.n_elements if self.n_elements < len(self.outer.nuclei) else kind
         structure = structure_of(graph, element, self._offset(graph), kind)
-        answer = self.executor.energies(self.plan, structure, self.outer)
-        return (
-            _sums(torch.from_numpy(answer.energy), graph),
-            torch.from_numpy(answer.forces),
-            _sums(torch.from_numpy(answer.virial), graph),
-        )
+        found = self.executor.energies(self.plan, structure, self.outer, graph.batch.numpy(), graph.n_graphs)
+        energy, forces, virial = map(torch.from_numpy, found)
+        return energy, forces, virial
 
     def _offset(self, graph: AtomGraph) -> Array:
         """cell_shift · cell of each edge; kept while list and cell are the same."""

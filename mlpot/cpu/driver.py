@@ -1,25 +1,21 @@
 """The walk over a list of stages: forward, back to the forces, and the gradient of a loss.
 
-Only a `NeighborSum` reads other atoms. So between two of them a block of atoms goes through all stages while its
-rows are in the cache, and threads meet before each of them alone. Atoms are shared by parts that do not depend on
-the number of threads, and so are all sums.
+Only a `NeighborSum` reads other atoms, and it serves a part of them at once. So between two of them a block of
+atoms goes through all stages while its rows are in the cache, and threads meet before each alone. The parts do not
+depend on the number of threads, and so no sum does.
 """
 
 from __future__ import annotations
 
 from mlpot.cpu import linear, neighbor_sum, outer, pointwise, products
 from mlpot.cpu.plan import ACTIVATION, EMBEDDING, KIND, LINEAR, NEIGHBOR_SUM, PRODUCTS, READOUT, STATIC
-from mlpot.kernels.simd import compiled, inner, wait_for_all
-
-BLOCK = 16  # atoms that go through the stages together
+from mlpot.kernels.simd import bare, compiled, wait_for_all
 
 
-@inner
+@bare
 def _value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     kind = s[KIND]
-    if kind == NEIGHBOR_SUM:
-        neighbor_sum.value(begin, end, s, plan, room)
-    elif kind == LINEAR:
+    if kind == LINEAR:
         linear.value(begin, end, s, plan, room)
     elif kind == PRODUCTS:
         products.value(begin, end, s, plan, room)
@@ -33,14 +29,12 @@ def _value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
         pointwise.copy(begin, end, s, room.values, room)
 
 
-@inner
+@bare
 def _adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     kind = s[KIND]
-    if kind == NEIGHBOR_SUM:
-        neighbor_sum.adjoint(begin, end, s, plan, room)
-    elif s[STATIC]:
+    if s[STATIC]:
         return
-    elif kind == LINEAR:
+    if kind == LINEAR:
         linear.adjoint(begin, end, s, plan, room, room.adjoints)
     elif kind == PRODUCTS:
         products.adjoint(begin, end, s, plan, room)
@@ -52,14 +46,12 @@ def _adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
         pointwise.copy_back(begin, end, s, room.adjoints, room)
 
 
-@inner
+@bare
 def _tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     kind = s[KIND]
-    if kind == NEIGHBOR_SUM:
-        neighbor_sum.tangent(begin, end, s, plan, room)
-    elif s[STATIC] or kind in (EMBEDDING, READOUT):
+    if s[STATIC] or kind in (EMBEDDING, READOUT):
         return
-    elif kind == LINEAR:
+    if kind == LINEAR:
         linear.tangent(begin, end, s, plan, room)
     elif kind == PRODUCTS:
         products.tangent(begin, end, s, plan, room)
@@ -69,12 +61,10 @@ def _tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
         pointwise.copy(begin, end, s, room.dots, room)
 
 
-@inner
+@bare
 def _both_adjoints(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-def]
     kind = s[KIND]
-    if kind == NEIGHBOR_SUM:
-        neighbor_sum.both_adjoints(begin, end, s, plan, room, w_bar)
-    elif kind == LINEAR:
+    if kind == LINEAR:
         linear.adjoint(begin, end, s, plan, room, room.backs)
         linear.bias_back(begin, end, s, room, w_bar)
     elif kind == PRODUCTS:
@@ -90,78 +80,139 @@ def _both_adjoints(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped
         pointwise.copy_back(begin, end, s, room.backs, room)
 
 
-@inner
-def _clear(array, begin, end, plan, n_atoms, segment, back):  # type: ignore[no-untyped-def]
-    """Zeros for some atoms in the arrays of an arena that a segment is the first to touch."""
+@bare
+def _clear(array, begin, end, plan, n_atoms, segment, back, is_sum):  # type: ignore[no-untyped-def]
+    """Zeros for some atoms in the arrays that a segment, or the sum that it begins with, is the first to touch."""
     base = 0
     for k in range(len(plan.rows)):
         row = plan.rows[k]
-        if plan.first[k, back] == segment:
+        if plan.first[k, back] == segment and plan.first[k, 2 + back] == is_sum:
             array[base * n_atoms + begin * row : base * n_atoms + end * row] = 0
         base += row
 
 
-@inner
+@bare
 def _meet(counter, n_threads):  # type: ignore[no-untyped-def]
     if n_threads > 1:
         wait_for_all(counter, n_threads)
 
 
 @compiled
-def energies(first, last, n_threads, counter, parts, plan, room, around, answer):  # type: ignore[no-untyped-def]
+def energies(first, last, n_threads, counter, parts, plan, room, near, around, answer):  # type: ignore[no-untyped-def]
     """b, energies, forces and virials of atoms and ∂E/∂r of all edges, for the parts first ≤ p < last."""
-    begin, end = parts[first], parts[last]
-    room.b[begin:end] = 0
-    room.gradient[room.row_ptr[begin] : room.row_ptr[end]] = 0
-    outer.find(begin, end, plan, around, room)
-    if around.cutoff > 0:
-        outer.seed(begin, end, around, room, answer)
-    for n in range(len(plan.segments)):
-        if n > 0:
-            _meet(counter, n_threads)
-        for block in range(begin, end, BLOCK):
-            _clear(room.values, block, min(block + BLOCK, end), plan, room.n_atoms, n, 0)
-            for k in range(plan.segments[n, 0], plan.segments[n, 1]):
-                _value(block, min(block + BLOCK, end), plan.steps[k], plan, room)
-    for n in range(len(plan.segments_back)):
-        if n > 0:
-            _meet(counter, n_threads)
-        for block in range(begin, end, BLOCK):
-            _clear(room.adjoints, block, min(block + BLOCK, end), plan, room.n_atoms, n, 1)
-            for k in range(plan.segments_back[n, 0], plan.segments_back[n, 1], -1):
-                _adjoint(block, min(block + BLOCK, end), plan.steps[k], plan, room)
-    outer.to_vectors(begin, end, room)
-    if around.cutoff > 0:
-        outer.energies(begin, end, around, room, answer)
-        _meet(counter, n_threads)
-        outer.forces(begin, end, around, room, answer)
-
-
-@compiled
-def loss_gradient(first, last, n_threads, counter, parts, plan, room, forces, virials, w_bar):  # type: ignore[no-untyped-def]
-    """The tangents, and the adjoints of the loss; w_bar (n_parts, n_weights) but for the matrices of `Linear`.
-
-    Without rows in w_bar the tangents alone, of a motion of the atoms by −forces.
-    """
-    begin, end = parts[first], parts[last]
-    outer.move(begin, end, forces, virials, room)
-    for n in range(len(plan.segments)):
-        if n > 0:
-            _meet(counter, n_threads)
-        for block in range(begin, end, BLOCK):
-            _clear(room.dots, block, min(block + BLOCK, end), plan, room.n_atoms, n, 0)
-            for k in range(plan.segments[n, 0], plan.segments[n, 1]):
-                _tangent(block, min(block + BLOCK, end), plan.steps[k], plan, room)
-    if len(w_bar) == 0:
-        return
+    room.b[parts[first] : parts[last]] = 0
+    near.gradient[near.row_ptr[parts[first]] : near.row_ptr[parts[last]]] = 0
     for part in range(first, last):
-        w_bar[part] = 0
+        outer.find(parts[part], parts[part + 1], plan, around, room, near)
+        if around.cutoff > 0:
+            outer.seed(parts[part], parts[part + 1], around, room, near, answer)
+    for n in range(len(plan.segments)):
+        if n > 0:
+            _meet(counter, n_threads)
+        for part in range(first, last):
+            _forward(parts[part], parts[part + 1], n, plan, room, near)
     for n in range(len(plan.segments_back)):
         if n > 0:
             _meet(counter, n_threads)
         for part in range(first, last):
-            for block in range(parts[part], parts[part + 1], BLOCK):
-                stop = min(block + BLOCK, parts[part + 1])
-                _clear(room.backs, block, stop, plan, room.n_atoms, n, 1)
-                for k in range(plan.segments_back[n, 0], plan.segments_back[n, 1], -1):
-                    _both_adjoints(block, stop, plan.steps[k], plan, room, w_bar[part])
+            _back(parts[part], parts[part + 1], n, plan, room, near)
+    outer.to_vectors(parts[first], parts[last], plan, near)
+    if around.cutoff > 0:
+        outer.energies(parts[first], parts[last], around, room, answer)
+        _meet(counter, n_threads)
+        for part in range(first, last):
+            outer.forces(parts[part], parts[part + 1], around, room, near, answer)
+
+
+@bare
+def _forward(begin, end, n, plan, room, near):  # type: ignore[no-untyped-def]
+    """A segment of the way forward for the atoms of a part."""
+    k, stop = plan.segments[n]
+    _clear(room.values, begin, end, plan, room.n_atoms, n, 0, 1)
+    if plan.steps[k, KIND] == NEIGHBOR_SUM:
+        neighbor_sum.value(begin, end, plan.steps[k], plan, room, near)
+        k += 1
+    for block in range(begin, end, plan.block):
+        _clear(room.values, block, min(block + plan.block, end), plan, room.n_atoms, n, 0, 0)
+        for step in range(k, stop):
+            _value(block, min(block + plan.block, end), plan.steps[step], plan, room)
+
+
+@bare
+def _back(begin, end, n, plan, room, near):  # type: ignore[no-untyped-def]
+    """A segment of the way back to the forces."""
+    k, stop = plan.segments_back[n]
+    _clear(room.adjoints, begin, end, plan, room.n_atoms, n, 1, 1)
+    if plan.steps[k, KIND] == NEIGHBOR_SUM:
+        neighbor_sum.adjoint(begin, end, plan.steps[k], plan, room, near)
+        k -= 1
+    for block in range(begin, end, plan.block):
+        _clear(room.adjoints, block, min(block + plan.block, end), plan, room.n_atoms, n, 1, 0)
+        for step in range(k, stop, -1):
+            _adjoint(block, min(block + plan.block, end), plan.steps[step], plan, room)
+
+
+@compiled
+def totals(batch, energy, virial, energies, virials):  # type: ignore[no-untyped-def]
+    """Energies and virials of the graphs from those of their atoms."""
+    energies[:] = 0
+    virials[:] = 0
+    for i in range(len(batch)):
+        energies[batch[i]] += energy[i]
+        for a in range(3):
+            for b in range(3):
+                virials[batch[i], a, b] += virial[i, a, b]
+
+
+@compiled
+def loss_gradient(first, last, n_threads, counter, groups, parts, plan, room, near, forces, virials, w_bar):  # type: ignore[no-untyped-def]
+    """The tangents, and the adjoints of the loss, for groups of parts: first ≤ g < last.
+
+    w_bar (n_groups, n_weights) but for the matrices of `Linear`. Without rows in it the tangents alone, of a
+    motion of the atoms by −forces.
+    """
+    begin, end = groups[first], groups[last]
+    outer.move(parts[begin], parts[end], forces, virials, plan, near)
+    for n in range(len(plan.segments)):
+        if n > 0:
+            _meet(counter, n_threads)
+        for part in range(begin, end):
+            _tangents(parts[part], parts[part + 1], n, plan, room, near)
+    if len(w_bar) == 0:
+        return
+    for group in range(first, last):
+        w_bar[group] = 0
+    for n in range(len(plan.segments_back)):
+        if n > 0:
+            _meet(counter, n_threads)
+        for group in range(first, last):
+            for part in range(groups[group], groups[group + 1]):
+                _gradients(parts[part], parts[part + 1], n, plan, room, near, w_bar[group])
+
+
+@bare
+def _tangents(begin, end, n, plan, room, near):  # type: ignore[no-untyped-def]
+    """A segment of the way forward of the tangents."""
+    k, stop = plan.segments[n]
+    _clear(room.dots, begin, end, plan, room.n_atoms, n, 0, 1)
+    if plan.steps[k, KIND] == NEIGHBOR_SUM:
+        neighbor_sum.tangent(begin, end, plan.steps[k], plan, room, near)
+        k += 1
+    for block in range(begin, end, plan.block):
+        _clear(room.dots, block, min(block + plan.block, end), plan, room.n_atoms, n, 0, 0)
+        for step in range(k, stop):
+            _tangent(block, min(block + plan.block, end), plan.steps[step], plan, room)
+
+
+@bare
+def _gradients(begin, end, n, plan, room, near, w_bar):  # type: ignore[no-untyped-def]
+    """A segment of the way back of the loss."""
+    k, stop = plan.segments_back[n]
+    _clear(room.backs, begin, end, plan, room.n_atoms, n, 1, 1)
+    if plan.steps[k, KIND] == NEIGHBOR_SUM:
+        neighbor_sum.both_adjoints(begin, end, plan.steps[k], plan, room, near, w_bar)
+        k -= 1
+    for block in range(begin, end, plan.block):
+        _clear(room.backs, block, min(block + plan.block, end), plan, room.n_atoms, n, 1, 0)
+        for step in range(k, stop, -1):
+            _both_adjoints(block, min(block + plan.block, end), plan.steps[step], plan, room, w_bar)

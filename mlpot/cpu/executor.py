@@ -12,16 +12,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlpot.cpu import driver
+from mlpot.cpu.edge_writer import EDGES
 from mlpot.cpu.layout import Layout, layout_of
 from mlpot.cpu.outer import Answer, Outer
-from mlpot.cpu.plan import Plan, Room
+from mlpot.cpu.plan import Near, Plan, Room
 from mlpot.kernels.threads import run, shares, take
 from mlpot.stages.linear import Linear, grouped
 from mlpot.stages.run import Program
 
 Array = NDArray[Any]
+Found = tuple[Array, Array, Array]
 
-PARTS = 4  # at most, of the atoms: each sums gradients of weights for itself
+GROUPS = 4  # at most, of parts: each sums gradients of weights for itself
+WHOLE, PART, PARTS = 96, 512, 32  # atoms that make one part, and two parts; most parts
+KEPT = 1 << 20  # bytes of T and T′ that training keeps from pass to pass: what the second cache holds
 
 
 class Structure(NamedTuple):
@@ -43,6 +47,7 @@ class Evaluation:
     memory: Memory
     plan: Plan
     room: Room
+    near: Near
     answer: Answer
     parts: Array
 
@@ -63,11 +68,13 @@ class Executor:
         self.layout = layout_of(program, dtype)
         self._free: list[Memory] = []
 
-    def energies(self, plan: Plan, structure: Structure, outer: Outer) -> Answer:
-        """Energies, forces and virials of atoms."""
+    def energies(self, plan: Plan, structure: Structure, outer: Outer, batch: Array, n_graphs: int) -> Found:
+        """Energies (n_graphs,) eV, forces (n_atoms, 3) eV/Å and virials (n_graphs, 3, 3) eV."""
         evaluation = self.evaluate(plan, structure, outer)
         self.release(evaluation)
-        return evaluation.answer
+        answer, energy, virial = evaluation.answer, np.empty(n_graphs), np.empty((n_graphs, 3, 3))
+        driver.totals(batch, answer.energy, answer.virial, energy, virial)
+        return energy, answer.forces, virial
 
     def evaluate(
         self,
@@ -88,12 +95,12 @@ class Executor:
             training: whether `loss_gradient` will be asked.
         """
         memory = take(self._free) or Memory()
-        room = _room(memory, self.layout, structure, training)
+        room, near = memory.records(self.layout, structure, training)
         if seeds is not None:
             room.seeds[:] = seeds.numpy()
         answer, parts = _answer(len(structure.element)), _parts(structure.row_ptr)
-        self._run(driver.energies, parts, plan, room, outer, answer)
-        return Evaluation(memory, plan, room, answer, parts)
+        self._run(driver.energies, parts, near, parts, plan, room, near, outer, answer)
+        return Evaluation(memory, plan, room, near, answer, parts)
 
     def release(self, evaluation: Evaluation) -> None:
         """Give back the memory of an evaluation; its answer stays."""
@@ -102,7 +109,7 @@ class Executor:
     def tangents(self, at: Evaluation, motion: Tensor) -> None:
         """Derive all arrays along a motion of the atoms (n_atoms, 3), after `evaluate` with training."""
         virials, nothing = np.zeros((len(motion), 3, 3)), torch.empty(0, 0, dtype=self.layout.dtype).numpy()
-        self._run(driver.loss_gradient, at.parts, at.plan, at.room, -motion.double().numpy(), virials, nothing)
+        self._along(at, -motion.double().numpy(), virials, nothing)
 
     def array(self, at: Evaluation, name: str, n_channels: int, *, tangent: bool = False) -> Tensor:
         """A copy of an array at atoms (n_atoms, n_components, n_channels), or of its tangent."""
@@ -123,9 +130,10 @@ class Executor:
         """
         layout, room = self.layout, at.room
         room.b_bar[:] = b_bar.numpy()
-        w_bar = torch.empty(len(at.parts) - 1, layout.n_weights + layout.panel, dtype=layout.dtype)
-        arrays = (t.double().contiguous().numpy() for t in (forces, virials))
-        self._run(driver.loss_gradient, at.parts, at.plan, room, *arrays, w_bar.numpy())
+        n_groups = min(GROUPS, len(at.parts) - 1)
+        w_bar = torch.empty(n_groups, layout.n_weights + layout.panel, dtype=layout.dtype)
+        of_forces, of_virials = (t.double().contiguous().numpy() for t in (forces, virials))
+        self._along(at, of_forces, of_virials, w_bar.numpy())
         total = w_bar[0]
         for part in w_bar[1:]:
             total = total + part
@@ -141,20 +149,30 @@ class Executor:
             number += 0 if step.stage is None else len(step.stage.weights)
         return gradients
 
-    def _run(self, loop: Any, parts: Array, plan: Plan, room: Room, *rest: Any) -> None:
-        """All parts, by as many threads as there are and as pay."""
-        own = shares(room.row_ptr[parts], self.layout.n_arena)
-        run(loop, own, len(own), np.zeros(1, np.int64), parts, plan, room, *rest)
+    def _along(self, at: Evaluation, forces: Array, virials: Array, w_bar: Array) -> None:
+        n_parts = len(at.parts) - 1
+        groups = np.linspace(0, n_parts, min(GROUPS, n_parts) + 1).astype(np.int64)
+        arrays = at.plan, at.room, at.near, forces, virials, w_bar
+        self._run(driver.loss_gradient, at.parts[groups], at.near, groups, at.parts, *arrays)
+
+    def _run(self, loop: Any, ends: Array, near: Near, *rest: Any) -> None:
+        """All parts or groups of them, which end at some atoms, by as many threads as there are and as pay."""
+        own = shares(near.row_ptr[ends], self.layout.n_arena) if len(ends) > 2 else [(0, 1)]
+        run(loop, own, len(own), np.zeros(1, np.int64), *rest)
 
 
 def _parts(row_ptr: Array) -> Array:
-    """Where the parts begin: whole blocks, about as many edges each, whatever the number of threads."""
-    n_atoms = len(row_ptr) - 1
-    n_parts = min(PARTS, max(1, n_atoms // driver.BLOCK))
-    ends = np.searchsorted(row_ptr, np.linspace(0, row_ptr[-1], n_parts + 1))
-    ends = (ends + driver.BLOCK // 2) // driver.BLOCK * driver.BLOCK
-    ends[0], ends[-1] = 0, n_atoms
-    return np.minimum(ends, n_atoms).astype(np.int64)
+    """Where the parts begin: an even number of equal ones, whatever the number of threads and the edges.
+
+    Isolated atoms at the end, which only a training has, change nothing.
+    """
+    if len(row_ptr) <= WHOLE + 1:
+        return np.array([0, len(row_ptr) - 1])
+    n_atoms = int(np.searchsorted(row_ptr, row_ptr[-1]))
+    n_parts = 1 if n_atoms <= WHOLE else min(PARTS, 2 * -(-n_atoms // PART))
+    ends = n_atoms * np.arange(n_parts + 1) // n_parts
+    ends[-1] = len(row_ptr) - 1
+    return ends.astype(np.int64)
 
 
 class Memory:
@@ -162,6 +180,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._arrays: dict[str, Array] = {}
+        self._last: tuple[tuple[int, int, bool], Room, Near] | None = None
 
     def get(self, name: str, *shape: int, dtype: torch.dtype = torch.float64) -> Array:
         """An array of that shape, with anything in it."""
@@ -172,10 +191,28 @@ class Memory:
             kept = self._arrays[name] = torch.empty(n + n // 8, dtype=dtype).numpy()
         return kept[:n].reshape(shape)
 
+    def records(self, layout: Layout, structure: Structure, training: bool) -> tuple[Room, Near]:
+        """All arrays for some atoms and edges; those of the last structure if there are as many."""
+        key = len(structure.element), len(structure.neighbor), training
+        if self._last is not None and self._last[0] == key:
+            _, room, near = self._last
+            kind = structure.element if structure.kind is None else structure.kind
+            room = room._replace(element=structure.element, kind=kind)
+            return room, near._replace(
+                row_ptr=structure.row_ptr,
+                listed=structure.neighbor,
+                reverse=structure.reverse,
+                positions=structure.positions,
+                offset=structure.offset,
+            )
+        room, near = _room(self, layout, structure, training), _near(self, layout, structure, training)
+        self._last = key, room, near
+        return room, near
+
 
 def _room(memory: Memory, layout: Layout, structure: Structure, training: bool) -> Room:
-    n_atoms, n_edges, dtype, get = len(structure.element), len(structure.neighbor), layout.dtype, memory.get
-    arena, whole, n_grids = n_atoms * layout.n_arena, torch.int64, len(layout.grids)
+    n_atoms, dtype, get = len(structure.element), layout.dtype, memory.get
+    arena = n_atoms * layout.n_arena
     return Room(
         n_atoms=n_atoms,
         element=structure.element,
@@ -187,25 +224,34 @@ def _room(memory: Memory, layout: Layout, structure: Structure, training: bool) 
         b=get("b", n_atoms),
         seeds=get("seeds", n_atoms, dtype=dtype),
         b_bar=get("b_bar", n_atoms, dtype=dtype),
+    )
+
+
+def _near(memory: Memory, layout: Layout, structure: Structure, training: bool) -> Near:
+    n_atoms, n_listed, dtype = len(structure.element), len(structure.neighbor), layout.dtype
+    n, n_grids, get, whole = n_listed + 2 * EDGES * n_atoms, len(layout.grids), memory.get, torch.int64
+    is_kept = (
+        training and n_listed * layout.n_radial * dtype.itemsize <= KEPT
+    )  # half of the edges serve both directions
+    return Near(
         row_ptr=structure.row_ptr,
-        near=get("near", n_atoms, dtype=whole),
-        neighbor=get("neighbor", n_edges, dtype=whole),
-        original=get("original", n_edges, dtype=whole),
-        distance=get("distance", n_edges),
-        d=get("d", n_edges),
-        unit=get("unit", n_edges, 3),
-        positions=structure.positions,
-        offset=structure.offset,
         listed=structure.neighbor,
         reverse=structure.reverse,
-        knots=get("knots", n_grids, n_edges, dtype=whole),
-        coefficients=get("coefficients", n_grids, n_edges, 12, dtype=dtype),
-        harmonics=get("harmonics", n_edges, 16, dtype=dtype),
-        by_distance=get("by_distance", n_edges, dtype=dtype),
-        by_harmonic=get("by_harmonic", n_edges, 16, dtype=dtype),
-        gradient=get("gradient", n_edges, 3),
-        d_dot=get("d_dot", n_edges if training else 0, dtype=dtype),
-        harmonics_dot=get("harmonics_dot", n_edges if training else 0, 16, dtype=dtype),
+        positions=structure.positions,
+        offset=structure.offset,
+        ends=get("ends", n_atoms, 4, dtype=whole),
+        other=get("other", n, dtype=whole),
+        original=get("original", n, dtype=whole),
+        exact=get("exact", n, 5),
+        knots=get("knots", n_grids * n, dtype=whole),
+        coefficients=get("coefficients", n_grids * n * 12, dtype=dtype),
+        harmonics=get("harmonics", n, 16, dtype=dtype),
+        by_distance=get("by_distance", n, dtype=dtype),
+        by_harmonic=get("by_harmonic", n, 16, dtype=dtype),
+        gradient=get("gradient", n_listed, 3),
+        d_dot=get("d_dot", n if training else 0, dtype=dtype),
+        harmonics_dot=get("harmonics_dot", n if training else 0, 16, dtype=dtype),
+        radial=get("radial", n * 2 * layout.n_radial if is_kept else 0, dtype=dtype),
     )
 
 

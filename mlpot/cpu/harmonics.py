@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from mlpot.kernels.simd import inner
+from mlpot.kernels.simd import bare
 
 _S3, _S5, _S7, _S15, _S105 = (float(np.sqrt(n)) for n in (3, 5, 7, 15, 105))
 _A, _B = float(np.sqrt(35 / 8)), float(np.sqrt(21 / 8))
 
 
-@inner
+@bare
 def harmonics(x, y, z, out):  # type: ignore[no-untyped-def]
     """The 16 values."""
     t = out.dtype.type
@@ -24,7 +24,7 @@ def harmonics(x, y, z, out):  # type: ignore[no-untyped-def]
     out[15] = t(_A) * z * (zz - 3 * xx)
 
 
-@inner
+@bare
 def pull_back(x, y, z, bars):  # type: ignore[no-untyped-def]
     """Σ_b bars_b ∂Y_b/∂u at u = (x, y, z), three numbers."""
     t = bars.dtype.type
@@ -44,7 +44,7 @@ def pull_back(x, y, z, bars):  # type: ignore[no-untyped-def]
     return gx, gy, gz
 
 
-@inner
+@bare
 def tangents(x, y, z, dx, dy, dz, out):  # type: ignore[no-untyped-def]
     """The 16 derivatives along du = (dx, dy, dz)."""
     t = out.dtype.type

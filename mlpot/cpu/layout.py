@@ -14,10 +14,10 @@ from torch.nn import functional
 from mlpot.cpu import plan as p
 from mlpot.cpu.pointwise import NUMBERS
 from mlpot.cpu.products import tree
-from mlpot.kernels.simd import BYTES
+from mlpot.kernels.simd import BYTES, LINE
 from mlpot.stages.harmonics import degree_of
 from mlpot.stages.linear import Linear
-from mlpot.stages.neighbor_sum import NeighborSum
+from mlpot.stages.neighbor_sum import NeighborSum, Term
 from mlpot.stages.pointwise import Activation
 from mlpot.stages.products import Products
 from mlpot.stages.readout import Embedding, Readout
@@ -25,6 +25,9 @@ from mlpot.stages.run import ENERGY, Program, Step
 from mlpot.stages.spline_grid import SPLINES, SplineGrid
 
 Pack = Callable[[Tensor], Tensor]
+
+BLOCK = 48  # atoms that go through the stages together, and a third of them if their arrays are large
+NARROW = 4096  # numbers of an atom in all arrays that are not
 
 
 @dataclass
@@ -54,6 +57,7 @@ class Layout:
     slots: list[Slot] = field(default_factory=list)
     constants: list[tuple[int, Tensor]] = field(default_factory=list)  # places and rows that no weight changes
     n_weights: int = 0
+    n_radial: int = 0  # numbers of T that an edge has in all `NeighborSum`s
     cutoff: float = 0.0  # Å, of the longest table
 
     @property
@@ -67,8 +71,9 @@ class Layout:
         return sum(k * c for _, k, c in self.arrays.values())
 
     def padded(self, n: int) -> int:
-        """In whole panels."""
-        return -(-n // self.panel) * self.panel
+        """In whole panels and lines."""
+        whole = max(self.panel, LINE // self.dtype.itemsize)
+        return -(-n // whole) * whole
 
     def slot(self, weight: int, shape: Sequence[int], pack: Pack, unpack: Pack, **kind: bool) -> int:
         """Room for a weight; where it begins."""
@@ -98,7 +103,7 @@ class Layout:
         return p.Plan(
             steps=np.array(self.steps, np.int64),
             rows=np.array([k * c for _, k, c in self.arrays.values()], np.int64),
-            first=np.array(self._first(forward, back), np.int64).reshape(-1, 2),
+            first=np.array(self._first(forward, back), np.int64).reshape(-1, 4),
             segments=np.array(forward, np.int64),
             segments_back=np.array(back, np.int64),
             lists=np.array(self.lists or [0], np.int64),
@@ -108,16 +113,20 @@ class Layout:
             polynomials=np.array([_polynomials(g) for g in self.grids], kind).reshape(-1, 6, 12),
             weights=self.pack(weights),
             cutoff=self.cutoff,
+            block=BLOCK if self.n_arena <= NARROW else BLOCK // 3,
+            harmonics=int(any(s[p.KIND] == p.NEIGHBOR_SUM and s[p.N_FACTORS] for s in self.steps)),
         )
 
-    def _first(self, forward: list[tuple[int, int]], back: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """The segments that first touch each array, forward and back."""
-        out = []
+    def _first(self, forward: list[tuple[int, int]], back: list[tuple[int, int]]) -> list[tuple[int, ...]]:
+        """The segments that first touch each array, forward and back, and whether by their `NeighborSum`."""
+        out, kinds = [], [s[p.KIND] for s in self.steps]
         for name in self.arrays:
             written = min(k for k, (_, target) in enumerate(self.touched) if target == name)
             last = max(k for k, both in enumerate(self.touched) if name in both)
             ahead = next(n for n, (start, stop) in enumerate(forward) if start <= written < stop)
-            out.append((ahead, next(n for n, (start, stop) in enumerate(back) if start >= last > stop)))
+            behind = next(n for n, (start, stop) in enumerate(back) if start >= last > stop)
+            sums = (int(kinds[k] == p.NEIGHBOR_SUM) for k in (written, last))
+            out.append((ahead, behind, *sums))
         return out
 
 
@@ -250,22 +259,30 @@ def _neighbor_sum(out: Layout, row: list[int], stage: NeighborSum, w: int) -> No
     if grid not in out.grids:
         out.grids.append(grid)
     row[p.KIND], row[p.STRIDE], row[p.GRID] = p.NEIGHBOR_SUM, SPLINES[grid.degree].stride, out.grids.index(grid)
-    row[p.N_COEFFICIENTS], row[p.N_ROWS] = grid.degree + 1, n_paths * width
+    row[p.N_COEFFICIENTS], row[p.N_ROWS], row[p.CACHED] = grid.degree + 1, n_paths * width, out.n_radial
+    out.n_radial += n_paths * width
     row[p.WEIGHTS] = out.slot(w, (n_rows, n_paths, width), pack, unpack)
     out.cutoff = max(out.cutoff, grid.cutoff)
-    factors = sorted({(t.harmonic, t.value) for t in stage.terms})
+    groups: dict[tuple[int, int, int], list[Term]] = {}
+    for t in stage.terms:
+        groups.setdefault((t.path, t.source, (-1) ** degree_of(t.harmonic)), []).append(t)
+    factors = sorted({(t.harmonic, t.value) for own in groups.values() if not _is_plain(own) for t in own})
     row[p.KAPPA], row[p.N_FACTORS], row[p.LISTS] = len(out.numbers), len(factors), len(out.lists)
-    out.numbers += [value for _, value in factors] + [value * (-1) ** degree_of(b) for b, value in factors]
+    out.numbers += [value for _, value in factors]
     out.lists += [b for b, _ in factors]
     row[p.FIRST_TERM] = len(out.lists)
     place = {factor: u for u, factor in enumerate(factors)}
-    groups = sorted({(t.path, t.source) for t in stage.terms})
     out.lists.append(len(groups))
-    for path, source in groups:
-        own = [t for t in stage.terms if (t.path, t.source) == (path, source)]
-        out.lists += [path, source * width, len(own)]
+    row[p.IS_PLAIN] = int(n_paths == len(groups) == 1 and not factors)
+    for (path, source, sign), own in sorted(groups.items()):
+        out.lists += [path, source * width, 0 if _is_plain(own) else sign, len(own)]
         for t in own:
-            out.lists += [place[t.harmonic, t.value], t.target]
+            out.lists += [place.get((t.harmonic, t.value), 0), t.target]
+
+
+def _is_plain(terms: list[Term]) -> bool:
+    """Whether a group of terms is a single one without a factor."""
+    return len(terms) == 1 and terms[0].harmonic == 0 and terms[0].value == 1
 
 
 def _polynomials(grid: SplineGrid) -> np.ndarray:

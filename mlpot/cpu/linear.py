@@ -25,13 +25,13 @@ from mlpot.cpu.plan import (
     source_of,
     target_of,
 )
-from mlpot.cpu.vectors import add_products, add_scaled
-from mlpot.kernels.simd import inner
+from mlpot.cpu.vectors import add_products, add_scaled, stack
+from mlpot.kernels.simd import bare
 
 Array = np.ndarray
 
 
-@inner
+@bare
 def _rows(begin, end, s, lists, at, z, room, xs, ys):  # type: ignore[no-untyped-def]
     """The places of the rows that one matrix takes, for atoms of element z, or all if z < 0; how many."""
     n = 0
@@ -45,16 +45,13 @@ def _rows(begin, end, s, lists, at, z, room, xs, ys):  # type: ignore[no-untyped
     return n
 
 
-@inner
+@bare
 def _through(begin, end, s, plan, room, x, y, back):  # type: ignore[no-untyped-def]
     """y += x W, or x += y Wᵀ if back."""
     lists, width = plan.lists, s[PANEL]
     at = s[LISTS] + 1
     for _ in range(lists[s[LISTS]]):
-        xs, ys = (
-            np.empty((end - begin) * lists[at + 1], np.int64),
-            np.empty((end - begin) * lists[at + 1], np.int64),
-        )
+        xs, ys = stack((end - begin) * lists[at + 1], lists), stack((end - begin) * lists[at + 1], lists)
         for z in range(s[BY_ELEMENT] if s[BY_ELEMENT] else 1):
             n = _rows(begin, end, s, lists, at, z if s[BY_ELEMENT] else -1, room, xs, ys)
             number = z * s[N_ROWS] + lists[at]
@@ -67,7 +64,7 @@ def _through(begin, end, s, plan, room, x, y, back):  # type: ignore[no-untyped-
         at += 2 + 2 * lists[at + 1]
 
 
-@inner
+@bare
 def value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     """y += x W + b."""
     _through(begin, end, s, plan, room, room.values, room.values, False)
@@ -79,19 +76,19 @@ def value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
         add_scaled(room.values, target_of(i, s, room), n, plan.weights, row, one)
 
 
-@inner
+@bare
 def tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     """ẏ += ẋ W."""
     _through(begin, end, s, plan, room, room.dots, room.dots, False)
 
 
-@inner
+@bare
 def adjoint(begin, end, s, plan, room, array):  # type: ignore[no-untyped-def]
     """x̄ += ȳ Wᵀ in an array of adjoints."""
     _through(begin, end, s, plan, room, array, array, True)
 
 
-@inner
+@bare
 def bias_back(begin, end, s, room, w_bar):  # type: ignore[no-untyped-def]
     """b̄ += ȳ; the gradients of matrices are products of whole arrays, see `training`."""
     if s[BIAS] < 0:

@@ -1,33 +1,36 @@
-"""Sums over neighbors as `stages.neighbor_sum`: four edges at a time, no array of edges × channels.
+"""Sums over neighbors as `stages.neighbor_sum`: a few edges at a time, no array of edges × channels.
 
-Values and tangents gather at the center; adjoints gather too, by the same edges seen from the neighbor: of the
-edge j → i the atom j finds what it gave to i, with Y_b(−u) = (−1)^l Y_b(u). So every atom writes to itself alone,
-and the sums have one order whatever the number of threads.
+Two atoms of one part meet once: what is read from the table serves both, with Y_b(−u) = (−1)^l Y_b(u). An atom of
+another part is met by each side, which takes its own half; adjoints too are gathered, by the same edges seen from
+the neighbor. So a part writes to its own atoms alone, and the sums have one order whatever the number of threads.
 
 The list of a step is the harmonic of each factor g_u = κ_u Y_b, then n_groups, and for each group of terms with
-one path and one component of the neighbor: path, place of the component, n_terms, and (u, target) of each. Numbers
-are κ, then κ (−1)^l.
+one path, one component of the neighbor and harmonics of one parity: path, place of the component, the sign of the
+reverse (0 for one term of degree 0 with κ = 1), n_terms, and (u, target) of each.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from mlpot.cpu import edges
+from mlpot.cpu.edge_writer import EDGES
 from mlpot.cpu.plan import (
+    CACHED,
     CHANNELS,
     FIRST_TERM,
     GRID,
+    IS_PLAIN,
     KAPPA,
     LISTS,
     N_COEFFICIENTS,
     N_FACTORS,
     N_ROWS,
-    PANEL,
+    OUT_CHANNELS,
     READ,
     SOURCE,
     SOURCE_ROW,
+    STATIC,
     STRIDE,
     TARGET,
     TARGET_ROW,
@@ -36,206 +39,251 @@ from mlpot.cpu.plan import (
     source_of,
     target_of,
 )
-from mlpot.cpu.vectors import (
-    EDGES,
-    add_scaled,
-    interpolate,
-    lane_total,
-    pull,
-    pull_both,
-    spread,
-    spread_turned,
-)
-from mlpot.kernels.simd import inner
+from mlpot.cpu.radial_table import ALL, SLOPES, VALUES, collect, interpolate
+from mlpot.cpu.vectors import lane_total, stack
+from mlpot.kernels.simd import LINE, bare, inlined
 
 Array = Any
 
 
-class Near(NamedTuple):
-    """What the edges of one atom read, in whole groups of four; and room for four edges × channels."""
+class Work(NamedTuple):
+    """Room for the edges of one atom."""
 
-    rows: Array  # (n,) int64, first row of the table
-    others: Array  # (n,) int64, the row of the other atom
-    c: Array  # (n, 2, n_coefficients) flat, of T and of T′
-    g: Array  # (n, n_u) flat, κ_u Y_b
-    g_dot: Array  # likewise
-    d_dot: Array  # (n,)
-    radial: Array  # T of four edges, all paths, then T′
+    radial: Array  # T and T′ of a few edges, all paths
     bars: Array  # their adjoints
-    lanes: Array  # adjoints of the distances and factors of four edges, a vector of each
+    g: Array  # (n, n_factors), κ_u Y_b
+    g_dot: Array  # likewise
+    lanes: Array  # adjoints of the factors of a few edges, a line of each
 
 
-@inner
-def _near(begin, end, s, room):  # type: ignore[no-untyped-def]
+@inlined
+def _work(begin, end, s, room, near):  # type: ignore[no-untyped-def]
     """Room for the atom with the most edges."""
-    most, kind = EDGES, room.values.dtype
+    most, like = EDGES, room.values
     for i in range(begin, end):
-        most = max(most, room.near[i] - room.row_ptr[i])
-    most = (most + EDGES - 1) // EDGES * EDGES
-    return Near(
-        np.empty(most, np.int64),
-        np.empty(most, np.int64),
-        np.empty(most * 2 * s[N_COEFFICIENTS], kind),
-        np.empty(most * s[N_FACTORS], kind),
-        np.empty(most * s[N_FACTORS], kind),
-        np.empty(most, kind),
-        np.empty(2 * EDGES * s[N_ROWS], kind),
-        np.empty(2 * EDGES * s[N_ROWS], kind),
-        np.empty(s[PANEL] // 2 * EDGES * (s[N_FACTORS] + 1), kind),
+        for way in range(2):
+            most = max(most, near.ends[i, 2 * way + 1] - near.ends[i, 2 * way] + EDGES)
+    width, factors = 2 * EDGES * s[N_ROWS], most * s[N_FACTORS]
+    lines = EDGES * s[N_FACTORS] * (LINE // like.itemsize)
+    return Work(
+        stack(width, like), stack(width, like), stack(factors, like), stack(factors, like), stack(lines, like)
     )
 
 
-@inner
-def _lay(i, s, plan, room, kappa, base, row, near):  # type: ignore[no-untyped-def]
-    """Fills `near` for atom i; how many edges there are with those that fill up the last group of four.
+@inlined
+def _factors(first, last, s, plan, harmonics, g):  # type: ignore[no-untyped-def]
+    """κ_u Y_b of some edges, and of those that fill up the last few, or its motion."""
+    n_u, kappa, lists = s[N_FACTORS], s[KAPPA], s[LISTS]
+    for e in range(first, last + (first - last) % EDGES if n_u else first):
+        for u in range(n_u):
+            g[(e - first) * n_u + u] = plan.numbers[kappa + u] * harmonics[e, plan.lists[lists + u]]
 
-    These have zeros, and atom i itself.
+
+@inlined
+def _radial(e, outs, s, plan, near, t):  # type: ignore[no-untyped-def]
+    """Writes T or T′ or both of all paths for a few edges, where `_place` says."""
+    n = len(near.other)
+    interpolate(
+        outs,
+        t,
+        _place(e, s, near),
+        s[N_ROWS],
+        near.coefficients,
+        12 * (s[GRID] * n + e),
+        s[N_COEFFICIENTS],
+        plan.weights,
+        s[WEIGHTS],
+        near.knots,
+        s[GRID] * n + e,
+        s[STRIDE] * s[N_ROWS],
+    )
+
+
+@inlined
+def _place(e, s, near):  # type: ignore[no-untyped-def]
+    """Where T of edge e begins."""
+    return (s[CACHED] * len(near.other) + e * s[N_ROWS]) * 2 if len(near.radial) else 0
+
+
+@inlined
+def _places(i, e, first, at, pair, source, target, s, plan, room, near):  # type: ignore[no-untyped-def]
+    """The integers of `edge_writer.PLACES` for the group at some place of the list.
+
+    Of the rows the source is that of values and x̄, the target that of sums and ȳ.
     """
-    first, n, numbers, n_u = room.row_ptr[i], room.near[i] - room.row_ptr[i], plan.numbers, s[N_FACTORS]
-    n_c, step, grid = 2 * s[N_COEFFICIENTS], s[STRIDE] * s[N_ROWS], s[GRID]
-    for e in range(n):
-        near.rows[e] = s[WEIGHTS] + room.knots[grid, first + e] * step
-        near.others[e] = base * room.n_atoms + room.neighbor[first + e] * row
-        for k in range(n_c):
-            near.c[e * n_c + k] = room.coefficients[grid, first + e, k]
-        for u in range(n_u):
-            near.g[e * n_u + u] = numbers[kappa + u] * room.harmonics[first + e, plan.lists[s[LISTS] + u]]
-    padded = (n + EDGES - 1) // EDGES * EDGES
-    for e in range(n, padded):
-        near.rows[e], near.others[e] = s[WEIGHTS], base * room.n_atoms + i * row
-    near.c[n * n_c : padded * n_c] = 0
-    near.g[n * n_u : padded * n_u] = 0
-    return padded
+    lists = plan.lists
+    sign, path, a = lists[at + 2], lists[at] * s[CHANNELS], lists[at + 1]
+    shift = 0 if sign else lists[at + 5] * s[OUT_CHANNELS]
+    n = room.n_atoms
+    return (
+        source + a,
+        target + shift,
+        s[SOURCE] * n + s[READ] + a,
+        s[SOURCE_ROW],
+        s[TARGET] * n + s[WRITE] + shift,
+        s[TARGET_ROW],
+        e,
+        _place(e, s, near) + path,
+        path,
+        s[N_ROWS],
+        s[CHANNELS],
+        pair,
+        s[STATIC],
+        sign,
+        at + 4,
+        lists[at + 3],
+        (e - first) * s[N_FACTORS],
+        s[N_FACTORS],
+        s[GRID] * len(near.other) + e,
+        s[WEIGHTS],
+        s[STRIDE] * s[N_ROWS],
+    )
 
 
-@inner
-def _move(i, padded, s, plan, room, kappa, near):  # type: ignore[no-untyped-def]
-    """The motion of the factors and distances of the edges of atom i."""
-    first, n, n_u = room.row_ptr[i], room.near[i] - room.row_ptr[i], s[N_FACTORS]
-    for e in range(n):
-        near.d_dot[e] = room.d_dot[first + e]
-        for u in range(n_u):
-            y_dot = room.harmonics_dot[first + e, plan.lists[s[LISTS] + u]]
-            near.g_dot[e * n_u + u] = plan.numbers[kappa + u] * y_dot
-    near.d_dot[n:padded] = 0
-    near.g_dot[n * n_u : padded * n_u] = 0
+@inlined
+def _table(plan, near):  # type: ignore[no-untyped-def]
+    """The arrays of `edge_writer.TABLE`."""
+    return near.coefficients, plan.weights, near.knots
 
 
-@inner
-def _radial(near, e, s, plan, slopes):  # type: ignore[no-untyped-def]
-    """T of all paths on four edges from e on, and T′ if wanted."""
-    n_c, width = s[N_COEFFICIENTS], s[N_ROWS]
-    interpolate(near.radial, width, near.c[2 * e * n_c :], n_c, plan.weights, near.rows[e:], width, slopes)
-
-
-@inner
-def value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+@bare
+def value(begin, end, s, plan, room, near):  # type: ignore[no-untyped-def]
     """y_i += Σ_j T ∘ Z x_j."""
-    near, n_u, cp, lists = _near(begin, end, s, room), s[N_FACTORS], s[CHANNELS], plan.lists
-    t, x, width = near.radial, room.values, s[N_ROWS]
+    work, is_kept, lists = _work(begin, end, s, room, near), len(near.radial) > 0, plan.lists
+    t, own = near.radial if is_kept else work.radial, (room.values, room.values, near.other, work.g, lists)
     for i in range(begin, end):
-        y0 = target_of(i, s, room)
-        for e in range(0, _lay(i, s, plan, room, s[KAPPA], s[SOURCE], s[SOURCE_ROW], near), EDGES):
-            _radial(near, e, s, plan, False)
-            at, others, g = s[FIRST_TERM] + 1, near.others[e:], near.g[e * n_u :]
-            for _ in range(lists[s[FIRST_TERM]]):
-                path, n = lists[at] * cp, lists[at + 2]
-                spread(x, y0, cp, t, path, width, x, others, s[READ] + lists[at + 1], g, n_u, lists, at + 3, n)
-                at += 3 + 2 * n
+        x0, y0 = source_of(i, s, room), target_of(i, s, room)
+        for pair in range(2):
+            first, last = near.ends[i, 2 * pair], near.ends[i, 2 * pair + 1]
+            _factors(first, last, s, plan, near.harmonics, work.g)
+            for e in range(first, last, EDGES):
+                at = s[FIRST_TERM] + 1
+                if s[IS_PLAIN] and not is_kept:
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    arrays = own + _table(plan, near)
+                    if s[N_COEFFICIENTS] == 4:
+                        edges.value_4(t, arrays, k)
+                    else:
+                        edges.value_6(t, arrays, k)
+                    continue
+                _radial(e, ALL if is_kept else VALUES, s, plan, near, t)
+                for _ in range(lists[s[FIRST_TERM]]):
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    edges.value(t, own, k)
+                    at += 4 + 2 * lists[at + 3]
 
 
-@inner
-def tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+@bare
+def tangent(begin, end, s, plan, room, near):  # type: ignore[no-untyped-def]
     """ẏ_i += Σ_j T ∘ (Z ẋ_j + Ż x_j) + ḋ T′ ∘ Z x_j."""
-    near, n_u, cp, lists = _near(begin, end, s, room), s[N_FACTORS], s[CHANNELS], plan.lists
-    t, x, x_dot, width = near.radial, room.values, room.dots, s[N_ROWS]
+    work, is_kept, lists = _work(begin, end, s, room, near), len(near.radial) > 0, plan.lists
+    t = near.radial if is_kept else work.radial
+    own = room.values, room.dots, near.d_dot, near.other, work.g, work.g_dot, lists
     for i in range(begin, end):
-        y0 = target_of(i, s, room)
-        n_edges = _lay(i, s, plan, room, s[KAPPA], s[SOURCE], s[SOURCE_ROW], near)
-        _move(i, n_edges, s, plan, room, s[KAPPA], near)
-        for e in range(0, n_edges, EDGES):
-            _radial(near, e, s, plan, True)
-            _turn(t, width, near.d_dot[e:])
-            at, others, g, g_dot = s[FIRST_TERM] + 1, near.others[e:], near.g[e * n_u :], near.g_dot[e * n_u :]
-            for _ in range(lists[s[FIRST_TERM]]):
-                path, a, n = lists[at] * cp, s[READ] + lists[at + 1], lists[at + 2]
-                spread(x_dot, y0, cp, t, path, width, x, others, a, g_dot, n_u, lists, at + 3, n)
-                spread_turned(x_dot, y0, cp, t, path, width, x, x_dot, others, a, g, n_u, lists, at + 3, n)
-                at += 3 + 2 * n
+        x0, y0 = source_of(i, s, room), target_of(i, s, room)
+        for pair in range(2):
+            first, last = near.ends[i, 2 * pair], near.ends[i, 2 * pair + 1]
+            _factors(first, last, s, plan, near.harmonics, work.g)
+            _factors(first, last, s, plan, near.harmonics_dot, work.g_dot)
+            for e in range(first, last, EDGES):
+                at = s[FIRST_TERM] + 1
+                if s[IS_PLAIN] and not is_kept:
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    arrays = own + _table(plan, near)
+                    if s[N_COEFFICIENTS] == 4:
+                        edges.tangent_4(t, arrays, k)
+                    else:
+                        edges.tangent_6(t, arrays, k)
+                    continue
+                if not is_kept:
+                    _radial(e, ALL, s, plan, near, t)
+                for _ in range(lists[s[FIRST_TERM]]):
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    edges.tangent(t, own, k)
+                    at += 4 + 2 * lists[at + 3]
 
 
-@inner
-def adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
-    """x̄_j += Σ_i Zᵀ (T ∘ ȳ_i), and ∂E/∂r of the edges j → i of what j gives to i."""
-    near, n_u, cp, lists = _near(begin, end, s, room), s[N_FACTORS], s[CHANNELS], plan.lists
-    x, bars, t, width = room.values, room.adjoints, near.radial, s[N_ROWS]
-    y = bars[s[WRITE] :]
+@bare
+def adjoint(begin, end, s, plan, room, near):  # type: ignore[no-untyped-def]
+    """x̄_j += Σ_i Zᵀ (T ∘ ȳ_i), and ∂E/∂d and ∂E/∂Y of the edges: of what i gives to j, and of both for pairs."""
+    work, is_kept, lists = _work(begin, end, s, room, near), len(near.radial) > 0, plan.lists
+    t = near.radial if is_kept else work.radial
+    outs = SLOPES if s[STATIC] and s[N_FACTORS] == 0 else ALL
+    own = room.values, room.adjoints, near.by_distance, work.lanes, near.other, work.g, lists
     for i in range(begin, end):
-        x0 = source_of(i, s, room)
-        for e in range(0, _lay(i, s, plan, room, s[KAPPA] + n_u, s[TARGET], s[TARGET_ROW], near), EDGES):
-            near.lanes[:] = 0
-            _radial(near, e, s, plan, True)
-            at, others, g = s[FIRST_TERM] + 1, near.others[e:], near.g[e * n_u :]
-            for _ in range(lists[s[FIRST_TERM]]):
-                path, a, n = lists[at] * cp, x0 + lists[at + 1], lists[at + 2]
-                pull(bars, x, a, cp, t, path, width, y, others, g, n_u, lists, at + 3, n, near.lanes)
-                at += 3 + 2 * n
-            _to_edges(i, e, s, plan, room, near.lanes)
+        x0, y0 = source_of(i, s, room), target_of(i, s, room)
+        for pair in range(2):
+            first, last = near.ends[i, 2 * pair], near.ends[i, 2 * pair + 1]
+            _factors(first, last, s, plan, near.harmonics, work.g)
+            for e in range(first, last, EDGES):
+                at = s[FIRST_TERM] + 1
+                if s[IS_PLAIN] and not is_kept:
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    arrays = own + _table(plan, near)
+                    if s[N_COEFFICIENTS] == 4:
+                        edges.adjoint_4(t, arrays, k)
+                    else:
+                        edges.adjoint_6(t, arrays, k)
+                    continue
+                if not is_kept:
+                    _radial(e, outs, s, plan, near, t)
+                work.lanes[:] = 0
+                for _ in range(lists[s[FIRST_TERM]]):
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    edges.adjoint(t, own, k)
+                    at += 4 + 2 * lists[at + 3]
+                _to_harmonics(e, last, s, plan, near, work.lanes)
 
 
-@inner
-def _to_edges(i, e, s, plan, room, lanes):  # type: ignore[no-untyped-def]
-    """Adds the adjoints of distances and harmonics of four edges from e on, which stand in lanes."""
-    kappa, n_u = s[KAPPA] + s[N_FACTORS], s[N_FACTORS]
-    for n in range(min(EDGES, room.near[i] - room.row_ptr[i] - e)):
-        edge = room.row_ptr[i] + e + n
-        bars = room.by_harmonic[edge]
-        room.by_distance[edge] += lane_total(lanes, n)
+@inlined
+def _to_harmonics(e, last, s, plan, near, lanes):  # type: ignore[no-untyped-def]
+    """Adds up the adjoints of the factors of a few edges, which stand in lanes."""
+    kappa, n_u = s[KAPPA], s[N_FACTORS]
+    for n in range(min(EDGES, last - e) if n_u else 0):
+        bars = near.by_harmonic[e + n]
         for u in range(n_u):
-            total = lane_total(lanes, EDGES + n * n_u + u)
-            bars[plan.lists[s[LISTS] + u]] += plan.numbers[kappa + u] * total
+            bars[plan.lists[s[LISTS] + u]] += plan.numbers[kappa + u] * lane_total(lanes, n * n_u + u)
 
 
-@inner
-def both_adjoints(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-def]
+@bare
+def both_adjoints(begin, end, s, plan, room, near, w_bar):  # type: ignore[no-untyped-def]
     """x̄_j += Σ_i Zᵀ (T ∘ ȳ + ḋ T′ ∘ g) + Żᵀ (T ∘ g), and what the edges give to the table."""
-    near, n_u, cp, lists = _near(begin, end, s, room), s[N_FACTORS], s[CHANNELS], plan.lists
-    t, width, back, x, x_dot = near.radial, s[N_ROWS], room.backs, room.values, room.dots
-    y, q = back[s[WRITE] :], room.adjoints[s[WRITE] :]
+    work, is_kept, lists = _work(begin, end, s, room, near), len(near.radial) > 0, plan.lists
+    t = near.radial if is_kept else work.radial
+    own = (room.values, room.dots, room.backs, room.adjoints, near.d_dot, work.bars, near.other, work.g,
+           work.g_dot, lists)  # fmt: skip
     for i in range(begin, end):
-        x0 = source_of(i, s, room)
-        n_edges = _lay(i, s, plan, room, s[KAPPA] + n_u, s[TARGET], s[TARGET_ROW], near)
-        _move(i, n_edges, s, plan, room, s[KAPPA] + n_u, near)
-        for e in range(0, n_edges, EDGES):
-            _radial(near, e, s, plan, True)
-            _turn(t, width, near.d_dot[e:])
-            near.bars[:] = 0
-            at, others, g, g_dot = s[FIRST_TERM] + 1, near.others[e:], near.g[e * n_u :], near.g_dot[e * n_u :]
-            for _ in range(lists[s[FIRST_TERM]]):
-                path, a, n = lists[at] * cp, x0 + lists[at + 1], lists[at + 2]
-                pull_both(
-                    back, x, x_dot, a, cp, t, path, width, y, q, others, g, g_dot, n_u, lists, at + 3, n, near.bars
-                )
-                at += 3 + 2 * n
-            _to_table(w_bar, e, s, near)
+        x0, y0 = source_of(i, s, room), target_of(i, s, room)
+        for pair in range(2):
+            first, last = near.ends[i, 2 * pair], near.ends[i, 2 * pair + 1]
+            _factors(first, last, s, plan, near.harmonics, work.g)
+            _factors(first, last, s, plan, near.harmonics_dot, work.g_dot)
+            for e in range(first, last, EDGES):
+                work.bars[:] = 0
+                at = s[FIRST_TERM] + 1
+                if s[IS_PLAIN] and not is_kept:
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    arrays = own + _table(plan, near)
+                    if s[N_COEFFICIENTS] == 4:
+                        edges.both_adjoints_4(t, arrays, k)
+                    else:
+                        edges.both_adjoints_6(t, arrays, k)
+                    _to_table(e, last, s, near, work.bars, w_bar)
+                    continue
+                if not is_kept:
+                    _radial(e, ALL, s, plan, near, t)
+                for _ in range(lists[s[FIRST_TERM]]):
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    edges.both_adjoints(t, own, k)
+                    at += 4 + 2 * lists[at + 3]
+                _to_table(e, last, s, near, work.bars, w_bar)
 
 
-@inner
-def _turn(radial, width, d_dot):  # type: ignore[no-untyped-def]
-    """T′ of four edges becomes Ṫ = ḋ T′."""
-    for n in range(EDGES):
-        row = radial[(EDGES + n) * width : (EDGES + n + 1) * width]
-        for f in range(width):
-            row[f] *= d_dot[n]
-
-
-@inner
-def _to_table(w_bar, e, s, near):  # type: ignore[no-untyped-def]
-    """What four edges give to the rows that they read: c T̄ + ḋ c′ T̄′."""
-    n_c, c, width = s[N_COEFFICIENTS], near.c, s[N_ROWS]
-    for n in range(EDGES):
-        for r in range(n_c):
-            place, k = near.rows[e + n] + r * width, (e + n) * 2 * n_c + r
-            if c[k] != 0 or c[k + n_c] != 0:
-                add_scaled(w_bar, place, width, near.bars, n * width, c[k])
-                add_scaled(w_bar, place, width, near.bars, (EDGES + n) * width, c[k + n_c] * near.d_dot[e + n])
+@inlined
+def _to_table(e, last, s, near, bars, w_bar):  # type: ignore[no-untyped-def]
+    """What a few edges give to the rows that they read."""
+    n, width = len(near.other), s[N_ROWS]
+    for k in range(e, min(e + EDGES, last)):
+        at, to = s[GRID] * n + k, 2 * (k - e) * width
+        row = s[WEIGHTS] + near.knots[at] * s[STRIDE] * width
+        collect(w_bar, row, width, near.coefficients, 12 * at, s[N_COEFFICIENTS], near.d_dot[k], bars, to)

@@ -1,8 +1,9 @@
 """What a potential adds around a network, once for all networks: see `potential` for the formula.
 
-Edges are measured from positions in float64; the network sees them as core repulsion lets it, d → φ(d). The scale
-of an element is ∂E/∂b unless atoms have fewer neighbors than in training. After the walk over the stages, what the
-network and the outer terms pull at an edge becomes forces and virials.
+Edges are measured from positions in float64; the network sees them as core repulsion lets it, d → φ(d). Two atoms
+of one part have one edge, at one of them; atoms of different parts have one each. The scale of an element is ∂E/∂b
+unless atoms have fewer neighbors than in training. After the walk over the stages, what the network and the outer
+terms pull at an edge becomes forces and virials.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mlpot.cpu.edge_writer import EDGES
 from mlpot.cpu.harmonics import harmonics, pull_back, tangents
-from mlpot.kernels.pairs import envelope, envelope_slope, seen_of, smooth_step, switch_on, with_nuclei
-from mlpot.kernels.simd import inner
+from mlpot.cpu.vectors import stack
+from mlpot.kernels.outer_terms import envelope, envelope_slope, seen_of, smooth_step, switch_on, with_nuclei
+from mlpot.kernels.simd import bare, inlined
 
 Array = Any  # NDArray of float64
 
@@ -41,20 +44,25 @@ class Answer(NamedTuple):
     virial: Array  # (n_atoms, 3, 3) eV, half of that of each pair
 
 
-@inner
-def seed(begin, end, outer, room, answer):  # type: ignore[no-untyped-def]
-    """The coordination of some atoms, and ∂E/∂b."""
+@bare
+def seed(begin, end, outer, room, near, answer):  # type: ignore[no-untyped-def]
+    """The coordination of the atoms of a part, and ∂E/∂b."""
+    coordination = answer.coordination
+    coordination[begin:end] = 0
     for i in range(begin, end):
-        coordination = 0.0
-        for e in range(room.row_ptr[i], room.near[i]):
-            if room.d[e] < outer.cutoff:
-                coordination += envelope(room.d[e] / outer.cutoff)
-        answer.coordination[i] = coordination
+        for pair in range(2):
+            for e in range(near.ends[i, 2 * pair], near.ends[i, 2 * pair + 1]):
+                d = near.exact[e, 1]
+                u = envelope(d / outer.cutoff) if d < outer.cutoff else 0.0
+                coordination[i] += u
+                if pair:
+                    coordination[near.other[e]] += u
+    for i in range(begin, end):
         scale, _, _, _, _, low, high = outer.per_element[room.kind[i]]
-        room.seeds[i] = smooth_step(coordination, low, high)[0] * scale
+        room.seeds[i] = smooth_step(coordination[i], low, high)[0] * scale
 
 
-@inner
+@bare
 def energies(begin, end, outer, room, answer):  # type: ignore[no-untyped-def]
     """The energies of some atoms but for nuclei, and their derivative by the coordination."""
     for i in range(begin, end):
@@ -67,113 +75,163 @@ def energies(begin, end, outer, room, answer):  # type: ignore[no-untyped-def]
         answer.energy[i] = reference + (share * scale * value + shifted if coordination != 0 else 0)
 
 
-@inner
-def to_vectors(begin, end, room):  # type: ignore[no-untyped-def]
-    """∂E/∂r of the edges of some atoms, of what they give to their centers, from distances and harmonics."""
-    t_ = room.by_harmonic.dtype.type
+@bare
+def to_vectors(begin, end, plan, near):  # type: ignore[no-untyped-def]
+    """∂E/∂r of the edges that some atoms take, from distances and harmonics."""
+    t_ = near.by_harmonic.dtype.type
     for i in range(begin, end):
-        for e in range(room.row_ptr[i], room.near[i]):
-            u, per_d, gradient = room.unit[e], 1 / room.d[e], room.gradient[room.original[e]]
-            x, y, z = pull_back(t_(u[0]), t_(u[1]), t_(u[2]), room.by_harmonic[e])
-            along, by_distance = x * u[0] + y * u[1] + z * u[2], room.by_distance[e]
-            gradient[0] = by_distance * u[0] + (x - along * u[0]) * per_d
-            gradient[1] = by_distance * u[1] + (y - along * u[1]) * per_d
-            gradient[2] = by_distance * u[2] + (z - along * u[2]) * per_d
+        for pair in range(2):
+            for e in range(near.ends[i, 2 * pair], near.ends[i, 2 * pair + 1]):
+                _, d, x, y, z = near.exact[e]
+                gradient, along = near.gradient[near.original[e]], float(near.by_distance[e])
+                gx, gy, gz = 0.0, 0.0, 0.0
+                if plan.harmonics:
+                    gx, gy, gz = pull_back(t_(x), t_(y), t_(z), near.by_harmonic[e])
+                    gx, gy, gz = gx / d, gy / d, gz / d
+                    along -= gx * x + gy * y + gz * z
+                gradient[0], gradient[1], gradient[2] = along * x + gx, along * y + gy, along * z + gz
 
 
-@inner
-def forces(begin, end, outer, room, answer):  # type: ignore[no-untyped-def]
-    """Forces and virials of some atoms, from both directions of their edges, and the energy of nuclei."""
-    by_atom, cutoff, pull = answer.by_coordination, outer.cutoff, np.empty(3)
+@bare
+def forces(begin, end, outer, room, near, answer):  # type: ignore[no-untyped-def]
+    """Forces and virials of the atoms of a part, and the energy of nuclei."""
     answer.forces[begin:end] = 0
     answer.virial[begin:end] = 0
     for i in range(begin, end):
-        for e in range(room.row_ptr[i], room.near[i]):
-            j, edge, d, u = room.neighbor[e], room.original[e], room.distance[e], room.unit[e]
-            one, other = room.kind[i], room.kind[j]
-            seen, seen_slope, repelled, slope = with_nuclei(
-                d, outer.nuclei[one], outer.nuclei[other], outer.limits[one, other], outer.screenings
-            )
-            there, back, along = room.gradient[edge], room.gradient[room.reverse[edge]], 0.0
-            for a in range(3):
-                pull[a] = there[a] - back[a]
-                along += pull[a] * u[a]
-            turned, radial = seen / d, slope
-            if seen < cutoff:
-                radial += seen_slope * (by_atom[i] + by_atom[j]) * envelope_slope(seen / cutoff) / cutoff
-            answer.energy[i] += repelled / 2
-            answer.added[i] += repelled / 2
-            for a in range(3):
-                total = (seen_slope * along + radial) * u[a] + turned * (pull[a] - along * u[a])
-                answer.forces[i, a] += total
-                for b in range(3):
-                    answer.virial[i, b, a] += d * u[b] * total / 2
+        for pair in range(2):
+            for e in range(near.ends[i, 2 * pair], near.ends[i, 2 * pair + 1]):
+                _forces_of_edge(i, e, pair, outer, room, near, answer)
 
 
-@inner
-def find(begin, end, plan, outer, room):  # type: ignore[no-untyped-def]
-    """Neighbors, distances and directions of the edges of some atoms; the list may go beyond the cutoff."""
-    r, periodic, cutoff = room.positions, len(room.offset) > 0, plan.cutoff
+@inlined
+def _forces_of_edge(i, e, pair, outer, room, near, answer):  # type: ignore[no-untyped-def]
+    """An edge pulls at its center, and that of a pair at both atoms."""
+    by_atom, cutoff = answer.by_coordination, outer.cutoff
+    j, edge, u, d = near.other[e], near.original[e], near.exact[e, 2:], near.exact[e, 0]
+    one, other = room.kind[i], room.kind[j]
+    seen, seen_slope, repelled, slope = with_nuclei(
+        d, outer.nuclei[one], outer.nuclei[other], outer.limits[one, other], outer.screenings
+    )
+    there, back = near.gradient[edge], near.gradient[near.reverse[edge]]
+    x, y, z = there[0] - back[0], there[1] - back[1], there[2] - back[2]
+    along, turned, radial = x * u[0] + y * u[1] + z * u[2], seen / d, slope
+    if seen < cutoff:
+        radial += seen_slope * (by_atom[i] + by_atom[j]) * envelope_slope(seen / cutoff) / cutoff
+    radial += seen_slope * along - turned * along
+    total = radial * u[0] + turned * x, radial * u[1] + turned * y, radial * u[2] + turned * z
+    half, weight = repelled / 2, d if pair else d / 2
+    answer.energy[i] += half
+    answer.added[i] += half
+    for a in range(3):
+        answer.forces[i, a] += total[a]
+        for b in range(3):
+            answer.virial[i, b, a] += weight * u[b] * total[a]
+    if pair:
+        answer.energy[j] += half
+        answer.added[j] += half
+        for a in range(3):
+            answer.forces[j, a] -= total[a]
+
+
+@bare
+def find(begin, end, plan, outer, room, near):  # type: ignore[no-untyped-def]
+    """The edges within the cutoff that the atoms of a part take; the list may go beyond it.
+
+    First come edges to other parts, and to images of the atom, then those of pairs within the part. One of two
+    atoms takes the pair, the lower one if their numbers are both even or both odd, so that each takes half of its
+    own.
+    """
     for i in range(begin, end):
-        n = room.row_ptr[i]
-        for e in range(room.row_ptr[i], room.row_ptr[i + 1]):
-            j = room.listed[e]
-            x, y, z = r[j, 0] - r[i, 0], r[j, 1] - r[i, 1], r[j, 2] - r[i, 2]
-            if periodic:
-                x, y, z = x + room.offset[e, 0], y + room.offset[e, 1], z + room.offset[e, 2]
-            squared = x * x + y * y + z * z
-            if squared >= cutoff * cutoff:  # NaN goes on, into the energy
-                continue
-            d = np.sqrt(squared)
-            room.neighbor[n], room.original[n], room.distance[n], room.d[n] = j, e, d, d
-            if outer.cutoff > 0:
-                room.d[n], _ = seen_of(d, outer.limits[room.kind[i], room.kind[j]])
-            room.unit[n, 0], room.unit[n, 1], room.unit[n, 2] = x / d, y / d, z / d
-            n += 1
-        room.near[i] = n
-        _lay(room.row_ptr[i], n, plan, room)
+        e = near.row_ptr[i] + 2 * EDGES * i
+        for pair in range(2):
+            near.ends[i, 2 * pair] = e
+            for listed in range(near.row_ptr[i], near.row_ptr[i + 1]):
+                j = near.listed[listed]
+                if (begin <= j < end and j != i) == pair and (pair == 0 or (j > i) == ((i + j) % 2 == 0)):
+                    e += _measure(i, j, listed, e, plan, outer, room, near)
+            near.ends[i, 2 * pair + 1] = e
+            while (e - near.ends[i, 2 * pair]) % EDGES:
+                _fill(i, e, plan, near)
+                e += 1
 
 
-@inner
-def _lay(begin, end, plan, room):  # type: ignore[no-untyped-def]
-    """Harmonics of some edges, and their places on each grid."""
-    t_ = room.harmonics.dtype.type
-    room.by_distance[begin:end] = 0
-    room.by_harmonic[begin:end] = 0
-    for e in range(begin, end):
-        u = room.unit[e]
-        harmonics(t_(u[0]), t_(u[1]), t_(u[2]), room.harmonics[e])
+@inlined
+def _measure(i, j, listed, e, plan, outer, room, near):  # type: ignore[no-untyped-def]
+    """Writes an edge unless it is beyond the cutoff; how many were written."""
+    r, cutoff = near.positions, plan.cutoff
+    x, y, z = r[j, 0] - r[i, 0], r[j, 1] - r[i, 1], r[j, 2] - r[i, 2]
+    if len(near.offset):
+        x, y, z = x + near.offset[listed, 0], y + near.offset[listed, 1], z + near.offset[listed, 2]
+    squared = x * x + y * y + z * z
+    if squared >= cutoff * cutoff:  # NaN goes on, into the energy
+        return 0
+    d = np.sqrt(squared)
+    seen, exact, t_ = d, near.exact[e], near.harmonics.dtype.type
+    if outer.cutoff > 0:
+        seen, _ = seen_of(d, outer.limits[room.kind[i], room.kind[j]])
+    near.other[e], near.original[e], near.by_distance[e] = j, listed, 0
+    exact[0], exact[1], exact[2], exact[3], exact[4] = d, seen, x / d, y / d, z / d
+    if plan.harmonics:
+        harmonics(t_(exact[2]), t_(exact[3]), t_(exact[4]), near.harmonics[e])
+        near.by_harmonic[e] = 0
     for grid in range(len(plan.grids)):
-        last, n_c, polynomials = plan.grids[grid, 0] - 1, plan.grids[grid, 1], plan.polynomials[grid]
-        for e in range(begin, end):
-            place, c = room.d[e] * plan.per_length[grid], room.coefficients[grid, e]
-            knot = min(max(int(place), 0), last)
-            room.knots[grid, e], t = knot, t_(place - knot)
-            for k in range(2 * n_c):
-                c[k] = polynomials[n_c - 1, k]
-            for power in range(n_c - 2, -1, -1):
-                for k in range(2 * n_c):
-                    c[k] = c[k] * t + polynomials[power, k]
-            if t >= 1:
-                c[:] = 0
+        _lay(e, grid, seen, plan, near)
+    return 1
 
 
-@inner
-def move(begin, end, forces, virials, room):  # type: ignore[no-untyped-def]
+@inlined
+def _lay(e, grid, d, plan, near):  # type: ignore[no-untyped-def]
+    """The knot of an edge on a grid, and the coefficients of the rows that it reads."""
+    n, n_c, polynomials = len(near.other), plan.grids[grid, 1], plan.polynomials[grid]
+    place, at = d * plan.per_length[grid], grid * n + e
+    knot = min(max(int(place), 0), plan.grids[grid, 0] - 1)
+    near.knots[at], t = knot, near.coefficients.dtype.type(place - knot)
+    c = near.coefficients[12 * at : 12 * at + 12]
+    for k in range(12):
+        c[k] = polynomials[n_c - 1, k]
+    for power in range(n_c - 2, -1, -1):
+        for k in range(12):
+            c[k] = c[k] * t + polynomials[power, k]
+    if t >= 1:
+        c[:] = 0
+
+
+@inlined
+def _fill(i, e, plan, near):  # type: ignore[no-untyped-def]
+    """An edge of an atom to itself that reads nothing."""
+    n = len(near.other)
+    near.other[e], near.by_distance[e] = i, 0
+    if plan.harmonics:
+        near.harmonics[e] = 0
+    for grid in range(len(plan.grids)):
+        near.knots[grid * n + e] = 0
+        near.coefficients[12 * (grid * n + e) : 12 * (grid * n + e) + 12] = 0
+
+
+@bare
+def move(begin, end, forces, virials, plan, near):  # type: ignore[no-untyped-def]
     """How distances and harmonics change as the atoms move by −F̄ and strain by W̄, see `stages.run`.
 
     Both by atom: forces (n_atoms, 3), virials (n_atoms, 3, 3), the gradients of the loss.
     """
-    v, w, t_ = np.empty(3), np.empty(3), room.d_dot.dtype.type
+    v, t_ = stack(3, near.exact), near.d_dot.dtype.type
     for i in range(begin, end):
-        for e in range(room.row_ptr[i], room.near[i]):
-            j, u, d, along = room.neighbor[e], room.unit[e], room.distance[e], 0.0
-            for a in range(3):
-                v[a] = forces[i, a] - forces[j, a]
-                for b in range(3):
-                    v[a] += virials[i, b, a] * u[b] * d
-                along += v[a] * u[a]
-            for a in range(3):
-                w[a] = (v[a] - along * u[a]) / d
-            room.d_dot[e] = along
-            tangents(t_(u[0]), t_(u[1]), t_(u[2]), t_(w[0]), t_(w[1]), t_(w[2]), room.harmonics_dot[e])
+        for pair in range(2):
+            e = near.ends[i, 2 * pair]
+            while e < near.ends[i, 2 * pair + 1]:
+                j, d, u, along = near.other[e], near.exact[e, 0], near.exact[e, 2:], 0.0
+                for a in range(3):
+                    v[a] = forces[i, a] - forces[j, a]
+                    for b in range(3):
+                        v[a] += virials[i, b, a] * u[b] * d
+                    along += v[a] * u[a]
+                near.d_dot[e] = along
+                if plan.harmonics:
+                    x, y, z = (v[0] - along * u[0]) / d, (v[1] - along * u[1]) / d, (v[2] - along * u[2]) / d
+                    tangents(t_(u[0]), t_(u[1]), t_(u[2]), t_(x), t_(y), t_(z), near.harmonics_dot[e])
+                e += 1
+            while (e - near.ends[i, 2 * pair]) % EDGES:
+                near.d_dot[e] = 0
+                if plan.harmonics:
+                    near.harmonics_dot[e] = 0
+                e += 1

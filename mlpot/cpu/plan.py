@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from mlpot.kernels.simd import inner
+from mlpot.kernels.simd import bare
 
 Array = NDArray[Any]
 
@@ -24,11 +24,11 @@ N_READ, N_WRITTEN, WEIGHTS, LISTS, BY_ELEMENT, N_ROWS = range(9, 15)
 """Components; where weights and lists begin; whether there are weights for each element, and rows of each."""
 BIAS, BIAS_BY_ELEMENT, BACK, N_IN, N_OUT, FUNCTION = range(15, 21)
 """Of `Linear`: where bias (or -1) and transposed matrices are, channels without padding. Of `Activation`: f."""
-STRIDE, N_COEFFICIENTS, GRID, N_FACTORS, KAPPA, FIRST_TERM = range(21, 27)
-"""Of `NeighborSum`: see `neighbor_sum`."""
-STATIC, PANEL = 27, 28
+STRIDE, N_COEFFICIENTS, GRID, N_FACTORS, KAPPA, FIRST_TERM, CACHED, IS_PLAIN = range(21, 29)
+"""Of `NeighborSum`: see `neighbor_sum`; numbers of T of an edge in those before; whether it is one plain group."""
+STATIC, PANEL = 29, 30
 """Whether no edge moves what is read; numbers of a panel."""
-N_INTEGERS = 29
+N_INTEGERS = 31
 
 EMBEDDING, LINEAR, PRODUCTS, ACTIVATION, READOUT, NEIGHBOR_SUM, COPY = range(7)
 
@@ -38,7 +38,9 @@ class Plan(NamedTuple):
 
     steps: Array  # (n_steps, N_INTEGERS) int64
     rows: Array  # (n_arrays,) int64, numbers of an atom in each array
-    first: Array  # (n_arrays, 2) int64, the segment that first touches each array, forward and back
+    # (n_arrays, 4) int64: the segment that first touches each array, forward and back, and whether it does so by
+    # the `NeighborSum` that it begins with
+    first: Array
     segments: Array  # (n_segments, 2) int64, steps between two meetings of threads: from, to
     segments_back: Array  # (n_segments, 2) int64, likewise downwards: from, to (not reached)
     lists: Array  # int64
@@ -48,10 +50,12 @@ class Plan(NamedTuple):
     polynomials: Array  # (n_grids, 6, 12), of t, by power: those of T, then those of T′
     weights: Array  # of the type of the network
     cutoff: float  # Å, of the longest table
+    block: int  # atoms that go through the stages together
+    harmonics: int  # whether any stage reads them
 
 
 class Room(NamedTuple):
-    """Everything that one evaluation computes; arrays of the type of the network unless said."""
+    """What one evaluation computes at atoms; arrays of the type of the network unless said."""
 
     n_atoms: int
     element: Array  # (n_atoms,) int64, for the network
@@ -63,34 +67,43 @@ class Room(NamedTuple):
     b: Array  # (n_atoms,) float64
     seeds: Array  # (n_atoms,) ∂E/∂b
     b_bar: Array  # (n_atoms,) of the loss
+
+
+class Near(NamedTuple):
+    """The list of edges, and the edges within the cutoff that each atom takes: see `outer.find`.
+
+    Those of an atom fill up groups of `edge_writer.EDGES` with edges to itself that read nothing.
+    """
+
     row_ptr: Array  # (n_atoms + 1,) int64
-    near: Array  # (n_atoms,) int64, where the edges of an atom within the cutoff end; they begin at row_ptr
-    neighbor: Array  # (n_edges,) int64
-    original: Array  # (n_edges,) int64, the place of the edge in the list
-    distance: Array  # (n_edges,) float64, Å
-    d: Array  # (n_edges,) float64, Å, as the network sees it: see `terms.core_repulsion`
-    unit: Array  # (n_edges, 3) float64
+    listed: Array  # (n_listed,) int64, neighbors of the whole list
+    reverse: Array  # (n_listed,) int64, in the list the edge that points back
     positions: Array  # (n_atoms, 3) float64, Å
-    offset: Array  # (n_edges, 3) float64, shift · cell; empty if nothing is periodic
-    listed: Array  # (n_edges,) int64, neighbors of the whole list
-    reverse: Array  # (n_edges,) int64, in the list the edge that points back
-    knots: Array  # (n_grids, n_edges) int64
-    coefficients: Array  # (n_grids, n_edges, 12), of T, then of T′
+    offset: Array  # (n_listed, 3) float64, shift · cell; empty if nothing is periodic
+    ends: Array  # (n_atoms, 4) int64, where the edges to other parts begin and end, and those of pairs
+    other: Array  # (n_edges,) int64, the neighbor
+    original: Array  # (n_edges,) int64, the place of the edge in the list
+    exact: Array  # (n_edges, 5) float64: d in Å, d as the network sees it, see `terms.core_repulsion`; u
+    knots: Array  # (n_grids · n_edges,) int64
+    coefficients: Array  # (n_grids · n_edges · 12,), of T, then of T′
     harmonics: Array  # (n_edges, 16)
-    by_distance: Array  # (n_edges,), ∂E by the distances of what the edges give to their centers
-    by_harmonic: Array  # (n_edges, 16), by the harmonics
-    gradient: Array  # (n_edges, 3) float64, ∂E/∂r at the place in the list, of what the edge gives to its center
+    by_distance: Array  # (n_edges,), ∂E/∂d
+    by_harmonic: Array  # (n_edges, 16)
+    # (n_listed, 3) float64, ∂E/∂r at the place in the list: of what the center gives to the neighbor, or of both
+    # where the edge serves both, and then 0 at its reverse
+    gradient: Array
     d_dot: Array  # (n_edges,), how the distance moves; empty without training
     harmonics_dot: Array  # (n_edges, 16), likewise
+    radial: Array  # T and T′ of all edges and `NeighborSum`s, if there is room for them
 
 
-@inner
+@bare
 def source_of(n, s, room):  # type: ignore[no-untyped-def]
     """Where that begins in the arena which step s reads of atom n."""
     return s[SOURCE] * room.n_atoms + n * s[SOURCE_ROW] + s[READ]
 
 
-@inner
+@bare
 def target_of(n, s, room):  # type: ignore[no-untyped-def]
     """Where that begins which step s adds to."""
     return s[TARGET] * room.n_atoms + n * s[TARGET_ROW] + s[WRITE]

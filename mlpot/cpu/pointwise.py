@@ -18,20 +18,20 @@ from mlpot.cpu.plan import (
     source_of,
     target_of,
 )
-from mlpot.cpu.vectors import add_scaled, dot
-from mlpot.kernels.simd import exp, inner
+from mlpot.cpu.vectors import add_scaled, dot, stack
+from mlpot.kernels.simd import bare, exp
 from mlpot.stages.pointwise import EPSILON
 
 SILU, SSP, SIGMOID, TANH, ROOT = range(5)
 NUMBERS = {"silu": SILU, "ssp": SSP, "sigmoid": SIGMOID, "tanh": TANH, "root": ROOT}
 
 
-@inner
+@bare
 def _sigmoid(x, one):  # type: ignore[no-untyped-def]
     return one / (one + exp(-x))
 
 
-@inner
+@bare
 def _function(number, x, out, n):  # type: ignore[no-untyped-def]
     """f of n numbers."""
     one, two = out.dtype.type(1), out.dtype.type(2)
@@ -52,7 +52,7 @@ def _function(number, x, out, n):  # type: ignore[no-untyped-def]
             out[k] = np.sqrt(x[k] + out.dtype.type(EPSILON))
 
 
-@inner
+@bare
 def _slope(number, x, out, n):  # type: ignore[no-untyped-def]
     """f′."""
     one, two = out.dtype.type(1), out.dtype.type(2)
@@ -76,7 +76,7 @@ def _slope(number, x, out, n):  # type: ignore[no-untyped-def]
             out[k] = one / (two * np.sqrt(x[k] + out.dtype.type(EPSILON)))
 
 
-@inner
+@bare
 def _curvature(number, x, out, n):  # type: ignore[no-untyped-def]
     """f″."""
     one, two = out.dtype.type(1), out.dtype.type(2)
@@ -102,11 +102,11 @@ def _curvature(number, x, out, n):  # type: ignore[no-untyped-def]
             out[k] = -one / (two * two * root * root * root)
 
 
-@inner
+@bare
 def value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     """y += factor f(x)."""
     n, factor, y = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]]), room.values
-    f = np.empty(n, y.dtype)
+    f = stack(n, y)
     for i in range(begin, end):
         x0, y0 = source_of(i, s, room), target_of(i, s, room)
         _function(s[FUNCTION], room.values[x0 : x0 + n], f, n)
@@ -114,11 +114,11 @@ def value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
             y[y0 + k] += factor * f[k]
 
 
-@inner
+@bare
 def tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     """ẏ += factor f′(x) ẋ."""
     n, factor, y = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]]), room.dots
-    f = np.empty(n, y.dtype)
+    f = stack(n, y)
     for i in range(begin, end):
         x0, y0 = source_of(i, s, room), target_of(i, s, room)
         _slope(s[FUNCTION], room.values[x0 : x0 + n], f, n)
@@ -126,11 +126,11 @@ def tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
             y[y0 + k] += factor * f[k] * y[x0 + k]
 
 
-@inner
+@bare
 def adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     """x̄ += factor f′(x) ȳ."""
     n, factor, g = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]]), room.adjoints
-    f = np.empty(n, g.dtype)
+    f = stack(n, g)
     for i in range(begin, end):
         x0, y0 = source_of(i, s, room), target_of(i, s, room)
         _slope(s[FUNCTION], room.values[x0 : x0 + n], f, n)
@@ -138,12 +138,12 @@ def adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
             g[x0 + k] += factor * f[k] * g[y0 + k]
 
 
-@inner
+@bare
 def both_adjoints(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     """x̄ += factor (f′(x) ȳ + f″(x) ẋ g)."""
     n, factor = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]])
     back, dots, g = room.backs, room.dots, room.adjoints
-    f, f2 = np.empty(n, back.dtype), np.empty(n, back.dtype)
+    f, f2 = stack(n, back), stack(n, back)
     for i in range(begin, end):
         x0, y0 = source_of(i, s, room), target_of(i, s, room)
         x = room.values[x0 : x0 + n]
@@ -153,7 +153,7 @@ def both_adjoints(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
             back[x0 + k] += factor * (f[k] * back[y0 + k] + f2[k] * dots[x0 + k] * g[y0 + k])
 
 
-@inner
+@bare
 def copy(begin, end, s, array, room):  # type: ignore[no-untyped-def]
     """y += x in one array, forward."""
     n, one = s[N_READ] * s[CHANNELS], array.dtype.type(1)
@@ -161,7 +161,7 @@ def copy(begin, end, s, array, room):  # type: ignore[no-untyped-def]
         add_scaled(array, target_of(i, s, room), n, array, source_of(i, s, room), one)
 
 
-@inner
+@bare
 def copy_back(begin, end, s, array, room):  # type: ignore[no-untyped-def]
     """x̄ += ȳ in one array."""
     n, one = s[N_READ] * s[CHANNELS], array.dtype.type(1)
@@ -169,7 +169,7 @@ def copy_back(begin, end, s, array, room):  # type: ignore[no-untyped-def]
         add_scaled(array, source_of(i, s, room), n, array, target_of(i, s, room), one)
 
 
-@inner
+@bare
 def embed(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     """y += W[z]."""
     n, one = s[N_WRITTEN] * s[OUT_CHANNELS], room.values.dtype.type(1)
@@ -178,7 +178,7 @@ def embed(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
         add_scaled(room.values, target_of(i, s, room), n, plan.weights, row, one)
 
 
-@inner
+@bare
 def embed_back(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-def]
     """W̄[z] += ȳ."""
     n, one = s[N_WRITTEN] * s[OUT_CHANNELS], w_bar.dtype.type(1)
@@ -186,13 +186,13 @@ def embed_back(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-def
         add_scaled(w_bar, s[WEIGHTS] + room.element[i] * n, n, room.backs, target_of(i, s, room), one)
 
 
-@inner
+@bare
 def _row_of(i, s, room):  # type: ignore[no-untyped-def]
     """Where the weights of a readout begin for atom i."""
     return s[WEIGHTS] + (room.element[i] * s[CHANNELS] if s[BY_ELEMENT] else 0)
 
 
-@inner
+@bare
 def read(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     """b += w · x + bias."""
     for i in range(begin, end):
@@ -202,14 +202,14 @@ def read(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
             room.b[i] += plan.weights[s[BIAS] + (room.element[i] if s[BIAS_BY_ELEMENT] else 0)]
 
 
-@inner
+@bare
 def unread(begin, end, s, plan, room, seeds, array):  # type: ignore[no-untyped-def]
     """x̄ += b̄ w in an array."""
     for i in range(begin, end):
         add_scaled(array, source_of(i, s, room), s[CHANNELS], plan.weights, _row_of(i, s, room), seeds[i])
 
 
-@inner
+@bare
 def unread_weights(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-def]
     """w̄ += b̄ x + s ẋ and the bias."""
     for i in range(begin, end):

@@ -20,8 +20,8 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from mlpot.cpu.plan import BY_ELEMENT, CHANNELS, LISTS, N_ROWS, WEIGHTS, source_of, target_of
-from mlpot.cpu.vectors import Flat, _void
-from mlpot.kernels.simd import inner
+from mlpot.cpu.vectors import Flat, _void, stack
+from mlpot.kernels.simd import bare
 from mlpot.stages.products import Products
 
 Vector = tuple[Any, ...]  # of LLVM: (value,), or (value, dot)
@@ -194,43 +194,43 @@ _value, _tangent = _generator(_Tree, False), _generator(_Tree, True)
 _adjoint, _both_adjoints = _generator(_Adjoint, False), _generator(_Adjoint, True)
 
 
-@inner
+@bare
 def value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     """y of atoms begin ≤ n < end."""
-    x, y, w, place = room.values, room.values, plan.weights, np.zeros(7, np.int64)
+    x, y, w, place = room.values, room.values, plan.weights, stack(7, plan.lists)
     for n in range(begin, end):
         _places(n, s, room, place)
         _value(x, x, w, y, x, x, x, place, plan.lists, s[LISTS], s[CHANNELS])
 
 
-@inner
+@bare
 def tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     """ẏ likewise."""
-    x, y, w, place = room.values, room.dots, plan.weights, np.zeros(7, np.int64)
+    x, y, w, place = room.values, room.dots, plan.weights, stack(7, plan.lists)
     for n in range(begin, end):
         _places(n, s, room, place)
         _tangent(x, room.dots, w, y, x, x, x, place, plan.lists, s[LISTS], s[CHANNELS])
 
 
-@inner
+@bare
 def adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     """x̄ likewise."""
-    x, w, g, place = room.values, plan.weights, room.adjoints, np.zeros(7, np.int64)
+    x, w, g, place = room.values, plan.weights, room.adjoints, stack(7, plan.lists)
     for n in range(begin, end):
         _places(n, s, room, place)
         _adjoint(x, x, w, g, x, g, x, place, plan.lists, s[LISTS], s[CHANNELS])
 
 
-@inner
+@bare
 def both_adjoints(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-def]
     """x̄ and w̄ likewise, added to."""
-    x, w, back, place = room.values, plan.weights, room.backs, np.zeros(7, np.int64)
+    x, w, back, place = room.values, plan.weights, room.backs, stack(7, plan.lists)
     for n in range(begin, end):
         _places(n, s, room, place)
         _both_adjoints(x, room.dots, w, back, room.adjoints, back, w_bar, place, plan.lists, s[LISTS], s[CHANNELS])
 
 
-@inner
+@bare
 def _places(n, s, room, place):  # type: ignore[no-untyped-def]
     """Where the arrays of atom n begin, in the order of NAMES."""
     source, target = source_of(n, s, room), target_of(n, s, room)

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlpot.kernels.edges import turned_conv, turned_grad
-from mlpot.kernels.pairs import Pairs, conv, forces, lay, pull, switch_on
+from mlpot.kernels.outer_terms import switch_on
+from mlpot.kernels.pairs import Pairs, conv, forces, lay, pull
 from mlpot.kernels.simd import compiled, copy_rows, dense, inner, silu, silu_curvature, wait_for_all
 
 Array = Any  # NDArray of the weights' type unless said

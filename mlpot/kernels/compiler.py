@@ -210,3 +210,8 @@ def _compiler(**options: bool) -> Callable[[Callable[..., Any]], Any]:
 compiled = _compiler()
 # For what only compiled functions call: unpacking Python's objects is most of the code, and time to compile, else.
 inner = numba.njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+# For what makes no arrays: nothing counts references to those that it is given, which are most of a call, else.
+_OPTIONS = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
+bare = numba.njit(**_OPTIONS)
+# For what stands in an innermost loop and takes whole records: to hand over hundreds of numbers takes longer.
+inlined = numba.njit(**_OPTIONS, forceinline=True)

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlpot.kernels.pairs import Pairs, conv, forces, lay, pull, smooth_step, switch_on
+from mlpot.kernels.outer_terms import smooth_step, switch_on
+from mlpot.kernels.pairs import Pairs, conv, forces, lay, pull
 from mlpot.kernels.simd import compiled, copy_rows, dense, inner, silu, wait_for_all
 
 Array = Any  # NDArray of the weights' type unless said

@@ -13,8 +13,8 @@ import numpy as np
 
 from mlpot.kernels.edges import plain_conv
 from mlpot.kernels.edges import pull as edge_pull
+from mlpot.kernels.outer_terms import envelope, envelope_slope, seen_of, with_nuclei
 from mlpot.kernels.simd import compiled, fma, inner
-from mlpot.units import BOHR, HARTREE
 
 Array = Any  # NDArray of the weights' type unless said
 
@@ -126,39 +126,6 @@ def _polynomials(begin, end, t, polynomials, c):  # type: ignore[no-untyped-def]
 
 
 @inner
-def envelope(x):  # type: ignore[no-untyped-def]
-    """`radial.PolynomialEnvelope` of exponent 6, x < 1."""
-    return 1 - x**6 * (28 - x * (48 - x * 21))
-
-
-@inner
-def envelope_slope(x):  # type: ignore[no-untyped-def]
-    """Its derivative by x."""
-    return -168 * x**5 * (1 - x) * (1 - x)
-
-
-@inner
-def smooth_step(x, low, high):  # type: ignore[no-untyped-def]
-    """S((x − low) / (high − low)) of `terms.core_repulsion`, and its derivative by x; 1 without (high = 0)."""
-    if high <= 0 or not x < high:  # a crowd at the cutoff may be −1e-16
-        return 1.0, 0.0
-    width = high - low
-    x = max((x - low) / width, 0.0)
-    return x**4 * (35 - x * (84 - x * (70 - x * 20))), 140 * (x * (1 - x)) ** 3 / width
-
-
-@inner
-def seen_of(d, limits):  # type: ignore[no-untyped-def]
-    """φ(d) of `terms.core_repulsion`, the distance that the learned part is given, and its derivative."""
-    low, high = limits[0], limits[1]
-    if not d < high:
-        return d, 1.0
-    x = max((d - low) / (high - low), 0.0)
-    path = x**5 * (7 - x * (14 - x * (10 - x * 2.5)))
-    return (low + high) / 2 + (high - low) * path, smooth_step(d, low, high)[0]
-
-
-@inner
 def conv(begin, end, row_ptr, pairs, table, x, out):  # type: ignore[no-untyped-def]
     """out_i = Σ_j w(d_ij) ∘ x_j for a block, in the order of j."""
     c, row, neighbor = pairs.coefficients, pairs.row, pairs.neighbor
@@ -178,42 +145,6 @@ def pull(begin, end, row_ptr, pairs, table, x, q):  # type: ignore[no-untyped-de
     for i in range(begin, end):
         for e in range(row_ptr[i], pairs.later[i]):
             pairs.pull[e] += edge_pull(pairs.coefficients, table, x, q, e, pairs.row[e], i, pairs.neighbor[e])
-
-
-@inner
-def switch_on(crowd, shift):  # type: ignore[no-untyped-def]
-    """The energy of the shift that neighbors switch on, and its derivative by the crowd of them."""
-    switch = np.exp(-crowd * crowd)
-    return shift * (1 - switch), 2 * shift * crowd * switch
-
-
-@inner
-def _screened(d, one, other, screenings):  # type: ignore[no-untyped-def]
-    """The energy of two nuclei in eV and its derivative by d, see `terms.zbl`; half of it with a ghost."""
-    per_length = (one[1] + other[1]) / (0.8854 * BOHR)
-    screening, slope = 0.0, 0.0
-    for k in range(len(screenings)):
-        decay = screenings[k, 1] * per_length
-        term = screenings[k, 0] * np.exp(-decay * d)
-        screening += term
-        slope -= decay * term
-    bare = HARTREE * BOHR * one[0] * other[0] / d * ((one[2] + other[2]) / 2)
-    return bare * screening, bare * (slope - screening / d)
-
-
-@inner
-def with_nuclei(d, one, other, limits, screenings):  # type: ignore[no-untyped-def]
-    """What the learned part sees of d, its derivative, and the energy of nuclei in eV with its derivative by d."""
-    (seen, seen_slope), end, energy, slope = seen_of(d, limits), limits[2], 0.0, 0.0
-    if seen < end:
-        bare, bare_slope = _screened(seen, one, other, screenings)
-        u = envelope(seen / end)
-        energy, slope = bare * u, seen_slope * (bare_slope * u + bare * envelope_slope(seen / end) / end)
-    if d < limits[1]:
-        inner, inner_slope = _screened(d, one, other, screenings)
-        outer, outer_slope = _screened(seen, one, other, screenings)
-        energy, slope = energy + inner - outer, slope + inner_slope - seen_slope * outer_slope
-    return seen, seen_slope, energy, slope
 
 
 @inner

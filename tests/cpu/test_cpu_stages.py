@@ -48,6 +48,7 @@ def by_definition(program: Program, at: Environments, given: list[Tensor]) -> An
     with torch.no_grad():
         gradient, values, adjoints = edge_gradient(program, moving, s)
         weights, _ = loss_gradient(program, moving, b_bar, values, adjoints)
+    gradient = gradient - gradient[at.edges.reverse]  # of an edge and its reverse
     return values["energy"][:, 0, 0], gradient, [w for of_step in weights for w in of_step]
 
 
@@ -66,7 +67,8 @@ def compiled(
         np.empty((0, 3)),
     )
     found = run.evaluate(run.layout.plan(program.weights), structure, seeds=s, training=True)
-    b, gradient = torch.tensor(found.room.b), -torch.tensor(found.room.gradient)[at.edges.reverse]
+    b, pull = torch.tensor(found.room.b), torch.tensor(found.near.gradient)
+    gradient = pull - pull[at.edges.reverse]
     weights = run.loss_gradient(found, program, b_bar, f_bar, w_bar)
     return b, gradient, [w.clone() for w in weights]
 

@@ -1,0 +1,77 @@
+"""What a potential adds around a network, edge by edge, as `terms` and `potential` have it, with slopes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlpot.kernels.simd import inlined
+from mlpot.units import BOHR, HARTREE
+
+
+@inlined
+def envelope(x):  # type: ignore[no-untyped-def]
+    """`radial.PolynomialEnvelope` of exponent 6, x < 1."""
+    return 1 - x**6 * (28 - x * (48 - x * 21))
+
+
+@inlined
+def envelope_slope(x):  # type: ignore[no-untyped-def]
+    """Its derivative by x."""
+    return -168 * x**5 * (1 - x) * (1 - x)
+
+
+@inlined
+def smooth_step(x, low, high):  # type: ignore[no-untyped-def]
+    """S((x − low) / (high − low)) of `terms.core_repulsion`, and its derivative by x; 1 without (high = 0)."""
+    if high <= 0 or not x < high:  # a crowd at the cutoff may be −1e-16
+        return 1.0, 0.0
+    width = high - low
+    x = max((x - low) / width, 0.0)
+    return x**4 * (35 - x * (84 - x * (70 - x * 20))), 140 * (x * (1 - x)) ** 3 / width
+
+
+@inlined
+def seen_of(d, limits):  # type: ignore[no-untyped-def]
+    """φ(d) of `terms.core_repulsion`, the distance that the learned part is given, and its derivative."""
+    low, high = limits[0], limits[1]
+    if not d < high:
+        return d, 1.0
+    x = max((d - low) / (high - low), 0.0)
+    path = x**5 * (7 - x * (14 - x * (10 - x * 2.5)))
+    return (low + high) / 2 + (high - low) * path, smooth_step(d, low, high)[0]
+
+
+@inlined
+def switch_on(crowd, shift):  # type: ignore[no-untyped-def]
+    """The energy of the shift that neighbors switch on, and its derivative by the crowd of them."""
+    switch = np.exp(-crowd * crowd)
+    return shift * (1 - switch), 2 * shift * crowd * switch
+
+
+@inlined
+def _screened(d, one, other, screenings):  # type: ignore[no-untyped-def]
+    """The energy of two nuclei in eV and its derivative by d, see `terms.zbl`; half of it with a ghost."""
+    per_length = (one[1] + other[1]) / (0.8854 * BOHR)
+    screening, slope = 0.0, 0.0
+    for k in range(len(screenings)):
+        decay = screenings[k, 1] * per_length
+        term = screenings[k, 0] * np.exp(-decay * d)
+        screening += term
+        slope -= decay * term
+    bare = HARTREE * BOHR * one[0] * other[0] / d * ((one[2] + other[2]) / 2)
+    return bare * screening, bare * (slope - screening / d)
+
+
+@inlined
+def with_nuclei(d, one, other, limits, screenings):  # type: ignore[no-untyped-def]
+    """What the learned part sees of d, its derivative, and the energy of nuclei in eV with its derivative by d."""
+    (seen, seen_slope), end, energy, slope = seen_of(d, limits), limits[2], 0.0, 0.0
+    if seen < end:
+        bare, bare_slope = _screened(seen, one, other, screenings)
+        u = envelope(seen / end)
+        energy, slope = bare * u, seen_slope * (bare_slope * u + bare * envelope_slope(seen / end) / end)
+    if d < limits[1]:
+        inner, inner_slope = _screened(d, one, other, screenings)
+        outer, outer_slope = _screened(seen, one, other, screenings)
+        energy, slope = energy + inner - outer, slope + inner_slope - seen_slope * outer_slope
+    return seen, seen_slope, energy, slope
