@@ -118,12 +118,6 @@ class StagedTraining:
         energy = energy + elements.reference.index_select(0, kind)
         return _sums(energy, graph), forces[:n], _sums(virial[:n], graph)
 
-    def __deepcopy__(self, memo: object) -> StagedTraining:
-        return StagedTraining()
-
-    def __reduce__(self) -> tuple[type[StagedTraining], tuple[()]]:
-        return StagedTraining, ()
-
 
 class _Outputs(torch.autograd.Function):
     """b, forces and virials by atom as a function of the weights of a list of stages."""

@@ -80,7 +80,7 @@ def spectrum_obstacle(
         how = f"write_every: {steps}" if steps else f"timestep_fs: {needed:.2g} and write_every: 1"
         return (
             f"{what} moves at {wavenumber:.0f} 1/cm, and frames {frame_fs:g} fs apart show nothing above "
-            f"{reach:.0f}: faster ones would appear at lower ones. Frames at most {needed:.2g} fs apart are "
+            f"{reach:.0f}: it would appear at a lower wavenumber. Frames at most {needed:.2g} fs apart are "
             f"needed ({how})."
         )
     width = 2 * WAVENUMBER / (frame_fs * n_segment)
