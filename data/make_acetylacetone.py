@@ -10,20 +10,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.io import write
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import thermalize_momenta
 from ase.optimize import LBFGS
 from tblite.ase import TBLite
 
 from mlpot.data.h5md import Reader
 from mlpot.data.label import label
+from mlpot.dynamics.snapshots import snapshots
 
 HERE = Path(__file__).resolve().parent
 RUNS = HERE.parent / "runs"
 TEMPERATURES = (300, 450, 600)
-SPACING, EQUILIBRATION = 200, 2000  # steps of 0.5 fs
 TRAIN, TEST = 50, 100
 
 # The enol drawn flat, hydroxyl hydrogen between the oxygen atoms; GFN2-xTB relaxes it. Å.
@@ -47,20 +45,9 @@ def enol() -> Atoms:
 
 
 def trajectory(atoms: Atoms, temperature: int, seed: int, frames: int) -> list[Atoms]:
-    """Snapshots of Langevin dynamics, centered on the origin."""
-    rng = np.random.default_rng(seed)
+    """Snapshots of dynamics with GFN2-xTB."""
     atoms.calc = TBLite(method="GFN2-xTB", verbosity=0)
-    thermalize_momenta(atoms, temperature, rng=rng)
-    dynamics = Langevin(
-        atoms, 0.5 * units.fs, temperature_K=temperature, friction=0.01 / units.fs, fixcm=False, rng=rng
-    )
-    dynamics.run(EQUILIBRATION)
-    snapshots = []
-    for _ in range(frames):
-        dynamics.run(SPACING)
-        positions = atoms.positions - atoms.get_center_of_mass()
-        snapshots.append(Atoms(atoms.numbers, positions, info={"group": f"{temperature}K"}))
-    return snapshots
+    return snapshots(atoms, temperature_K=temperature, seed=seed, n_frames=frames)
 
 
 def structures(n: int, first_seed: int) -> list[Atoms]:

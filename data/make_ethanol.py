@@ -7,20 +7,18 @@ Interrupted, it goes on where it was when called again. About 45 minutes on one 
 import sys
 from pathlib import Path
 
-import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.build import molecule
 from ase.io import write
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import thermalize_momenta
 from tblite.ase import TBLite
 
 from mlpot.data.label import label
+from mlpot.dynamics.snapshots import snapshots
 
 HERE = Path(__file__).resolve().parent
 RUNS = HERE.parent / "runs"
 TEMPERATURES = (300, 450, 600)
-SPACING, FRAMES, EQUILIBRATION = 200, 43, 2000  # steps of 0.5 fs
+FRAMES = 43
 
 
 def conformer(name: str) -> Atoms:
@@ -37,20 +35,9 @@ def conformer(name: str) -> Atoms:
 
 
 def trajectory(ethanol: Atoms, temperature: int, seed: int) -> list[Atoms]:
-    """Snapshots of Langevin dynamics, centered on the origin."""
-    rng = np.random.default_rng(seed)
+    """Snapshots of dynamics with GFN2-xTB."""
     ethanol.calc = TBLite(method="GFN2-xTB", verbosity=0)
-    thermalize_momenta(ethanol, temperature, rng=rng)
-    dynamics = Langevin(
-        ethanol, 0.5 * units.fs, temperature_K=temperature, friction=0.01 / units.fs, fixcm=False, rng=rng
-    )
-    dynamics.run(EQUILIBRATION)
-    snapshots = []
-    for _ in range(FRAMES):
-        dynamics.run(SPACING)
-        positions = ethanol.positions - ethanol.get_center_of_mass()
-        snapshots.append(Atoms(ethanol.numbers, positions, info={"group": f"{temperature}K"}))
-    return snapshots
+    return snapshots(ethanol, temperature_K=temperature, seed=seed, n_frames=FRAMES)
 
 
 def structures() -> list[Atoms]:
