@@ -6,6 +6,7 @@ shift) and cut at exactly the cutoff, so that a list depends on the positions al
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpot.graph import AtomGraph, Edges, edge_vectors
 
+SMALL = 64  # atoms; of fewer, all distances are computed
 COINCIDENT = 1e-2  # Å; closer pairs are one atom written twice, not chemistry
 
 Ints = NDArray[np.int64]
@@ -86,6 +88,55 @@ class SkinList:
             return False
         moved = r - old.positions.numpy()
         return bool(np.einsum("ia,ia->i", moved, moved).max() < (self.skin / 2) ** 2)  # NaN does not hold
+
+
+def build_molecules(
+    numbers: Sequence[ArrayLike], positions: Sequence[ArrayLike], cells: Sequence[ArrayLike], cutoff: float
+) -> AtomGraph | None:
+    """The graph of many small structures without periods, as of `build_graph` and `collate`, in one go.
+
+    Args:
+        numbers: of each structure, (n_atoms,) atomic numbers.
+        positions: of each, (n_atoms, 3) Å.
+        cells: of each, (3, 3) Å, kept as they are.
+        cutoff: Å.
+
+    Returns:
+        None if a structure is large, empty, not finite or of a wrong shape, or has two atoms in one place:
+        `build_graph` takes it, or says what is wrong.
+    """
+    sizes = np.array([len(z) for z in numbers])  # type: ignore[arg-type]
+    fit = all(np.shape(r) == (n, 3) for r, n in zip(positions, sizes, strict=True))
+    if not fit or sizes.max() > SMALL or sizes.min() < 1:
+        return None
+    r = np.concatenate([np.asarray(part, dtype=np.float64) for part in positions])
+    z = np.concatenate([np.asarray(part, dtype=np.int64) for part in numbers])
+    h = np.stack([np.asarray(part, dtype=np.float64) for part in cells])
+    if not (np.isfinite(r).all() and np.isfinite(h).all()):
+        return None
+    there = np.arange(sizes.max()) < sizes[:, None]  # (n_graphs, most atoms)
+    apart = np.zeros((3, *there.shape))
+    apart[:, there] = r.T
+    squared = np.square(apart[:, :, None, :] - apart[:, :, :, None]).sum(0)
+    near = (squared < cutoff**2) & there[:, :, None] & there[:, None, :]
+    near[:, np.arange(sizes.max()), np.arange(sizes.max())] = False
+    if (squared[near] < COINCIDENT**2).any():
+        return None
+    graph, i, j = np.nonzero(near)
+    first = np.cumsum(sizes) - sizes
+    row_ptr = np.zeros(len(z) + 1, dtype=np.int64)
+    np.cumsum(near.sum(2)[there], out=row_ptr[1:])
+    place = np.cumsum(near.ravel()).reshape(near.shape) - 1
+    arrays = first[graph] + i, first[graph] + j, row_ptr, place[graph, j, i]
+    return AtomGraph(
+        positions=torch.from_numpy(r),
+        numbers=torch.from_numpy(z),
+        cell=torch.from_numpy(h),
+        pbc=torch.zeros(len(sizes), 3, dtype=torch.bool, device="cpu"),
+        edges=Edges(*(torch.from_numpy(array) for array in arrays)),
+        cell_shift=torch.zeros(len(graph), 3, dtype=torch.float64, device="cpu"),
+        batch=torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
+    )
 
 
 def pairs_in_open_space(positions: Floats, cutoff: float, ids: Ints) -> tuple[Ints, Ints]:

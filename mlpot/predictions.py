@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -16,10 +15,10 @@ from mlpot.data.h5md.read import BLOCK
 from mlpot.data.sources.output import output_format, without_results, write_structures
 from mlpot.data.sources.read import Source, as_source
 from mlpot.forces import predict
-from mlpot.graph import Properties, collate
+from mlpot.graph import AtomGraph, Properties, collate
 from mlpot.model_file import load_potential
-from mlpot.neighbors import build_graph
-from mlpot.potential import Potential
+from mlpot.neighbors import build_graph, build_molecules
+from mlpot.potential import Potential, UnknownElementError
 
 BATCH_ATOMS = 1024
 """Atoms computed at once, unless a structure has more."""
@@ -176,6 +175,49 @@ def _batches(structures: Iterable[Atoms], batch_atoms: int) -> Iterator[list[Ato
 def _predict_batch(
     potential: Potential, batch: list[Atoms], first: int, on_bad: OnBad | None
 ) -> Iterator[tuple[Atoms, Properties]]:
+    known, graph = list(enumerate(batch, first)), _graph_at_once(potential, batch)
+    if graph is None:
+        known, graph = _graph_one_by_one(potential, batch, first, on_bad)
+    if graph is None:
+        return
+    out = predict(potential, graph.to(potential.energy_scale.device)).to("cpu")
+    sizes = [len(atoms) for _, atoms in known]
+    bad = torch.zeros_like(out.energy).index_add(0, graph.batch.cpu(), (~out.forces.isfinite()).sum(1).double())
+    finite = (out.energy.isfinite() & (bad == 0)).tolist()
+    own_parts = (torch.split(t, n) for t, n in ((out.energy, 1), (out.forces, sizes), (out.stress, 1)))
+    parts = zip(known, finite, *own_parts, strict=True)
+    for (index, atoms), is_finite, *own in parts:
+        if is_finite:
+            yield atoms, Properties(*own)
+            continue
+        told = (
+            f"The prediction for structure {index} is not finite. Its atoms may be far closer than any in the "
+            "training set; look at the structure."
+        )
+        if on_bad is None:
+            raise NotFiniteError(told)
+        on_bad(index, told)
+
+
+def _graph_at_once(potential: Potential, batch: list[Atoms]) -> AtomGraph | None:
+    """The graph of small molecules; None if there are others, or if something is wrong."""
+    if any(atoms.pbc.any() for atoms in batch):
+        return None
+    numbers, positions = [atoms.numbers for atoms in batch], [atoms.positions for atoms in batch]
+    graph = build_molecules(numbers, positions, [atoms.cell.array for atoms in batch], potential.cutoff)
+    if graph is None:
+        return None
+    try:
+        potential.check_elements(graph.numbers.to(potential.energy_scale.device))
+    except UnknownElementError:  # of one of them
+        return None
+    return graph
+
+
+def _graph_one_by_one(
+    potential: Potential, batch: list[Atoms], first: int, on_bad: OnBad | None
+) -> tuple[list[tuple[int, Atoms]], AtomGraph | None]:
+    """The graph of all structures that have one, with their places in the source; None without any."""
     known, graphs = [], []
     for k, atoms in enumerate(batch):
         try:
@@ -188,19 +230,4 @@ def _predict_batch(
             continue
         graphs.append(graph)
         known.append((first + k, atoms))
-    if not graphs:
-        return
-    out = predict(potential, collate(graphs).to(potential.energy_scale.device)).to("cpu")
-    ends = np.cumsum([len(atoms) for _, atoms in known])
-    for k, (end, (index, atoms)) in enumerate(zip(ends, known, strict=True)):
-        own = Properties(out.energy[k : k + 1], out.forces[end - len(atoms) : end], out.stress[k : k + 1])
-        if not (own.energy.isfinite().all() and own.forces.isfinite().all()):
-            told = (
-                f"The prediction for structure {index} is not finite. Its atoms may be far closer than any in the "
-                "training set; look at the structure."
-            )
-            if on_bad is None:
-                raise NotFiniteError(told)
-            on_bad(index, told)
-            continue
-        yield atoms, own
+    return known, collate(graphs) if graphs else None

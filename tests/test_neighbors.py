@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structures import copper, copper_atom, ethanol, graph_of, isolated_atom, quartz, slab, worst
 
-from mlpot.graph import AtomGraph, edge_vectors
-from mlpot.neighbors import SkinList, build_graph
+from mlpot.graph import AtomGraph, collate, edge_vectors
+from mlpot.neighbors import SkinList, build_graph, build_molecules
 
 
 def with_cell(atoms: Atoms, rows: object, pbc: object = True) -> Atoms:
@@ -218,3 +218,20 @@ def test_integers_and_foreign_byte_orders_are_read_as_numbers() -> None:
     listed = build_graph(list(atoms.numbers), np.asfortranarray(r), cell.tolist(), [0, 0, 0], 4.0)
     assert same_graph(swapped, expected)
     assert same_graph(listed, expected)
+
+
+def test_many_molecules_at_once_have_the_edges_of_each() -> None:
+    """Sizes differ, one atom stands alone; what a molecule must not be is left to `build_graph`."""
+    rng = np.random.default_rng(3)
+    molecules = [(rng.integers(1, 9, n), rng.uniform(0, 5, (n, 3))) for n in (9, 1, 5, 30, 2)]
+    numbers, positions, cells = [z for z, _ in molecules], [r for _, r in molecules], [np.eye(3)] * len(molecules)
+    found = build_molecules(numbers, positions, cells, 3.0)
+    expected = collate([build_graph(z, r, np.eye(3), False, 3.0) for z, r in molecules])
+    assert found is not None
+    for name in ("positions", "numbers", "cell", "pbc", "cell_shift", "batch"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    for name in ("center", "neighbor", "row_ptr", "reverse"):
+        assert torch.equal(getattr(found.edges, name), getattr(expected.edges, name)), name
+    for wrong in (np.full((2, 3), np.nan), np.zeros((2, 3)), np.zeros((3, 3))):
+        assert build_molecules([*numbers[:-1], [1, 1]], [*positions[:-1], wrong], cells, 3.0) is None
+    assert build_molecules([[1] * 65], [rng.uniform(0, 50, (65, 3))], [np.eye(3)], 3.0) is None
