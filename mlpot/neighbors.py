@@ -156,6 +156,23 @@ def pairs_in_open_space(positions: Floats, cutoff: float, ids: Ints) -> tuple[In
     return center, neighbor
 
 
+def symmetric_edges(center: Ints, neighbor: Ints, shift: Floats, n_atoms: int) -> tuple[Edges, torch.Tensor]:
+    """Each pair once in both directions, whichever were given, sorted by (center, neighbor, shift).
+
+    Args:
+        center, neighbor: (n_pairs,).
+        shift: (n_pairs, 3) whole cells crossed from center to neighbor.
+        n_atoms: how many there are.
+
+    Returns:
+        The edges, and the shift of each, (n_edges, 3).
+    """
+    both = np.concatenate([center, neighbor]), np.concatenate([neighbor, center]), np.concatenate([shift, -shift])
+    _, once = np.unique(_key(*both, n_atoms), return_index=True)
+    i, j, crossed = (array[once] for array in both)
+    return _edges(i, j, crossed, n_atoms), torch.from_numpy(crossed)
+
+
 def checked_structure(
     numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike
 ) -> tuple[Ints, Floats, Floats, NDArray[np.bool_]]:
@@ -248,21 +265,25 @@ def _key(center: Ints, neighbor: Ints, shift: NDArray[np.integer] | Floats, n_at
 def _graph(
     z: Ints, r: Floats, cell: Floats, periodic: NDArray[np.bool_], center: Ints, neighbor: Ints, shift: Floats
 ) -> AtomGraph:
-    row_ptr = np.zeros(len(z) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(center, minlength=len(z)), out=row_ptr[1:])
-    edges = Edges(
-        center=torch.from_numpy(center),
-        neighbor=torch.from_numpy(neighbor),
-        row_ptr=torch.from_numpy(row_ptr),
-        # The e-th pair in the order of the reversed keys is the pair whose reverse is edge e.
-        reverse=torch.from_numpy(np.argsort(_key(neighbor, center, -shift, len(z)), kind="stable")),
-    )
     return AtomGraph(
         positions=torch.from_numpy(r.copy()),
         numbers=torch.from_numpy(z.copy()),
         cell=torch.from_numpy(cell.copy())[None],
         pbc=torch.from_numpy(periodic.copy())[None],
-        edges=edges,
+        edges=_edges(center, neighbor, shift, len(z)),
         cell_shift=torch.from_numpy(shift),
         batch=torch.zeros(len(z), dtype=torch.int64, device="cpu"),
+    )
+
+
+def _edges(center: Ints, neighbor: Ints, shift: Floats, n_atoms: int) -> Edges:
+    """Edges from sorted pairs, each of which is there in both directions."""
+    row_ptr = np.zeros(n_atoms + 1, dtype=np.int64)
+    np.cumsum(np.bincount(center, minlength=n_atoms), out=row_ptr[1:])
+    return Edges(
+        center=torch.from_numpy(center),
+        neighbor=torch.from_numpy(neighbor),
+        row_ptr=torch.from_numpy(row_ptr),
+        # The e-th pair in the order of the reversed keys is the pair whose reverse is edge e.
+        reverse=torch.from_numpy(np.argsort(_key(neighbor, center, -shift, n_atoms), kind="stable")),
     )

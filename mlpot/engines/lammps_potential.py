@@ -200,7 +200,9 @@ class RankPotential(lammps_fix.Callbacks):
             take = self.lmp.numpy.extract_atom
             positions, types, ids = take("x", nelem=n, dim=3), take("type", nelem=n), take("id", nelem=n)
         self._check_ghosts(positions)
-        return self._list.graph(positions, self._numbers[types], ids.astype(np.int64), n_own)
+        if n and not ids[:n].all():
+            raise ValueError("Atoms have no ids, by which ghosts are known. Leave out `atom_modify id no`.")
+        return self._list.graph(positions, self._numbers[types], ids.astype(np.int64), n_own, self._box()[1])
 
     def _check_ghosts(self, positions: Floats) -> None:
         """No atom may have come near since LAMMPS looked which ghosts are near.

@@ -8,14 +8,16 @@ ask for no later ones. What is farther away, or connects two of the farthest, is
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mlpot.graph import AtomGraph, Edges
 from mlpot.models.native import GHOST
-from mlpot.neighbors import pairs_in_open_space
+from mlpot.neighbors import pairs_in_open_space, symmetric_edges
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -23,7 +25,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LocalGraph:
-    """A graph of own atoms, which come first, and of the ghosts that they need."""
+    """A graph of own atoms, which come first, and of the ghosts that they need, each atom once."""
 
     graph: AtomGraph  # ghosts have `GHOST` added to their atomic numbers
     kept: Ints  # (n_kept,) places of its atoms among those given
@@ -33,6 +35,15 @@ class LocalGraph:
     def with_true_numbers(self) -> AtomGraph:
         """For whoever counts the own atoms by itself."""
         return replace(self.graph, numbers=self.graph.numbers % GHOST)
+
+
+class _Found(NamedTuple):
+    """What a list keeps: places of the atoms of its graph, how many are own, edges and cells that they cross."""
+
+    kept: Ints
+    n_own: int
+    edges: Edges
+    cell_shift: Tensor
 
 
 class LocalList:
@@ -49,63 +60,78 @@ class LocalList:
         self.n_builds = 0
         self._ids: Ints | None = None
         self._reference: Floats = np.empty((0, 3))
-        self._kept: Ints = np.empty(0, np.int64)
-        self._edges: Edges | None = None
         self._n_own = 0
+        self._found: _Found | None = None
 
-    def graph(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int) -> LocalGraph:
+    def graph(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, cell: Floats) -> LocalGraph:
         """The graph of now.
 
         Args:
             positions: (n_atoms, 3) Å, own atoms first, images of atoms where they are.
             numbers: (n_atoms,) atomic numbers; 0 for atoms that the potential does not see.
-            ids: (n_atoms,) to know the atoms again.
+            ids: (n_atoms,) equal for images of one atom.
             n_own: how many are own.
+            cell: (3, 3) Å, whole vectors of which are between images.
 
         Raises:
             ValueError: a position is not finite, or two atoms are in one place.
         """
         seen = np.where(numbers > 0, ids, -1)
-        if not self._holds(positions, seen, n_own):
-            self._build(positions, numbers, ids, n_own)
-            self._ids, self._n_own = seen, n_own
-        assert self._edges is not None
-        kept, n_seen = self._kept, self._n_seen
+        if self._found is None or not self._holds(positions, seen, n_own):
+            self._found = self._build(positions, numbers, ids, n_own, cell)
+            self._ids, self._n_own, self._reference = seen, n_own, positions.copy()
+            self.n_builds += 1
+        kept, n_seen, edges, shift = self._found
         z = numbers[kept]
         z[n_seen:] += GHOST
-        n = len(kept)
         graph = AtomGraph(
             positions=torch.from_numpy(positions[kept]),
             numbers=torch.from_numpy(z),
-            cell=torch.zeros(1, 3, 3, dtype=torch.float64),
-            pbc=torch.zeros(1, 3, dtype=torch.bool),
-            edges=self._edges,
-            cell_shift=torch.zeros(1, 3, dtype=torch.float64).expand(len(self._edges), 3),
-            batch=torch.zeros(n, dtype=torch.int64),
+            cell=torch.from_numpy(cell.copy())[None],
+            pbc=torch.full((1, 3), bool(shift.any()), device="cpu"),
+            edges=edges,
+            cell_shift=shift,
+            batch=torch.zeros(len(kept), dtype=torch.int64, device="cpu"),
         )
         return LocalGraph(graph, kept, n_seen, ids[kept])
 
     def _holds(self, positions: Floats, ids: Ints, n_own: int) -> bool:
-        if self._ids is None or n_own != self._n_own or not np.array_equal(ids, self._ids):
+        if n_own != self._n_own or not np.array_equal(ids, self._ids):  # type: ignore[arg-type]
             return False
         return farthest(positions, self._reference) < self.skin / 2  # NaN does not hold
 
-    def _build(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int) -> None:
+    def _build(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, cell: Floats) -> _Found:
+        """Edges from the images that are nearest to own atoms, each image standing for its atom."""
         if not np.isfinite(positions).all():
             raise ValueError("A position is not finite: the run blew up. Take shorter steps, or relax the start.")
-        self._reference = positions.copy()
         visible = np.flatnonzero(numbers > 0)
-        n_seen = int(np.searchsorted(visible, n_own))
-        center, neighbor = pairs_in_open_space(positions[visible], self.cutoff + self.skin, ids[visible])
+        n_seen, r = int(np.searchsorted(visible, n_own)), positions[visible]
+        center, neighbor = pairs_in_open_space(r, self.cutoff + self.skin, ids[visible])
         hops = hops_from(n_seen, len(visible), center, neighbor, self.n_passes)
-        near = np.flatnonzero(hops <= self.n_passes)
-        inner = hops < self.n_passes
-        wanted = inner[center] | inner[neighbor]
-        new = np.full(len(visible), -1)
-        new[near] = np.arange(len(near))
-        self._edges = symmetric_edges(new[center[wanted]], new[neighbor[wanted]], len(near))
-        self._kept, self._n_seen = visible[near], n_seen
-        self.n_builds += 1
+        image, node = nearest_images(ids[visible], hops)
+        near = np.flatnonzero(hops[image] <= self.n_passes)  # own atoms first: they are 0 hops away
+        place = np.full(len(image), -1)
+        place[near] = np.arange(len(near))
+        wanted = (image[node[center]] == center) & (hops[center] < self.n_passes)
+        center, neighbor = center[wanted], neighbor[wanted]
+        between = r[neighbor] - r[image[node[neighbor]]]
+        shift = (
+            np.rint(np.linalg.solve(cell.T, between.T).T) if len(image) < len(visible) else np.zeros_like(between)
+        )
+        edges, cell_shift = symmetric_edges(place[node[center]], place[node[neighbor]], shift, len(near))
+        return _Found(visible[image[near]], n_seen, edges, cell_shift)
+
+
+def nearest_images(ids: Ints, hops: Ints) -> tuple[Ints, Ints]:
+    """Of each atom the image with the fewest hops, own atoms first; and for each image its atom among these."""
+    order = np.argsort(hops, kind="stable")
+    _, first, atom = np.unique(ids[order], return_index=True, return_inverse=True)
+    rank = np.argsort(first)  # atoms as their nearest images come
+    place = np.empty(len(rank), np.int64)
+    place[rank] = np.arange(len(rank))
+    node = np.empty(len(ids), np.int64)
+    node[order] = place[atom]
+    return order[first[rank]], node
 
 
 def farthest(positions: Floats, reference: Floats) -> float:
@@ -122,13 +148,3 @@ def hops_from(n_own: int, n_atoms: int, center: Ints, neighbor: Ints, n_passes: 
         reached = neighbor[hops[center] == k]
         hops[reached] = np.minimum(hops[reached], k + 1)
     return hops
-
-
-def symmetric_edges(center: Ints, neighbor: Ints, n_atoms: int) -> Edges:
-    """Edges from pairs sorted by center and neighbor, each of which is there in both directions, and once."""
-    row_ptr = np.zeros(n_atoms + 1, dtype=np.int64)
-    np.cumsum(np.bincount(center, minlength=n_atoms), out=row_ptr[1:])
-    # Sorted by neighbor, and by center among equals, an edge stands where its reverse does in the list.
-    reverse = np.empty(len(center), np.int64)
-    reverse[np.argsort(neighbor, kind="stable")] = np.arange(len(center))
-    return Edges(*(torch.from_numpy(array) for array in (center, neighbor, row_ptr, reverse)))

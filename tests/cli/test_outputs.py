@@ -61,7 +61,7 @@ def test_an_output_that_cannot_be_is_refused_before_computing(
     output: str, told: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    monkeypatch.setattr("mlpot.predict.load_potential", never)
+    monkeypatch.setattr("mlpot.predictions.load_potential", never)
     with pytest.raises((OSError, ValueError), match=told):
         predict_file("model.safetensors", "set.h5", output)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before

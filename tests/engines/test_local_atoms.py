@@ -65,7 +65,7 @@ def test_processes_add_up_to_the_whole(variant: str, nuclei: bool) -> None:
     for own in (half, ~half):
         positions, index, n_own = of_process(atoms, own, potential.n_passes * potential.cutoff)
         found = LocalList(potential.cutoff, potential.n_passes).graph(
-            positions, atoms.numbers[index], index, n_own
+            positions, atoms.numbers[index], index, n_own, atoms.cell.array
         )
         true = found.with_true_numbers()
         e, f, w = predict_own(potential, true, n_own) if native is None else native(found.graph)
@@ -90,8 +90,8 @@ def test_a_list_in_use_holds_what_a_new_one_finds() -> None:
     ids, n_own, positions = np.arange(len(atoms)), 30, atoms.positions.copy()
     for _ in range(12):
         positions += rng.normal(scale=0.03, size=positions.shape)
-        old = kept.graph(positions, numbers, ids, n_own)
-        new = LocalList(4.0, 2).graph(positions, numbers, ids, n_own)
+        old = kept.graph(positions, numbers, ids, n_own, atoms.cell.array)
+        new = LocalList(4.0, 2).graph(positions, numbers, ids, n_own, atoms.cell.array)
         assert 7 not in old.kept
         assert near_pairs(old) == near_pairs(new)
     assert 1 < kept.n_builds < 12
