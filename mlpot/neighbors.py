@@ -139,21 +139,22 @@ def build_molecules(
     )
 
 
-def pairs_in_open_space(positions: Floats, cutoff: float, ids: Ints) -> tuple[Ints, Ints]:
-    """Center and neighbor of all ordered pairs closer than `cutoff`, without periodic images, sorted by both.
+def unsorted_pairs(
+    positions: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float, ids: Ints
+) -> tuple[Ints, Ints, Floats]:
+    """Center, neighbor and shift of all ordered pairs closer than `cutoff`, in any order.
 
     Args:
-        positions: (n_atoms, 3) Å.
+        positions, cell, periodic: as for `build_graph`, checked.
         cutoff: Å.
-        ids: (n_atoms,) by which an error names them.
+        ids: (n_atoms,) by which an error names atoms.
 
     Raises:
         ValueError: two atoms are in one place.
     """
     if len(positions) == 0:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    center, neighbor, _ = _pairs(positions, np.zeros((3, 3)), np.zeros(3, bool), cutoff, ids)
-    return center, neighbor
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 3))
+    return _found_pairs(positions, cell, periodic, cutoff, ids)
 
 
 def symmetric_edges(center: Ints, neighbor: Ints, shift: Floats, n_atoms: int) -> tuple[Edges, torch.Tensor]:
@@ -167,10 +168,15 @@ def symmetric_edges(center: Ints, neighbor: Ints, shift: Floats, n_atoms: int) -
     Returns:
         The edges, and the shift of each, (n_edges, 3).
     """
-    both = np.concatenate([center, neighbor]), np.concatenate([neighbor, center]), np.concatenate([shift, -shift])
-    _, once = np.unique(_key(*both, n_atoms), return_index=True)
-    i, j, crossed = (array[once] for array in both)
-    return _edges(i, j, crossed, n_atoms), torch.from_numpy(crossed)
+    order = np.argsort(_key(center, neighbor, shift, n_atoms), kind="stable")
+    center, neighbor, shift = center[order], neighbor[order], shift[order]
+    back = _key(neighbor, center, -shift, n_atoms)
+    if not np.array_equal(np.sort(back), _key(center, neighbor, shift, n_atoms)):
+        both = np.concatenate([center, neighbor]), np.concatenate([neighbor, center])
+        crossed = np.concatenate([shift, -shift])
+        _, once = np.unique(_key(*both, crossed, n_atoms), return_index=True)
+        center, neighbor, shift = both[0][once], both[1][once], crossed[once]
+    return _edges(center, neighbor, shift, n_atoms), torch.from_numpy(shift)
 
 
 def checked_structure(
@@ -215,24 +221,27 @@ def _check_periodic(cell: Floats, periodic: NDArray[np.bool_]) -> None:
         raise ValueError(f"The periodic cell vectors are linearly dependent:\n{cell}\nCorrect the cell.")
 
 
-def _pairs(
-    r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float, ids: Ints | None = None
-) -> tuple[Ints, Ints, Floats]:
+def _pairs(r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float) -> tuple[Ints, Ints, Floats]:
     """Center, neighbor and shift of all ordered pairs, sorted by (center, neighbor, shift)."""
+    center, neighbor, shift = _found_pairs(r, cell, periodic, cutoff, np.arange(len(r)))
+    order = np.argsort(_key(center, neighbor, shift, len(r)), kind="stable")
+    return center[order], neighbor[order], shift[order]
+
+
+def _found_pairs(
+    r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float, ids: Ints
+) -> tuple[Ints, Ints, Floats]:
     finder = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=False, n_threads=torch.get_num_threads())
     center, neighbor, shift, distance = finder.compute(
         points=r, box=_full_cell(cell, periodic), periodic=periodic, quantities="ijSd"
     )
     if len(distance) and distance.min() < COINCIDENT:
         e = int(distance.argmin())
-        i, j = (center[e], neighbor[e]) if ids is None else (ids[center[e]], ids[neighbor[e]])
         raise ValueError(
-            f"Atoms {i} and {j} are {distance[e]:.2g} Å apart: the same atom twice, or a "
-            "periodic image of itself. Remove one of them or correct the cell."
+            f"Atoms {ids[center[e]]} and {ids[neighbor[e]]} are {distance[e]:.2g} Å apart: the same atom twice, "
+            "or a periodic image of itself. Remove one of them or correct the cell."
         )
-    center, neighbor = center.astype(np.int64), neighbor.astype(np.int64)
-    order = np.argsort(_key(center, neighbor, shift, len(r)), kind="stable")
-    return center[order], neighbor[order], np.asarray(shift, dtype=np.float64)[order]
+    return center.astype(np.int64), neighbor.astype(np.int64), np.asarray(shift, dtype=np.float64)
 
 
 def _full_cell(cell: Floats, periodic: NDArray[np.bool_]) -> Floats:

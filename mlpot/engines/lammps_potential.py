@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mlpot.engines import lammps_fix
 from mlpot.engines.lammps_guards import LocalGuards
-from mlpot.engines.local_atoms import LocalGraph, LocalList, farthest
+from mlpot.engines.local_atoms import Box, LocalGraph, LocalList, farthest
 from mlpot.engines.mpi import stop_all
 from mlpot.forces import native_call_with_ghosts, predict_atoms, predict_own
 from mlpot.potential import Potential
@@ -54,8 +54,8 @@ class RankPotential(lammps_fix.Callbacks):
         self._fix: lammps_fix.Fix | None = None
         self._name = ""
         self._numbers = np.zeros(1, np.int64)  # by type, from 1; 0 for NULL
-        # Where atoms and ghosts were when LAMMPS found the ghosts, with the origin and the cell of the box.
-        self._begun: tuple[Floats, Floats, Floats] | None = None
+        # Where atoms and ghosts were when LAMMPS found the ghosts, with the box.
+        self._begun: tuple[Floats, Box] | None = None
         self._answer: tuple[Floats, Floats] | None = None  # energies and virials of own atoms, if asked for
         self.n_runs = 0
 
@@ -202,7 +202,7 @@ class RankPotential(lammps_fix.Callbacks):
         self._check_ghosts(positions)
         if n and not ids[:n].all():
             raise ValueError("Atoms have no ids, by which ghosts are known. Leave out `atom_modify id no`.")
-        return self._list.graph(positions, self._numbers[types], ids.astype(np.int64), n_own, self._box()[1])
+        return self._list.graph(positions, self._numbers[types], ids.astype(np.int64), n_own, self._box())
 
     def _check_ghosts(self, positions: Floats) -> None:
         """No atom may have come near since LAMMPS looked which ghosts are near.
@@ -210,13 +210,13 @@ class RankPotential(lammps_fix.Callbacks):
         Atoms that move by at most u beside a strain whose least singular value is s were d₀ ≤ (d + 2 u) / s apart.
         """
         if self._begun is None or len(self._begun[0]) != len(positions):
-            self._begun = positions.copy(), *self._box()
+            self._begun = positions.copy(), self._box()
             return
-        before, origin, cell = self._begun
+        before, (origin, cell, _) = self._begun
         moved = farthest(positions, before)
         if 2 * moved <= SKIN or 2 * moved <= lammps_fix.ghost_cutoff(self.lmp) - self.reach:
             return
-        new_origin, new_cell = self._box()
+        new_origin, new_cell, _ = self._box()
         strain = np.linalg.solve(cell, new_cell)
         beside = farthest(positions, (before - origin) @ strain + new_origin)
         shrunk = min(1.0, float(np.linalg.svd(strain, compute_uv=False).min()))
@@ -227,11 +227,10 @@ class RankPotential(lammps_fix.Callbacks):
                 f"{self._enough + 2 * SKIN:.4g}`."
             )
 
-    def _box(self) -> tuple[Floats, Floats]:
-        """Origin (3,) and cell (3, 3) of now, Å."""
-        low, high, xy, yz, xz, *_ = self.lmp.extract_box()
+    def _box(self) -> Box:
+        low, high, xy, yz, xz, periodic, _ = self.lmp.extract_box()
         x, y, z = np.subtract(high, low)
-        return np.array(low), np.array([[x, 0, 0], [xy, y, 0], [xz, yz, z]])
+        return Box(np.array(low), np.array([[x, 0, 0], [xy, y, 0], [xz, yz, z]]), np.array(periodic, bool))
 
     def _predict(self, local: LocalGraph) -> tuple[float, Floats, Floats]:
         """Energy, forces on the atoms of the graph and virial; eV, eV/Å."""

@@ -17,10 +17,22 @@ from torch import Tensor
 
 from mlpot.graph import AtomGraph, Edges
 from mlpot.models.native import GHOST
-from mlpot.neighbors import pairs_in_open_space, symmetric_edges
+from mlpot.neighbors import symmetric_edges, unsorted_pairs
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+
+NO_PERIOD = np.zeros(3, bool)
+SKIN = 1.0  # Å; twice that of a calculator, as among many atoms some always go far
+
+
+class Box(NamedTuple):
+    """The box of all ranks."""
+
+    origin: Floats  # (3,) Å
+    cell: Floats  # (3, 3) Å, rows are its vectors
+    periodic: NDArray[np.bool_]  # (3,)
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,7 @@ class LocalList:
         skin: Å, by which the list goes beyond the cutoff.
     """
 
-    def __init__(self, cutoff: float, n_passes: int, skin: float = 0.5):
+    def __init__(self, cutoff: float, n_passes: int, skin: float = SKIN):
         self.cutoff, self.n_passes, self.skin = cutoff, n_passes, skin
         self.n_builds = 0
         self._ids: Ints | None = None
@@ -63,7 +75,7 @@ class LocalList:
         self._n_own = 0
         self._found: _Found | None = None
 
-    def graph(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, cell: Floats) -> LocalGraph:
+    def graph(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, box: Box) -> LocalGraph:
         """The graph of now.
 
         Args:
@@ -71,14 +83,14 @@ class LocalList:
             numbers: (n_atoms,) atomic numbers; 0 for atoms that the potential does not see.
             ids: (n_atoms,) equal for images of one atom.
             n_own: how many are own.
-            cell: (3, 3) Å, whole vectors of which are between images.
+            box: whole vectors of which are between images.
 
         Raises:
             ValueError: a position is not finite, or two atoms are in one place.
         """
         seen = np.where(numbers > 0, ids, -1)
         if self._found is None or not self._holds(positions, seen, n_own):
-            self._found = self._build(positions, numbers, ids, n_own, cell)
+            self._found = self._build(positions, numbers, ids, n_own, box)
             self._ids, self._n_own, self._reference = seen, n_own, positions.copy()
             self.n_builds += 1
         kept, n_seen, edges, shift = self._found
@@ -87,7 +99,7 @@ class LocalList:
         graph = AtomGraph(
             positions=torch.from_numpy(positions[kept]),
             numbers=torch.from_numpy(z),
-            cell=torch.from_numpy(cell.copy())[None],
+            cell=torch.from_numpy(box.cell.copy())[None],
             pbc=torch.full((1, 3), bool(shift.any()), device="cpu"),
             edges=edges,
             cell_shift=shift,
@@ -100,13 +112,15 @@ class LocalList:
             return False
         return farthest(positions, self._reference) < self.skin / 2  # NaN does not hold
 
-    def _build(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, cell: Floats) -> _Found:
+    def _build(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, box: Box) -> _Found:
         """Edges from the images that are nearest to own atoms, each image standing for its atom."""
         if not np.isfinite(positions).all():
             raise ValueError("A position is not finite: the run blew up. Take shorter steps, or relax the start.")
         visible = np.flatnonzero(numbers > 0)
         n_seen, r = int(np.searchsorted(visible, n_own)), positions[visible]
-        center, neighbor = pairs_in_open_space(r, self.cutoff + self.skin, ids[visible])
+        if np.isin(ids[visible[n_seen:]], ids[visible[:n_seen]], assume_unique=False).all():
+            return self._alone(r[:n_seen], ids, visible[:n_seen], box)
+        center, neighbor, _ = unsorted_pairs(r, np.zeros((3, 3)), NO_PERIOD, self.cutoff + self.skin, ids[visible])
         hops = hops_from(n_seen, len(visible), center, neighbor, self.n_passes)
         image, node = nearest_images(ids[visible], hops)
         near = np.flatnonzero(hops[image] <= self.n_passes)  # own atoms first: they are 0 hops away
@@ -116,10 +130,17 @@ class LocalList:
         center, neighbor = center[wanted], neighbor[wanted]
         between = r[neighbor] - r[image[node[neighbor]]]
         shift = (
-            np.rint(np.linalg.solve(cell.T, between.T).T) if len(image) < len(visible) else np.zeros_like(between)
+            np.rint(np.linalg.solve(box.cell.T, between.T).T)
+            if len(image) < len(visible)
+            else np.zeros_like(between)
         )
         edges, cell_shift = symmetric_edges(place[node[center]], place[node[neighbor]], shift, len(near))
         return _Found(visible[image[near]], n_seen, edges, cell_shift)
+
+    def _alone(self, positions: Floats, ids: Ints, visible: Ints, box: Box) -> _Found:
+        """Edges of atoms all of whose ghosts are images of themselves: those of a periodic structure."""
+        pairs = unsorted_pairs(positions, box.cell, box.periodic, self.cutoff + self.skin, ids[visible])
+        return _Found(visible, len(visible), *symmetric_edges(*pairs, len(visible)))
 
 
 def nearest_images(ids: Ints, hops: Ints) -> tuple[Ints, Ints]:
