@@ -81,7 +81,7 @@ class MLPotCalculator(Calculator):
             "cell": (old.cell.array, atoms.cell.array),
             "pbc": (old.pbc, atoms.pbc),
         }
-        return [name for name, (before, now) in pairs.items() if not np.array_equal(before, now)]
+        return [name for name, (before, now) in pairs.items() if not (before == now).all()]
 
     def calculate(
         self,
@@ -97,7 +97,7 @@ class MLPotCalculator(Calculator):
         out = predict(self.potential, graph).to("cpu")
         energy = out.energy.item()
         results = {"energy": energy, "free_energy": energy, "forces": out.forces.numpy()}
-        has_volume = bool(volumes(graph.cell, graph.pbc).isfinite())
+        has_volume = bool(a.pbc.any()) and bool(volumes(graph.cell, graph.pbc).isfinite())
         if has_volume:
             results["stress"] = full_3x3_to_voigt_6_stress(out.stress[0].numpy())
         if {"energies", "stresses"} & set(properties):

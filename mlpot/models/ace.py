@@ -33,6 +33,9 @@ from mlpot.stages.radial import BASES, PolynomialEnvelope
 from mlpot.stages.readout import Embedding, Readout
 from mlpot.stages.run import ENERGY, Step
 
+PRESETS = {"small": (32, 2), "default": (64, 3), "large": (128, 3)}
+"""Channels of an atom and highest degree."""
+
 MAX_PRODUCTS_OF_ELEMENTS = 8  # dimensions in which a neighbor's element is told
 N_HIDDEN = 16  # of the last readout
 
@@ -43,6 +46,7 @@ class ACE(StagedNetwork):
     Args:
         elements: atomic numbers of the potential.
         cutoff: Å.
+        preset: small, default or large, a name in `PRESETS`, for what is not given of n_features and max_degree.
         n_features: channels of an atom, c.
         n_message: channels of the messages; half of n_features if none is given.
         max_degree: highest degree l of the harmonics, 1 to 3.
@@ -59,9 +63,10 @@ class ACE(StagedNetwork):
         *,
         elements: tuple[int, ...],
         cutoff: float = 5.0,
-        n_features: int = 64,
+        preset: str = "default",
+        n_features: int | None = None,
         n_message: int | None = None,
-        max_degree: int = 3,
+        max_degree: int | None = None,
         message_degree: int = 1,
         radial: str = "bessel",
         n_radial: int = 8,
@@ -69,6 +74,9 @@ class ACE(StagedNetwork):
         n_knots: int = 128,
         degree: int = 5,
     ):
+        own_features, own_degree = choose(PRESETS, preset, "preset of ACE")
+        n_features = own_features if n_features is None else n_features
+        max_degree = own_degree if max_degree is None else max_degree
         degrees = _degrees(max_degree, message_degree)
         linear = (coupled_products(degrees, 0), n_features)
         super().__init__(elements=elements, cutoff=cutoff, features="h2", linear={"A1": linear, "A2": linear})

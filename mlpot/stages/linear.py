@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -54,14 +54,11 @@ class Linear:
     bias: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.blocks = tuple(Block(*b) for b in self.blocks)
         if self.weight.dim() == 3:
             self.weight = self.weight[None]
         if self.bias is not None and self.bias.dim() == 2:
             self.bias = self.bias[None]
-        n = self.weight.shape[1]
-        if not all(0 <= b.matrix < n and min(b.source, b.target) >= 0 for b in self.blocks):
-            raise ValueError(f"The blocks {self.blocks} name a matrix (of {n}) or component amiss.")
+        self.blocks, self._n_read, self._n_written = _checked(tuple(self.blocks), self.weight.shape[1])
 
     @property
     def weights(self) -> Weights:
@@ -69,11 +66,11 @@ class Linear:
 
     @property
     def n_read(self) -> int:
-        return 1 + max(b.source for b in self.blocks)
+        return self._n_read
 
     @property
     def n_written(self) -> int:
-        return 1 + max(b.target for b in self.blocks)
+        return self._n_written
 
     def n_channels(self, n: int) -> int:
         fits(n, self.weight.shape[2], "Linear")
@@ -111,6 +108,15 @@ class Linear:
     def _by_matrix(self, like: Tensor) -> list[tuple[int, list[Tensor]]]:
         own = grouped(self.blocks)
         return [(m, [torch.tensor(rows, device=like.device) for rows in both]) for m, both in own]
+
+
+@lru_cache(256)
+def _checked(blocks: tuple[Block, ...], n_matrices: int) -> tuple[tuple[Block, ...], int, int]:
+    """The blocks, and how many components they read and write; a training asks in every step."""
+    named = tuple(Block(*b) for b in blocks)
+    if not all(0 <= b.matrix < n_matrices and min(b.source, b.target) >= 0 for b in named):
+        raise ValueError(f"The blocks {named} name a matrix (of {n_matrices}) or component amiss.")
+    return named, 1 + max(b.source for b in named), 1 + max(b.target for b in named)
 
 
 @cache

@@ -44,6 +44,20 @@ class Shape(NamedTuple):
     n_channels: int
 
 
+Signature = tuple[tuple[object, ...], ...]
+_KNOWN: dict[Signature, dict[str, Shape]] = {}
+"""Shapes of lists that were checked: a training makes the same list in every step."""
+MOST_KNOWN = 64
+
+
+def _signature(step: Step) -> tuple[object, ...]:
+    """All that decides whether a step fits to others."""
+    stage = step.stage
+    if stage is None:
+        return step
+    return type(stage), stage.n_read, stage.n_written, *(w.shape for w in stage.weights), *step[1:]
+
+
 class Program:
     """A list of steps whose arrays fit together.
 
@@ -56,7 +70,11 @@ class Program:
 
     def __init__(self, steps: Iterable[Step]):
         self.steps = tuple(Step(*step) for step in steps)
-        self.shapes: dict[str, Shape] = {}
+        signature = tuple(map(_signature, self.steps))
+        if signature in _KNOWN:
+            self.shapes: dict[str, Shape] = _KNOWN[signature]
+            return
+        self.shapes = {}
         self._written: dict[str, set[int]] = {}
         self._read: dict[str, set[int]] = {}
         for number, step in enumerate(self.steps):
@@ -70,6 +88,9 @@ class Program:
                 ) from None
         if self.shapes.get(ENERGY) != Shape(1, 1):
             raise ValueError(f"A network needs a Readout that writes to {ENERGY!r}, and nothing else may.")
+        if len(_KNOWN) >= MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[signature] = self.shapes
 
     @property
     def weights(self) -> Weights:

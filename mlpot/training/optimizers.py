@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.optim import Optimizer
 
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
@@ -29,14 +30,19 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
     K. Jordan et al., Muon: an optimizer for hidden layers in neural networks (2024).
     """
-    a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
+    x = _newton_schulz(matrices.mT if tall else matrices)
+    return x.mT if tall else x
+
+
+def _newton_schulz(x: Tensor) -> Tensor:
+    """The same of matrices that are not tall; rows of zeros stay zeros."""
+    a, b, c = COEFFICIENTS
     x = x / x.flatten(1).norm(dim=1).clamp(min=TINY)[:, None, None]
     for _ in range(N_ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 class _OfMatrices(Optimizer):
@@ -55,46 +61,39 @@ class _OfMatrices(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
-            for weight in weights:
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-            if not group["matrices"]:
-                for weight in weights:
-                    self._adam(weight, group)
+            if not weights:
                 continue
-            alike: dict[Any, list[Tensor]] = defaultdict(list)
-            for weight in weights:
-                alike[tuple(weight.shape[-2:]), weight.dtype, weight.device].append(weight)
-            for same in alike.values():
-                self.step_of_matrices(same, group)
+            if group["weight_decay"]:
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+            if group["matrices"]:
+                self.step_of_matrices(weights, group)
+            else:
+                self._adam(weights, group)
         return loss
 
     def step_of_matrices(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        """Move weights whose matrices are of one shape."""
+        """Move weights whose last two axes are matrices, and which have gradients."""
         raise NotImplementedError
 
-    def _adam(self, weight: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[weight]
-        if not state:
-            state.update(step=0, mean=torch.zeros_like(weight), square=torch.zeros_like(weight))
-        state["step"] += 1
+    def _adam(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        states, grads = [self.state[weight] for weight in weights], _gradients(weights)
+        for weight, state in zip(weights, states, strict=True):
+            if not state:
+                state.update(step=0, mean=torch.zeros_like(weight), square=torch.zeros_like(weight))
+            state["step"] += 1
         a, b = group["betas"]
-        assert weight.grad is not None
-        state["mean"].lerp_(weight.grad, 1 - a)
-        state["square"].mul_(b).addcmul_(weight.grad, weight.grad, value=1 - b)
-        mean, square = state["mean"] / (1 - a ** state["step"]), state["square"] / (1 - b ** state["step"])
-        weight.sub_(group["lr"] * mean / (square.sqrt() + group["eps"]))
+        means, squares = ([state[name] for state in states] for name in ("mean", "square"))
+        torch._foreach_lerp_(means, grads, 1 - a)
+        torch._foreach_mul_(squares, b)
+        torch._foreach_addcmul_(squares, grads, grads, 1 - b)
+        below = torch._foreach_sqrt(torch._foreach_div(squares, [1 - b ** state["step"] for state in states]))
+        torch._foreach_add_(below, group["eps"])
+        rates = [-group["lr"] / (1 - a ** state["step"]) for state in states]
+        torch._foreach_addcdiv_(weights, means, below, rates)
 
 
-def _stacked(arrays: Iterable[Tensor]) -> Tensor:
-    """All matrices of some arrays, (n, r, c)."""
-    return torch.cat([array.reshape(-1, *array.shape[-2:]) for array in arrays])
-
-
-def _add(weights: list[Tensor], moves: Tensor, scale: float) -> None:
-    """Move weights by the matrices of `_stacked`."""
-    sizes = [weight.numel() // (weight.shape[-2] * weight.shape[-1]) for weight in weights]
-    for weight, move in zip(weights, torch.split(moves, sizes), strict=True):
-        weight.add_(move.reshape(weight.shape), alpha=scale)
+def _gradients(weights: list[Tensor]) -> list[Tensor]:
+    return [weight.grad for weight in weights if weight.grad is not None]
 
 
 class Muon(_OfMatrices):
@@ -116,15 +115,26 @@ class Muon(_OfMatrices):
         super().__init__(groups, lr, weight_decay, momentum=momentum)
 
     def step_of_matrices(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        """Move weights whose matrices are of one shape."""
-        beta, moves = group["momentum"], []
-        for weight in weights:
-            assert weight.grad is not None
-            momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
-            momentum.lerp_(weight.grad, 1 - beta)
-            moves.append(weight.grad.lerp(momentum, beta))
-        size = 0.2 * max(weights[0].shape[-2:]) ** 0.5
-        _add(weights, orthogonalized(_stacked(moves)), -group["lr"] * size)
+        """See the class; matrices of about as many rows are orthogonalized together."""
+        beta, grads = group["momentum"], _gradients(weights)
+        momenta = [self.state[w].setdefault("momentum", torch.zeros_like(w)) for w in weights]
+        torch._foreach_lerp_(momenta, grads, 1 - beta)
+        alike: dict[Any, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for weight, move in zip(weights, torch._foreach_lerp(grads, momenta, beta), strict=True):
+            wide, move = _wide(weight), _wide(move.contiguous())
+            n_rows = max(8, 1 << (wide.shape[1] - 1).bit_length())
+            alike[n_rows, wide.shape[2], wide.dtype, wide.device].append((wide, move))
+        for (n_rows, n_columns, *_), both in alike.items():
+            padded = [functional.pad(move, (0, 0, 0, n_rows - move.shape[1])) for _, move in both]
+            moves = torch.split(_newton_schulz(torch.cat(padded)), [len(move) for move in padded])
+            for (wide, _), move in zip(both, moves, strict=True):
+                wide.add_(move[:, : wide.shape[1]], alpha=-group["lr"] * 0.2 * n_columns**0.5)
+
+
+def _wide(array: Tensor) -> Tensor:
+    """Its matrices (n, r, c), or transposed if they are tall; a view."""
+    stacked = array.view(-1, *array.shape[-2:])
+    return stacked.mT if stacked.shape[1] > stacked.shape[2] else stacked
 
 
 class SOAP(_OfMatrices):
@@ -152,7 +162,7 @@ class SOAP(_OfMatrices):
         super().__init__(groups, lr, weight_decay, beta=beta, every=every)
 
     def step_of_matrices(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        """Move weights whose matrices are of one shape."""
+        """See the class."""
         for weight in weights:
             assert weight.grad is not None
             self._step(weight, weight.grad.reshape(-1, *weight.shape[-2:]), group)

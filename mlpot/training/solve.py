@@ -109,6 +109,8 @@ def closing_solve(
     if best is not before:
         with torch.no_grad():
             features.write(potential.backbone, best.w)  # type: ignore[arg-type]
+        if potential.is_frozen:  # its constants, and its native call, are those of the old weights
+            potential.freeze()
     return Solved(best is not before, features.n, n_rows, best.strength, before.errors, best.errors)
 
 
@@ -138,8 +140,9 @@ def errors_of(features: LinearFeatures, data: LabeledSet, solutions: Tensor) -> 
     """With each column of some solutions (n, n_solutions)."""
     squares, numbers = torch.zeros(2, solutions.shape[1], dtype=torch.float64), [0, 0]
     for rows in rows_of(features, data):
-        squares[rows.of_forces] += (rows.targets[:, None] - rows.matrix @ solutions).square().sum(0)
-        numbers[rows.of_forces] += len(rows.targets)
+        kind = int(rows.of_forces)  # a tensor takes a bool for a mask
+        squares[kind] += (rows.targets[:, None] - rows.matrix @ solutions).square().sum(0)
+        numbers[kind] += len(rows.targets)
     energy, forces = (
         (s / n).sqrt().tolist() if n else [math.nan] * len(s) for s, n in zip(squares, numbers, strict=True)
     )

@@ -12,6 +12,7 @@ from test_locality import dimer, jump_of_curvature
 from test_symmetry import random_orthogonal, turned
 
 from mlpot.model_file import load_potential, save_potential
+from mlpot.models import build_backbone
 from mlpot.potential import Potential
 
 NETWORKS = {
@@ -83,6 +84,17 @@ def test_vectors_as_messages_matter() -> None:
     with torch.no_grad():
         potential.backbone.vectors.zero_()
     assert abs(evaluate(potential, atoms).energy.item() - before) > 1e-6
+
+
+def test_presets_are_what_is_not_given() -> None:
+    small, other = (
+        build_backbone("ace", elements=(1, 8), preset="small", **more) for more in ({}, {"max_degree": 1})
+    )
+    assert small.linear_weight("A2").shape[2] == other.linear_weight("A2").shape[2] == 32
+    assert len(small.degrees) == 3
+    assert len(other.degrees) == 2
+    with pytest.raises(ValueError, match="Choose one of default, large, small"):
+        build_backbone("ace", elements=(1,), preset="huge")
 
 
 def test_arguments_that_make_no_network_are_refused() -> None:

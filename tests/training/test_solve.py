@@ -106,6 +106,19 @@ def test_the_solve_is_that_of_a_dense_least_squares(monkeypatch: pytest.MonkeyPa
     assert solved.after.forces < 0.9 * solved.before.forces
 
 
+@pytest.mark.parametrize("backbone", ["ace", "painn"])
+def test_a_frozen_potential_that_was_used_before_predicts_with_its_new_weights(backbone: str) -> None:
+    potential, (graph, labels) = new(backbone).double().freeze(), labeled(3)
+    predict(potential, graph)
+    solved = closing_solve(potential, known(labeled(0, 1), labeled(2)), known((graph, labels)), **WEIGHTS)
+    assert solved.accepted
+    after = predict(potential, graph)
+    residual = (after.forces - labels.forces)[~labels.forces.isnan()]
+    assert residual.square().mean().sqrt().item() == pytest.approx(solved.after.forces, rel=1e-6)
+    per_atom = (after.energy - labels.energy) / 9
+    assert per_atom.square().mean().sqrt().item() == pytest.approx(solved.after.energy, rel=1e-6)
+
+
 def test_a_solve_that_does_not_help_changes_nothing() -> None:
     graph, labels = labeled(0)
     noise = Properties(labels.energy, torch.randn_like(labels.forces), labels.stress)
