@@ -22,7 +22,10 @@ from numpy.typing import NDArray
 __all__ = ["STYLE", "Callbacks", "Fix", "MPIAbortException", "lammps", "register"]
 
 STYLE = "mlpot"
-OLDEST, NEWEST = 20240829, 20250722  # tested; between them as well, not outside
+OLDEST, NEWEST = (
+    20250722,
+    20250722,
+)  # tested, and no others: earlier builds have other names for the same functions
 STYLE_OF_FIX = 0xC0  # bytes from the beginning of a fix to the name of its style
 N_FUNCTIONS = 192  # of a class, more than there are
 POST_FORCE_OF_MINIMIZERS = 21  # its place among the bits that say when a fix is called
