@@ -29,16 +29,16 @@ class Error:
 def residuals(predicted: Properties, labels: Properties, graph: AtomGraph) -> list[tuple[Tensor, Tensor]]:
     """(predicted − label, known) of energies per atom (eV), force components (eV/Å) and stress components (eV/Å³).
 
-    A label is known where it is not NaN; that of a stress only where the structure is periodic in three
-    directions: the volume to which another refers is arbitrary. Where the label is not known the residual is zero,
-    which is put in before anything is squared, so that a NaN never reaches a gradient.
+    A label is known where it is not NaN; that of a stress only where there is a volume, and only along periodic
+    directions (`data.stress_labels`). Where the label is not known the residual is zero, which is put in before
+    anything is squared, so that a NaN never reaches a gradient.
     """
     ones = torch.ones_like(graph.batch, dtype=labels.energy.dtype)
     n_atoms = torch.zeros_like(labels.energy).index_add(0, graph.batch, ones)
     known = (
         ~labels.energy.isnan(),
         ~labels.forces.isnan(),
-        ~labels.stress.isnan() & graph.pbc.all(dim=1)[:, None, None],
+        ~(labels.stress.isnan() | predicted.stress.isnan()),
     )
     errors = (
         predicted.energy / n_atoms - labels.energy / n_atoms,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlpot.atomic_files import check_folder, replacing, write_whole
 from mlpot.data.errors import LabelError
-from mlpot.data.frame import Frame, columns_of, family, frame_of_columns, has_volume
+from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
 from mlpot.data.sources.read import Source, as_source
 from mlpot.error_table import MILLI, Error, ErrorSums
 from mlpot.figures.parity import compare, plot_parity, write_compared
@@ -99,14 +99,13 @@ class _Account:
                 self._add(table, "energy_per_atom", energy_error / n)
                 self._add(table, "forces", force_error[known])
                 if frame.has_stress:
-                    self._add(table, "stress", MILLI * (out.stress[0].numpy() - frame.stress))
+                    known_stress = np.isfinite(frame.stress)
+                    self._add(table, "stress", MILLI * (out.stress[0].numpy() - frame.stress)[known_stress])
         if not is_isolated:
             self._add_forces(frame.numbers[known], frame.forces[known], force_error[known])
             self.missing["forces"] += int((~known).sum())
         self.missing["energy"] += int(np.isnan(frame.energy))
-        self.missing["stress"] += int(
-            has_volume(frame.pbc, frame.cell) and not is_isolated and not frame.has_stress
-        )
+        self.missing["stress"] += int(frame.pbc.all() and not is_isolated and not frame.has_stress)
         size = np.abs(force_error[known])
         self.frames.append(
             FrameError(

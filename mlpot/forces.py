@@ -79,6 +79,7 @@ def predict(
     Raises:
         ValueError: weights of a type of 16 bits.
     """
+    _check_type(potential)
     known, call = None, native_call_of(potential) if native else None
     if call is not None:
         with torch.set_grad_enabled(training):
@@ -150,10 +151,15 @@ def _elements(potential: Potential) -> Elements:
 @contextmanager
 def _evaluation(potential: AtomicEnergies, graph: AtomGraph) -> Iterator[AtomGraph]:
     """The graph for a block that computes with the usual settings of PyTorch, whatever is set outside."""
-    if potential.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{potential.dtype} is too coarse for energies and forces. Use float32 or float64.")
+    _check_type(potential)
     with usual_settings():
         yield graph.clone() if graph.positions.is_inference() else graph
+
+
+def _check_type(potential: AtomicEnergies) -> None:
+    """Raise ValueError for weights of 16 bits, in training too: there products are coarse, never the weights."""
+    if potential.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{potential.dtype} is too coarse for energies and forces. Use float32 or float64.")
 
 
 def _predict(potential: AtomicEnergies, graph: AtomGraph, *, training: bool) -> Properties:

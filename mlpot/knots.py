@@ -61,8 +61,9 @@ class RadialTable(nn.Module):
         self.cutoff, self.n_knots, self.degree = cutoff, n_knots, degree
         self._functions = basis, envelope  # in a tuple, so that the network's state has them once
         nothing = torch.empty(0, dtype=torch.float32, device="cpu")
-        for name in ("exact_basis", "exact_envelope", "kept"):
-            self.register_buffer(name, nothing.clone(), persistent=False)
+        # No buffers, which averages of weights copy from one network to the other: found when they are needed.
+        self.exact_basis, self.exact_envelope = nothing.clone(), nothing.clone()
+        self.register_buffer("kept", nothing.clone(), persistent=False)
         self.keeps = False
         if not any(buffer.is_meta for function in self._functions if function for buffer in function.buffers()):
             self._take_derivatives()  # now, before the basis may be rounded
@@ -99,7 +100,7 @@ class RadialTable(nn.Module):
 
     def _build(self, networks: Sequence[nn.Sequential]) -> Tensor:
         """(n_networks, n_rows, n_features), all networks in one product a layer."""
-        if not len(self.exact_basis):
+        if not len(self.exact_basis) or self.exact_basis.is_inference():  # a copy made where autograd was off
             self._take_derivatives()
         dtype = self.kept.dtype
         if self._in_one_pass(networks):

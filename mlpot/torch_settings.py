@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from threading import Lock
 from typing import Any
 
 import torch
+from torch import Tensor
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -39,6 +40,12 @@ def usual_settings() -> Iterator[None]:
         stack.enter_context(_subnormal_numbers())
         stack.enter_context(_full_precision())
         yield
+
+
+def without_autocast(numbers: Tensor) -> AbstractContextManager[object]:
+    """A block in which numbers keep their type, for what 16 bits are too few for: splines, sums of many terms."""
+    device = numbers.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 @contextmanager

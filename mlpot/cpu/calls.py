@@ -57,6 +57,8 @@ class StagedCall:
             self.plan = self.executor.layout.plan(program.weights)
         self.n_elements, self.places = len(elements.numbers), elements.places()
         self.outer = outer_of(elements, isolated, backbone.cutoff)
+        kind = torch.empty(0, dtype=elements.scale.dtype).numpy().dtype
+        assert {self.plan.weights.dtype, self.plan.numbers.dtype, self.plan.polynomials.dtype} == {kind}
         self._last: tuple[AtomGraph, Tensor, Array] | None = None
 
     def __call__(self, graph: AtomGraph) -> Found | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mlpot.data.constraints import constraints_of, held_coordinates, holds_center
 from mlpot.data.errors import LabelError
+from mlpot.data.stress_labels import learnable
 
 Floats = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
@@ -39,7 +40,7 @@ class Frame:
     pbc: NDArray[np.bool_]  # (3,)
     energy: float  # eV
     forces: Floats  # (n_atoms, 3) eV/Å; NaN too where the force mask is False
-    stress: Floats  # (3, 3) eV/Å³
+    stress: Floats  # (3, 3) eV/Å³; of slabs and wires along the periodic directions, NaN elsewhere
     group: str | None  # the family of structures it belongs to
     charge: float = np.nan  # of the whole structure, e
     spin: float = np.nan  # of the whole structure, as its source counts it
@@ -52,13 +53,8 @@ class Frame:
 
     @property
     def has_stress(self) -> bool:
-        """Whether there is a stress that a potential can learn: one of a structure with a volume."""
-        return bool(np.isfinite(self.stress).all()) and has_volume(self.pbc, self.cell)
-
-
-def has_volume(pbc: NDArray[np.bool_], cell: Floats) -> bool:
-    """Whether a structure is periodic in three directions, so that a stress (energy over volume) exists."""
-    return bool(pbc.all()) and abs(float(np.linalg.det(cell))) > 0.0
+        """Whether there is a stress that a potential can learn, see `stress_labels`."""
+        return bool(np.isfinite(self.stress).any())
 
 
 def is_isolated(n_atoms: int, pbc: NDArray[np.bool_], cell: Floats, group: str | None) -> bool:
@@ -99,7 +95,7 @@ def frame_of_columns(columns: Mapping[str, NDArray[Any]], pbc: NDArray[np.bool_]
         forces = np.full((len(numbers), 3), np.nan)
     elif "force_mask" in columns and not columns["force_mask"].all():
         forces = np.where(columns["force_mask"][:, None], forces, np.nan)
-    stress = columns.get("stress") if pbc.all() else None  # the stress of a slab is no label that can be learned
+    stress = columns.get("stress")
     return Frame(
         numbers=numbers,
         positions=columns["position"],
@@ -107,7 +103,7 @@ def frame_of_columns(columns: Mapping[str, NDArray[Any]], pbc: NDArray[np.bool_]
         pbc=pbc,
         energy=float(columns.get("energy", np.nan)),
         forces=forces,
-        stress=np.full((3, 3), np.nan) if stress is None else stress[VOIGT],
+        stress=np.full((3, 3), np.nan) if stress is None else learnable(stress[VOIGT], pbc, columns["edges"]),
         group=group,
         charge=float(columns.get("total_charge", np.nan)),
         spin=float(columns.get("total_spin", np.nan)),

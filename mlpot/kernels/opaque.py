@@ -31,12 +31,12 @@ def conv(x: Tensor, table: Tensor, on: KnotEdges, weights: Tensor | None, order:
     return cast("Tensor", torch.ops.mlpot.conv(x, table, weights, on.d, slope, c, on.first, on.n_knots, *edges))
 
 
-def register(home: Callable[[Tensor], ModuleType]) -> None:
+def register(home: Callable[..., ModuleType]) -> None:
     """Tell PyTorch of the operators; `home` says which kernels compute them."""
     values: dict[str, Callable[..., Tensor]] = {
-        "mlpot::conv": lambda x, table, v, d, slope, *on: home(x).conv(x, table, _Laid(*on), v, 0),
-        "mlpot::edge_dot": lambda x, g, table, *on: home(x).edge_dot(x, g, table, _Laid(*on), 0),
-        "mlpot::table_grad": lambda x, g, v, *on: home(x).table_grad(x, g, _Laid(*on), v, 0),
+        "mlpot::conv": lambda x, table, v, d, slope, *on: home(x, table, v, d).conv(x, table, _Laid(*on), v, 0),
+        "mlpot::edge_dot": lambda x, g, table, *on: home(x, g, table).edge_dot(x, g, table, _Laid(*on), 0),
+        "mlpot::table_grad": lambda x, g, v, *on: home(x, g, v).table_grad(x, g, _Laid(*on), v, 0),
     }
     shapes: dict[str, Callable[..., Tensor]] = {
         "mlpot::conv": lambda x, *_: x.new_empty(x.shape),

@@ -41,7 +41,7 @@ def conv(x: Tensor, table: Tensor, on: KnotEdges, weights: Tensor | None = None,
     """
     if torch.compiler.is_dynamo_compiling():
         return opaque.conv(x, table, on, weights, order)
-    value = _home(x).conv(_plain(x), _plain(table), on, _plain(weights), order)
+    value = _home(x, table, on.d, weights).conv(_plain(x), _plain(table), on, _plain(weights), order)
     return _branches(
         value,
         (x, lambda g: conv(g, table, on, _reversed(weights, on), order)),
@@ -53,7 +53,7 @@ def conv(x: Tensor, table: Tensor, on: KnotEdges, weights: Tensor | None = None,
 
 def edge_dot(x: Tensor, g: Tensor, table: Tensor, on: KnotEdges, order: int = 0) -> Tensor:
     """Σ_f f^(order)(d_ij) g_i x_j for each edge (i, j), (n_edges,); arguments as for `conv`."""
-    value = _home(x).edge_dot(_plain(x), _plain(g), _plain(table), on, order)
+    value = _home(x, g, table, on.d).edge_dot(_plain(x), _plain(g), _plain(table), on, order)
     return _branches(
         value,
         (x, lambda v: conv(g, table, on, _reversed(v, on), order)),
@@ -65,7 +65,7 @@ def edge_dot(x: Tensor, g: Tensor, table: Tensor, on: KnotEdges, order: int = 0)
 
 def table_grad(x: Tensor, g: Tensor, on: KnotEdges, weights: Tensor | None = None, order: int = 0) -> Tensor:
     """Gradient of Σ_i g_i · conv(x)_i with respect to the table, (n_rows, n_features)."""
-    value = _home(x).table_grad(_plain(x), _plain(g), on, _plain(weights), order)
+    value = _home(x, g, on.d, weights).table_grad(_plain(x), _plain(g), on, _plain(weights), order)
     return _branches(
         value,
         (x, lambda table: conv(g, table, on, _reversed(weights, on), order)),
@@ -109,8 +109,17 @@ def _branches(value: Tensor, *parts: tuple[Tensor | None, Derivative]) -> Tensor
     return cast("Tensor", _Plus.apply(value, *zeros)) if zeros else value  # type: ignore[no-untyped-call]
 
 
-def _home(x: Tensor) -> ModuleType:
-    """The one seam: which code computes, by where the data are."""
+def _home(x: Tensor, *others: Tensor | None) -> ModuleType:
+    """The one seam: which code computes, by where the data are.
+
+    Raises:
+        TypeError: numbers of several types, as of autocast, which loops would take for one.
+    """
+    if found := {str(t.dtype) for t in others if t is not None and t.dtype != x.dtype}:
+        raise TypeError(
+            f"A sum over neighbors takes numbers of one type, and got {x.dtype} with {', '.join(sorted(found))}. "
+            "Convert them, or compute without autocast."
+        )
     return _module(x.device.type) if x.dtype in (torch.float32, torch.float64) else reference
 
 
@@ -146,4 +155,4 @@ def _times(weights: Tensor | None, s: Tensor) -> Tensor:
     return s if weights is None else weights * s
 
 
-opaque.register(lambda x: _home(x))
+opaque.register(_home)

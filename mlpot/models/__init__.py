@@ -23,7 +23,6 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "deepsets": DeepSets,
 }
 DEFAULT = "schnet"  # of a recipe that names none
-FLOAT_ONLY_ON_CPUS = {"schnet"}  # loops over its spline grid know float32 and float64
 LIMITS = {"cutoff": 100.0, "n_features": 4096, "n_radial": 1024, "n_knots": 8192, "n_neighbors": 1000.0}
 MAX_ARGUMENT = 64  # of all others, such as the number of layers
 """What is larger is a slip of the pen, or a file made to fill the memory."""

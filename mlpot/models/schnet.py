@@ -21,6 +21,7 @@ from mlpot.knots import RadialTable
 from mlpot.models.layers import choose, dense, embedding, mlp, obstacle_of_activations
 from mlpot.stages.radial import BASES, ENVELOPES
 from mlpot.stages.spline_grid import KnotEdges
+from mlpot.torch_settings import without_autocast
 
 Convolution = Callable[[Tensor, int], Tensor]  # Σ_j x_j ∘ W^l(d_ij) of x and the layer l
 
@@ -103,9 +104,10 @@ class SchNet(nn.Module):
         return cast("list[Interaction]", list(self.interactions))
 
     def _on_knots(self, table: RadialTable, vectors: Tensor, edges: Edges) -> Convolution:
-        tables = table([layer.filter for layer in self._layers()])
+        with without_autocast(vectors):  # a slope of a spline whose knots have 16 bits is noise
+            tables = table([layer.filter for layer in self._layers()])
         on = KnotEdges(edges, distances(vectors), cutoff=table.cutoff, n_knots=table.n_knots, degree=table.degree)
-        return lambda x, layer: ops.conv(x, tables[layer], on)
+        return lambda x, layer: ops.conv(x.to(tables[layer].dtype), tables[layer], on)
 
     def _on_edges(self, vectors: Tensor, edges: Edges) -> Convolution:
         first, pair = pairs(edges)  # filters depend on distance alone: both directions share one

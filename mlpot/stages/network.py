@@ -14,6 +14,7 @@ from mlpot.stages.products import Product, Products
 from mlpot.stages.readout import Readout
 from mlpot.stages.run import ENERGY, Program, Step, forward
 from mlpot.stages.stage import Environments
+from mlpot.torch_settings import without_autocast
 
 
 class StagedNetwork(nn.Module):
@@ -88,8 +89,12 @@ class StagedNetwork(nn.Module):
         return passes[ENERGY]
 
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
-        """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å, by the definition of each stage."""
-        at = Environments(self.element_index.index_select(0, numbers), edges, vectors)
-        arrays = forward(self.program(), at)
+        """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å, by the definition of each stage.
+
+        Autocast changes nothing: products of tensors with sums over hundreds of terms want the weights' type.
+        """
+        with without_autocast(vectors):
+            at = Environments(self.element_index.index_select(0, numbers), edges, vectors)
+            arrays = forward(self.program(), at)
         self.readout(arrays[self.features][:, 0])
         return arrays[ENERGY][:, 0, 0]

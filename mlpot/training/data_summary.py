@@ -17,11 +17,14 @@ def told(parts: Parts, start: Baseline) -> list[str]:
     lines = []
     for name, part in _named(parts).items():
         for path, n in part.labels_by_file().items():
-            left = n["stress_without_volume"]
+            plane = n["stress_in_plane"]
             lines.append(
                 f"{name}: {path}: {n['structures']} structures, {n['energy']} energies, {n['forces']} forces on "
-                f"atoms, {n['stress']} stresses{f' ({left} without a volume left out)' if left else ''}"
+                f"atoms, {n['stress']} stresses{f' ({plane} along periodic directions alone)' if plane else ''}"
             )
+        for path, n_left in zip(part.data.paths, part.data.n_stress_left_out, strict=True):
+            if n_left and name == "train":
+                lines.append(f"{path}: {n_left} stresses left out: without a volume, or zero of slabs and wires")
     return (
         lines
         + _weights_told(parts.train)

@@ -55,7 +55,7 @@ from mlpot.training.trainer import (
     BEST,
     LAST,
     announcements_off,
-    check_precision,
+    check_device,
     make_trainer,
     matmul_precision,
 )
@@ -111,7 +111,7 @@ def train(
 def _train(recipe: Recipe, callbacks: Sequence[Callback], *, resume: bool, overwrite: bool) -> TrainingResult:
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes that a strategy starts here
     directory, tell = Path(recipe.training.directory), Messages(show=recipe.training.progress and is_first)
-    check_precision(recipe)
+    check_device(recipe)
     if resume:
         check_holds_run(directory)
     source = open_source(recipe, directory, resume=resume)

@@ -31,7 +31,7 @@ class FlatSet:
     pbc: Tensor  # (n_frames, 3) bool
     energy: Tensor  # (n_frames,) float64, eV
     forces: Tensor  # (n_atoms, 3) float64, eV/Å
-    stress: Tensor  # (n_frames, 3, 3) float64, eV/Å³; NaN without three periodic directions
+    stress: Tensor  # (n_frames, 3, 3) float64, eV/Å³; NaN where there is none to learn
     weight: Tensor  # (n_frames,) float64, how much a frame counts; (0,) where all count alike
 
     def __len__(self) -> int:
@@ -121,7 +121,7 @@ def flatten(
                 graph.pbc,
                 torch.tensor([frame.energy], dtype=torch.float64),
                 torch.from_numpy(np.asarray(frame.forces, dtype=np.float64)),
-                torch.from_numpy(np.where(frame.has_stress, frame.stress, np.nan))[None],
+                torch.from_numpy(frame.stress)[None],
             )
         )
     if not sizes:

@@ -123,7 +123,7 @@ def errors(predicted: Properties, reference: Properties, n_atoms: Tensor) -> dic
             error = error_of(MILLI * (value - label)[known])
             table[name.format("mae")], table[name.format("rmse")] = error.mae, error.rmse
         if not name.endswith("meV"):
-            lacking = ~known if known.dim() == 1 else ~known.flatten(1).all(dim=1)
+            lacking = ~known if known.dim() == 1 else ~known.flatten(1).any(dim=1)
             table[f"{name.partition('_')[0]}_left_out"] = int(lacking.sum())
     return table
 

@@ -279,7 +279,8 @@ class TrainingSection(Section):
     seed: int = Field(default=0, ge=0, description="of weights and of the order of frames")
     precision: Literal["float32", "float64", "tf32", "bf16"] = Field(
         default="float32",
-        description="of the weights; tf32 and bf16 are faster and coarser, on devices that have them",
+        description="of the weights; tf32 and bf16 take products of float32 weights coarsely, but for splines and "
+        "stages, which is faster on GPUs that have them and slower on a CPU",
     )
     checkpoint_minutes: float | None = Field(
         default=10.0, ge=0, description="save within an epoch, so often, what a kill would cost"

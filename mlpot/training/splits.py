@@ -96,7 +96,7 @@ class Part:
             "energy": int(np.isfinite(self.data.energy[frames]).sum()),
             "forces": int(self.data.n_forces[frames].sum()),
             "stress": int(self.data.has_stress[frames].sum()),
-            "stress_without_volume": int(self.data.stress_without_volume[frames].sum()),
+            "stress_in_plane": int(self.data.is_in_plane[frames].sum()),
         }
 
     def n_repeated(self, other: Part) -> int:

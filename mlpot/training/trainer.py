@@ -31,7 +31,6 @@ from torch import Tensor
 
 from mlpot.atomic_files import write_whole
 from mlpot.figures.training import LOGS
-from mlpot.models import FLOAT_ONLY_ON_CPUS
 from mlpot.torch_settings import known_device
 from mlpot.training.recipe import Recipe, TrainingSection
 
@@ -53,14 +52,9 @@ def _accelerator(name: str) -> str:
     return name
 
 
-def check_precision(recipe: Recipe) -> None:
-    """Raise ValueError for a device that is not here, or one whose code does not compute in the precision."""
-    t, backbone = recipe.training, recipe.model.backbone
-    if _accelerator(t.accelerator) == "cpu" and t.precision == "bf16" and backbone in FLOAT_ONLY_ON_CPUS:
-        raise ValueError(
-            f"training.precision is bf16, which {backbone} computes in on a GPU only, and this training is on a "
-            "CPU. Take training.precision=float32."
-        )
+def check_device(recipe: Recipe) -> None:
+    """Raise ValueError for a device that is not here, before data are read."""
+    _accelerator(recipe.training.accelerator)
 
 
 def _trainer(**settings: Any) -> Trainer:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import ase.db
 import ase.io
-import h5py
 import numpy as np
 import pytest
 from ase import Atoms
@@ -15,13 +14,17 @@ from ase.build import bulk, fcc111, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLengths, FixCom, Hookean
 from frames import converted
+from scipy.spatial.transform import Rotation
 
 from mlpot.data.check.check import check
 from mlpot.data.errors import DataError, KeysError, LabelError, UnitsError
+from mlpot.data.frame import frame_of
 from mlpot.data.h5md import Reader
+from mlpot.data.h5md.write import write
 from mlpot.data.sources.convert import convert
 from mlpot.data.sources.read import Source
 from mlpot.data.sources.reading import Reading, boundary_of
+from mlpot.data.stress_labels import learnable
 from mlpot.units import HARTREE
 
 CELL = 'Lattice="4 0 0 0 5 0 0 0 2" pbc="T T T"'  # 40 Å³
@@ -59,37 +62,53 @@ def test_a_virial_by_any_name_is_divided_by_the_volume(tmp_path, name):
     assert kcal.get_potential_energy() == -1.0
 
 
-@pytest.mark.parametrize("boundary", ["F F F", "T T F", "T F F"])
 @pytest.mark.parametrize("label", ['virial="1 0 0 0 1 0 0 0 1"', 'stress="1 0 0 0 1 0 0 0 1"'])
-def test_a_stress_of_what_has_no_volume_is_left_out_and_counted(tmp_path, boundary, label):
-    no = f'energy=-1.0 {label} pbc="{boundary}"'
-    cell = f'energy=-2.0 {label} Lattice="4 0 0 0 5 0 0 0 2" pbc="{boundary}"'
-    path = xyz(tmp_path / "set.xyz", f"energy=-3.0 {label} {CELL}", cell, *([no] if boundary == "F F F" else []))
-    n = 1 + (boundary == "F F F")
-    out = converted(path)
-    assert ["stress" in a.calc.results for a in out] == [True] + [False] * n
+def test_a_stress_of_what_has_no_volume_is_left_out_and_counted(tmp_path, label):
+    no = f'energy=-1.0 {label} pbc="F F F"'
+    cell = f'energy=-2.0 {label} Lattice="4 0 0 0 5 0 0 0 2" pbc="F F F"'
+    flat = f'energy=-2.0 {label} Lattice="4 0 0 0 5 0 0 0 0" pbc="T T F"'
+    path = xyz(tmp_path / "set.xyz", f"energy=-3.0 {label} {CELL}", cell, no, flat)
+    assert ["stress" in a.calc.results for a in converted(path)] == [True] + [False] * 3
     told = account(Source(path))
-    assert "1 stress.\nstress left out, as the structure is not periodic in three directions" in told
-    assert f"{n} frame{'s' * (n > 1)}: 1" in told
+    assert "1 stress.\nstress left out, as the structure has no volume" in told
+    assert "3 frames: 1" in told
     assert "--pbc TTT" in told
     whole = list(Source(path, Reading(pbc="TTT", index=":2")).frames())
     assert ["stress" in a.calc.results for a in whole] == [True, True]
 
 
-def test_a_stress_that_an_old_file_keeps_for_a_slab_is_left_out_too(tmp_path):
-    slab = fcc111("Cu", (1, 1, 3), vacuum=5.0, periodic=True)
+@pytest.mark.parametrize(("boundary", "n"), [("T T F", 4), ("F T T", 4), ("F T F", 1)])
+@pytest.mark.parametrize("label", ['virial="80 8 0 8 40 0 0 0 4"', 'stress="-2 -0.2 0 -0.2 -1 0 0 0 -0.1"'])
+def test_of_slabs_and_wires_the_stress_along_what_is_periodic_is_taken(tmp_path, boundary, n, label):
+    path = xyz(tmp_path / "set.xyz", f'energy=-2.0 {label} Lattice="4 0 0 0 5 0 0 0 2" pbc="{boundary}"')
+    (atoms,) = converted(path)
+    stress = frame_of(atoms).stress
+    assert np.isfinite(stress).sum() == n
+    assert stress[1, 1] == pytest.approx(-1.0)
+    assert "along the periodic directions taken" in account(Source(path))
+
+
+def test_the_stress_of_a_turned_slab_is_the_turned_stress():
+    slab = fcc111("Cu", (1, 1, 3), vacuum=5.0)
+    values = np.diag([0.1, 0.3, 7.0]) + 0.02 * (1 - np.eye(3))
+    turn = Rotation.from_rotvec([0.4, -1.0, 0.7]).as_matrix()
+    flat = learnable(values, slab.pbc, slab.cell.array)
+    turned = learnable(turn @ values @ turn.T, slab.pbc, slab.cell.array @ turn.T)
+    np.testing.assert_allclose(turned, turn @ np.nan_to_num(flat) @ turn.T, atol=1e-12)
+
+
+def test_a_stress_that_a_file_keeps_for_a_slab_is_read_along_its_plane(tmp_path):
+    slab = fcc111("Cu", (1, 1, 3), vacuum=5.0)
     slab.info = {}
     slab.calc = SinglePointCalculator(slab, energy=-1.0, forces=np.zeros((3, 3)), stress=np.ones(6))
-    ase.io.write(tmp_path / "set.xyz", slab)
-    convert(tmp_path / "set.xyz", tmp_path / "old.h5")
-    with h5py.File(tmp_path / "old.h5", "r+") as file:
-        file["particles/atoms_3_ppp/box"].attrs["boundary"] = ["periodic", "periodic", "none"]
-    with Reader(tmp_path / "old.h5") as reader:
-        assert np.isnan(reader.columns([0])[0].stress).all()
-    source = Source(tmp_path / "old.h5")
-    assert np.isnan(next(source.records())[1].stress).all()
+    write(tmp_path / "set.h5", [slab], card={})
+    source = Source(tmp_path / "set.h5")
+    with Reader(tmp_path / "set.h5") as reader:
+        for frame in (reader.columns([0])[0], next(source.records())[1]):
+            assert np.isfinite(frame.stress[:2, :2]).all()
+            assert np.isnan(frame.stress[2]).all()
     list(source.records())
-    assert any(line.startswith("stress left out") for line in source.report.lines())
+    assert any("along the periodic directions taken" in line for line in source.report.lines())
 
 
 NO_RIVALS = [

@@ -27,9 +27,9 @@ WEIGHTS = (2.0, 3.0, 5.0)
 
 
 def opened(atoms: Atoms, pbc: tuple[bool, bool, bool], stress: float) -> Atoms:
-    """The structure with another boundary, and a stress on it all the same."""
+    """The structure along the axes with another boundary, and a stress on it all the same."""
     labels = atoms.calc.results
-    copy = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=pbc)
+    copy = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell.lengths(), pbc=pbc)
     copy.calc = SinglePointCalculator(copy, **labels | {"stress": np.full(6, stress)})
     return copy
 
@@ -71,31 +71,45 @@ def test_huber_with_a_huge_threshold_is_squared_and_thresholds_are_of_each_quant
         assert found == pytest.approx(0.1 * (2 * residual - 0.1))
 
 
-@pytest.mark.parametrize("pbc", [(False, False, False), (True, False, False), (True, True, False)])
-def test_a_stress_without_a_volume_is_left_out_and_said(pbc: tuple[bool, bool, bool], tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [0.0, 0.02])
+def test_a_stress_without_a_volume_is_left_out_and_said(value: float, tmp_path: Path) -> None:
     """N19: it counts in no denominator, training runs on the rest, and check and info name the frames."""
-    frames = [opened(a, pbc, 0.0 if k % 2 else 0.02) for k, a in enumerate(crystals(6))] + crystals(16)[6:]
+    frames = [opened(a, (False, False, False), value) for a in crystals(6)] + crystals(16)[6:]
     data = write(tmp_path / "set.h5", frames)
-    found = [f for f in check(data).findings if f.check == "stress without volume"]
-    assert [f.severity for f in found] == ["note"]
+    found = [f for f in check(data).findings if f.check == "stress left out"]
+    assert [f.severity for f in found] == ["warning" if value else "note"]
     assert found[0].frames == tuple(range(6))[: len(found[0].frames)] != ()
     assert any("6 frames have a stress" in warning for warning in info(data).warnings)
     result = train(small_recipe(data, tmp_path / "run", "data.validation=8"))
     table = result.metrics["validation"]
     assert np.isfinite(table["stress_mae_meV_per_A3"])
     assert evaluate(result.potential, frames).overall["stress"].n == 9 * 10
+    assert "6 stresses left out" in (tmp_path / "run" / "train.log").read_text()
 
 
-def test_zero_stresses_of_molecules_are_a_note_and_do_not_refuse_a_training(tmp_path: Path) -> None:
-    frames = [opened(a, (False, False, False), 0.0) for a in crystals(12)]
+@pytest.mark.parametrize(("pbc", "n"), [((True, False, False), 1), ((True, True, False), 4)])
+def test_of_slabs_and_wires_the_stress_along_what_is_periodic_is_learned(
+    pbc: tuple[bool, bool, bool], n: int, tmp_path: Path
+) -> None:
+    """N19, N20: what has no meaning counts nowhere, whatever stands there; log, metrics and evaluation agree."""
+    frames = [opened(a, pbc, 0.02) for a in crystals(16)]
+    for atoms in frames:
+        atoms.calc.results["stress"][2] = 1e6
+    graph, labels = flatten([frame_of(frames[0])], cutoff=4.0).batch(torch.tensor([0]))
+    guess = Properties(labels.energy, labels.forces, torch.full((1, 3, 3), 0.05, dtype=torch.float64))
+    assert Loss((0, 0, 1))(guess, labels, graph).item() == pytest.approx(0.03**2)
     data = write(tmp_path / "set.h5", frames)
-    assert {f.severity for f in check(data).findings if "stress" in f.check} == {"note"}
-    result = train(small_recipe(data, tmp_path / "run"))
-    assert "stress_mae_meV_per_A3" not in result.metrics["validation"]
+    assert not [f for f in check(data).findings if f.check == "stress left out"]
+    result = train(small_recipe(data, tmp_path / "run", "data.validation=8"))
+    assert "8 stresses (8 along periodic directions alone)" in (tmp_path / "run" / "train.log").read_text()
+    assert result.metrics["validation"]["stress_left_out"] == 0
+    assert evaluate(result.potential, frames).overall["stress"].n == n * 16
 
 
-def test_stresses_without_volume_alone_are_nothing_to_learn(tmp_path: Path) -> None:
-    data = write(tmp_path / "set.h5", [opened(a, (True, True, False), 0.01) for a in crystals(12)])
+def test_a_stress_of_a_slab_that_is_zero_was_not_computed(tmp_path: Path) -> None:
+    data = write(tmp_path / "set.h5", [opened(a, (True, True, False), 0.0) for a in crystals(12)])
+    found = [f for f in check(data).findings if f.check == "stress left out"]
+    assert [f.severity for f in found] == ["note"]
     with pytest.raises(NothingToLearnError, match="stresses 0"):
         train(small_recipe(data, tmp_path / "run", "loss.energy=0", "loss.forces=0"))
 

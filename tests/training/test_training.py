@@ -301,12 +301,6 @@ def test_test_structures_that_choose_the_best_epoch_are_refused_unless_allowed(t
         make_parts(allowed.data, allowed.loss)
 
 
-def test_bf16_on_a_cpu_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
-    settings = ("training.precision=bf16", "training.accelerator=cpu")
-    with pytest.raises(ValueError, match="bf16"):
-        train(small_recipe(tmp_path / "missing.h5", tmp_path / "run", *settings, backbone="schnet"))
-
-
 @pytest.mark.parametrize("setting", ["devices=0", "devices=[]", "strategy=nonsense", "strategy=xla", "nodes=2"])
 def test_devices_that_are_not_here_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str

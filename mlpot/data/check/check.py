@@ -18,8 +18,8 @@ from mlpot.data.check.stream import chunks, chunks_of
 from mlpot.data.check.tally import Columns, Tally
 from mlpot.data.errors import DataError
 from mlpot.data.frame import Frame
-from mlpot.data.sources.names import NO_VOLUME
 from mlpot.data.sources.read import Source, as_source
+from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO, ZERO_IN_PLANE
 
 QUICK_FRAMES = 400  # that the quick examination reads
 
@@ -46,7 +46,7 @@ def check(file: str | Path | Source, *, against: str | Path | Source | None = No
     examined = labels.examine(seen, columns, seen.all_steps())
     found = [broken] if broken else []
     found += [*checks.labels(columns, str(path)), *examined.findings]
-    found += [*_states(seen), *_without_volume(source)]
+    found += [*_states(seen), *_of_stresses(source)]
     if not quick:
         found += _everything(seen, columns)
     skipped = dict(examined.skipped)
@@ -116,15 +116,18 @@ def _states(seen: Tally) -> Iterator[Finding]:
         yield finding("charge and spin", "warning", message)
 
 
-def _without_volume(source: Source) -> Iterator[Finding]:
-    """Stresses of molecules, wires and slabs, which no reader hands on: their volume is arbitrary."""
-    n, *first = source.report.notes.get(NO_VOLUME, [0])
-    if n:
-        message = (
-            f"{n} structures that are not periodic in three directions have a stress. It is not trained on "
-            "and not compared, as the volume that it refers to is arbitrary."
-        )
-        yield finding("stress without volume", "note", message, np.array(first))
+def _of_stresses(source: Source) -> Iterator[Finding]:
+    """Stresses that no reader hands on."""
+    whats: tuple[tuple[str, Severity, str], ...] = (
+        (NO_VOLUME, "warning", "structures without a volume have a stress that is not zero. Were they periodic?"),
+        (NO_VOLUME_ZERO, "note", "structures without a volume have a stress, which is zero."),
+        (ZERO_IN_PLANE, "note", "slabs or wires have a stress that is zero: it was not computed."),
+    )
+    for what, severity, message in whats:
+        n, *first = source.report.notes.get(what, [0])
+        if n:
+            message = f"{n} {message} It is not trained on and not compared."
+            yield finding("stress left out", severity, message, np.array(first))
 
 
 def _everything(seen: Tally, c: Columns) -> Iterator[Finding]:

@@ -45,20 +45,7 @@ def labels(c: Columns, path: str) -> Iterator[Finding]:
     stressless = np.flatnonzero(c.has_stress & (c.stress == 0.0) & structures)
     if 1 < len(stressless) == (c.has_stress & structures).sum():
         yield finding("labels", "error", "All stresses are zero: they were never computed.", c.index[stressless])
-    yield from _without_volume(c)
     yield from _constant(c, energy)
-
-
-def _without_volume(c: Columns) -> Iterator[Finding]:
-    """Stresses of molecules, wires and slabs, whose volume is arbitrary."""
-    frames = np.flatnonzero(c.stress_without_volume & ~c.isolated)
-    if len(frames):
-        message = (
-            f"{len(frames)} structures that are not periodic in three directions have a stress. It is not trained "
-            "on and not compared, as the volume that it refers to is arbitrary."
-        )
-        severity: Severity = "warning" if (c.stress[frames] > 0).any() else "note"
-        yield finding("stress without volume", severity, message, c.index[frames])
 
 
 def _constant(c: Columns, energy: np.ndarray) -> Iterator[Finding]:

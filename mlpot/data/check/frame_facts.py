@@ -24,7 +24,6 @@ class FrameFacts(NamedTuple):
     n_forces: int  # atoms with a force
     largest_force: float  # on an atom, eV/Å; zero without forces
     has_stress: bool  # one that a potential can learn
-    stress_without_volume: bool  # one that has no volume to refer to
     is_isolated: bool  # one isolated atom, in the open or in a box
     structure: int  # hash of the same atoms in the same places, wherever the structure stands
 
@@ -48,7 +47,6 @@ def facts_of(frame: Frame) -> FrameFacts:
         n_forces=int(known.sum()),
         largest_force=float(np.linalg.norm(frame.forces[known], axis=1).max(initial=0.0)),
         has_stress=frame.has_stress,
-        stress_without_volume=bool(np.isfinite(frame.stress).all()) and not frame.has_stress,
         is_isolated=frame.is_isolated,
         structure=hash_of(frame.numbers.astype(np.int64), place, cell, frame.pbc, np.array(state)),
     )

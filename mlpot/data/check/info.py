@@ -16,9 +16,9 @@ from mlpot.data.check.frame_facts import FrameFacts, facts_of
 from mlpot.data.check.stream import Chunk, chunks_of
 from mlpot.data.check.tally import Steps, all_steps, steps_of
 from mlpot.data.errors import DataError
-from mlpot.data.frame import Frame, has_volume
-from mlpot.data.sources.names import NO_VOLUME
+from mlpot.data.frame import Frame
 from mlpot.data.sources.read import Source, as_source
+from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
 from mlpot.units import HOUSE_UNITS
@@ -92,7 +92,8 @@ def info(file: str | Path | Source, cutoff: float = 5.0) -> DataInfo:
         survey.add(chunk)
     if not survey.sizes.n:
         raise DataError(f"{source.path} has no frames. Check the path.")
-    survey.n_stress_without_volume += source.report.notes.get(NO_VOLUME, [0])[0]
+    for what in (NO_VOLUME, NO_VOLUME_ZERO):
+        survey.n_stress_without_volume += source.report.notes.get(what, [0])[0]
     return survey.result(str(source.path), source.card)
 
 
@@ -173,12 +174,12 @@ class _Survey:
             self.force.add(size)
             self.force_counts += np.histogram(np.clip(size, FORCE_BINS[0], FORCE_BINS[-1]), FORCE_BINS)[0]
             self.largest_force = max(self.largest_force, (facts.largest_force, self.k))
-        if np.isnan(frame.stress).any():
-            self.missing["stress"] += has_volume(frame.pbc, frame.cell) and not facts.is_isolated
-        elif facts.stress_without_volume:
-            self.n_stress_without_volume += 1
-        else:
-            self.stress.add(frame.stress[UPPER])
+        if not facts.has_stress:
+            self.missing["stress"] += bool(frame.pbc.all()) and not facts.is_isolated
+            return
+        upper = frame.stress[UPPER]
+        self.stress.add(upper[np.isfinite(upper)])
+        if frame.pbc.all():
             self.pressures.append(-float(np.trace(frame.stress)) / 3.0)
 
     def _add_distances(self, frame: Frame) -> None:
@@ -251,8 +252,8 @@ class _Survey:
             yield f"The largest force is {size:.3g} eV/Å, in frame {frame}: did that calculation converge?"
         if self.n_stress_without_volume:
             yield (
-                f"{self.n_stress_without_volume} frames have a stress but are not periodic in three "
-                "directions: it is not trained on, as the volume that it refers to is arbitrary."
+                f"{self.n_stress_without_volume} frames have a stress but no volume that it refers to: it is not "
+                "trained on."
             )
         yield from _slope_warnings(all_steps(self.steps))
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mlpot.data.check.frame_facts import N_NUMBERS, facts_of
 from mlpot.data.h5md import Frame, SetReader, add_to_hash
+from mlpot.data.stress_labels import IN_PLANE
 
 BLOCK = 20_000  # atoms read at once
 FRAME_BYTES, ATOM_BYTES = 1500, 100  # that a frame in memory takes, and each of its atoms
@@ -26,6 +27,7 @@ class Survey:
 
     paths: tuple[str, ...]
     sizes: Ints  # (n_files,) frames of each file
+    n_stress_left_out: Ints  # (n_files,) stresses that no potential can learn, see `stress_labels`
     hash: str  # of the content of all files in their order, as `data.h5md.content_hash`
     families: tuple[str, ...]
     compositions: Ints  # (n_kinds, N_NUMBERS) atoms of each atomic number
@@ -35,7 +37,7 @@ class Survey:
     n_forces: Ints  # (n_frames,) atoms with a force
     largest_force: Floats  # (n_frames,) on an atom, eV/Å; zero without forces
     has_stress: NDArray[np.bool_]  # (n_frames,) one that a potential can learn
-    stress_without_volume: NDArray[np.bool_]  # (n_frames,) one that has no volume to refer to
+    is_in_plane: NDArray[np.bool_]  # (n_frames,) of a slab or wire, along its periodic directions
     is_isolated: NDArray[np.bool_]  # (n_frames,) one isolated atom, in the open or in a box
     weight: Floats  # (n_frames,) how much the frame counts in the loss
     digest: NDArray[np.uint64]  # (n_frames,) of the same atoms in the same places
@@ -118,10 +120,11 @@ def survey(*paths: str | Path, keep: float = 0.0) -> Survey:
             if does_fit:
                 kept += frames
         sizes = reader.sizes
+        left_out = np.array([sum(what != IN_PLANE for _, what in file.of_stresses) for file in reader.readers])
     columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
     compositions = np.frombuffer(b"".join(kinds), dtype=np.int64).reshape(-1, N_NUMBERS)
     names = tuple(str(path) for path in paths)
-    return Survey(names, sizes, digest.hexdigest(), tuple(families), compositions, kept, *columns)
+    return Survey(names, sizes, left_out, digest.hexdigest(), tuple(families), compositions, kept, *columns)
 
 
 def _blocks(reader: SetReader, frames: Ints) -> list[Ints]:
@@ -138,7 +141,7 @@ def _row(frame: Frame, kinds: dict[bytes, int], families: dict[str, int]) -> tup
         facts.n_forces,
         facts.largest_force,
         facts.has_stress,
-        facts.stress_without_volume,
+        facts.has_stress and not bool(frame.pbc.all()),
         facts.is_isolated,
         frame.weight,
         np.uint64(facts.structure),

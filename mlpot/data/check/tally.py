@@ -36,7 +36,6 @@ class Columns:
     torque: Floats  # |Σ r × F|, eV, about the middle; NaN for periodic frames
     isolated: NDArray[np.bool_]  # one isolated atom, in the open or in a box
     has_stress: NDArray[np.bool_]  # one that a potential can learn
-    stress_without_volume: NDArray[np.bool_]  # one that has no volume to refer to
     stress: Floats  # greatest component, eV/Å³
     periodic: NDArray[np.bool_]  # in all directions
     closest: Floats  # Å
@@ -212,8 +211,7 @@ def _columns(chunk: Chunk) -> list[NDArray[Any]]:
         torque,
         np.full(n_frames, chunk.is_isolated),
         np.array([f.has_stress for f in facts]),
-        np.array([f.stress_without_volume for f in facts]),
-        np.abs(chunk.stress).max(axis=(1, 2)),
+        np.fmax.reduce(np.abs(chunk.stress), axis=(1, 2)),
         np.full(n_frames, bool(chunk.pbc.all())),
         *distances,
     ]

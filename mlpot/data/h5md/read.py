@@ -13,6 +13,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import ArrayLike, NDArray
 
+from mlpot.data import stress_labels
 from mlpot.data.elements import Elements
 from mlpot.data.errors import FormatError
 from mlpot.data.frame import Frame, atoms_of, frame_of_columns
@@ -48,8 +49,8 @@ class Reader:
         elements: Elements | None = None,
     ):
         self.path = Path(path)
-        self.without_volume: list[int] = []
-        """Records, of those read, whose stress was left out: they are not periodic in three directions."""
+        self.of_stresses: list[tuple[int, str]] = []
+        """Records, of those read, whose stress was not taken as it is, and why."""
         self._file = open_checked(path)
         try:
             with naming_damage(str(path)):
@@ -127,8 +128,8 @@ class Reader:
         """
         records = self._records(np.asarray(indices, dtype=np.int64), motion=False)
         for k, (columns, pbc, _) in zip(indices, records, strict=True):
-            if "stress" in columns and not pbc.all():
-                self.without_volume.append(int(k))
+            if "stress" in columns and (what := stress_labels.told(columns["stress"], pbc, columns["edges"])):
+                self.of_stresses.append((int(k), what))
         return [frame_of_columns(*record) for record in records]
 
     def _atoms(self, indices: Sequence[int]) -> Iterator[Atoms]:

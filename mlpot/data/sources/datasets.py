@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from mlpot.data.elements import CURE_WITHOUT_TYPES, Elements, is_padding, numbers_of_text
 from mlpot.data.errors import FormatError, KeysError, LabelError, UnitsError
-from mlpot.data.frame import VOIGT, has_volume
+from mlpot.data.frame import VOIGT
 from mlpot.data.h5md.safe_hdf5 import naming_damage, open_unchecked, walk_groups
 from mlpot.data.safe_npz import open_arrays
 from mlpot.data.sources.consistency import check_agreement
 from mlpot.data.sources.layouts import LAYOUTS, Layout
 from mlpot.data.sources.leftovers import ask, states_of
-from mlpot.data.sources.names import KNOWN, NO_VOLUME, NONE, Questions
+from mlpot.data.sources.names import KNOWN, NONE, Questions
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
+from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO, has_volume
 from mlpot.data.unit_names import factor
 
 BLOCK = 256  # conformations read at once
@@ -76,7 +77,7 @@ def read_datasets(path: Path, kind: str, reading: Reading, report: Report) -> It
                 report.note(f"{padded} entries of number 0 or -1 are padding and no atoms", k)
             atoms = _atoms(values, family, layout.nan_is_missing)
             if not has_volume(atoms.pbc, atoms.cell.array) and "virial" in values and "stress" not in values:
-                report.note(NO_VOLUME, k)
+                report.note(NO_VOLUME if np.any(values["virial"]) else NO_VOLUME_ZERO, k)
             elif has_volume(atoms.pbc, atoms.cell.array) and {"stress", "virial"} <= values.keys():
                 _compare(f"{where}, frame {k}", values, atoms.get_volume())
             yield k, atoms

@@ -14,12 +14,13 @@ from ase.data import atomic_masses
 from numpy.typing import NDArray
 
 from mlpot.data.errors import KeysError, LabelError
-from mlpot.data.frame import VOIGT, WEIGHT, has_volume
+from mlpot.data.frame import VOIGT, WEIGHT
 from mlpot.data.sources.consistency import check_agreement
 from mlpot.data.sources.label_weights import NOT_THERE, NOT_USED, has_no_weight, label_weights
-from mlpot.data.sources.names import KNOWN, MEASURED_IN, NO_VOLUME, NONE, PER_ATOM, Questions, looks_like
+from mlpot.data.sources.names import KNOWN, MEASURED_IN, NONE, PER_ATOM, Questions, looks_like
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
+from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO, has_volume
 from mlpot.data.unit_names import factor
 
 HOLDS_ATOMS = (FixAtoms, FixCartesian, FixScaled, FixedPlane, FixedLine)
@@ -142,8 +143,9 @@ class Interpreter:
         }
         virial = self._virial(k, labels["stress"], pool, clean) if "virial" not in absent else None
         if (virial is not None or labels["stress"] is not None) and not has_volume(clean.pbc, clean.cell.array):
+            label = virial if labels["stress"] is None else labels["stress"]
             labels["stress"] = None
-            self.report.note(NO_VOLUME, k)
+            self.report.note(NO_VOLUME if np.any(label) else NO_VOLUME_ZERO, k)
         elif virial is not None:
             labels["stress"] = -_tensor(virial) / clean.get_volume()
         if "energy" not in {*self.reading.keys, *absent} and pool.get("free_energy") is not None:

@@ -41,10 +41,6 @@ UNIT = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3", "vir
 """What most files are in, as an example in a question; it is never taken unasked."""
 MEASURED_IN = {"virial": "energy", "cell": "positions"}
 """The quantity whose unit another quantity is in."""
-NO_VOLUME = (
-    "stress left out, as the structure is not periodic in three directions and has no volume; where the "
-    "calculation was periodic, as of slabs in plane waves, --pbc TTT says so"
-)
 NONE = "none"  # the answer that a file has no such quantity
 MOST_NAMES = 40  # listed in a message
 

@@ -13,9 +13,10 @@ import numpy as np
 from ase import Atoms
 from ase.io.formats import ioformats
 
+from mlpot.data import stress_labels
 from mlpot.data.elements import Elements
 from mlpot.data.errors import FormatError, KeysError, LabelError
-from mlpot.data.frame import Frame, columns_of, family, frame_of_columns, has_volume
+from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
 from mlpot.data.h5md.read import BLOCK, Reader
 from mlpot.data.h5md.safe_hdf5 import naming_damage, open_unchecked
 from mlpot.data.sources import dpdata_files, lammps
@@ -27,12 +28,13 @@ from mlpot.data.sources.deepmd import is_deepmd, read_deepmd
 from mlpot.data.sources.dpdata_files import by_dpdata, read_dpdata
 from mlpot.data.sources.interpret import Interpreter
 from mlpot.data.sources.layouts import LAYOUTS
-from mlpot.data.sources.names import NO_VOLUME, NONE, Questions
+from mlpot.data.sources.names import NONE, Questions
 from mlpot.data.sources.programs import kind_by_content, origin
 from mlpot.data.sources.reading import Reading
 from mlpot.data.sources.report import Report
 from mlpot.data.sources.schnetpack import is_schnetpack, read_schnetpack
 from mlpot.data.sources.unconverged import converged
+from mlpot.data.stress_labels import IN_PLANE
 
 H5MD_ENDINGS = (".h5", ".hdf5", ".h5md")
 MORE = 1000  # frames that are read after the first that leaves a question, for all questions in one message
@@ -132,8 +134,8 @@ class Source:
             self._note_volumes(reader)
 
     def _note_volumes(self, reader: Reader) -> None:
-        for k in reader.without_volume:
-            self.report.note(NO_VOLUME, k)
+        for k, what in reader.of_stresses:
+            self.report.note(what, k)
 
     def _slice(self, start: int, stop: int | None, step: int) -> slice:
         """A slice of what `reading` takes as a slice of the file."""
@@ -222,9 +224,12 @@ class Source:
                 )
             self.report.note(NAN_MISSING.format(key), k)
             del results[key]
-        if "stress" in results and not has_volume(atoms.pbc, atoms.cell.array):
-            self.report.note(NO_VOLUME, k)
-            del results["stress"]
+        if "stress" in results:
+            stress = np.asarray(results["stress"], dtype=float)
+            if what := stress_labels.told(stress, atoms.pbc, atoms.cell.array):
+                self.report.note(what, k)
+                if what != IN_PLANE:
+                    del results["stress"]
         if atoms.calc is not None and not results:
             atoms.calc = None
         if "stress" in results and np.shape(results["stress"]) == (3, 3):
