@@ -94,6 +94,22 @@ def test_a_resumed_run_is_an_unstopped_run(
     assert_same_training(whole.directory, resumed.directory)
 
 
+@pytest.mark.parametrize("backbone", ["schnet", "ace"])
+def test_networks_with_tables_go_on_after_a_stop_in_their_first_steps(
+    backbone: str, data: Path, tmp_path: Path
+) -> None:
+    """Their tables are built when they are needed, so that those of average and network are not there at once."""
+    same = ("training.epochs=2", "training.checkpoint_steps=1", "model.arguments.n_knots=16")
+    arguments = ("model.arguments.max_degree=1",) if backbone == "ace" else ("model.arguments.n_interactions=1",)
+    whole, cut = (
+        small_recipe(data, tmp_path / name, *same, *arguments, backbone=backbone) for name in ("whole", "cut")
+    )
+    with pytest.raises(PowerCutError):
+        train(cut, callbacks=[StopAt(step=3)])
+    resumed = train(cut, resume=True)
+    assert_same_training(train(whole).directory, resumed.directory)
+
+
 def test_a_run_goes_on_for_more_epochs(
     data: Path, unstopped: Callable[..., TrainingResult], tmp_path: Path
 ) -> None:

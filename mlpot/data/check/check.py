@@ -13,7 +13,7 @@ from ase.data import chemical_symbols
 
 from mlpot.data.check import checks, labels
 from mlpot.data.check.duplicates import duplicates, leakage
-from mlpot.data.check.finding import ORDER, Finding, Report, finding
+from mlpot.data.check.finding import ORDER, Finding, Report, Severity, finding
 from mlpot.data.check.stream import chunks, chunks_of
 from mlpot.data.check.tally import Columns, Tally
 from mlpot.data.errors import DataError
