@@ -1,4 +1,8 @@
-"""Writing that survives: whole files in one step, and a full disk told by name."""
+"""Writing that survives: whole files in one step, and a full disk told by name.
+
+Where outputs go, for all commands: the folder of a file must be there, so that a slip in a path is told before
+anything is computed (`check_place`); a folder that is an output itself is made (`check_folder`, `make_folder`).
+"""
 
 from __future__ import annotations
 
@@ -76,31 +80,24 @@ def storing(path: Path, n_bytes: int) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A new file in the same folder, of which nobody knows, that takes the place of `path` if nothing failed.
+    """Where to make a file, of which nobody knows, that takes the place of `path` if nothing failed.
+
+    It has the name of `path` in a folder of its own, as there are writers that go by the ending.
 
     Raises:
         StorageError: the folder cannot be written.
     """
     path = Path(path)
     with storing(path, 0):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    temporary = Path(name)
-    try:
+        folder = tempfile.TemporaryDirectory(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
+    with folder as name:
+        temporary = Path(name) / path.name
         yield temporary
         with storing(path, temporary.stat().st_size):
-            temporary.chmod(0o666 & ~_umask())
-            os.fsync(handle)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
             os.replace(temporary, path)
             sync_folder(path.parent)
-    finally:
-        os.close(handle)
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def check_place(path: str | Path, *, overwrite: bool = True) -> None:
@@ -134,6 +131,16 @@ def check_places(*paths: Path | None) -> None:
     for path in paths:
         if path is not None:
             check_place(path)
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder that is an output, and what it stands in.
+
+    Raises:
+        StorageError: it is a file or in one, or cannot be made.
+    """
+    with storing(Path(path), 0):
+        Path(path).mkdir(parents=True, exist_ok=True)
 
 
 def check_folder(path: str | Path) -> None:

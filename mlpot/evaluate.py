@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from mlpot.atomic_files import check_folder, replacing, write_whole
+from mlpot.atomic_files import check_folder, make_folder, replacing, write_whole
 from mlpot.data.errors import LabelError
 from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
 from mlpot.data.sources.read import Source, as_source
@@ -246,7 +246,7 @@ def _properties(frame: Frame) -> Properties:
 
 
 def _write(evaluation: Evaluation, sample: _Sample, origin: dict[str, str], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     summary = asdict(evaluation) | {"provenance": origin}
     del summary["frames"]
     write_whole(folder / "evaluation.json", (json.dumps(summary, indent=2) + "\n").encode())

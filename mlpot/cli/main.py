@@ -28,7 +28,7 @@ from mlpot.cli.data import (
 from mlpot.cli.export import export
 from mlpot.cli.lammps import lammps
 from mlpot.cli.md import md_app
-from mlpot.cli.options import Device, Dtype, Overrides, check_quotes
+from mlpot.cli.options import Device, Dtype, Overrides, check_quotes, of_convert
 from mlpot.cli.progress import progress, working
 from mlpot.cli.tables import print_evaluation
 from mlpot.cli.verify import verify
@@ -231,7 +231,8 @@ def main() -> None:
     except (ValueError, OSError, MemoryError) as error:
         if "--traceback" in sys.argv:
             raise
-        sys.exit(f"mlpot: {_in_words(error)}")
+        told = _in_words(error)
+        sys.exit(f"mlpot: {told}{of_convert(typer.main.get_command(app), sys.argv[1:], told)}")
 
 
 def _in_words(error: ValueError | OSError | MemoryError) -> str:

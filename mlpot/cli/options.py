@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+CONVERT = "mlpot data convert"
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Put over the recipe's.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[
@@ -48,3 +50,30 @@ def check_quotes(arguments: Sequence[str]) -> None:
                 f"The shell split {text} ... at a space. Put the whole argument into quotes: "
                 f"'{key}=...', with all that is in brackets."
             )
+
+
+def of_convert(commands: Any, arguments: Sequence[str], message: str) -> str:
+    """What to add to a message that proposes options which `mlpot data convert` has and the given command has not.
+
+    Whoever reads a file names the options that answer its questions, and does not know who asked for the file.
+
+    Args:
+        commands: the group of all commands.
+        arguments: of the command line.
+        message: of an error.
+    """
+    command = commands
+    for word in arguments:
+        command = getattr(command, "commands", {}).get(word, command)
+    own, of_convert = (_options(c) for c in (command, commands.commands["data"].commands["convert"]))
+    if "--elements-from" not in own:  # of another thing than a file, such as a calculator
+        own.discard("--elements")
+    proposed = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", message))
+    lacking = sorted((proposed & of_convert) - own)
+    if not lacking or CONVERT in message:
+        return ""
+    return f" Here there is no {', '.join(lacking)}: say it to {CONVERT} FILE set.h5, and give set.h5 here."
+
+
+def _options(command: Any) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts}

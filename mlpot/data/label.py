@@ -19,6 +19,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mlpot.atomic_files import check_place
 from mlpot.data import h5md
 from mlpot.data.errors import DataError, FormatError, LabelError
 from mlpot.data.quantum import Code, QuantumError, SettingsError, choose, version
@@ -113,8 +114,7 @@ def label(
 def _check_destination(destination: Path, overwrite: bool) -> None:
     if destination.suffix not in H5MD_ENDINGS:
         raise FormatError(f"{destination} does not end in .h5, and labels are written as H5MD. Name it so.")
-    if destination.exists() and not overwrite:
-        raise FileExistsError(f"{destination} exists. Remove it, name another file, or overwrite it: --overwrite.")
+    check_place(destination, overwrite=overwrite)
 
 
 # --- computing ---

@@ -14,6 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
+from mlpot.atomic_files import check_place
 from mlpot.data.errors import DataError, KeysError
 from mlpot.data.frame import Frame
 from mlpot.data.h5md.write import write
@@ -96,12 +97,9 @@ def merge(
     Raises:
         MergeError: energies of two methods, or equal structures with other energies, and nobody said what to do.
         KeysError: references of a source that is not there, or of too few elements.
-        DataError: as `Source.numbered`; FileExistsError: the destination exists.
+        DataError: as `Source.numbered`; FileExistsError, FileNotFoundError, StorageError: as `check_place`.
     """
-    if Path(destination).exists() and not overwrite:
-        raise FileExistsError(
-            f"{destination} exists. Choose another name for the set, or overwrite it: --overwrite."
-        )
+    check_place(destination, overwrite=overwrite)
     if len(sources) < 2:
         raise KeysError("One source is no set of several. Give at least two, or use `mlpot data convert`.")
     names = _names([source.path for source in sources])

@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from mlpot.atomic_files import check_folder, make_folder
 from mlpot.data.check.check import tally
 from mlpot.data.check.checks import correlation_time
 from mlpot.data.check.stream import Ints, groups_of
@@ -71,7 +72,7 @@ def split(
     part = _drawn(pieces, ~columns.isolated, seen.holds(columns), fractions, seed, by)
     counts = {}
     for k, target in enumerate(targets):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         card = {"source": path.name, "split": f"{names[k]} of {fractions} by {by}, seed {seed}"}
         write(target, _chosen(source, part == k), card=card, overwrite=overwrite)
         counts[target] = int((part == k).sum())
@@ -82,6 +83,7 @@ def _targets(path: Path, names: Sequence[str], output: str | Path | None, overwr
     """The files of the parts, none of which is there unless it may be replaced."""
     if output is not None and Path(output).exists() and not Path(output).is_dir():
         raise DataError(f"{output} is a file, and the parts are written to a folder. Name a folder.")
+    check_folder(output or path.parent)
     targets = [Path(output or path.parent) / f"{path.stem}-{name}.h5" for name in names]
     for target in targets:
         if target.exists() and not overwrite:

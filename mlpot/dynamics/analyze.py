@@ -13,7 +13,7 @@ from ase import Atoms, units
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from mlpot.atomic_files import check_folder, write_whole
+from mlpot.atomic_files import check_folder, make_folder, write_whole
 from mlpot.data.h5md import Reader
 from mlpot.dynamics.checkpoints import Checkpoints
 from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
@@ -354,7 +354,7 @@ def _histogram(values: Floats) -> Curve:
 
 
 def _write(analysis: Analysis, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     table = asdict(analysis)
     table["curves"] = {
         panel: {name: [x.tolist(), y.tolist()] for name, (x, y) in lines.items()}

@@ -234,3 +234,36 @@ def test_the_command_tells_what_it_left_out(
     out = capsys.readouterr().out
     assert "5 structures written to out.xyz, 3 left out" in out
     assert out.count("Left out: structure") == 3
+
+
+TO_FILES = [
+    "data convert set.h5 nowhere/out.h5", "data merge set.h5 other.h5 nowhere/out.h5",
+    "data export set.h5 nowhere/out.xyz", "predict model.safetensors set.h5 -o nowhere/out.h5",
+    "data label set.h5 nowhere/out.h5 --code gfn2", "data recover set.h5 nowhere/out.h5",
+]  # fmt: skip
+TO_FOLDERS = [
+    "data split set.h5 -o nowhere/parts --fractions 0.6,0.4",
+    "evaluate model.safetensors set.h5 -o nowhere/errors",
+]
+
+
+@pytest.mark.parametrize("command", TO_FILES)
+def test_the_folder_of_a_file_must_be_there(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("other.h5", [ethanol(k) for k in range(5, 8)], card={})
+    monkeypatch.setattr("sys.argv", ["mlpot", *command.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code not in (0, None)
+    assert "There is no folder nowhere for out." in f"{ended.value.code}{capsys.readouterr().err}"
+    assert not (folder / "nowhere").exists()
+
+
+@pytest.mark.parametrize("command", TO_FOLDERS)
+def test_a_folder_that_is_an_output_is_made(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["mlpot", *command.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code in (0, None)
+    assert list((folder / "nowhere").iterdir())

@@ -20,6 +20,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from mlpot.atomic_files import check_place
 from mlpot.data.errors import FormatError
 from mlpot.data.frame import atoms_of
 from mlpot.data.h5md.journal import JournaledFile
@@ -56,8 +57,7 @@ def recover(path: str | Path, destination: str | Path, *, overwrite: bool = Fals
     path, destination = Path(path), Path(destination)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Check the path.")
-    if destination.exists() and not overwrite:
-        raise FileExistsError(f"{destination} exists. Choose another name, or overwrite it: --overwrite.")
+    check_place(destination, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix=".recover-", dir=destination.parent) as folder:
         copy = Path(shutil.copyfile(path, Path(folder) / path.name))
         if (journal := path.with_name(f"{path.name}.journal")).exists():

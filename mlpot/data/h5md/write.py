@@ -13,7 +13,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from mlpot.atomic_files import replacing
+from mlpot.atomic_files import check_place, replacing
 from mlpot.data.constraints import other_constraints
 from mlpot.data.errors import FormatError, LabelError, LeftOutWarning
 from mlpot.data.frame import Columns, columns_of, family
@@ -47,11 +47,10 @@ def write(path: str | Path, frames: Iterable[Atoms], *, card: Mapping[str, str],
         overwrite: replace an existing file.
 
     Raises:
-        FileExistsError: the file exists and is not to be replaced.
+        FileExistsError, FileNotFoundError, StorageError: as `check_place`.
         LabelError: a frame has a value that is not finite or not of the right shape, or there are no frames.
     """
-    if Path(path).exists() and not overwrite:
-        raise FileExistsError(f"{path} exists. Choose another name, or overwrite it: --overwrite.")
+    check_place(path, overwrite=overwrite)
     with replacing(path) as temporary:
         with h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file:
             found(file, card)

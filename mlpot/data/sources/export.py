@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import ase.db
@@ -15,7 +12,7 @@ from ase import Atoms
 from ase.io.formats import UnknownFileTypeError, filetype, get_compression, ioformats, open_with_compression
 from ase.io.trajectory import TrajectoryWriter
 
-from mlpot.atomic_files import storing, sync_folder
+from mlpot.atomic_files import check_place, replacing, storing
 from mlpot.data.errors import FormatError
 from mlpot.data.sources.read import H5MD_ENDINGS, Source, as_source
 
@@ -41,13 +38,12 @@ def export(
 
     Raises:
         FormatError: the format is unknown, cannot be written, or holds one structure where there are more.
-        FileExistsError: the destination exists. StorageError: it cannot be written.
+        FileExistsError, FileNotFoundError, StorageError: as `check_place`.
         DataError: as `Source.numbered`.
     """
     source, destination = as_source(source), Path(destination)
     kind = writable(destination, format)
-    if destination.exists() and not overwrite:
-        raise FileExistsError(f"{destination} exists. Choose another name, or overwrite it: --overwrite.")
+    check_place(destination, overwrite=overwrite)
     n_frames = 0
 
     def frames() -> Iterator[Atoms]:
@@ -63,8 +59,9 @@ def export(
                 )
             yield atoms
 
-    with _replacing(destination) as temporary:
-        _write(temporary, kind, frames())
+    with replacing(destination) as temporary:
+        with storing(destination, 0):
+            _write(temporary, kind, frames())
         if n_frames == 0:
             raise FormatError(f"{source.path} has no frames to write. Check --index.")
     return n_frames
@@ -122,19 +119,3 @@ def _write(path: Path, kind: str, frames: Iterator[Atoms]) -> None:
             raise
         except Exception as error:  # ASE has a hundred writers, and each fails in its own way
             raise FormatError(f"ASE could not write {kind}: {error!r}. Choose another format.") from error
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A new file beside `path`, which takes its place if nothing failed."""
-    with storing(path, 0):
-        folder = tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    with folder as name:
-        temporary = Path(name) / path.name
-        with storing(path, 0):
-            yield temporary
-        with storing(path, temporary.stat().st_size):
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
