@@ -118,12 +118,12 @@ def _states(seen: Tally) -> Iterator[Finding]:
 
 def _of_stresses(source: Source) -> Iterator[Finding]:
     """Stresses that no reader hands on."""
-    whats: tuple[tuple[str, Severity, str], ...] = (
+    kinds: tuple[tuple[str, Severity, str], ...] = (
         (NO_VOLUME, "warning", "structures without a volume have a stress that is not zero. Were they periodic?"),
         (NO_VOLUME_ZERO, "note", "structures without a volume have a stress, which is zero."),
         (ZERO_IN_PLANE, "note", "slabs or wires have a stress that is zero: it was not computed."),
     )
-    for what, severity, message in whats:
+    for what, severity, message in kinds:
         n, *first = source.report.notes.get(what, [0])
         if n:
             message = f"{n} {message} It is not trained on and not compared."
