@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from frames import converted
 from scipy.spatial.transform import Rotation
 
 from mlpot.data.check.check import check
-from mlpot.data.errors import DataError, KeysError, LabelError, UnitsError
+from mlpot.data.errors import DataError, FormatError, KeysError, LabelError, UnitsError
 from mlpot.data.frame import frame_of
 from mlpot.data.h5md import Reader
 from mlpot.data.h5md.write import write
@@ -363,4 +364,22 @@ def test_energies_an_atom_are_no_rivals_and_a_free_energy_alone_is_taken(tmp_pat
 def test_a_file_without_labels_says_what_it_has(tmp_path):
     path = xyz(tmp_path / "set.xyz", f"dipole=1.0 remark=good {CELL}")
     with pytest.raises(KeysError, match=r"no energies, forces or stresses.*It has dipole, remark\."):
+        converted(path)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    path = xyz(tmp_path / "set.xyz", "energy=-1.0 energy=-2.0 pbc=FFF")
+    with pytest.raises(FormatError, match=r"frame 0: energy is -1.0 and -2.0 in one comment"):
+        converted(path)
+    same = xyz(tmp_path / "same.xyz", 'energy=-1.0 note="energy=-2.0 here" energy=-1.0 pbc=FFF')
+    assert converted(same)[0].get_potential_energy() == -1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [("stress_kbar", "stress=kbar"), ("dft_stress_GPa", "stress=GPa"), ("dft_stress", "stress=eV/Angstrom^3")],
+)
+def test_the_unit_that_a_name_tells_is_proposed(tmp_path, name, unit):
+    path = xyz(tmp_path / "set.xyz", f'energy=-1.0 {name}="1 2 3 4 5 6" {CELL}')
+    with pytest.raises(KeysError, match=f"--key stress={name} --unit {re.escape(unit)}"):
         converted(path)

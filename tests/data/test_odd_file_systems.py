@@ -18,8 +18,10 @@ from md_runs import frames_of, md_recipe, prepared
 from sets import crystals, small_recipe, write
 
 from mlpot.atomic_files import StorageError
+from mlpot.data.errors import FormatError
 from mlpot.data.h5md import Reader
 from mlpot.data.h5md.recover import recover
+from mlpot.data.sources.read import Source
 from mlpot.dynamics.run import run_md
 from mlpot.training.fit import train
 
@@ -133,3 +135,10 @@ def test_a_folder_without_rights_is_named_before_the_first_step(run: str, folder
 
 if __name__ == "__main__":
     everything(Path(sys.argv[1]), Path(sys.argv[2]))
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    """Whoever opens one without a writer waits for ever."""
+    os.mkfifo(tmp_path / "set.xyz")
+    with pytest.raises(FormatError, match="is a pipe or a device"):
+        Source(tmp_path / "set.xyz")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ase.db
 import ase.io
@@ -16,16 +19,22 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.md.langevin import Langevin
 from frames import converted
+from potentials import new_potential
 
 from mlpot.data.check.check import check
 from mlpot.data.check.info import info
+from mlpot.data.check.survey import survey
 from mlpot.data.errors import FormatError, KeysError
-from mlpot.data.frame import ASE_VELOCITY, columns_of
-from mlpot.data.h5md import Reader, content_hash
+from mlpot.data.frame import ASE_VELOCITY, Frame, columns_of, frame_of, frame_of_columns
+from mlpot.data.h5md import Reader, SetReader, add_to_hash, content_hash
+from mlpot.data.merge import merge
 from mlpot.data.sources.convert import convert
 from mlpot.data.sources.read import Source, read_structure
 from mlpot.data.sources.reading import Reading
 from mlpot.data.split import split
+from mlpot.evaluate import evaluate
+from mlpot.model_file import save_potential
+from mlpot.predictions import predict_file
 from mlpot.training.recipe import DataSection, LossSection
 from mlpot.training.splits import make_parts
 
@@ -231,3 +240,69 @@ def test_what_is_not_h5md_is_told_the_command_that_converts_it(run, tmp_path, na
     broken.write_bytes(b"\x89HDF\r\n\x1a\n and no more")
     with pytest.raises(FormatError, match="mlpot data recover"):
         make_parts(DataSection(train=str(broken)), LossSection())
+
+
+def structure_of(frame: Frame) -> bytes:
+    arrays = (frame.numbers, frame.positions, frame.cell, frame.pbc)
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).digest()
+
+
+def content_of(frame: Frame) -> str:
+    digest = hashlib.sha256()
+    add_to_hash(digest, frame)
+    return digest.hexdigest()
+
+
+def test_one_file_has_one_content_through_every_door(run, tmp_path, monkeypatch):
+    """By hash: convert, merge, split, training, info, check, evaluate; of structures in predict, label and md."""
+    slab = fcc111("Cu", (1, 1, 3), vacuum=5.0)
+    slab.set_constraint(FixAtoms([0]))
+    slab.info.clear()
+    slab.calc = SinglePointCalculator(slab, energy=-3.0, forces=np.eye(3), stress=np.arange(1.0, 7.0))
+    path = written([*run, slab], tmp_path / "set.traj")
+    expected = [content_of(frame) for _, frame in Source(path).records()]
+    assert len(set(expected)) == 6
+
+    def contents(*files: Path) -> list[str]:
+        with SetReader(files) as reader:
+            return [content_of(frame) for frame in reader.columns(range(len(reader)))]
+
+    convert(path, tmp_path / "a.h5")
+    assert contents(tmp_path / "a.h5") == expected
+    assert survey(tmp_path / "a.h5").hash == content_hash(tmp_path / "a.h5")
+    water = written([molecule("H2O")], tmp_path / "water.xyz")
+    merge([Source(path), Source(water, Reading(labels=False))], tmp_path / "both.h5", references="keep")
+    assert contents(tmp_path / "both.h5")[:6] == expected
+    parts = split(path, [0.5, 0.5], output=tmp_path / "parts", block=1)
+    assert sorted(contents(*parts)) == sorted(expected)
+    seen: list[Frame] = []
+    records = Source.records
+
+    def watched(self: Source, step: int = 1) -> Iterator[tuple[int, Frame]]:
+        for k, frame in records(self, step):
+            seen.append(frame)
+            yield k, frame
+
+    monkeypatch.setattr(Source, "records", watched)
+    for door in (info, lambda p: check(p, quick=True)):
+        seen.clear()
+        door(path)
+        assert [content_of(frame) for frame in seen[:6]] == expected
+    model = new_potential("deepsets", n_features=8)
+
+    def compared(*columns: Any) -> Frame:
+        seen.append(frame_of_columns(*columns))
+        return seen[-1]
+
+    monkeypatch.setattr("mlpot.evaluate.frame_of_columns", compared)
+    seen.clear()
+    evaluate(model, Source(path))
+    assert [content_of(frame) for frame in seen] == expected
+    structures = [structure_of(frame) for frame in seen]
+    save_potential(model, tmp_path / "model.safetensors")
+    predict_file(tmp_path / "model.safetensors", path, tmp_path / "out.h5")
+    with Reader(tmp_path / "out.h5") as reader:
+        assert [structure_of(frame) for frame in reader.columns(range(6))] == structures
+    bare = [frame_of(atoms) for _, atoms in Source(path, Reading(labels=False)).numbered()]  # what label computes
+    assert [structure_of(frame) for frame in bare] == structures
+    assert [structure_of(frame_of(read_structure(path, k))) for k in range(6)] == structures  # where md begins

@@ -116,6 +116,8 @@ def _read_xyz(
                 continue
             columns = xyz_frames.columns(text) if kind == "extxyz" else xyz_frames.PLAIN
             xyz_frames.check_positions(f"{path}, frame {k} (line {line})", columns)
+            if kind == "extxyz":
+                xyz_frames.check_keys(f"{path}, frame {k}", text)
             text, masses = xyz_frames.without_isotopes(text, columns)
             try:
                 if kind == "xyz":

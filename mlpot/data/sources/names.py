@@ -83,7 +83,7 @@ class Questions:
                 f"  Is the {quantity} {names} (frame {found[first]})? {answer}, otherwise {' or '.join(rest)}"
             )
         for quantity, name in self.unknown_units.items():
-            options.append(f"--unit {quantity}={UNIT[quantity]}")
+            options.append(f"--unit {quantity}={_example(quantity, name)}")
             lines.append(f"  In which unit is {name!r}? It is not one of ASE's names. {options[-1]}, or another")
         if self.unknown_boundary is not None and "pbc" not in self.asked:
             options.append("--pbc TTT")
@@ -104,8 +104,20 @@ class Questions:
         if quantity == "forces" and re.search("grad", name, re.IGNORECASE):
             name = f"-{name}"  # a gradient has the opposite sign
         known = name in KNOWN[quantity] or quantity not in UNIT
-        unit = "" if known else f" --unit {quantity}={UNIT[quantity]}"
+        unit = "" if known else f" --unit {quantity}={_example(quantity, name)}"
         return f"--key {quantity}={shlex.quote(name)}{unit}"
+
+
+def _example(quantity: str, name: str) -> str:
+    """A unit to propose: that which a name such as stress_kbar ends in, or the usual one."""
+    end = re.search(r"[_-](kbar|gpa|ha|hartree|ry|mev|ev)$", name, re.IGNORECASE)
+    found = {"kbar": "kbar", "gpa": "GPa", "ha": "hartree", "hartree": "hartree", "ry": "Ry", "mev": "meV"}.get(
+        end[1].lower() if end else "", ""
+    )
+    pressure = quantity in ("stress",)
+    if not found or pressure != (found in ("kbar", "GPa")) or quantity in ("forces", "cell"):
+        return UNIT[quantity]
+    return found
 
 
 PER_ATOM = re.compile(r"per_?atom|_pa$", re.IGNORECASE)

@@ -57,6 +57,8 @@ class Source:
         self.report = Report(str(path))
         if not self.path.exists():
             raise FileNotFoundError(f"There is no file {path}. Check the path.")
+        if not (self.path.is_file() or self.path.is_dir()):  # who opens a pipe without a writer waits for ever
+            raise FormatError(f"{path} is a pipe or a device, and a file is read more than once. Store it first.")
 
     @cached_property
     def kind(self) -> str:

@@ -18,6 +18,9 @@ PLAIN = {"species": 0, "pos": 1}
 """First column of each quantity where the comment says nothing."""
 COLUMNS = re.compile(r"""\bProperties\s*=\s*["']?([^\s"']+)""", re.IGNORECASE)
 
+KEYS = re.compile(r"""(?:^|\s)([A-Za-z_][\w-]*)\s*=\s*("[^"]*"|'[^']*'|\{[^}]*\}|\[[^\]]*\]|[^\s"'\[{]+)""")
+"""Each key of a comment, and its value."""
+
 
 def columns(text: str) -> Mapping[str, int]:
     """The first column of each quantity of the atoms of a frame, by its name in the comment."""
@@ -30,6 +33,18 @@ def columns(text: str) -> Mapping[str, int]:
         found[name] = at
         at += int(width) if width.isdecimal() else 1
     return found
+
+
+def check_keys(where: str, text: str) -> None:
+    """Refuse a comment that says one thing twice, of which ASE takes the last.
+
+    Raises:
+        FormatError: a key stands there with two values.
+    """
+    said: dict[str, str] = {}
+    for key, value in KEYS.findall(text.split("\n", 2)[1]):
+        if said.setdefault(key, value) != value:
+            raise FormatError(f"{where}: {key} is {said[key]} and {value} in one comment. Leave the right one.")
 
 
 def check_positions(where: str, columns: Mapping[str, int]) -> None:
