@@ -253,6 +253,11 @@ def content_of(frame: Frame) -> str:
     return digest.hexdigest()
 
 
+def contents(*files: Path) -> list[str]:
+    with SetReader(files) as reader:
+        return [content_of(frame) for frame in reader.columns(range(len(reader)))]
+
+
 def test_one_file_has_one_content_through_every_door(run, tmp_path, monkeypatch):
     """By hash: convert, merge, split, training, info, check, evaluate; of structures in predict, label and md."""
     slab = fcc111("Cu", (1, 1, 3), vacuum=5.0)
@@ -262,10 +267,6 @@ def test_one_file_has_one_content_through_every_door(run, tmp_path, monkeypatch)
     path = written([*run, slab], tmp_path / "set.traj")
     expected = [content_of(frame) for _, frame in Source(path).records()]
     assert len(set(expected)) == 6
-
-    def contents(*files: Path) -> list[str]:
-        with SetReader(files) as reader:
-            return [content_of(frame) for frame in reader.columns(range(len(reader)))]
 
     convert(path, tmp_path / "a.h5")
     assert contents(tmp_path / "a.h5") == expected
