@@ -23,9 +23,8 @@ from torch import Tensor
 
 from mlpot.cpu.calls import StagedTraining, native_call
 from mlpot.graph import AtomGraph, Edges, Movable, Properties, edge_vectors
-from mlpot.models.native import Elements, native_schnet, obstacle_of_weights
+from mlpot.models.native import Elements, obstacle_of_weights
 from mlpot.models.native_egnn import native_egnn
-from mlpot.models.native_training import NativeTraining
 from mlpot.potential import Potential
 from mlpot.torch_settings import usual_settings
 
@@ -38,7 +37,7 @@ float64, differentiable once by weights that require it, without a graph of thei
 unknown element, or if there is no such call for the potential."""
 _in_use: WeakKeyDictionary[Potential, tuple[Tensor, Native | None]] = WeakKeyDictionary()
 """Native calls of potentials whose weights no longer change, each with the constants that it was made for."""
-_in_training: WeakKeyDictionary[Potential, tuple[NativeTraining, StagedTraining]] = WeakKeyDictionary()
+_in_training: WeakKeyDictionary[Potential, StagedTraining] = WeakKeyDictionary()
 """What the native calls of potentials in training keep from step to step."""
 
 
@@ -117,7 +116,7 @@ def native_call_of(potential: AtomicEnergies) -> Native | None:
     if constants is not potential.isolated:
         known = potential.backbone, _elements(potential), potential.isolated
         with usual_settings():
-            call = native_schnet(*known) or native_egnn(*known) or native_call(*known)
+            call = native_egnn(*known) or native_call(*known)
         _in_use[potential] = potential.isolated, call
     return call
 
@@ -132,15 +131,13 @@ def native_call_with_ghosts(potential: Potential) -> Native | None:
         return None
     known = potential.backbone, _elements(potential)._replace(ghosts=True), potential.isolated
     with usual_settings():
-        return native_schnet(*known) or native_egnn(*known) or native_call(*known)
+        return native_egnn(*known) or native_call(*known)
 
 
 def _call_in_training(potential: Potential, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor] | None:
     if potential not in _in_training:
-        _in_training[potential] = NativeTraining(), StagedTraining()
-    known = potential.backbone, _elements(potential), graph
-    first, second = _in_training[potential]
-    return first(*known) or second(*known)
+        _in_training[potential] = StagedTraining()
+    return _in_training[potential](potential.backbone, _elements(potential), graph)
 
 
 def _elements(potential: Potential) -> Elements:

@@ -75,13 +75,13 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"Unknown backbone 'shnet'. Choose one of ace, .*, schnet"):
         build_backbone("shnet")
     with pytest.raises(ValueError, match="Unknown radial basis 'bessell'"):
-        build_backbone("schnet", radial="bessell")
+        build_backbone("schnet", elements=(1,), radial="bessell")
     with pytest.raises(ValueError, match="Unknown envelope"):
         build_backbone("egnn", envelope="step")
     with pytest.raises(ValueError, match="Unknown activation"):
         build_backbone("deepsets", activation="relu")
     with pytest.raises(TypeError, match="cutof"):
-        build_backbone("schnet", cutof=5.0)
+        build_backbone("schnet", elements=(1,), cutof=5.0)
 
 
 def test_reference_energies_stay_float64() -> None:

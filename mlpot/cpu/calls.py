@@ -71,7 +71,7 @@ class StagedCall:
             None if an element is unknown.
         """
         kind = np.empty(graph.n_atoms, np.int64)
-        if not loops.pairs.elements(graph.numbers.numpy(), self.places, kind):
+        if not loops.structure.elements(graph.numbers.numpy(), self.places, kind):
             return None
         element = kind % self.n_elements if self.n_elements < len(self.outer.nuclei) else kind
         structure = structure_of(graph, element, self._offset(graph), kind)
@@ -103,7 +103,7 @@ class StagedTraining:
         assert isinstance(backbone, StagedNetwork)
         numbers = torch.cat([graph.numbers, torch.tensor(elements.numbers)])  # and an isolated atom of each
         element = torch.empty_like(numbers)
-        if not loops.pairs.elements(numbers.numpy(), elements.places(), element.numpy()):
+        if not loops.structure.elements(numbers.numpy(), elements.places(), element.numpy()):
             return None
         program, dtype = backbone.program(), elements.scale.dtype
         if dtype not in self._executors:

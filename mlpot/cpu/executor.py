@@ -15,7 +15,7 @@ from mlpot.cpu import driver
 from mlpot.cpu.edge_writer import EDGES
 from mlpot.cpu.layout import Layout, layout_of
 from mlpot.cpu.outer import Answer, Outer
-from mlpot.cpu.plan import Near, Plan, Room
+from mlpot.cpu.plan import STATIC, Near, Plan, Room
 from mlpot.kernels.threads import run, shares, take
 from mlpot.stages.linear import Linear, grouped
 from mlpot.stages.run import Program
@@ -143,9 +143,9 @@ class Executor:
                 flat = total[slot.place : slot.place + math.prod(slot.shape)].view(slot.shape)
                 gradients[slot.weight] = slot.unpack(flat)
         number = 0
-        for step in program.steps:
+        for step, numbers in zip(program.steps, layout.steps, strict=True):
             if isinstance(step.stage, Linear):
-                gradients[number] = _matrices(layout, program, room, step)
+                gradients[number] = _matrices(layout, program, room, step, bool(numbers[STATIC]))
             number += 0 if step.stage is None else len(step.stage.weights)
         return gradients
 
@@ -266,21 +266,26 @@ def _answer(n: int) -> Answer:
     )
 
 
-def _matrices(layout: Layout, program: Program, room: Room, step: Any) -> Tensor:
-    """Σ over atoms of x ⊗ ȳ + ẋ ⊗ g for the matrices of a `Linear`, by a BLAS."""
+def _matrices(layout: Layout, program: Program, room: Room, step: Any, is_static: bool) -> Tensor:
+    """Σ over atoms of x ⊗ ȳ + ẋ ⊗ g for the matrices of a `Linear`, by a BLAS; ẋ of what is static is zero."""
     stage: Linear = step.stage
     (read, write), n = program.windows(step), room.n_atoms
     _, _, n_in, n_out = stage.weight.shape
     arrays = [_array(layout, a, n, step.source)[:, read, :n_in] for a in (room.values, room.dots)]
     arrays += [_array(layout, a, n, step.target)[:, write, :n_out] for a in (room.backs, room.adjoints)]
-    out = torch.zeros_like(stage.weight, requires_grad=False)
+    groups = grouped(stage.blocks)
+    empty = torch.empty if len(groups) == stage.weight.shape[1] else torch.zeros
+    out = empty(stage.weight.shape, dtype=layout.dtype)
     element = torch.from_numpy(room.element)
     for z in range(len(out)):
         own = arrays if len(out) == 1 else [a[element == z] for a in arrays]
-        for number, (sources, targets) in grouped(stage.blocks):
+        for number, (sources, targets) in groups:
             left, right = _components(sources), _components(targets)
-            for x, y in ((own[0], own[2]), (own[1], own[3])):
-                out[z, number].addmm_(x[:, left].reshape(-1, n_in).T, y[:, right].reshape(-1, n_out))
+            x, dots = (a[:, left].reshape(-1, n_in) for a in own[:2])
+            y, g = (a[:, right].reshape(-1, n_out) for a in own[2:])
+            torch.mm(x.T, y, out=out[z, number])
+            if not is_static:
+                out[z, number].addmm_(dots.T, g)
     return out
 
 

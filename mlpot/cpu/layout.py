@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class Layout:
         """Numbers of a panel of a matrix: two vectors."""
         return 2 * BYTES // self.dtype.itemsize
 
-    @property
+    @cached_property
     def n_arena(self) -> int:
         """Numbers of an atom in all arrays."""
         return sum(k * c for _, k, c in self.arrays.values())
@@ -84,7 +85,7 @@ class Layout:
 
     def pack(self, weights: Sequence[Tensor]) -> np.ndarray:
         """All weights as the loops read them."""
-        flat = torch.zeros(self.n_weights + self.panel, dtype=self.dtype)
+        flat = torch.empty(self.n_weights + self.panel, dtype=self.dtype)
         for slot in self.slots:
             out = flat[slot.place : slot.place + int(np.prod(slot.shape))].view(slot.shape)
             out.copy_(slot.pack(weights[slot.weight].detach()))
@@ -94,6 +95,10 @@ class Layout:
 
     def plan(self, weights: Sequence[Tensor]) -> p.Plan:
         """With the weights of now."""
+        return self._without_weights._replace(weights=self.pack(weights))
+
+    @cached_property
+    def _without_weights(self) -> p.Plan:
         kind = torch.empty(0, dtype=self.dtype).numpy().dtype
         n = len(self.steps)
         sums = [k for k, s in enumerate(self.steps) if s[p.KIND] == p.NEIGHBOR_SUM]  # never the first
@@ -111,7 +116,7 @@ class Layout:
             grids=np.array([(g.n_knots, g.degree + 1) for g in self.grids], np.int64).reshape(-1, 2),
             per_length=np.array([g.n_knots / g.cutoff for g in self.grids]),
             polynomials=np.array([_polynomials(g) for g in self.grids], kind).reshape(-1, 6, 12),
-            weights=self.pack(weights),
+            weights=np.empty(0, kind),
             cutoff=self.cutoff,
             block=BLOCK if self.n_arena <= NARROW else BLOCK // 3,
             harmonics=int(any(s[p.KIND] == p.NEIGHBOR_SUM and s[p.N_FACTORS] for s in self.steps)),
@@ -173,7 +178,13 @@ def _places(out: Layout, program: Program, step: Step) -> list[int]:
 def _wide(out: Layout, n: int) -> tuple[Pack, Pack, int]:
     """How the last axis of n numbers is padded, and cropped."""
     width = out.padded(n)
-    return lambda t: functional.pad(t, (0, width - n)), lambda t: t[..., :n], width
+    return lambda t: _filled(t, width), lambda t: t[..., :n], width
+
+
+def _filled(t: Tensor, width: int) -> Tensor:
+    """With zeros up to so many numbers in the last axis."""
+    n = t.shape[-1]
+    return t if n == width else functional.pad(t, (0, width - n))
 
 
 def _embedding(out: Layout, row: list[int], stage: Embedding, w: int) -> None:
@@ -194,10 +205,10 @@ def _linear(out: Layout, row: list[int], stage: Linear, w: int) -> None:
     row[p.BY_ELEMENT] = n_elements if n_elements > 1 else 0
 
     def forth(t: Tensor) -> Tensor:
-        return _panels(functional.pad(t, (0, wide_out - n_out)), panel)
+        return _panels(_filled(t, wide_out), panel)
 
     def back(t: Tensor) -> Tensor:
-        return _panels(functional.pad(t.mT, (0, wide_in - n_in)), panel)
+        return _panels(_filled(t.mT, wide_in), panel)
 
     shape = (n_elements, n_matrices, wide_out // panel, n_in, panel)
     row[p.WEIGHTS] = out.slot(w, shape, forth, lambda t: t, is_matrix=True)
@@ -233,7 +244,7 @@ def _products(out: Layout, row: list[int], stage: Products, w: int) -> None:
     row[p.WEIGHTS] = out.slot(
         w,
         (n_elements, len(kappa), width),
-        lambda t: functional.pad(kappa.to(t.dtype) @ t, (0, width - n)),
+        lambda t: _filled(kappa.to(t.dtype) @ t, width),
         lambda t: kappa.T @ t[..., :n],
     )
 

@@ -33,24 +33,19 @@ def _by_edge(w: Writer, c: Any, e: Any, n: int) -> list[Any]:
     return [w.everywhere(w.row(c, e), e.type(k)) for k in range(n)]
 
 
-def _by_order(w: Writer, c: Any, e: Any, n: int, first: int = 0) -> list[Any]:
-    """Coefficients c[first : first + n, e]."""
-    return [w.everywhere(w.row(c, e.type(first + k)), e) for k in range(n)]
-
-
-def _conv(n: int, both: bool, weighted: bool) -> Callable[..., None]:
+def _conv(n: int, both: bool) -> Callable[..., None]:
     @intrinsic  # type: ignore[misc]
     def conv(typing, c, table, x, out, e, r, i, j, v, v_back):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             w = Writer(context, builder, signature, arguments)
             c, table, x, out = (w.array(k) for k in range(4))
             e, r, i, j = (w.whole(k) for k in range(4, 8))
-            radial = _radial(w, _by_edge(w, c, e, n) if weighted else _by_order(w, c, e, n), table, r)
+            radial = _radial(w, _by_edge(w, c, e, n), table, r)
             ends = [(w.row(out, i), w.row(x, j), w.spread(8)), (w.row(out, j), w.row(x, i), w.spread(9))]
             with w.columns(x) as (f, _):
                 value = radial(f)
                 for to, source, v in ends[: 1 + both]:
-                    weight = builder.fmul(v, value) if weighted else value
+                    weight = builder.fmul(v, value)
                     w.store(w.fma(weight, w.load(source, f), w.load(to, f)), to, f)
             return context.get_dummy_value()
 
@@ -83,87 +78,6 @@ def _dot(n: int) -> Callable[..., Any]:
     return dot
 
 
-def _pull(n: int) -> Callable[..., Any]:
-    @intrinsic  # type: ignore[misc]
-    def pull(typing, c, table, x, q, e, r, i, j):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            w = Writer(context, builder, signature, arguments)
-            c, table, x, q = (w.array(k) for k in range(4))
-            e, r, i, j = (w.whole(k) for k in range(4, 8))
-            radial = _radial(w, _by_order(w, c, e, n, n), table, r)
-            x_i, x_j, q_i, q_j = w.row(x, i), w.row(x, j), w.row(q, i), w.row(q, j)
-            sums = w.sums()
-            with w.lines(x) as (f, _):
-                for v, total in enumerate(sums):
-                    there = builder.fmul(w.load(q_i, f, v), w.load(x_j, f, v))
-                    both = w.fma(w.load(q_j, f, v), w.load(x_i, f, v), there)
-                    builder.store(w.fma(radial(f, v), both, builder.load(total)), total)
-            return w.sum_of(sums)
-
-        return x.dtype(c, table, x, q, e, r, i, j), generate
-
-    return pull
-
-
-def _turn(w: Writer, c: Any, turn: Any, e: Any, n: int) -> list[Any]:
-    """turn[e] times the coefficients of derivatives, c[n : 2n, e]."""
-    turned = w.everywhere(turn.data, e)
-    return [w.builder.fmul(turned, factor) for factor in _by_order(w, c, e, n, n)]
-
-
-def _turned_conv(n: int, both: bool) -> Callable[..., None]:
-    @intrinsic  # type: ignore[misc]
-    def conv(typing, c, turn, table, x, y, out, e, r, i, j):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            w = Writer(context, builder, signature, arguments)
-            c, turn, table, x, y, out = (w.array(k) for k in range(6))
-            e, r, i, j = (w.whole(k) for k in range(6, 10))
-            radial = _radial(w, _by_order(w, c, e, n), table, r)
-            turned = _radial(w, _turn(w, c, turn, e, n), table, r)
-            ends = [(w.row(out, a), w.row(x, b), w.row(y, b)) for a, b in ((i, j), (j, i))]
-            with w.columns(x) as (f, _):
-                values = radial(f), turned(f)
-                for to, *sources in ends[: 1 + both]:
-                    total = w.load(to, f)
-                    for value, source in zip(values, sources, strict=True):
-                        total = w.fma(value, w.load(source, f), total)
-                    w.store(total, to, f)
-            return context.get_dummy_value()
-
-        return types.void(c, turn, table, x, y, out, e, r, i, j), generate
-
-    return conv
-
-
-def _turned_grad(n: int) -> Callable[..., None]:
-    @intrinsic  # type: ignore[misc]
-    def grad(typing, c, turn, rows, x, y, p, q, e, i, j, share):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            w = Writer(context, builder, signature, arguments)
-            c, turn, rows, x, y, p, q = (w.array(k) for k in range(7))
-            e, i, j = (w.whole(k) for k in range(7, 10))
-            share = w.spread(10)
-            factors = [
-                [builder.fmul(share, factor) for factor in some]
-                for some in (_by_order(w, c, e, n), _turn(w, c, turn, e, n))
-            ]
-            places = [w.row(rows, i.type(k)) for k in range(n)]
-            x_i, y_i, p_i, q_i = (w.row(array, i) for array in (x, y, p, q))
-            x_j, y_j, p_j, q_j = (w.row(array, j) for array in (x, y, p, q))
-            with w.columns(x) as (f, _):
-                at = {row: w.load(row, f) for row in (x_i, y_i, p_i, q_i, x_j, y_j, p_j, q_j)}
-                turned = w.fma(at[q_i], at[x_j], builder.fmul(at[q_j], at[x_i]))
-                pair = w.fma(at[p_i], at[x_j], builder.fmul(at[p_j], at[x_i]))
-                pair = w.fma(at[q_i], at[y_j], w.fma(at[q_j], at[y_i], pair))
-                for factor, turn, place in zip(*factors, places, strict=True):
-                    w.store(w.fma(turn, turned, w.fma(factor, pair, w.load(place, f))), place, f)
-            return context.get_dummy_value()
-
-        return types.void(c, turn, rows, x, y, p, q, e, i, j, x.dtype), generate
-
-    return grad
-
-
 def _grad(n: int) -> Callable[..., None]:
     @intrinsic  # type: ignore[misc]
     def grad(typing, c, rows, x, g, e, i, j, v, v_back):  # type: ignore[no-untyped-def]
@@ -189,15 +103,8 @@ def _grad(n: int) -> Callable[..., None]:
     return grad
 
 
-_conv_4, _conv_4_both, _conv_6, _conv_6_both = (_conv(n, both, True) for n in (4, 6) for both in (False, True))
-_plain_4, _plain_4_both, _plain_6, _plain_6_both = (
-    _conv(n, both, False) for n in (4, 6) for both in (False, True)
-)
-_turned_4, _turned_4_both, _turned_6, _turned_6_both = (
-    _turned_conv(n, both) for n in (4, 6) for both in (False, True)
-)
-_turned_grad_4, _turned_grad_6 = _turned_grad(4), _turned_grad(6)
-_dot_4, _dot_6, _pull_4, _pull_6, _grad_4, _grad_6 = (make(n) for make in (_dot, _pull, _grad) for n in (4, 6))
+_conv_4, _conv_4_both, _conv_6, _conv_6_both = (_conv(n, both) for n in (4, 6) for both in (False, True))
+_dot_4, _dot_6, _grad_4, _grad_6 = (make(n) for make in (_dot, _grad) for n in (4, 6))
 
 
 @inner
@@ -214,33 +121,11 @@ def conv(c, table, x, out, e, r, i, j, v, v_back, both):  # type: ignore[no-unty
 
 
 @inner
-def plain_conv(c, table, x, out, e, r, i, j, both):  # type: ignore[no-untyped-def]
-    """out_i += w ∘ x_j and, for both, out_j += w ∘ x_i; coefficients c[:, e], their derivatives behind them."""
-    one = x.dtype.type(1)
-    if len(c) == 8 and both:
-        _plain_4_both(c, table, x, out, e, r, i, j, one, one)
-    elif len(c) == 8:
-        _plain_4(c, table, x, out, e, r, i, j, one, one)
-    elif both:
-        _plain_6_both(c, table, x, out, e, r, i, j, one, one)
-    else:
-        _plain_6(c, table, x, out, e, r, i, j, one, one)
-
-
-@inner
 def dot(c, table, x, g, e, r, i, j):  # type: ignore[no-untyped-def]
     """Σ_f (w g_i x_j)_f and Σ_f (w g_j x_i)_f."""
     if c.shape[1] == 4:
         return _dot_4(c, table, x, g, e, r, i, j)
     return _dot_6(c, table, x, g, e, r, i, j)
-
-
-@inner
-def pull(c, table, x, q, e, r, i, j):  # type: ignore[no-untyped-def]
-    """Σ_f w_f (q_i x_j + q_j x_i)_f, w from the derivatives, the second half of c[:, e]."""
-    if len(c) == 8:
-        return _pull_4(c, table, x, q, e, r, i, j)
-    return _pull_6(c, table, x, q, e, r, i, j)
 
 
 @inner
@@ -250,28 +135,6 @@ def grad(c, rows, x, g, e, i, j, v, v_back):  # type: ignore[no-untyped-def]
         _grad_4(c, rows, x, g, e, i, j, v, v_back)
     else:
         _grad_6(c, rows, x, g, e, i, j, v, v_back)
-
-
-@inner
-def turned_conv(c, turn, table, x, y, out, e, r, i, j, both):  # type: ignore[no-untyped-def]
-    """out_i += w ∘ x_j + turn w′ ∘ y_j and, for both, the same for j; coefficients as for `plain_conv`."""
-    if len(c) == 8 and both:
-        _turned_4_both(c, turn, table, x, y, out, e, r, i, j)
-    elif len(c) == 8:
-        _turned_4(c, turn, table, x, y, out, e, r, i, j)
-    elif both:
-        _turned_6_both(c, turn, table, x, y, out, e, r, i, j)
-    else:
-        _turned_6(c, turn, table, x, y, out, e, r, i, j)
-
-
-@inner
-def turned_grad(c, turn, rows, x, y, p, q, e, i, j, share):  # type: ignore[no-untyped-def]
-    """rows[k] += share (c[k, e] (p_i x_j + p_j x_i + q_i y_j + q_j y_i) + turn c′[k, e] (q_i x_j + q_j x_i))."""
-    if len(c) == 8:
-        _turned_grad_4(c, turn, rows, x, y, p, q, e, i, j, share)
-    else:
-        _turned_grad_6(c, turn, rows, x, y, p, q, e, i, j, share)
 
 
 @compiled

@@ -33,9 +33,9 @@ from mlpot.kernels.messages import (
     through_sum,
     tile_of,
 )
-from mlpot.kernels.native import read_out
 from mlpot.kernels.outer_terms import envelope, envelope_slope, seen_of, with_nuclei
 from mlpot.kernels.simd import compiled, copy_rows, dense, inner, row_dot, silu, wait_for_all
+from mlpot.kernels.structure import read_out
 
 Array = Any  # NDArray of the weights' type unless said
 

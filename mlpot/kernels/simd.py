@@ -276,16 +276,6 @@ def _multiply_add(context: Any, builder: Any, kind: Any) -> Callable[[Any, Any, 
     return lambda x, y, z: builder.call(function, [x, y, z])
 
 
-@intrinsic  # type: ignore[misc]
-def fma(typing, x, y, z):  # type: ignore[no-untyped-def]
-    """x y + z of three numbers of one type, rounded once; LLVM makes vectors of it."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return _multiply_add(context, builder, signature.return_type)(*arguments)
-
-    return x(x, y, z), generate
-
-
 TERMS = {32: (87.0, 7), 64: (708.0, 13)}  # by bits of a number: the range of exp, and terms of its series
 
 
@@ -385,14 +375,3 @@ def silu(a, slope, n_rows):  # type: ignore[no-untyped-def]
             s = one / (one + exp(-x))
             slope[i, f] = s * (one + x * (one - s))
             a[i, f] = x * s
-
-
-@inner
-def silu_curvature(a, out, n_rows):  # type: ignore[no-untyped-def]
-    """out ← σ(a) (1 − σ(a)) (2 + a (1 − 2 σ(a))), the second derivative of a σ(a), in the first n_rows."""
-    one, two = a.dtype.type(1), a.dtype.type(2)
-    for i in range(n_rows):
-        for f in range(a.shape[1]):
-            x = a[i, f]
-            s = one / (one + exp(-x))
-            out[i, f] = s * (one - s) * (two + x * (one - two * s))

@@ -1,25 +1,22 @@
-"""Native calls, and SchNet on knots in one: weights out of the modules, atoms in, energies and forces out."""
+"""Native calls of networks with kernels of their own: weights out of modules, energies and forces from atoms."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple, TypeGuard, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from mlpot.graph import AtomGraph
 from mlpot.kernels import loops
 from mlpot.kernels.ops import has_loops
-from mlpot.kernels.threads import block_size, run, shares, take
-from mlpot.knots import RadialTable
+from mlpot.kernels.threads import run, shares, take
 from mlpot.models.layers import MAX_Z
-from mlpot.models.schnet import Interaction, SchNet
-from mlpot.stages.spline_grid import SPLINES
 from mlpot.terms.core_repulsion import CoreRepulsion
 from mlpot.terms.zbl import SCREENING, ZBL
 
@@ -43,52 +40,6 @@ def obstacle_of_weights(weight: Tensor) -> str | None:
     if weight.device.type != "cpu":
         return f"it computes on {weight.device.type}"
     return None if weight.dtype in (torch.float32, torch.float64) else f"weights are {weight.dtype}"
-
-
-def has_native_call(backbone: object, weight: Tensor) -> TypeGuard[SchNet]:
-    """Whether a backbone is a SchNet without obstacles."""
-    if not isinstance(backbone, SchNet):
-        return False
-    return (backbone.native_obstacle() or obstacle_of_weights(weight)) is None
-
-
-class Weights(NamedTuple):
-    """Those of a SchNet, layers stacked; matrices as in nn.Linear, (n_layers, n_out, n_in)."""
-
-    features: Tensor  # (n_elements, n_features), embedding of each element
-    first: Tensor  # (n_elements, n_features), messages of the first layer
-    tables: Tensor  # (n_layers, n_rows, n_features)
-    to_message: Tensor
-    hidden: Tensor
-    hidden_bias: Tensor  # (n_layers, n_features)
-    update: Tensor
-    update_bias: Tensor  # (n_layers, n_features)
-    read: Tensor  # (n_hidden, n_features)
-    read_bias: Tensor  # (n_hidden,)
-    last: Tensor  # (n_hidden,)
-    last_bias: Tensor  # (1,)
-
-
-def weights_of(backbone: SchNet, elements: Tensor) -> Weights:
-    """The weights as a differentiable function of those of the modules."""
-    layers, read, last = _layers(backbone), *cast("list[nn.Linear]", [backbone.readout[0], backbone.readout[2]])
-    assert backbone.table is not None
-    features = backbone.embedding(elements)
-    first, second = (cast("list[nn.Linear]", [layer.update[k] for layer in layers]) for k in (0, 2))
-    return Weights(
-        features=features,
-        first=layers[0].to_message(features),
-        tables=backbone.table.stacked([layer.filter for layer in layers]),
-        to_message=torch.stack([layer.to_message.weight for layer in layers]),
-        hidden=torch.stack([layer.weight for layer in first]),
-        hidden_bias=torch.stack([layer.bias for layer in first]),
-        update=torch.stack([layer.weight for layer in second]),
-        update_bias=torch.stack([layer.bias for layer in second]),
-        read=read.weight,
-        read_bias=read.bias,
-        last=last.weight[0],
-        last_bias=last.bias,
-    )
 
 
 class Elements(NamedTuple):
@@ -139,24 +90,8 @@ def offsets(graph: AtomGraph) -> Array:
     begin, batch, shift, cell = (
         t.numpy() for t in (graph.edges.row_ptr, graph.batch, graph.cell_shift, graph.cell)
     )
-    loops.pairs.offsets(begin, batch, shift, cell, out)
+    loops.structure.offsets(begin, batch, shift, cell, out)
     return out
-
-
-def native_schnet(backbone: object, elements: Elements, lone: Tensor) -> NativeCall | None:
-    """The native call for a backbone that no longer changes, None if there is none for it.
-
-    Args:
-        backbone: see `has_native_call`.
-        elements: those of the potential.
-        lone: (n_elements,) what the backbone gives for a lone atom.
-    """
-    if not has_native_call(backbone, elements.scale):
-        return None
-    with torch.no_grad():
-        weights = Weights(*(w.clone() for w in weights_of(backbone, torch.tensor(elements.kinds))))
-    net = network(weights, backbone.table, elements, lone)
-    return NativeCall(loops.native, net, _room, work=net.first.shape[1], block_size=block_size)
 
 
 class NativeCall:
@@ -196,12 +131,12 @@ class NativeCall:
         Returns:
             None if an element is unknown.
         """
-        native, pairs, net, edges = loops.native, loops.pairs, self.net, graph.edges
+        loop, net, edges = loops.structure, self.net, graph.edges
         element = np.empty(graph.n_atoms, np.int64)
-        if not pairs.elements(graph.numbers.numpy(), net.index, element):
+        if not loop.elements(graph.numbers.numpy(), net.index, element):
             return None
         block = self._block_size(graph.n_atoms)
-        structure = pairs.Structure(
+        structure = loop.Structure(
             positions=graph.positions.numpy(),
             element=element,
             row_ptr=edges.row_ptr.numpy(),
@@ -212,11 +147,11 @@ class NativeCall:
             block=block,
         )
         n_atoms, n_graphs = graph.n_atoms, graph.n_graphs
-        answer = native.Answer(np.empty(n_graphs), np.empty((n_atoms, 3)), np.empty((n_graphs, 3, 3)))
+        answer = loop.Answer(np.empty(n_graphs), np.empty((n_atoms, 3)), np.empty((n_graphs, 3, 3)))
         state = self._room(take(self._rooms), n_atoms, len(edges), net)
         parts = shares(structure.row_ptr, self._work, block)
         run(self._stages, parts, len(parts), np.zeros(1, np.int64), structure, net, state, answer)
-        native.totals(structure.batch, state.energy, state.virial, answer)
+        loop.totals(structure.batch, state.energy, state.virial, answer)
         self._rooms.append(state)
         return torch.from_numpy(answer.energy), torch.from_numpy(answer.forces), torch.from_numpy(answer.virial)
 
@@ -242,46 +177,8 @@ def check_types(network: Any) -> None:
             assert value.flags.c_contiguous, f"{name} is not contiguous"
 
 
-def _layers(backbone: SchNet) -> list[Interaction]:
-    return cast("list[Interaction]", list(backbone.interactions))
-
-
-def network(weights: Weights, table: RadialTable | None, elements: Elements, lone: Tensor) -> Any:
-    """Everything as the loops read it, `kernels.native.Network`; lone as for `native_schnet`."""
-    assert table is not None
-    to_message, from_message = both_ways(weights.to_message)
-    hidden, from_hidden = both_ways(weights.hidden)
-    update, from_update = both_ways(weights.update)
-    read, unread = both_ways(weights.read)
-    arrays = {
-        "features": padded(weights.features),
-        "first": padded(weights.first),
-        "tables": padded(weights.tables),
-        "to_message": to_message,
-        "from_message": from_message,
-        "hidden": hidden,
-        "from_hidden": from_hidden,
-        "update": update,
-        "from_update": from_update,
-        "hidden_bias": padded(weights.hidden_bias),
-        "update_bias": padded(weights.update_bias),
-        "read": read,
-        "unread": unread,
-        "read_bias": padded(weights.read_bias),
-        "last": padded(weights.last),
-        "polynomials": _polynomials(table.degree, table.n_knots / table.cutoff).to(weights.first.dtype),
-        **of_elements(elements, lone, weights.last_bias),
-    }
-    aligned = {name: array.contiguous().numpy() for name, array in arrays.items()}
-    net = loops.native.Network(
-        **aligned, index=elements.places(), stride=SPLINES[table.degree].stride, cutoff=table.cutoff
-    )
-    check_types(net)
-    return net
-
-
 def of_elements(elements: Elements, lone: Tensor, last_bias: Tensor) -> dict[str, Tensor]:
-    """What every network has of its elements; lone as for `native_schnet`, and the bias of what is read out.
+    """What every network has of its elements; what it gives for an isolated atom of each, and the last bias.
 
     A ghost has neither a learned energy nor a reference. Of the energy of two nuclei, half is that of each.
     """
@@ -304,14 +201,6 @@ def of_elements(elements: Elements, lone: Tensor, last_bias: Tensor) -> dict[str
     }
 
 
-@cache
-def _polynomials(degree: int, per_length: float) -> Tensor:
-    """`Network.polynomials`, float64, for knots 1/per_length Å apart; a training asks in every step."""
-    value, slope = (np.array(SPLINES[degree].derivative(order, per_length)) for order in (0, 1))
-    slope = np.pad(slope, ((0, 0), (0, 1)))  # a power less
-    return torch.from_numpy(np.concatenate([value, slope]).T)
-
-
 def padded(t: Tensor) -> Tensor:
     """With zeros up to a whole number of panels along the last axis."""
     missing = -t.shape[-1] % PANEL[t.element_size()]
@@ -329,37 +218,6 @@ def packed(matrix: Tensor) -> Tensor:
     *rows, n_out = matrix.shape
     panel = PANEL[matrix.element_size()]
     return matrix.reshape(*rows, n_out // panel, panel).transpose(-3, -2)
-
-
-def _room(state: Any, n_atoms: int, n_edges: int, net: Any) -> Any:
-    """Arrays for so many atoms and edges: those there are, if they are large enough."""
-    if state is not None and len(state.energy) >= n_atoms and len(state.pairs.d) >= n_edges:
-        return state
-    n_layers, _, n_features = net.tables.shape
-    n_atoms, n_edges = n_atoms + n_atoms // 8, n_edges + n_edges // 8
-    number, per_layer = torch.from_numpy(net.first).dtype, (n_layers, n_atoms, n_features)
-    return loops.native.State(
-        pairs=loops.pairs.Pairs(
-            earlier=empty(n_atoms, dtype=torch.int64),
-            later=empty(n_atoms, dtype=torch.int64),
-            neighbor=empty(n_edges, dtype=torch.int32),
-            row=empty(n_edges, dtype=torch.int32),
-            t=empty(n_edges, dtype=number),
-            coefficients=empty(net.polynomials.shape[1], n_edges, dtype=number),
-            unit=empty(n_edges, 3),
-            d=empty(n_edges),
-            pull=empty(n_edges, dtype=number),
-            crowd=empty(n_atoms),
-        ),
-        sums=empty(n_atoms, n_features, dtype=number),
-        x=empty(*per_layer, dtype=number),
-        slope=empty(*per_layer, dtype=number),
-        q=empty(*per_layer, dtype=number),
-        h=empty(n_atoms, n_features, dtype=number),
-        shifting=empty(n_atoms),
-        energy=empty(n_atoms),
-        virial=empty(n_atoms, 3, 3),
-    )
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Array:

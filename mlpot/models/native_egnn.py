@@ -29,7 +29,7 @@ KEPT = 512 * 2**20  # bytes of what edges may leave for the way back
 
 
 def native_egnn(backbone: object, elements: Elements, lone: Tensor) -> NativeCall | None:
-    """The native call for an EGNN that no longer changes; see `native_schnet`."""
+    """The native call for an EGNN that no longer changes."""
     if not isinstance(backbone, EGNN) or backbone.native_obstacle() or obstacle_of_weights(elements.scale):
         return None
     with torch.no_grad():

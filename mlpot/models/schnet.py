@@ -4,7 +4,7 @@
     W^l(d)    = u(d) · dense( act( dense( e(d) ) ) )                                    filter network
 
 The envelope u is not in the paper: it makes the energy smooth at the cutoff. The filters W^l depend on the
-distance alone and are read from a table (see `knots`).
+distance alone and are read from a table (see `knots`). The first messages are those of the element.
 """
 
 from __future__ import annotations
@@ -12,17 +12,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from mlpot.graph import Edges
 from mlpot.kernels import ops
 from mlpot.kernels.reductions import distances, gather, pairs, sum_at_centers
 from mlpot.knots import RadialTable
-from mlpot.models.layers import choose, dense, embedding, mlp, obstacle_of_activations
+from mlpot.models.layers import choose, dense, embedding, mlp
+from mlpot.stages.linear import Linear
+from mlpot.stages.neighbor_sum import NeighborSum, Term
+from mlpot.stages.network import StagedNetwork
+from mlpot.stages.pointwise import Activation
 from mlpot.stages.radial import BASES, ENVELOPES
+from mlpot.stages.readout import Embedding, Readout
+from mlpot.stages.run import ENERGY, Step
 from mlpot.stages.spline_grid import KnotEdges
 from mlpot.torch_settings import without_autocast
 
+ONE = (Term(0, 0, 0, 0),)  # one radial function times the neighbor's channels
 Convolution = Callable[[Tensor, int], Tensor]  # Σ_j x_j ∘ W^l(d_ij) of x and the layer l
 
 
@@ -36,10 +44,11 @@ class Interaction(nn.Module):
         self.update = mlp(n_features, n_features, n_features, activation=activation)
 
 
-class SchNet(nn.Module):
+class SchNet(StagedNetwork):
     """Atomic energies from distances by continuous-filter convolutions.
 
     Args:
+        elements: atomic numbers of the potential.
         cutoff: Å.
         n_features: channels of an atom.
         n_interactions: message-passing steps.
@@ -55,6 +64,7 @@ class SchNet(nn.Module):
     def __init__(
         self,
         *,
+        elements: tuple[int, ...],
         cutoff: float = 5.0,
         n_features: int = 128,
         n_interactions: int = 3,
@@ -65,8 +75,8 @@ class SchNet(nn.Module):
         n_knots: int | None = 256,
         degree: int = 5,
     ):
-        super().__init__()
-        self.cutoff = cutoff
+        super().__init__(elements=elements, cutoff=cutoff, features=f"h{n_interactions}")
+        self.activation = activation
         self.embedding = embedding(n_features)
         self.basis = choose(BASES, radial, "radial basis")(n_radial, cutoff)
         self.envelope = choose(ENVELOPES, envelope, "envelope")(cutoff)
@@ -95,10 +105,32 @@ class SchNet(nn.Module):
         return self.readout(x).squeeze(-1)
 
     def native_obstacle(self) -> str | None:
-        """Compiled code knows filters on a spline grid, and SiLU."""
-        if self.table is None:
-            return "filters are not on a spline grid (n_knots is null)"
-        return obstacle_of_activations(self.modules())
+        """Compiled code knows filters on a spline grid."""
+        return "filters are not on a spline grid (n_knots is null)" if self.table is None else None
+
+    def stages(self) -> list[Step]:
+        """The list; there is one only with filters on a spline grid."""
+        assert self.table is not None, self.native_obstacle()
+        layers = self._layers()
+        features = self.embedding(torch.tensor(self.elements, device=self.embedding.weight.device))
+        messages = Embedding(layers[0].to_message(features)[:, None])
+        steps = [Step(Embedding(features[:, None]), None, "h0"), Step(messages, None, "x0")]
+        tables = self.table([layer.filter for layer in layers])
+        for k, (layer, table) in enumerate(zip(layers, tables, strict=True)):
+            if k > 0:
+                steps.append(Step(_linear(layer.to_message), f"h{k}", f"x{k}"))
+            filters, after = NeighborSum(table[:, None], self.table.grid, ONE), f"h{k + 1}"
+            steps += [Step(filters, f"x{k}", f"m{k}"), *self._mlp(layer.update, f"m{k}", f"{k}", after)]
+            steps.append(Step(None, f"h{k}", after))
+        last = cast("nn.Linear", self.readout.get_submodule("2"))
+        *hidden, _ = self._mlp(self.readout, f"h{len(layers)}", "", ENERGY)
+        return [*steps, *hidden, Step(Readout(last.weight[0], last.bias), "s", ENERGY)]
+
+    def _mlp(self, layers: nn.Module, source: str, k: str, target: str) -> list[Step]:
+        """Two dense layers."""
+        first, last = (_linear(cast("nn.Linear", layers.get_submodule(name))) for name in ("0", "2"))
+        steps = [Step(first, source, "a" + k), Step(Activation(self.activation), "a" + k, "s" + k)]
+        return [*steps, Step(last, "s" + k, target)]
 
     def _layers(self) -> list[Interaction]:
         return cast("list[Interaction]", list(self.interactions))
@@ -120,3 +152,7 @@ class SchNet(nn.Module):
             return sum_at_centers(gather(x, edges.neighbor) * weight, edges)
 
         return convolve
+
+
+def _linear(layer: nn.Linear) -> Linear:
+    return Linear(layer.weight.mT[None], bias=None if layer.bias is None else layer.bias[None])

@@ -54,7 +54,7 @@ class StagedNetwork(nn.Module):
             self.register_buffer(
                 f"linear_{name}", torch.zeros(len(self.elements), n_paths, n_channels, dtype=torch.float32)
             )
-        self.readout = nn.Identity()  # whoever asks what the readout receives hooks it
+        self.readout: nn.Module = nn.Identity()  # whoever asks what the readout receives hooks it
 
     def stages(self) -> Iterable[Step]:
         """The list. Weights are functions of the parameters; those by element have a row for each known one."""

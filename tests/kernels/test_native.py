@@ -206,9 +206,14 @@ def test_weights_that_change_are_followed() -> None:
             weight.mul_(1.1)
     assert deviations(predict(potential, graph), by_autograd(potential, graph)) < 1e-11
     call = native_call_of(copy.deepcopy(made()).to(torch.float32))
-    assert call.net.first.dtype == np.float32  # type: ignore[union-attr]
+    assert call.plan.weights.dtype == np.float32  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("arguments", [{"activation": "ssp"}, {"n_knots": None}])
-def test_other_networks_go_by_autograd(arguments: dict[str, object]) -> None:
-    assert native_obstacle(made(**arguments))
+def test_filters_on_edges_go_by_autograd() -> None:
+    assert native_obstacle(made(n_knots=None))
+
+
+def test_the_shifted_softplus_is_native_too() -> None:
+    potential, graph = made(activation="ssp"), graph_of(molecule("CH3CH2OH"))
+    assert native_obstacle(potential) is None
+    assert deviations(predict(potential, graph), by_autograd(potential, graph)) <= 1e-11
