@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import pickle
+import re
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -26,9 +27,8 @@ from numba.core.serialize import dumps
 
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 HOUSE = Path(__file__).parents[1]
-SOURCES = hashlib.sha256(
-    b"".join(path.read_bytes() for room in ("kernels", "cpu") for path in sorted((HOUSE / room).glob("*.py")))
-).hexdigest()
+ROOMS = ("kernels", "cpu")  # where compiled code lives
+IMPORT = re.compile(r"^from mlpot((?:\.\w+)*) import (.*)$", re.MULTILINE)
 compiled_here: list[str] = []  # what this process compiled, as it was not in the cache
 
 
@@ -49,8 +49,26 @@ def vector_bytes() -> int:
 BYTES = vector_bytes()
 
 
+@cache
+def sources(module: str) -> str:
+    """A hash of the files of a module and of all that it imports from the rooms of compiled code."""
+    found: dict[str, bytes] = {}
+    _read_sources(module, found)
+    return hashlib.sha256(b"".join(found[name] for name in sorted(found))).hexdigest()
+
+
+def _read_sources(module: str, found: dict[str, bytes]) -> None:
+    path = HOUSE.parent / Path(*module.split(".")).with_suffix(".py")
+    if module in found or module.split(".")[1:2] not in [[room] for room in ROOMS] or not path.is_file():
+        return
+    found[module] = path.read_bytes()
+    for inside, names in IMPORT.findall(found[module].decode()):
+        for name in ("", *re.findall(r"\w+", names)):
+            _read_sources(f"mlpot{inside}.{name}".rstrip("."), found)
+
+
 class KernelCache:
-    """What Numba asks of a cache, for one function; one file for each signature, CPU and version of the sources.
+    """What Numba asks of a cache, for one function; one file for each signature, CPU and version of its sources.
 
     A file begins with the SHA-256 of the rest: machine code that is not whole is never run.
     """
@@ -93,13 +111,19 @@ class KernelCache:
         """Likewise."""
 
     def _file_name(self, signature: Any, codegen: Any) -> str:
-        versions = (SOURCES, numba.__version__, llvmlite.__version__, sys.version, BYTES)
+        versions = (
+            sources(self._function.__module__),
+            numba.__version__,
+            llvmlite.__version__,
+            sys.version,
+            BYTES,
+        )
         key = repr((_identity(self._function), str(signature), codegen.magic_tuple(), versions))
         return f"{self._function.__name__}-{hashlib.sha256(key.encode()).hexdigest()[:40]}.mlpot"
 
 
 def _identity(function: Any) -> tuple[str, ...]:
-    """Name, code and closure of a function; what it calls is in `SOURCES`."""
+    """Name, code and closure of a function; what it calls is in `sources`."""
     if isinstance(function, Dispatcher):
         function = function.py_func
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
