@@ -57,7 +57,8 @@ class Layout:
     grids: list[SplineGrid] = field(default_factory=list)
     slots: list[Slot] = field(default_factory=list)
     constants: list[tuple[int, Tensor]] = field(default_factory=list)  # places and rows that no weight changes
-    n_weights: int = 0
+    n_weights: int = 0  # numbers of those whose gradients the loops add up
+    n_matrices: int = 0  # of matrices, both ways, which stand behind them
     n_radial: int = 0  # numbers of T that an edge has in all `NeighborSum`s
     cutoff: float = 0.0  # Å, of the longest table
 
@@ -78,14 +79,27 @@ class Layout:
 
     def slot(self, weight: int, shape: Sequence[int], pack: Pack, unpack: Pack, **kind: bool) -> int:
         """Room for a weight; where it begins."""
-        place = self.n_weights
+        place = self.n_matrices if kind else self.n_weights
         self.slots.append(Slot(weight, place, tuple(shape), pack, unpack, **kind))
-        self.n_weights += self.padded(int(np.prod(shape)))
+        if kind:
+            self.n_matrices += self.padded(int(np.prod(shape)))
+        else:
+            self.n_weights += self.padded(int(np.prod(shape)))
         return place
+
+    def place_matrices(self) -> None:
+        """Behind the other weights, once there are all."""
+        for slot in self.slots:
+            if slot.is_matrix or slot.is_copy:
+                slot.place += self.n_weights
+        for row in self.steps:
+            if row[p.KIND] == p.LINEAR:
+                row[p.WEIGHTS] += self.n_weights
+                row[p.BACK] += self.n_weights
 
     def pack(self, weights: Sequence[Tensor]) -> np.ndarray:
         """All weights as the loops read them."""
-        flat = torch.empty(self.n_weights + self.panel, dtype=self.dtype)
+        flat = torch.empty(self.n_weights + self.n_matrices + self.panel, dtype=self.dtype)
         for slot in self.slots:
             out = flat[slot.place : slot.place + int(np.prod(slot.shape))].view(slot.shape)
             out.copy_(slot.pack(weights[slot.weight].detach()))
@@ -158,6 +172,7 @@ def layout_of(program: Program, dtype: torch.dtype) -> Layout:
             first_weight += len(step.stage.weights)
         out.steps.append(numbers)
         out.touched.append((step.source, step.target))
+    out.place_matrices()
     return out
 
 
