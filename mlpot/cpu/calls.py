@@ -128,11 +128,12 @@ class _Outputs(torch.autograd.Function):
     def forward(
         ctx: Any, executor: Any, program: Program, structure: Any, outer: Any, *weights: Tensor
     ) -> tuple[Tensor, ...]:
-        plan = executor.layout.plan(weights)
+        plan = executor.plan(weights)
         evaluation = executor.evaluate(plan, structure, outer, training=True)
         ctx.kept = executor, program, evaluation
         if not any(ctx.needs_input_grad):
             executor.release(evaluation)
+            executor.forget(plan)
         answer = evaluation.answer
         arrays = evaluation.room.b, answer.forces, answer.virial, answer.added, answer.coordination
         b, forces, virial, added, coordination = (torch.from_numpy(array).clone() for array in arrays)
@@ -148,6 +149,7 @@ class _Outputs(torch.autograd.Function):
         ctx.kept = None
         gradients = executor.loss_gradient(evaluation, program, b, forces, virial)
         executor.release(evaluation)
+        executor.forget(evaluation.plan)
         return None, None, None, None, *gradients
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -67,6 +68,7 @@ class Executor:
     def __init__(self, program: Program, dtype: torch.dtype):
         self.layout = layout_of(program, dtype)
         self._free: list[Memory] = []
+        self._plans: list[Plan] = []  # whose weights nobody needs any more
 
     def energies(self, plan: Plan, structure: Structure, outer: Outer, batch: Array, n_graphs: int) -> Found:
         """Energies (n_graphs,) eV, forces (n_atoms, 3) eV/Å and virials (n_graphs, 3, 3) eV."""
@@ -101,6 +103,15 @@ class Executor:
         answer, parts = _answer(len(structure.element)), _parts(structure.row_ptr)
         self._run(driver.energies, parts, near, parts, plan, room, near, outer, answer)
         return Evaluation(memory, plan, room, near, answer, parts)
+
+    def plan(self, weights: Sequence[Tensor]) -> Plan:
+        """For one evaluation; `forget` it after its release."""
+        last = take(self._plans)
+        return self.layout.plan(weights, None if last is None else torch.from_numpy(last.weights))
+
+    def forget(self, plan: Plan) -> None:
+        """Use the memory of a plan again."""
+        self._plans.append(plan)
 
     def release(self, evaluation: Evaluation) -> None:
         """Give back the memory of an evaluation; its answer stays."""
@@ -139,7 +150,7 @@ class Executor:
             total = total + part
         gradients = [torch.zeros(0)] * len(program.weights)
         for slot in layout.slots:
-            if not slot.is_matrix and not slot.is_copy:
+            if slot.back < 0:
                 flat = total[slot.place : slot.place + math.prod(slot.shape)].view(slot.shape)
                 gradients[slot.weight] = slot.unpack(flat)
         number = 0

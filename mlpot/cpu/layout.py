@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlpot.cpu import plan as p
+from mlpot.cpu.packing import pack_matrices
 from mlpot.cpu.pointwise import NUMBERS
 from mlpot.cpu.products import tree
 from mlpot.kernels.simd import BYTES, LINE
@@ -40,8 +41,8 @@ class Slot:
     shape: tuple[int, ...]  # with padding
     pack: Pack  # to that shape
     unpack: Pack  # of a gradient of that shape
-    is_matrix: bool = False  # whose gradient is a product of whole arrays
-    is_copy: bool = False  # a second form of a weight, without a gradient of its own
+    sizes: tuple[int, int] = (0, 0)  # of matrices, whose gradient is a product of whole arrays: padded, in and out
+    back: int = -1  # the place of their transposes
 
 
 @dataclass
@@ -77,39 +78,50 @@ class Layout:
         whole = max(self.panel, LINE // self.dtype.itemsize)
         return -(-n // whole) * whole
 
-    def slot(self, weight: int, shape: Sequence[int], pack: Pack, unpack: Pack, **kind: bool) -> int:
+    def slot(self, weight: int, shape: Sequence[int], pack: Pack, unpack: Pack) -> int:
         """Room for a weight; where it begins."""
-        place = self.n_matrices if kind else self.n_weights
-        self.slots.append(Slot(weight, place, tuple(shape), pack, unpack, **kind))
-        if kind:
-            self.n_matrices += self.padded(int(np.prod(shape)))
-        else:
-            self.n_weights += self.padded(int(np.prod(shape)))
+        place = self.n_weights
+        self.slots.append(Slot(weight, place, tuple(shape), pack, unpack))
+        self.n_weights += self.padded(int(np.prod(shape)))
         return place
+
+    def matrices(self, weight: int, shape: Sequence[int]) -> tuple[int, int]:
+        """Room for matrices (…, n_in, n_out) and for their transposes, behind all other weights."""
+        n, n_in, n_out = int(np.prod(shape[:-2])), *shape[-2:]
+        sizes, place = (self.padded(n_in), self.padded(n_out)), self.n_matrices
+        back = place + n * n_in * sizes[1]
+        self.slots.append(Slot(weight, place, tuple(shape), lambda t: t, lambda t: t, sizes, back))
+        self.n_matrices = back + n * n_out * sizes[0]
+        return place, back
 
     def place_matrices(self) -> None:
         """Behind the other weights, once there are all."""
         for slot in self.slots:
-            if slot.is_matrix or slot.is_copy:
-                slot.place += self.n_weights
+            if slot.back >= 0:
+                slot.place, slot.back = slot.place + self.n_weights, slot.back + self.n_weights
         for row in self.steps:
             if row[p.KIND] == p.LINEAR:
                 row[p.WEIGHTS] += self.n_weights
                 row[p.BACK] += self.n_weights
 
-    def pack(self, weights: Sequence[Tensor]) -> np.ndarray:
-        """All weights as the loops read them."""
-        flat = torch.empty(self.n_weights + self.n_matrices + self.panel, dtype=self.dtype)
+    def pack(self, weights: Sequence[Tensor], flat: Tensor | None = None) -> np.ndarray:
+        """All weights as the loops read them, in new memory or where others stood."""
+        if flat is None:
+            flat = torch.empty(self.n_weights + self.n_matrices + self.panel, dtype=self.dtype)
         for slot in self.slots:
+            weight = weights[slot.weight].detach()
+            if slot.back >= 0:
+                pack_matrices(weight, *slot.sizes, self.panel, flat[slot.place :], flat[slot.back :])
+                continue
             out = flat[slot.place : slot.place + int(np.prod(slot.shape))].view(slot.shape)
-            out.copy_(slot.pack(weights[slot.weight].detach()))
+            out.copy_(slot.pack(weight))
         for place, rows in self.constants:
             flat[place : place + rows.numel()] = rows.flatten()
         return flat.numpy()
 
-    def plan(self, weights: Sequence[Tensor]) -> p.Plan:
+    def plan(self, weights: Sequence[Tensor], flat: Tensor | None = None) -> p.Plan:
         """With the weights of now."""
-        return self._without_weights._replace(weights=self.pack(weights))
+        return self._without_weights._replace(weights=self.pack(weights, flat))
 
     @cached_property
     def _without_weights(self) -> p.Plan:
@@ -208,26 +220,11 @@ def _embedding(out: Layout, row: list[int], stage: Embedding, w: int) -> None:
     row[p.WEIGHTS] = out.slot(w, (*stage.weight.shape[:2], width), pack, unpack)
 
 
-def _panels(t: Tensor, panel: int) -> Tensor:
-    """(…, n_in, n_out) -> (…, n_panels, n_in, panel)."""
-    return t.reshape(*t.shape[:-1], -1, panel).transpose(-3, -2)
-
-
 def _linear(out: Layout, row: list[int], stage: Linear, w: int) -> None:
     n_elements, n_matrices, n_in, n_out = stage.weight.shape
-    wide_in, wide_out, panel = out.padded(n_in), out.padded(n_out), out.panel
     row[p.KIND], row[p.N_IN], row[p.N_OUT], row[p.N_ROWS] = p.LINEAR, n_in, n_out, n_matrices
     row[p.BY_ELEMENT] = n_elements if n_elements > 1 else 0
-
-    def forth(t: Tensor) -> Tensor:
-        return _panels(_filled(t, wide_out), panel)
-
-    def back(t: Tensor) -> Tensor:
-        return _panels(_filled(t.mT, wide_in), panel)
-
-    shape = (n_elements, n_matrices, wide_out // panel, n_in, panel)
-    row[p.WEIGHTS] = out.slot(w, shape, forth, lambda t: t, is_matrix=True)
-    row[p.BACK] = out.slot(w, (n_elements, n_matrices, wide_in // panel, n_out, panel), back, back, is_copy=True)
+    row[p.WEIGHTS], row[p.BACK] = out.matrices(w, stage.weight.shape)
     row[p.BIAS] = -1
     if stage.bias is not None:
         pack, unpack, width = _wide(out, n_out)
