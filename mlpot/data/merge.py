@@ -105,7 +105,10 @@ def merge(
     names = _names([source.path for source in sources])
     scans = [_scan(name, source) for name, source in zip(names, sources, strict=True)]
     own = _references(scans, names, references, given or {})
-    shifts = [{z: own[0].get(z, e) - e for z, e in r.items() if own[0].get(z, e) != e} for r in own]
+    scale: dict[int, float] = {}  # of each element that of the first source that has it
+    for known in own:
+        scale = {**known, **scale}
+    shifts = [{z: scale[z] - e for z, e in r.items() if scale[z] != e} for r in own]
     out, n_repeated = _repeated(scans, shifts, conflicts, drop_duplicates)
     frames = _frames(names, sources, shifts, out)
     write(destination, frames, card={**_card(names, shifts), **(card or {})}, overwrite=overwrite)
@@ -222,15 +225,24 @@ def _design(scan: _Scan, elements: Sequence[int]) -> tuple[Floats, Floats]:
 
 
 def _fitted(scans: Sequence[_Scan]) -> list[References]:
-    """References of the first source that fit it best, and of the others with the least change that fits them."""
+    """References of each source that fit its energies, with the least change of those that an earlier one has.
+
+    An element that no earlier source has takes all that it can, so that the others' change is no part of it.
+    """
     elements = sorted({z for scan in scans for counts in scan.counts for z in counts})
-    first = np.zeros(len(elements))
+    first, is_known = np.zeros(len(elements)), np.zeros(len(elements), dtype=bool)
     own: list[References] = []
-    for k, scan in enumerate(scans):
+    for scan in scans:
         x, y = _design(scan, elements) if scan.counts else (np.zeros((0, len(elements))), np.zeros(0))
-        best = first + np.linalg.lstsq(x, y - x @ first, rcond=1e-6)[0]
-        first = best if k == 0 else first
-        own.append(dict(zip(elements, best.tolist(), strict=True)))
+        present = x.any(axis=0)
+        shared, new = np.flatnonzero(present & is_known), np.flatnonzero(present & ~is_known)
+        left = y - x @ first
+        rest = np.eye(len(y)) - x[:, new] @ np.linalg.pinv(x[:, new], rcond=1e-6)  # what new elements cannot take
+        values = first.copy()
+        values[shared] += np.linalg.lstsq(rest @ x[:, shared], rest @ left, rcond=1e-6)[0]
+        values[new] = np.linalg.lstsq(x[:, new], y - x[:, shared] @ values[shared], rcond=1e-6)[0]
+        first[new], is_known[new] = values[new], True
+        own.append({elements[k]: float(values[k]) for k in np.flatnonzero(present)})
     return own
 
 

@@ -163,3 +163,30 @@ def test_references_are_complete_or_asked_for(tmp_path):
     for text in ("a.xyz", "a.xyz:H", "a.xyz:Xx=1", "a.xyz:H=low"):
         with pytest.raises(KeysError, match="is no reference"):
             references_of([text])
+
+
+@pytest.mark.parametrize("how", ["fit", "atoms"])
+def test_an_element_that_one_source_has_keeps_its_scale(how: str, tmp_path: Path) -> None:
+    """Hydrogen of a second method is shifted, oxygen, which the first source lacks, is not, and hides nothing."""
+
+    def known(atoms: Atoms, by: dict[str, float]) -> Atoms:
+        atoms.calc = SinglePointCalculator(atoms, energy=sum(by[s] for s in atoms.symbols) - 0.1 * len(atoms))
+        return atoms
+
+    pbe, other = {"H": -13.6}, {"H": -12.6, "O": -430.0}
+    hydrogen = [known(Atoms("H2", [[0, 0, 0], [0, 0, 0.7 + 0.01 * k]]), pbe) for k in range(4)]
+    water = [known(Atoms("OH2", [[0, 0, 0], [0.97 + 0.01 * k, 0, 0], [0, 0.97, 0]]), other) for k in range(4)]
+    water += [known(Atoms("H2", [[0, 0, 0], [0, 0, 0.8 + 0.01 * k]]), other) for k in range(4)]
+    lone = [Atoms(s) for s in "HO"]
+    for atoms in lone:
+        atoms.calc = SinglePointCalculator(atoms, energy=other[str(atoms.symbols)])
+    first = Atoms("H")
+    first.calc = SinglePointCalculator(first, energy=pbe["H"])
+    for name, frames in (("a.h5", [*hydrogen, first]), ("b.h5", [*water, *lone])):
+        write(tmp_path / name, frames, card={})
+    out = merge([Source(tmp_path / "a.h5"), Source(tmp_path / "b.h5")], tmp_path / "both.h5", references=how)
+    assert out.shifted["b.h5"] == pytest.approx({"H": -1.0}, abs=1e-6)
+    with Reader(tmp_path / "both.h5") as reader:
+        found = {str(a.symbols): a.get_potential_energy() for a in reader.frames(5)}
+    assert found["O"] == pytest.approx(-430.0)
+    assert found["OH2"] == pytest.approx(-430.0 - 2 * 13.6 - 0.3, abs=1e-6)
