@@ -63,7 +63,10 @@ def run_lammps(
     if not Path(script).is_file():
         raise FileNotFoundError(f"There is no file {script}. Give the path of a script of LAMMPS.")
     potential = load_potential(model, dtype=dtype)
-    lmp = lammps(cmdargs=list(arguments), comm=comm)
+    try:  # with partitions LAMMPS wants to know of a script before it reads one
+        lmp = lammps(cmdargs=["-in", str(script), *arguments], comm=comm)
+    except RuntimeError as error:  # which LAMMPS has told
+        raise ValueError(f"LAMMPS does not start with {' '.join(arguments)} ({error}).") from error
     found = attach(lmp, potential, elements=elements, guards=guards)
     try:
         lmp.file(str(script))
