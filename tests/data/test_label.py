@@ -198,7 +198,7 @@ def test_a_crash_costs_only_its_frame() -> None:
     outcomes = sorted(_compute(Crashing(), list(enumerate(frames)), 1), key=lambda o: o.frame)  # type: ignore[arg-type]
     assert [o.energy for o in outcomes] == [1.0, None, 1.0]
     assert "ended its process" in str(outcomes[1].failure)
-    with pytest.raises(SettingsError, match="0 workers"):
+    with pytest.raises(SettingsError, match="workers is 0"):
         next(_compute(Crashing(), [], 0))  # type: ignore[arg-type]
 
 
