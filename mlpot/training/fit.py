@@ -36,7 +36,16 @@ from mlpot.training.parameter_groups import element_rows, told
 from mlpot.training.rate_range import RateRange, rate_range
 from mlpot.training.recipe import Recipe
 from mlpot.training.run_directory import check_holds_run, data_of, prepare_directory, read_checkpoint
-from mlpot.training.schedule import check_schedule, chosen_by, final_loss, make_loss, make_module, tell_of_end
+from mlpot.training.schedule import (
+    check_schedule,
+    chosen_by,
+    final_loss,
+    loss_of,
+    make_loss,
+    make_module,
+    solved_too,
+    tell_of_end,
+)
 from mlpot.training.solve import LabeledSet, closing_solve
 from mlpot.training.splits import Baseline, Part, Parts, make_baseline, make_parts
 from mlpot.training.start_references import check_energies
@@ -316,7 +325,10 @@ def finish(
     for batches in sets.values():
         batches.run = Alone()
     if recipe.training.solve and not recipe.model.freeze:  # the solve would change weights that are frozen
-        facts["closing_solve"] = solve_linear(potential, recipe, sets, parts, tell)
+        facts["closing_solve"] = solved = solve_linear(potential, recipe, sets, parts, tell)
+        if solved is not None and solved["accepted"]:
+            loss = loss_of(potential, sets["validation"], final_loss(recipe))
+            facts["chosen_by"] = solved_too(facts["chosen_by"], loss, tell)
     if start is not None:
         keep_unseen(potential, start, parts.train.elements)
         facts["start"] = start.header["card"][BEFORE]

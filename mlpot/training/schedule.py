@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
+
+from mlpot.forces import predict
+from mlpot.graph import AtomGraph, Properties
 from mlpot.potential import Potential
 from mlpot.recipes import RecipeError
 from mlpot.training.losses import Loss
@@ -73,6 +77,27 @@ def chosen_by(best: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
         "weights": "averaged" if recipe.optimizer.ema_decay else "raw",
         "validation_loss": float(scores[0]),
     }
+
+
+def solved_too(chosen: dict[str, Any], loss: float, tell: Messages) -> dict[str, Any]:
+    """`chosen_by` after the closing solve: which weights are written, which the log's row of the epoch is of."""
+    before = chosen["validation_loss"]
+    tell(
+        f"The potential has these weights after the closing solve: validation loss {loss:.6g}, as metrics.json "
+        f"and the model's card tell; the log's row of epoch {chosen['epoch']} is from before it, {before:.6g}."
+    )
+    weights = f"{chosen['weights']}, then the closing solve"
+    return chosen | {"weights": weights, "validation_loss": loss, "validation_loss_in_log": before}
+
+
+def loss_of(potential: Potential, batches: Iterable[tuple[AtomGraph, Properties]], loss: Loss) -> float:
+    """The loss of a frozen potential over a whole set."""
+    device = potential.energy_scale.device
+    tallies = [
+        loss.tally(predict(potential, graph.to(device)), labels.to(device), graph.to(device))
+        for graph, labels in batches
+    ]
+    return float(loss.of_tally(torch.stack(tallies).sum(dim=0)))
 
 
 def tell_of_end(chosen: dict[str, Any], last_epoch: int, recipe: Recipe, tell: Messages) -> None:

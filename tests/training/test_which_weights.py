@@ -188,3 +188,25 @@ def test_a_training_says_what_it_expects_to_take() -> None:
     assert [in_words(s) for s in (0.5, 100, 4000, 10000, 400000)] == [
         "0.5 seconds", "100 seconds", "67 minutes", "2.8 hours", "4.6 days"
     ]  # fmt: skip
+
+
+def test_after_a_closing_solve_all_tell_of_the_weights_that_are_written(data: Path, tmp_path: Path) -> None:
+    """N12: the log's row is from before the solve, and metrics, card and log say so; the rest is of the file."""
+    small = ("model.arguments.max_degree=1", "model.arguments.n_knots=16", "training.epochs=2")
+    result = train(small_recipe(data, tmp_path / "run", *small, backbone="ace"))
+    chosen, logged = result.metrics["chosen_by"], column(tmp_path / "run", "validation/loss")
+    assert result.metrics["closing_solve"]["accepted"]
+    assert chosen["weights"] == "averaged, then the closing solve"
+    assert chosen["validation_loss_in_log"] == pytest.approx(logged[chosen["epoch"] - 1], rel=1e-6)
+    assert chosen["validation_loss"] < chosen["validation_loss_in_log"]
+    assert mlpot.load(result.model).header["card"]["metrics"]["chosen_by"] == chosen
+    assert "after the closing solve: validation loss" in (tmp_path / "run" / "train.log").read_text()
+    frames = [crystals()[k] for k in json.loads((tmp_path / "run" / "splits.json").read_text())["validation"]]
+    found, weights = evaluate(result.model, frames).overall, small_recipe(data, tmp_path).loss
+    loss = sum(
+        weight * (found[name].rmse / 1e3) ** 2
+        for name, weight in (
+            ("energy_per_atom", weights.energy), ("forces", weights.forces), ("stress", weights.stress)
+        )
+    )  # fmt: skip
+    assert chosen["validation_loss"] == pytest.approx(loss, rel=1e-5)
