@@ -57,7 +57,7 @@ class StagedCall:
             self.plan = self.executor.layout.plan(program.weights)
         self.n_elements, self.places = len(elements.numbers), elements.places()
         self.outer = outer_of(elements, isolated, backbone.cutoff)
-        kind = torch.empty(0, dtype=elements.scale.dtype).numpy().dtype
+        kind = torch.empty(0, dtype=elements.scale.dtype, device="cpu").numpy().dtype
         assert {self.plan.weights.dtype, self.plan.numbers.dtype, self.plan.polynomials.dtype} == {kind}
         self._last: tuple[AtomGraph, Tensor, Array] | None = None
 
@@ -101,7 +101,9 @@ class StagedTraining:
         if native_obstacle(backbone, elements.scale) is not None or torch.is_autocast_enabled("cpu"):
             return None
         assert isinstance(backbone, StagedNetwork)
-        numbers = torch.cat([graph.numbers, torch.tensor(elements.numbers)])  # and an isolated atom of each
+        numbers = torch.cat(
+            [graph.numbers, torch.tensor(elements.numbers, device="cpu")]
+        )  # and an isolated atom of each
         element = torch.empty_like(numbers)
         if not loops.structure.elements(numbers.numpy(), elements.places(), element.numpy()):
             return None
@@ -155,7 +157,7 @@ class _Outputs(torch.autograd.Function):
 
 def outer_of(elements: Elements, isolated: Tensor, cutoff: float) -> Any:
     """What the loops read of the elements of a potential."""
-    arrays = of_elements(elements, isolated, torch.zeros(1))
+    arrays = of_elements(elements, isolated, torch.zeros(1, device="cpu"))
     return compiled_code().Outer(
         **{name: t.double().contiguous().numpy() for name, t in arrays.items()}, cutoff=cutoff
     )

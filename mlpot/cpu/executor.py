@@ -119,7 +119,10 @@ class Executor:
 
     def tangents(self, at: Evaluation, motion: Tensor) -> None:
         """Derive all arrays along a motion of the atoms (n_atoms, 3), after `evaluate` with training."""
-        virials, nothing = np.zeros((len(motion), 3, 3)), torch.empty(0, 0, dtype=self.layout.dtype).numpy()
+        virials, nothing = (
+            np.zeros((len(motion), 3, 3)),
+            torch.empty(0, 0, dtype=self.layout.dtype, device="cpu").numpy(),
+        )
         self._along(at, -motion.double().numpy(), virials, nothing)
 
     def array(self, at: Evaluation, name: str, n_channels: int, *, tangent: bool = False) -> Tensor:
@@ -142,13 +145,13 @@ class Executor:
         layout, room = self.layout, at.room
         room.b_bar[:] = b_bar.numpy()
         n_groups = min(GROUPS, len(at.parts) - 1)
-        w_bar = torch.empty(n_groups, layout.n_weights + layout.panel, dtype=layout.dtype)
+        w_bar = torch.empty(n_groups, layout.n_weights + layout.panel, dtype=layout.dtype, device="cpu")
         of_forces, of_virials = (t.double().contiguous().numpy() for t in (forces, virials))
         self._along(at, of_forces, of_virials, w_bar.numpy())
         total = w_bar[0]
         for part in w_bar[1:]:
             total = total + part
-        gradients = [torch.zeros(0)] * len(program.weights)
+        gradients = [torch.zeros(0, device="cpu")] * len(program.weights)
         for slot in layout.slots:
             if slot.back < 0:
                 flat = total[slot.place : slot.place + math.prod(slot.shape)].view(slot.shape)
@@ -199,7 +202,7 @@ class Memory:
         kept = self._arrays.get(name)
         if kept is None or len(kept) < n:
             # PyTorch begins an array at a cache line, NumPy does not, and vectors across two lines cost twice.
-            kept = self._arrays[name] = torch.empty(n + n // 8, dtype=dtype).numpy()
+            kept = self._arrays[name] = torch.empty(n + n // 8, dtype=dtype, device="cpu").numpy()
         return kept[:n].reshape(shape)
 
     def records(self, layout: Layout, structure: Structure, training: bool) -> tuple[Room, Near]:

@@ -107,7 +107,7 @@ class Layout:
     def pack(self, weights: Sequence[Tensor], flat: Tensor | None = None) -> np.ndarray:
         """All weights as the loops read them, in new memory or where others stood."""
         if flat is None:
-            flat = torch.empty(self.n_weights + self.n_matrices + self.panel, dtype=self.dtype)
+            flat = torch.empty(self.n_weights + self.n_matrices + self.panel, dtype=self.dtype, device="cpu")
         for slot in self.slots:
             weight = weights[slot.weight].detach()
             if slot.back >= 0:
@@ -125,7 +125,7 @@ class Layout:
 
     @cached_property
     def _without_weights(self) -> p.Plan:
-        kind = torch.empty(0, dtype=self.dtype).numpy().dtype
+        kind = torch.empty(0, dtype=self.dtype, device="cpu").numpy().dtype
         n = len(self.steps)
         sums = [k for k, s in enumerate(self.steps) if s[p.KIND] == p.NEIGHBOR_SUM]  # never the first
         forward = list(zip([0, *sums], [*sums, n], strict=True))

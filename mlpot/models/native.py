@@ -184,20 +184,22 @@ def of_elements(elements: Elements, lone: Tensor, last_bias: Tensor) -> dict[str
     """
     columns = elements.scale, elements.shift, lone, last_bias.expand_as(lone), elements.reference
     limits = elements.core_repulsion
-    coordination = torch.zeros(len(lone), 2, dtype=torch.float64) if limits is None else limits.coordination
-    charge = torch.tensor(elements.numbers, dtype=torch.float64)
+    coordination = (
+        torch.zeros(len(lone), 2, dtype=torch.float64, device="cpu") if limits is None else limits.coordination
+    )
+    charge = torch.tensor(elements.numbers, dtype=torch.float64, device="cpu")
     per_element = torch.cat([torch.stack([c.double() for c in columns], dim=1), coordination], dim=1)
     nuclei, ends = torch.stack([charge, charge**0.23, torch.ones_like(charge)], dim=1), elements.limits()
     if elements.ghosts:
-        silent = torch.tensor([0, 0, 1, 1, 0, 1, 1], dtype=torch.float64)
+        silent = torch.tensor([0, 0, 1, 1, 0, 1, 1], dtype=torch.float64, device="cpu")
         per_element = torch.cat([per_element, per_element * silent])
-        nuclei = torch.cat([nuclei, nuclei * torch.tensor([1, 1, 0], dtype=torch.float64)])
+        nuclei = torch.cat([nuclei, nuclei * torch.tensor([1, 1, 0], dtype=torch.float64, device="cpu")])
         ends = ends.repeat(2, 2, 1)
     return {
         "per_element": per_element,
         "nuclei": nuclei,
         "limits": ends,
-        "screenings": torch.tensor(SCREENING, dtype=torch.float64),
+        "screenings": torch.tensor(SCREENING, dtype=torch.float64, device="cpu"),
     }
 
 
