@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import warnings
@@ -26,6 +27,7 @@ from mlpot.models import former_arguments
 from mlpot.models.layers import without_values
 from mlpot.potential import RENAMED, Potential
 from mlpot.terms.core_repulsion import CoreRepulsion
+from mlpot.terms.zbl import UNIVERSAL, ZBL, Form
 from mlpot.torch_settings import DTYPES, known_device, known_dtype, usual_settings
 from mlpot.units import HOUSE_UNITS
 from mlpot.version import __version__
@@ -57,6 +59,7 @@ def save_potential(potential: Potential, path: str | Path, card: Mapping[str, An
         "elements": list(potential.elements),
         "cutoff": potential.cutoff,
         "repulsion": potential.repulsion is not None,
+        **_form_of(potential.repulsion),
         "dtype": str(potential.dtype).removeprefix("torch."),
         "units": HOUSE_UNITS,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -236,13 +239,34 @@ def _build(header: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Po
         header["backbone"],
         header["arguments"],
         reference_energies=dict.fromkeys(header["elements"], 0.0),
-        repulsion=header["repulsion"],
+        repulsion=header["repulsion"] and _form(header.get("repulsion_form")),
     )
     if "domain.mean" in weights:
         potential.domain = Domain(*weights["domain.mean"].shape)
     if "core_repulsion.distances" in weights:
         potential.core_repulsion = CoreRepulsion(len(potential.elements))
     return potential.to(DTYPES[header["dtype"]])
+
+
+def _form_of(repulsion: ZBL | None) -> dict[str, Any]:
+    """What a header says of a repulsion of another package."""
+    if repulsion is None or repulsion.form == UNIVERSAL:
+        return {}
+    return {"repulsion_form": repulsion.form._asdict()}
+
+
+def _form(told: Any) -> bool | Form:
+    if told is None:
+        return True
+    if not isinstance(told, dict) or set(told) != set(Form._fields):
+        raise ValueError(f"repulsion_form is {str(told)[:40]}, not {', '.join(Form._fields)}")
+    length, power, charge = (float(told[name]) for name in ("length", "power", "charge"))
+    screening = tuple((float(share), float(decay)) for share, decay in told["screening"])
+    if len(screening) != 4 or not all(map(math.isfinite, [length, power, charge, *sum(screening, ())])):
+        raise ValueError("repulsion_form has other terms than four, or numbers that are none")
+    if min(length, power, charge) <= 0 or told["exponent"] not in range(1, 65):
+        raise ValueError("repulsion_form has numbers that are not positive, or an exponent that is not 1 to 64")
+    return Form(screening, length, power, charge, told["exponent"])
 
 
 def _check_weights(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:

@@ -25,7 +25,7 @@ from mlpot.models.backbone import atom_features
 from mlpot.models.layers import MAX_Z
 from mlpot.stages.radial import PolynomialEnvelope
 from mlpot.terms.core_repulsion import CoreRepulsion, TrainingLimits
-from mlpot.terms.zbl import ZBL
+from mlpot.terms.zbl import UNIVERSAL, ZBL, Form
 from mlpot.torch_settings import usual_settings
 
 
@@ -42,7 +42,7 @@ class Potential(nn.Module):
         reference_energies: eV of each free atom, by atomic number; its keys are the elements of the potential.
         energy_scale: eV by atomic number.
         energy_shift: eV by atomic number.
-        repulsion: add the ZBL repulsion at short range.
+        repulsion: add the ZBL repulsion at short range; in the form of another package if one is given.
     """
 
     element_index: Tensor
@@ -60,7 +60,7 @@ class Potential(nn.Module):
         reference_energies: Mapping[int, float],
         energy_scale: Mapping[int, float] | None = None,
         energy_shift: Mapping[int, float] | None = None,
-        repulsion: bool = False,
+        repulsion: bool | Form = False,
     ):
         super().__init__()
         self.header = {}
@@ -71,7 +71,8 @@ class Potential(nn.Module):
         self.backbone = build_backbone(backbone, elements=self.elements, **self.arguments)
         self.cutoff = float(self.backbone.cutoff)  # Å
         self.envelope = PolynomialEnvelope(self.cutoff)
-        self.repulsion = ZBL(self.cutoff) if repulsion else None
+        form = repulsion if isinstance(repulsion, Form) else UNIVERSAL
+        self.repulsion = ZBL(self.cutoff, form) if repulsion else None
         # What no file holds is made in memory, even within `without_values`.
         index = torch.full((MAX_Z + 1,), -1, device="cpu")
         index[list(self.elements)] = torch.arange(len(self.elements), device="cpu")

@@ -21,6 +21,18 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "egnn_moving": ("egnn", {"n_layers": 3, "move_coordinates": True}),
     "egnn_attention": ("egnn", {"n_layers": 2, "move_coordinates": True, "attention": True}),
     "deepsets": ("deepsets", {}),
+    "mace": (
+        "mace",
+        {
+            "n_features": 8,
+            "n_radial": 6,
+            "max_degree": 2,
+            "message_degree": 1,
+            "correlation": 2,
+            "radial_layers": [16],
+            "n_neighbors": 0.5,
+        },
+    ),
 }
 """Name of a test's potential -> backbone and its arguments, beside the sizes in `new_potential`."""
 

@@ -26,6 +26,7 @@ from mlpot.cli.data import (
     source_of,
 )
 from mlpot.cli.export import export
+from mlpot.cli.imports import import_app
 from mlpot.cli.lammps import lammps
 from mlpot.cli.md import md_app
 from mlpot.cli.options import Device, Dtype, Overrides, check_quotes, of_convert
@@ -49,6 +50,7 @@ data_app.command()(check)
 app.command()(lammps)
 app.command()(verify)
 app.add_typer(data_app, name="data")
+app.add_typer(import_app, name="import")
 app.add_typer(md_app, name="md")
 
 

@@ -27,9 +27,9 @@ class Outer(NamedTuple):
     # (n_elements, 7): scale, shift, output for the isolated atom, 0, reference energy in eV; both limits of the
     # coordination
     per_element: Array
-    nuclei: Array  # (n_elements, 3): Z, Z^0.23, 1 or for a ghost 0
-    limits: Array  # (n_elements, n_elements, 3) Å: both ends of core repulsion, end of ZBL; 0 without
-    screenings: Array  # (4, 2), share and decay of the terms of ZBL
+    nuclei: Array  # (n_elements, 5): Z, Z^0.23, 1 or for a ghost 0, and Z, Z^p of ZBL
+    limits: Array  # (n_elements, n_elements, 4): both ends of core repulsion, end of ZBL, Å; exponent of its end
+    screenings: Array  # (4, 4), share and decay of the terms, universal and of ZBL
     cutoff: float  # Å, of the coordination; 0 without any outer terms
 
 

@@ -5,7 +5,8 @@ mace-torch's file is a pickle, which may run any code when it is opened: it is o
 
     python inside_mace.py MODEL DIRECTORY
 
-The directory has structures.json, and gets description.json, weights.safetensors and answers.safetensors.
+It prints a line with the elements, reads one with structures, and leaves description.json, weights.safetensors
+and answers.safetensors in the directory.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ from mace.data.neighborhood import get_neighborhood
 from torch import Tensor
 
 TYPES = {"torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64", "torch.int32": "I32"}
+ELEMENTS = "elements:"  # how the line begins; others may print too
 NOT_WEIGHTS = ("output_mask", "_compiled", "_zeroed", "conv_tp.weight", "bias")
 
 
 def main(model_path: str, directory: str) -> None:
-    """Both parts: what the model is, and what it answers."""
+    """What the model is, and what it answers."""
     torch.set_num_threads(1)
     model = torch.load(model_path, map_location="cpu", weights_only=False)
     model = model.to("cpu").eval()
-    write(directory + "/weights.safetensors", weights(model))
+    print(ELEMENTS, json.dumps(sorted(model.atomic_numbers.tolist())), flush=True)
+    asked = json.loads(sys.stdin.readline())
     with open(directory + "/description.json", "w") as file:
         json.dump(described(model), file)
-    with open(directory + "/structures.json") as file:
-        asked = json.load(file)
+    write(directory + "/weights.safetensors", weights(model))
     found: dict[str, Tensor] = {}
     for head in range(len(getattr(model, "heads", None) or ["Default"])):
         for dtype in (torch.float64, torch.float32):

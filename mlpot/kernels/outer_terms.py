@@ -21,6 +21,14 @@ def envelope_slope(x):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def envelope_of(x, p):  # type: ignore[no-untyped-def]
+    """`radial.PolynomialEnvelope` of exponent p, x < 1, and its derivative by x."""
+    lower = x ** (p - 1)
+    value = 1 - lower * x * ((p + 1) * (p + 2) / 2 - x * (p * (p + 2) - x * (p * (p + 1) / 2)))
+    return value, -p * (p + 1) * (p + 2) / 2 * lower * (1 - x) * (1 - x)
+
+
+@inlined
 def smooth_step(x, low, high):  # type: ignore[no-untyped-def]
     """S((x − low) / (high − low)) of `terms.core_repulsion`, and its derivative by x; 1 without (high = 0)."""
     if high <= 0 or not x < high:  # a crowd at the cutoff may be −1e-16
@@ -49,16 +57,19 @@ def switch_on(crowd, shift):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _screened(d, one, other, screenings):  # type: ignore[no-untyped-def]
-    """The energy of two nuclei in eV and its derivative by d, see `terms.zbl`; half of it with a ghost."""
-    per_length = (one[1] + other[1]) / (0.8854 * BOHR)
+def _screened(d, one, other, screenings, form):  # type: ignore[no-untyped-def]
+    """The energy of two nuclei in eV and its derivative by d, see `terms.zbl`; half of it with a ghost.
+
+    Form 0 is the universal one, form 1 that of the potential's own term.
+    """
+    per_length = (one[1 + 3 * form] + other[1 + 3 * form]) / (0.8854 * BOHR)
     screening, slope = 0.0, 0.0
     for k in range(len(screenings)):
-        decay = screenings[k, 1] * per_length
-        term = screenings[k, 0] * np.exp(-decay * d)
+        decay = screenings[k, 1 + 2 * form] * per_length
+        term = screenings[k, 2 * form] * np.exp(-decay * d)
         screening += term
         slope -= decay * term
-    bare = HARTREE * BOHR * one[0] * other[0] / d * ((one[2] + other[2]) / 2)
+    bare = HARTREE * BOHR * one[3 * form] * other[3 * form] / d * ((one[2] + other[2]) / 2)
     return bare * screening, bare * (slope - screening / d)
 
 
@@ -67,11 +78,11 @@ def with_nuclei(d, one, other, limits, screenings):  # type: ignore[no-untyped-d
     """What the learned part sees of d, its derivative, and the energy of nuclei in eV with its derivative by d."""
     (seen, seen_slope), end, energy, slope = seen_of(d, limits), limits[2], 0.0, 0.0
     if seen < end:
-        bare, bare_slope = _screened(seen, one, other, screenings)
-        u = envelope(seen / end)
-        energy, slope = bare * u, seen_slope * (bare_slope * u + bare * envelope_slope(seen / end) / end)
+        bare, bare_slope = _screened(seen, one, other, screenings, 1)
+        u, u_slope = envelope_of(seen / end, limits[3])
+        energy, slope = bare * u, seen_slope * (bare_slope * u + bare * u_slope / end)
     if d < limits[1]:
-        inner, inner_slope = _screened(d, one, other, screenings)
-        outer, outer_slope = _screened(seen, one, other, screenings)
+        inner, inner_slope = _screened(d, one, other, screenings, 0)
+        outer, outer_slope = _screened(seen, one, other, screenings, 0)
         energy, slope = energy + inner - outer, slope + inner_slope - seen_slope * outer_slope
     return seen, seen_slope, energy, slope

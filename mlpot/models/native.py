@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from mlpot.kernels.ops import has_loops
 from mlpot.kernels.threads import run, shares, take
 from mlpot.models.layers import MAX_Z
 from mlpot.terms.core_repulsion import CoreRepulsion
-from mlpot.terms.zbl import SCREENING, ZBL
+from mlpot.terms.zbl import UNIVERSAL, ZBL
 
 Array = NDArray[Any]
 
@@ -59,13 +60,17 @@ class Elements(NamedTuple):
         return self.numbers * (2 if self.ghosts else 1)
 
     def limits(self) -> Tensor:
-        """Both ends of the core repulsion and the end of ZBL, (n_elements, n_elements, 3) float64, Å, or 0."""
+        """Both ends of the core repulsion and the end of ZBL, Å, or 0, and the exponent of its envelope.
+
+        (n_elements, n_elements, 4) float64.
+        """
         n = len(self.numbers)
-        limits = torch.zeros(n, n, 3, dtype=torch.float64, device="cpu")
+        limits = torch.zeros(n, n, 4, dtype=torch.float64, device="cpu")
         if self.core_repulsion is not None:
             limits[..., :2] = self.core_repulsion.distances
         if self.repulsion is not None:
             limits[..., 2] = self.repulsion.ends(self.numbers)
+            limits[..., 3] = self.repulsion.form.exponent
         return limits
 
     def places(self) -> Array:
@@ -189,17 +194,23 @@ def of_elements(elements: Elements, lone: Tensor, last_bias: Tensor) -> dict[str
     )
     charge = torch.tensor(elements.numbers, dtype=torch.float64, device="cpu")
     per_element = torch.cat([torch.stack([c.double() for c in columns], dim=1), coordination], dim=1)
-    nuclei, ends = torch.stack([charge, charge**0.23, torch.ones_like(charge)], dim=1), elements.limits()
+    form, ends = UNIVERSAL if elements.repulsion is None else elements.repulsion.form, elements.limits()
+    # As the loops multiply them: by the constants of the universal form.
+    charges = charge * math.sqrt(form.charge / UNIVERSAL.charge)
+    powers = charge**form.power * (UNIVERSAL.length / form.length)
+    nuclei = torch.stack([charge, charge**0.23, torch.ones_like(charge), charges, powers], dim=1)
     if elements.ghosts:
         silent = torch.tensor([0, 0, 1, 1, 0, 1, 1], dtype=torch.float64, device="cpu")
         per_element = torch.cat([per_element, per_element * silent])
-        nuclei = torch.cat([nuclei, nuclei * torch.tensor([1, 1, 0], dtype=torch.float64, device="cpu")])
+        nuclei = torch.cat([nuclei, nuclei * torch.tensor([1, 1, 0, 1, 1], dtype=torch.float64, device="cpu")])
         ends = ends.repeat(2, 2, 1)
     return {
         "per_element": per_element,
         "nuclei": nuclei,
         "limits": ends,
-        "screenings": torch.tensor(SCREENING, dtype=torch.float64, device="cpu"),
+        "screenings": torch.tensor([UNIVERSAL.screening, form.screening], dtype=torch.float64, device="cpu")
+        .movedim(0, 1)
+        .flatten(1),
     }
 
 

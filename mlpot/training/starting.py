@@ -210,7 +210,7 @@ def _with_elements(
             source.arguments,
             reference_energies={z: references.get(z, reference.get(z, 0.0)) for z in elements},
             energy_scale=force_scales(*forces_by_atom(train), elements),
-            repulsion=old.repulsion is not None,
+            repulsion=False if old.repulsion is None else old.repulsion.form,
         ).to(torch.promote_types(dtype, old.dtype))
     for z, k in own.items():
         place = new.elements.index(z)
