@@ -55,6 +55,11 @@ class CalculatorUnderTest:
         return self.make()
 
     @property
+    def imported(self) -> bool:
+        """Whether the function is that of another package: what it gives is no promise of ours."""
+        return self.potential is not None and "imported" in self.potential.header.get("card", {})
+
+    @property
     def double(self) -> CalculatorUnderTest:
         """The same weights in float64 where known, for differences of energies."""
         return self.exact or self

@@ -18,6 +18,8 @@ from places import TESTS
 from structures import ethanol, evaluate, graph_of, isolated_atom, worst
 from torch import Tensor
 
+from mlpot.certificate.locality import isolated_atoms, short_range
+from mlpot.certificate.tested import of_potential
 from mlpot.data.sources.export import export
 from mlpot.data.sources.read import Source
 from mlpot.data.sources.reading import Reading
@@ -84,6 +86,17 @@ def test_the_form_of_the_repulsion_is_kept_in_the_file(tmp_path: Path) -> None:
         assert torch.equal(one.forces, two.forces)
         plain = predict(potential, graph_of(atoms), native=False)
         assert worst(plain.forces, one.forces) < 1e-9
+
+
+def test_the_certificate_judges_an_imported_function_by_the_original() -> None:
+    potential = potential_of(*told(), 0, 64)
+    tested = of_potential(potential)
+    assert not short_range(tested, {"ethanol": ethanol()}).passed  # without repulsion, weights of a formula
+    potential.header = {"card": {"imported": {}}}
+    for check in (isolated_atoms, short_range):
+        result = check(tested, {"ethanol": ethanol()})
+        assert result.passed
+        assert "the original" in result.note
 
 
 CHANGES: dict[str, Callable[[Any], Any]] = {
