@@ -41,7 +41,7 @@ from mlpot.cpu.plan import (
 )
 from mlpot.cpu.radial_table import ALL, SLOPES, VALUES, collect, interpolate
 from mlpot.cpu.vectors import lane_total, stack
-from mlpot.kernels.simd import LINE, bare, inlined
+from mlpot.kernels.simd import LINE, bare, expanded, inlined
 
 Array = Any
 
@@ -56,7 +56,7 @@ class Work(NamedTuple):
     lanes: Array  # adjoints of the factors of a few edges, a line of each
 
 
-@inlined
+@expanded
 def _work(begin, end, s, room, near):  # type: ignore[no-untyped-def]
     """Room for the atom with the most edges."""
     most, like = EDGES, room.values

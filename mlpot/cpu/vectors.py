@@ -69,7 +69,7 @@ def _void(write: Callable[[Flat], None]) -> Any:
 
 @intrinsic  # type: ignore[misc]
 def stack(typing, n, like):  # type: ignore[no-untyped-def]
-    """n numbers of the type of an array, with anything in them, until the function returns."""
+    """n numbers of the type of an array, with anything in them, until the function returns, inlined or not."""
     kind = types.Array(like.dtype, 1, "C")
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]

@@ -239,3 +239,5 @@ _OPTIONS = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_n
 bare = numba.njit(**_OPTIONS)
 # For what stands in an innermost loop and takes whole records: to hand over hundreds of numbers takes longer.
 inlined = numba.njit(**_OPTIONS, forceinline=True)
+# For what takes memory of the stack for its caller: LLVM frees that where a function that it inlines ends.
+expanded = numba.njit(**_OPTIONS, inline="always")

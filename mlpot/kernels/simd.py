@@ -19,9 +19,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
-from mlpot.kernels.compiler import BYTES, bare, compiled, inlined, inner
+from mlpot.kernels.compiler import BYTES, bare, compiled, expanded, inlined, inner
 
-__all__ = ["BYTES", "LINE", "Writer", "bare", "compiled", "inlined", "inner"]
+__all__ = ["BYTES", "LINE", "Writer", "bare", "compiled", "expanded", "inlined", "inner"]
 
 LINE = 64  # bytes: rows are padded to so many, and a panel of a matrix is so wide, on every CPU
 VECTORS = LINE // BYTES  # of a line
