@@ -24,9 +24,8 @@ from torch import Tensor
 from mlpot.cpu.calls import StagedTraining, native_call
 from mlpot.graph import AtomGraph, Edges, Movable, Properties, edge_vectors
 from mlpot.models.native import Elements, obstacle_of_weights
-from mlpot.models.native_egnn import native_egnn
 from mlpot.potential import Potential
-from mlpot.torch_settings import usual_settings
+from mlpot.torch_settings import usual_settings, without_autocast
 
 FLAT = 1e-9
 """A cell whose volume is less than this part of the product of its edges has none."""
@@ -116,7 +115,7 @@ def native_call_of(potential: AtomicEnergies) -> Native | None:
     if constants is not potential.isolated:
         known = potential.backbone, _elements(potential), potential.isolated
         with usual_settings():
-            call = native_egnn(*known) or native_call(*known)
+            call = native_call(*known)
         _in_use[potential] = potential.isolated, call
     return call
 
@@ -131,7 +130,7 @@ def native_call_with_ghosts(potential: Potential) -> Native | None:
         return None
     known = potential.backbone, _elements(potential)._replace(ghosts=True), potential.isolated
     with usual_settings():
-        return native_egnn(*known) or native_call(*known)
+        return native_call(*known)
 
 
 def _call_in_training(potential: Potential, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -273,7 +272,8 @@ def _gradient(
             vectors = exact.clone().requires_grad_()
         atom_energy = potential(graph.numbers, graph.edges, vectors)
         total = atom_energy[:n_own].sum()
-        (g,) = torch.autograd.grad(total, vectors, create_graph=create_graph, materialize_grads=True)
+        with without_autocast(vectors):  # derivatives of what was computed, as it was computed
+            (g,) = torch.autograd.grad(total, vectors, create_graph=create_graph, materialize_grads=True)
     return atom_energy.double() + reference, exact, g.double()
 
 

@@ -1,14 +1,25 @@
 """The walk over a list of stages: forward, back to the forces, and the gradient of a loss.
 
-Only a `NeighborSum` reads other atoms, and it serves a part of them at once. So between two of them a block of
-atoms goes through all stages while its rows are in the cache, and threads meet before each alone. The parts do not
-depend on the number of threads, and so no sum does.
+Only a `NeighborSum` and an `EdgeNetwork` read other atoms, and they serve a part of them at once. So between two
+of them a block of atoms goes through all stages while its rows are in the cache, and threads meet before each
+alone. The parts do not depend on the number of threads, and so no sum does.
 """
 
 from __future__ import annotations
 
-from mlpot.cpu import linear, neighbor_sum, outer, pointwise, products
-from mlpot.cpu.plan import ACTIVATION, EMBEDDING, KIND, LINEAR, NEIGHBOR_SUM, PRODUCTS, READOUT, STATIC
+from mlpot.cpu import edge_network, edge_tiles, linear, neighbor_sum, outer, pointwise, products
+from mlpot.cpu.plan import (
+    ACTIVATION,
+    EDGE_COLLECT,
+    EDGE_NETWORK,
+    EMBEDDING,
+    KIND,
+    LINEAR,
+    NEIGHBOR_SUM,
+    PRODUCTS,
+    READOUT,
+    STATIC,
+)
 from mlpot.kernels.simd import bare, compiled, wait_for_all
 
 
@@ -25,14 +36,14 @@ def _value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
         pointwise.embed(begin, end, s, plan, room)
     elif kind == READOUT:
         pointwise.read(begin, end, s, plan, room)
-    else:
+    elif kind != EDGE_COLLECT:
         pointwise.copy(begin, end, s, room.values, room)
 
 
 @bare
 def _adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     kind = s[KIND]
-    if s[STATIC]:
+    if s[STATIC] or kind == EDGE_NETWORK:
         return
     if kind == LINEAR:
         linear.adjoint(begin, end, s, plan, room, room.adjoints)
@@ -49,7 +60,7 @@ def _adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
 @bare
 def _tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
     kind = s[KIND]
-    if s[STATIC] or kind in (EMBEDDING, READOUT):
+    if s[STATIC] or kind in (EMBEDDING, READOUT, EDGE_COLLECT):
         return
     if kind == LINEAR:
         linear.tangent(begin, end, s, plan, room)
@@ -64,6 +75,8 @@ def _tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
 @bare
 def _both_adjoints(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-def]
     kind = s[KIND]
+    if kind == EDGE_NETWORK:
+        return
     if kind == LINEAR:
         linear.adjoint(begin, end, s, plan, room, room.backs)
         linear.bias_back(begin, end, s, room, w_bar)
@@ -104,18 +117,20 @@ def energies(first, last, n_threads, counter, parts, plan, room, near, around, a
     near.gradient[near.row_ptr[parts[first]] : near.row_ptr[parts[last]]] = 0
     for part in range(first, last):
         outer.find(parts[part], parts[part + 1], plan, around, room, near)
+        if plan.edge_networks:
+            edge_tiles.lay(parts[part], parts[part + 1], near)
         if around.cutoff > 0:
             outer.seed(parts[part], parts[part + 1], around, room, near, answer)
     for n in range(len(plan.segments)):
         if n > 0:
             _meet(counter, n_threads)
         for part in range(first, last):
-            _forward(parts[part], parts[part + 1], n, plan, room, near)
+            _forward(parts[part], parts[part + 1], n, first, plan, room, near)
     for n in range(len(plan.segments_back)):
         if n > 0:
             _meet(counter, n_threads)
         for part in range(first, last):
-            _back(parts[part], parts[part + 1], n, plan, room, near)
+            _back(parts[part], parts[part + 1], n, first, plan, room, near)
     outer.to_vectors(parts[first], parts[last], plan, near)
     if around.cutoff > 0:
         outer.energies(parts[first], parts[last], around, room, answer)
@@ -125,12 +140,15 @@ def energies(first, last, n_threads, counter, parts, plan, room, near, around, a
 
 
 @bare
-def _forward(begin, end, n, plan, room, near):  # type: ignore[no-untyped-def]
-    """A segment of the way forward for the atoms of a part."""
+def _forward(begin, end, n, place, plan, room, near):  # type: ignore[no-untyped-def]
+    """A segment of the way forward for the atoms of a part; edges work at a place that this thread has."""
     k, stop = plan.segments[n]
     _clear(room.values, begin, end, plan, room.n_atoms, n, 0, 1)
     if plan.steps[k, KIND] == NEIGHBOR_SUM:
         neighbor_sum.value(begin, end, plan.steps[k], plan, room, near)
+        k += 1
+    elif plan.steps[k, KIND] == EDGE_NETWORK:
+        edge_network.value(begin, end, place, plan.steps[k], plan, room, near)
         k += 1
     for block in range(begin, end, plan.block):
         _clear(room.values, block, min(block + plan.block, end), plan, room.n_atoms, n, 0, 0)
@@ -139,17 +157,22 @@ def _forward(begin, end, n, plan, room, near):  # type: ignore[no-untyped-def]
 
 
 @bare
-def _back(begin, end, n, plan, room, near):  # type: ignore[no-untyped-def]
+def _back(begin, end, n, place, plan, room, near):  # type: ignore[no-untyped-def]
     """A segment of the way back to the forces."""
     k, stop = plan.segments_back[n]
     _clear(room.adjoints, begin, end, plan, room.n_atoms, n, 1, 1)
     if plan.steps[k, KIND] == NEIGHBOR_SUM:
         neighbor_sum.adjoint(begin, end, plan.steps[k], plan, room, near)
         k -= 1
+    elif plan.steps[k, KIND] == EDGE_COLLECT:
+        edge_network.collect(begin, end, plan.steps[k], plan, room, near, room.adjoints, not plan.steps[k, STATIC])
+        k -= 1
     for block in range(begin, end, plan.block):
         _clear(room.adjoints, block, min(block + plan.block, end), plan, room.n_atoms, n, 1, 0)
         for step in range(k, stop, -1):
             _adjoint(block, min(block + plan.block, end), plan.steps[step], plan, room)
+    if stop + 1 < len(plan.steps) and plan.steps[stop + 1, KIND] == EDGE_NETWORK:
+        edge_network.adjoint(begin, end, place, plan.steps[stop + 1], plan, room, near)
 
 
 @compiled
@@ -173,11 +196,14 @@ def loss_gradient(first, last, n_threads, counter, groups, parts, plan, room, ne
     """
     begin, end = groups[first], groups[last]
     outer.move(parts[begin], parts[end], forces, virials, plan, near)
+    if plan.edge_networks:
+        for part in range(begin, end):
+            edge_tiles.move(parts[part], forces, virials, near)
     for n in range(len(plan.segments)):
         if n > 0:
             _meet(counter, n_threads)
         for part in range(begin, end):
-            _tangents(parts[part], parts[part + 1], n, plan, room, near)
+            _tangents(parts[part], parts[part + 1], n, begin, plan, room, near)
     if len(w_bar) == 0:
         return
     for group in range(first, last):
@@ -187,16 +213,19 @@ def loss_gradient(first, last, n_threads, counter, groups, parts, plan, room, ne
             _meet(counter, n_threads)
         for group in range(first, last):
             for part in range(groups[group], groups[group + 1]):
-                _gradients(parts[part], parts[part + 1], n, plan, room, near, w_bar[group])
+                _gradients(parts[part], parts[part + 1], n, begin, plan, room, near, w_bar[group])
 
 
 @bare
-def _tangents(begin, end, n, plan, room, near):  # type: ignore[no-untyped-def]
+def _tangents(begin, end, n, place, plan, room, near):  # type: ignore[no-untyped-def]
     """A segment of the way forward of the tangents."""
     k, stop = plan.segments[n]
     _clear(room.dots, begin, end, plan, room.n_atoms, n, 0, 1)
     if plan.steps[k, KIND] == NEIGHBOR_SUM:
         neighbor_sum.tangent(begin, end, plan.steps[k], plan, room, near)
+        k += 1
+    elif plan.steps[k, KIND] == EDGE_NETWORK:
+        edge_network.tangent(begin, end, place, plan.steps[k], plan, room, near)
         k += 1
     for block in range(begin, end, plan.block):
         _clear(room.dots, block, min(block + plan.block, end), plan, room.n_atoms, n, 0, 0)
@@ -205,14 +234,19 @@ def _tangents(begin, end, n, plan, room, near):  # type: ignore[no-untyped-def]
 
 
 @bare
-def _gradients(begin, end, n, plan, room, near, w_bar):  # type: ignore[no-untyped-def]
+def _gradients(begin, end, n, place, plan, room, near, w_bar):  # type: ignore[no-untyped-def]
     """A segment of the way back of the loss."""
     k, stop = plan.segments_back[n]
     _clear(room.backs, begin, end, plan, room.n_atoms, n, 1, 1)
     if plan.steps[k, KIND] == NEIGHBOR_SUM:
         neighbor_sum.both_adjoints(begin, end, plan.steps[k], plan, room, near, w_bar)
         k -= 1
+    elif plan.steps[k, KIND] == EDGE_COLLECT:
+        edge_network.collect(begin, end, plan.steps[k], plan, room, near, room.backs, True)
+        k -= 1
     for block in range(begin, end, plan.block):
         _clear(room.backs, block, min(block + plan.block, end), plan, room.n_atoms, n, 1, 0)
         for step in range(k, stop, -1):
             _both_adjoints(block, min(block + plan.block, end), plan.steps[step], plan, room, w_bar)
+    if stop + 1 < len(plan.steps) and plan.steps[stop + 1, KIND] == EDGE_NETWORK:
+        edge_network.both_adjoints(begin, end, place, plan.steps[stop + 1], plan, room, near, w_bar)

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlpot.cpu import driver
+from mlpot.cpu.edge_tiles import n_rows_kept
 from mlpot.cpu.edge_writer import EDGES
 from mlpot.cpu.layout import Layout, layout_of
 from mlpot.cpu.outer import Answer, Outer
-from mlpot.cpu.plan import STATIC, Near, Plan, Room
+from mlpot.cpu.plan import EDGE_COLLECT, KIND, STATIC, Near, Plan, Room
 from mlpot.kernels.threads import run, shares, take
 from mlpot.stages.linear import Linear, grouped
 from mlpot.stages.run import Program
@@ -26,6 +27,7 @@ Found = tuple[Array, Array, Array]
 
 GROUPS = 4  # at most, of parts: each sums gradients of weights for itself
 WHOLE, PART, PARTS = 96, 512, 32  # atoms that make one part, and two parts; most parts
+ON_EDGES = 512 << 20  # bytes of what `EdgeNetwork`s may keep of edges
 KEPT = 1 << 20  # bytes of T and T′ that training keeps from pass to pass: what the second cache holds
 
 
@@ -153,11 +155,11 @@ class Executor:
             total = total + part
         gradients = [torch.zeros(0, device="cpu")] * len(program.weights)
         for slot in layout.slots:
-            if slot.back < 0:
+            if slot.back < 0 and not slot.is_copy:
                 flat = total[slot.place : slot.place + math.prod(slot.shape)].view(slot.shape)
                 gradients[slot.weight] = slot.unpack(flat)
-        number = 0
-        for step, numbers in zip(program.steps, layout.steps, strict=True):
+        number, rows = 0, [row for row in layout.steps if row[KIND] != EDGE_COLLECT]  # one for each step
+        for step, numbers in zip(program.steps, rows, strict=True):
             if isinstance(step.stage, Linear):
                 gradients[number] = _matrices(layout, program, room, step, bool(numbers[STATIC]))
             number += 0 if step.stage is None else len(step.stage.weights)
@@ -175,6 +177,10 @@ class Executor:
         run(loop, own, len(own), np.zeros(1, np.int64), *rest)
 
 
+def _n_parts(n_atoms: int) -> int:
+    return 1 if n_atoms <= WHOLE else min(PARTS, 2 * -(-n_atoms // PART))
+
+
 def _parts(row_ptr: Array) -> Array:
     """Where the parts begin: an even number of equal ones, whatever the number of threads and the edges.
 
@@ -183,7 +189,7 @@ def _parts(row_ptr: Array) -> Array:
     if len(row_ptr) <= WHOLE + 1:
         return np.array([0, len(row_ptr) - 1])
     n_atoms = int(np.searchsorted(row_ptr, row_ptr[-1]))
-    n_parts = 1 if n_atoms <= WHOLE else min(PARTS, 2 * -(-n_atoms // PART))
+    n_parts = _n_parts(n_atoms)
     ends = n_atoms * np.arange(n_parts + 1) // n_parts
     ends[-1] = len(row_ptr) - 1
     return ends.astype(np.int64)
@@ -266,7 +272,26 @@ def _near(memory: Memory, layout: Layout, structure: Structure, training: bool) 
         d_dot=get("d_dot", n if training else 0, dtype=dtype),
         harmonics_dot=get("harmonics_dot", n if training else 0, 16, dtype=dtype),
         radial=get("radial", n * 2 * layout.n_radial if is_kept else 0, dtype=dtype),
+        **_on_edges(memory, layout, structure, training),
     )
+
+
+def _on_edges(memory: Memory, layout: Layout, structure: Structure, training: bool) -> dict[str, Array]:
+    """What `EdgeNetwork`s read and leave."""
+    get, whole, dtype, there = memory.get, torch.int64, layout.dtype, layout.n_bar > 0
+    n_atoms, n = len(structure.element) * there, len(structure.neighbor) * there
+    n_tape = layout.n_tape * n_rows_kept(n, n_atoms)
+    return {
+        "n_near": get("n_near", n_atoms, dtype=whole),
+        "center": get("center", n, dtype=whole),
+        "edge": get("edge", n, dtype=whole),
+        "seen": get("seen", n, 4),
+        "seen_dot": get("seen_dot", n * training, 4),
+        "tape": get("tape", n_tape if n_tape * dtype.itemsize <= ON_EDGES else 0, dtype=dtype),
+        "work": get("work", _n_parts(len(structure.element)), layout.n_work, dtype=dtype),
+        "edge_bars": get("edge_bars", 2, n, layout.n_bar, dtype=dtype),
+        "edge_moves": get("edge_moves", 2, n, 3),
+    }
 
 
 def _answer(n: int) -> Answer:

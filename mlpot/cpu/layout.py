@@ -13,15 +13,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlpot.cpu import plan as p
+from mlpot.cpu.edge_functions import BASIS_NUMBERS
+from mlpot.cpu.edge_tiles import n_work
 from mlpot.cpu.packing import pack_matrices
 from mlpot.cpu.pointwise import NUMBERS
 from mlpot.cpu.products import tree
 from mlpot.kernels.simd import BYTES, LINE
+from mlpot.stages.edge_network import EdgeNetwork
 from mlpot.stages.harmonics import degree_of
 from mlpot.stages.linear import Linear
 from mlpot.stages.neighbor_sum import NeighborSum, Term
 from mlpot.stages.pointwise import Activation
 from mlpot.stages.products import Products
+from mlpot.stages.radial import PolynomialEnvelope
 from mlpot.stages.readout import Embedding, Readout
 from mlpot.stages.run import ENERGY, Program, Step
 from mlpot.stages.spline_grid import SPLINES, SplineGrid
@@ -29,6 +33,8 @@ from mlpot.stages.spline_grid import SPLINES, SplineGrid
 Pack = Callable[[Tensor], Tensor]
 
 BLOCK = 48  # atoms that go through the stages together, and a third of them if their arrays are large
+AHEAD, BEHIND = (p.NEIGHBOR_SUM, p.EDGE_NETWORK), (p.NEIGHBOR_SUM, p.EDGE_COLLECT)
+"""What reads other atoms, forward and back: a segment begins with it."""
 NARROW = 4096  # numbers of an atom in all arrays that are not
 
 
@@ -41,6 +47,7 @@ class Slot:
     shape: tuple[int, ...]  # with padding
     pack: Pack  # to that shape
     unpack: Pack  # of a gradient of that shape
+    is_copy: bool = field(default=False, kw_only=True)  # a second form of a weight, without a gradient of its own
     sizes: tuple[int, int] = (0, 0)  # of matrices, whose gradient is a product of whole arrays: padded, in and out
     back: int = -1  # the place of their transposes
 
@@ -61,6 +68,9 @@ class Layout:
     n_weights: int = 0  # numbers of those whose gradients the loops add up
     n_matrices: int = 0  # of matrices, both ways, which stand behind them
     n_radial: int = 0  # numbers of T that an edge has in all `NeighborSum`s
+    n_tape: int = 0  # numbers that all `EdgeNetwork`s keep of an edge
+    n_bar: int = 0  # channels of the widest of them
+    n_work: int = 0  # numbers that a tile of the largest takes
     cutoff: float = 0.0  # Å, of the longest table
 
     @property
@@ -78,10 +88,10 @@ class Layout:
         whole = max(self.panel, LINE // self.dtype.itemsize)
         return -(-n // whole) * whole
 
-    def slot(self, weight: int, shape: Sequence[int], pack: Pack, unpack: Pack) -> int:
+    def slot(self, weight: int, shape: Sequence[int], pack: Pack, unpack: Pack, *, is_copy: bool = False) -> int:
         """Room for a weight; where it begins."""
         place = self.n_weights
-        self.slots.append(Slot(weight, place, tuple(shape), pack, unpack))
+        self.slots.append(Slot(weight, place, tuple(shape), pack, unpack, is_copy=is_copy))
         self.n_weights += self.padded(int(np.prod(shape)))
         return place
 
@@ -127,9 +137,10 @@ class Layout:
     def _without_weights(self) -> p.Plan:
         kind = torch.empty(0, dtype=self.dtype, device="cpu").numpy().dtype
         n = len(self.steps)
-        sums = [k for k, s in enumerate(self.steps) if s[p.KIND] == p.NEIGHBOR_SUM]  # never the first
+        kinds = [s[p.KIND] for s in self.steps]  # what reads other atoms is never the first
+        sums, sums_back = ([k for k, kind in enumerate(kinds) if kind in both] for both in (AHEAD, BEHIND))
         forward = list(zip([0, *sums], [*sums, n], strict=True))
-        tops = [n - 1, *(k for k in reversed(sums) if k < n - 1)]
+        tops = [n - 1, *(k for k in reversed(sums_back) if k < n - 1)]
         back = list(zip(tops, [*tops[1:], -1], strict=True))
         return p.Plan(
             steps=np.array(self.steps, np.int64),
@@ -146,18 +157,19 @@ class Layout:
             cutoff=self.cutoff,
             block=BLOCK if self.n_arena <= NARROW else BLOCK // 3,
             harmonics=int(any(s[p.KIND] == p.NEIGHBOR_SUM and s[p.N_FACTORS] for s in self.steps)),
+            edge_networks=int(p.EDGE_NETWORK in kinds),
         )
 
     def _first(self, forward: list[tuple[int, int]], back: list[tuple[int, int]]) -> list[tuple[int, ...]]:
         """The segments that first touch each array, forward and back, and whether by their `NeighborSum`."""
-        out, kinds = [], [s[p.KIND] for s in self.steps]
+        out: list[tuple[int, ...]] = []
+        kinds = [s[p.KIND] for s in self.steps]
         for name in self.arrays:
             written = min(k for k, (_, target) in enumerate(self.touched) if target == name)
             last = max(k for k, both in enumerate(self.touched) if name in both)
             ahead = next(n for n, (start, stop) in enumerate(forward) if start <= written < stop)
             behind = next(n for n, (start, stop) in enumerate(back) if start >= last > stop)
-            sums = (int(kinds[k] == p.NEIGHBOR_SUM) for k in (written, last))
-            out.append((ahead, behind, *sums))
+            out.append((ahead, behind, int(kinds[written] in AHEAD), int(kinds[last] in BEHIND)))
         return out
 
 
@@ -173,7 +185,7 @@ def layout_of(program: Program, dtype: torch.dtype) -> Layout:
     first_weight = 0
     for step in program.steps:
         is_static = step.source is None or static[step.source]
-        moved = isinstance(step.stage, NeighborSum)
+        moved = isinstance(step.stage, NeighborSum | EdgeNetwork)
         static[step.target] = static.get(step.target, True) and is_static and not moved
         numbers = _places(out, program, step)
         numbers[p.STATIC] = int(is_static)
@@ -182,6 +194,9 @@ def layout_of(program: Program, dtype: torch.dtype) -> Layout:
         else:
             _ADD[type(step.stage)](out, numbers, step.stage, first_weight)
             first_weight += len(step.stage.weights)
+        if numbers[p.KIND] == p.EDGE_NETWORK:
+            out.steps.append([p.EDGE_COLLECT, *numbers[1:]])
+            out.touched.append((step.source, str(step.source)))
         out.steps.append(numbers)
         out.touched.append((step.source, step.target))
     out.place_matrices()
@@ -308,6 +323,57 @@ def _is_plain(terms: list[Term]) -> bool:
     return len(terms) == 1 and terms[0].harmonic == 0 and terms[0].value == 1
 
 
+def _edge_network(out: Layout, row: list[int], stage: EdgeNetwork, w: int) -> None:
+    n_radial, n = stage.from_radial.shape
+    parity = sum(s[p.KIND] == p.EDGE_NETWORK for s in out.steps) % 2
+    parts = [part is not None for part in (stage.second, stage.gate, stage.move)]
+    deep, _, moves = parts
+    exponent = stage.envelope.exponent if isinstance(stage.envelope, PolynomialEnvelope) else 0
+    width, kind = row[p.CHANNELS], BASIS_NUMBERS[type(stage.basis)]
+    row[p.KIND], row[p.LISTS], row[p.KAPPA] = p.EDGE_NETWORK, len(out.lists), len(out.numbers)
+    places = [_row_slot(out, n_radial, w + 1), *_matrix_slots(out, n_radial, n, w)]
+    w += 2
+    for there, weights in zip(parts, ("mr", "rb", "mrr"), strict=True):
+        for letter in weights:
+            if letter == "m":
+                places += _matrix_slots(out, n, n, w) if there else (0, 0)
+            else:
+                places.append(_row_slot(out, n if letter == "r" else 1, w) if there else 0)
+            w += int(there)
+    flags = [int(flag) for flag in (*parts, stage.softening is not None)]
+    out.lists += [NUMBERS[stage.function], *flags, kind, exponent, n_radial, out.padded(n_radial), *places]
+    out.lists += [parity, out.n_tape, width, out.panel]
+    out.numbers += [stage.factor, stage.envelope.cutoff, *stage.basis.constants, stage.softening or 0.0]
+    out.n_tape += (1 + deep + moves) * width
+    out.n_work = max(out.n_work, n_work(width, out.padded(n_radial)))
+    out.n_bar, out.cutoff = max(out.n_bar, width), max(out.cutoff, stage.envelope.cutoff)
+
+
+def _matrix_slots(out: Layout, n_in: int, n_out: int, w: int) -> tuple[int, int]:
+    """Where a matrix and its transpose begin, packed for `tiles.multiply`."""
+    wide_in, wide_out, panel = out.padded(n_in), out.padded(n_out), out.panel
+
+    def wide(t: Tensor) -> Tensor:
+        return functional.pad(t, (0, wide_out - n_out, 0, wide_in - n_in))
+
+    def back(t: Tensor) -> Tensor:
+        return t.transpose(0, 1).reshape(wide_in, wide_out)[:n_in, :n_out]
+
+    there = out.slot(w, (wide_out // panel, wide_in, panel), lambda t: _panels(wide(t), panel), back)
+    shape = wide_in // panel, wide_out, panel
+    return there, out.slot(w, shape, lambda t: _panels(wide(t).mT, panel), back, is_copy=True)
+
+
+def _panels(t: Tensor, panel: int) -> Tensor:
+    """(n_in, n_out) -> (n_panels, n_in, panel)."""
+    return t.reshape(len(t), -1, panel).transpose(0, 1)
+
+
+def _row_slot(out: Layout, n: int, w: int) -> int:
+    pack, unpack, width = _wide(out, n)
+    return out.slot(w, (width,), pack, unpack)
+
+
 def _polynomials(grid: SplineGrid) -> np.ndarray:
     """(6, 12) by power of t: coefficients of the rows for the value, then for the derivative by distance."""
     spline, out = SPLINES[grid.degree], np.zeros((6, 12))
@@ -324,4 +390,5 @@ _ADD: dict[type, Callable[[Layout, list[int], Any, int], None]] = {
     Activation: _activation,
     Readout: _readout,
     NeighborSum: _neighbor_sum,
+    EdgeNetwork: _edge_network,
 }

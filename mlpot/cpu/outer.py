@@ -89,7 +89,8 @@ def to_vectors(begin, end, plan, near):  # type: ignore[no-untyped-def]
                     gx, gy, gz = pull_back(t_(x), t_(y), t_(z), near.by_harmonic[e])
                     gx, gy, gz = gx / d, gy / d, gz / d
                     along -= gx * x + gy * y + gz * z
-                gradient[0], gradient[1], gradient[2] = along * x + gx, along * y + gy, along * z + gz
+                gradient[0], gradient[1] = gradient[0] + along * x + gx, gradient[1] + along * y + gy
+                gradient[2] += along * z + gz
 
 
 @bare

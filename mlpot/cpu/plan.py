@@ -30,7 +30,8 @@ STATIC, PANEL = 29, 30
 """Whether no edge moves what is read; numbers of a panel."""
 N_INTEGERS = 31
 
-EMBEDDING, LINEAR, PRODUCTS, ACTIVATION, READOUT, NEIGHBOR_SUM, COPY = range(7)
+EMBEDDING, LINEAR, PRODUCTS, ACTIVATION, READOUT, NEIGHBOR_SUM, COPY, EDGE_NETWORK, EDGE_COLLECT = range(9)
+"""An `EdgeNetwork` takes two steps: on the way back threads meet between them, see `edge_network`."""
 
 
 class Plan(NamedTuple):
@@ -52,6 +53,7 @@ class Plan(NamedTuple):
     cutoff: float  # Å, of the longest table
     block: int  # atoms that go through the stages together
     harmonics: int  # whether any stage reads them
+    edge_networks: int  # whether there are any
 
 
 class Room(NamedTuple):
@@ -95,6 +97,16 @@ class Near(NamedTuple):
     d_dot: Array  # (n_edges,), how the distance moves; empty without training
     harmonics_dot: Array  # (n_edges, 16), likewise
     radial: Array  # T and T′ of all edges and `NeighborSum`s, if there is room for them
+    # Of `EdgeNetwork`, which takes every edge from its center; without one all are empty. See `edge_tiles`.
+    n_near: Array  # (n_atoms,) int64, edges of a part within the cutoff, at the place of its first atom
+    center: Array  # (n_listed,) int64, of these, from the place row_ptr of that atom on
+    edge: Array  # (n_listed,) int64, their places in the list
+    seen: Array  # (n_listed, 4) float64: d as the network sees it, u
+    seen_dot: Array  # (n_listed, 4) float64: how d and r move; empty without training
+    tape: Array  # what is kept of each edge; empty if that is computed again
+    work: Array  # (n_parts, numbers) for a tile of edges
+    edge_bars: Array  # (2, n_listed, channels of the widest) z̄ at the places in the list
+    edge_moves: Array  # (2, n_listed, 3) float64, R̄, likewise
 
 
 @bare

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlpot.kernels import edges as edges
     from mlpot.kernels import jets as jets
-    from mlpot.kernels import messages as messages
-    from mlpot.kernels import native_egnn as native_egnn
     from mlpot.kernels import structure as structure
     from mlpot.kernels import subnormals as subnormals
 
@@ -20,9 +18,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> ModuleType:
     if name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mlpot.kernels import edges, jets, messages, native_egnn, structure, subnormals
+    from mlpot.kernels import edges, jets, structure, subnormals
 
-    found = (edges, jets, messages, native_egnn, structure, subnormals)
+    found = (edges, jets, structure, subnormals)
     globals().update({module.__name__.rpartition(".")[2]: module for module in found})
     if name not in globals():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

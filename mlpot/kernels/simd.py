@@ -355,23 +355,3 @@ def row_sum(typing, a):  # type: ignore[no-untyped-def]
         return w.sum_of(sums)
 
     return a.dtype(a), generate
-
-
-@inner
-def copy_rows(row, out, n):  # type: ignore[no-untyped-def]
-    """The same row n times."""
-    for i in range(n):
-        for f in range(len(row)):
-            out[i, f] = row[f]
-
-
-@inner
-def silu(a, slope, n_rows):  # type: ignore[no-untyped-def]
-    """a ← a σ(a), slope ← σ(a) (1 + a (1 − σ(a))) in the first n_rows."""
-    one = a.dtype.type(1)
-    for i in range(n_rows):
-        for f in range(a.shape[1]):
-            x = a[i, f]
-            s = one / (one + exp(-x))
-            slope[i, f] = s * (one + x * (one - s))
-            a[i, f] = x * s

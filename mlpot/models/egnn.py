@@ -7,40 +7,38 @@
 
 The envelope u, of the true distance, ends every message at the cutoff, so the energy is smooth there. The
 coordinates are carried as a displacement of each atom, so the network still sees edge vectors alone: the
-energy is invariant under translation, and periodic images need no special care.
+energy is invariant under translation, and periodic images need no special care. A layer is an `EdgeNetwork`
+between dense layers at the atoms.
 
 The distance term C e(d) of φ_e is not on knots, unlike SchNet's filters: atoms may be displaced to any distance,
-so a table has no end, and its Gaussians are some 8 % of the native call (`kernels.native_egnn`), of which a table
-would save half.
+so a table has no end.
 """
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from mlpot.graph import Edges
-from mlpot.kernels.reductions import distances, gather, sum_at_centers
-from mlpot.models.layers import (
-    ACTIVATIONS,
-    choose,
-    dense,
-    distance_layer,
-    embedding,
-    mlp,
-    obstacle_of_activations,
-)
-from mlpot.stages.radial import BASES, ENVELOPES, GaussianBasis, PolynomialEnvelope
+from mlpot.models.layers import ACTIVATIONS, choose, dense, distance_layer, embedding, mlp
+from mlpot.stages.edge_network import Dense, EdgeNetwork, Gate, Move
+from mlpot.stages.linear import Block, Linear
+from mlpot.stages.network import StagedNetwork
+from mlpot.stages.pointwise import Activation
+from mlpot.stages.radial import BASES, ENVELOPES, Basis, Envelope
+from mlpot.stages.readout import Embedding, Readout
+from mlpot.stages.run import ENERGY, Step
 
 SECOND_LINEAR = {"edge": True, "sum": False}  # whether each edge passes it
 TYPICAL_NEIGHBORS = 8.0  # scales sums over neighbors so that features stay of order one
 SOFTENING = 1e-6  # Å²; displaced atoms may meet: √(r² + ε²) keeps the length smooth there
+ENDS = (Block(0, 0, 0), Block(0, 1, 1))  # A h and B h
 
 
 class EquivariantLayer(nn.Module):
-    """One step of eqs. 3-6."""
+    """The dense layers of one step of eqs. 3-6."""
 
     def __init__(
         self,
@@ -70,41 +68,35 @@ class EquivariantLayer(nn.Module):
             nn.init.xavier_uniform_(self.move[-1].weight, gain=0.1)  # type: ignore[arg-type]
         self.update = mlp(2 * n_features, n_features, n_features, activation=activation)
 
-    def forward(
-        self, h: Tensor, displacement: Tensor, radial: Tensor, envelope: Tensor, moved: Tensor, edges: Edges
-    ) -> tuple[Tensor, Tensor]:
-        """New features (n_atoms, n_features) and displacements (n_atoms, 3) Å."""
-        weight = envelope / math.sqrt(TYPICAL_NEIGHBORS)
-        summed, along = self.messages(edges, self.from_center(h), self.from_neighbor(h), radial, weight)
-        if along is not None:
-            step = moved * (along * weight)[:, None]
-            displacement = displacement - sum_at_centers(step, edges)  # x_i − x_j = −r_e
-        return h + self.update(torch.cat([h, summed], dim=-1)), displacement
+    def ends(self) -> Linear:
+        """A h and B h side by side."""
+        center, neighbor = self.from_center, self.from_neighbor
+        bias = torch.stack([center.bias, torch.zeros_like(center.bias)])
+        return Linear(torch.stack([center.weight, neighbor.weight]).mT, ENDS, bias)
 
-    def messages(
-        self, edges: Edges, from_center: Tensor, from_neighbor: Tensor, radial: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Weighted sums of messages (n_atoms, n_features), and φ_x (n_edges,) if atoms move.
-
-        Args:
-            edges: who is near whom.
-            from_center, from_neighbor: A h and B h, (n_atoms, n_features).
-            radial: (n_edges, n_radial).
-            weight: (n_edges,).
-        """
-        first = gather(from_center, edges.center) + gather(from_neighbor, edges.neighbor)
-        message = self.edge(first + self.from_distance(radial))
-        along = None if self.move is None else self.move(message).squeeze(-1)
-        if self.gate is not None:
-            message = message * self.gate(message)
-        summed = sum_at_centers(message * weight[:, None], edges)
-        return summed if self.after_sum is None else self.after_sum(summed), along
+    def messages(self, basis: Basis, envelope: Envelope, function: str, *, displaced: bool) -> EdgeNetwork:
+        """Eqs. 3 to 5 on every edge."""
+        second, gate, move = (_linear(part, k) for part, k in ((self.edge, 1), (self.gate, 0), (self.move, 0)))
+        last = _linear(self.move, 2)
+        return EdgeNetwork(
+            cast("nn.Linear", self.from_distance).weight.mT,
+            basis.places,
+            basis,
+            envelope,
+            factor=1 / math.sqrt(TYPICAL_NEIGHBORS),
+            function=function,
+            second=None if second is None else Dense(second.weight.mT, second.bias),
+            gate=None if gate is None else Gate(gate.weight[0], gate.bias),
+            move=None if move is None or last is None else Move(move.weight.mT, move.bias, last.weight[0]),
+            softening=SOFTENING if displaced else None,
+        )
 
 
-class EGNN(nn.Module):
+class EGNN(StagedNetwork):
     """Atomic energies from equivariant message passing.
 
     Args:
+        elements: atomic numbers of the potential.
         cutoff: Å.
         n_features: channels of an atom.
         n_layers: message-passing steps.
@@ -116,11 +108,15 @@ class EGNN(nn.Module):
         attention: eq. 8: a learned gate on each message.
         second_linear: "edge": φ_e has two layers, as in the paper; "sum": a variant whose second one, without an
             activation, is applied to the sum over neighbors, once an atom instead of once an edge.
+
+    Raises:
+        ValueError: atoms move, but there are fewer than three features.
     """
 
     def __init__(
         self,
         *,
+        elements: tuple[int, ...],
         cutoff: float = 5.0,
         n_features: int = 128,
         n_layers: int = 4,
@@ -132,8 +128,13 @@ class EGNN(nn.Module):
         attention: bool = False,
         second_linear: str = "edge",
     ):
-        super().__init__()
-        self.cutoff, self.move_coordinates = cutoff, move_coordinates
+        super().__init__(elements=elements, cutoff=cutoff, features=f"h{n_layers}")
+        if move_coordinates and n_features < 3:
+            raise ValueError(
+                f"n_features is {n_features}. Atoms that move need 3, or write move_coordinates: false."
+            )
+        self.move_coordinates, self.activation = move_coordinates, activation
+        del self.readout  # comes last, as in files and checkpoints
         self.embedding = embedding(n_features)
         self.basis = choose(BASES, radial, "radial basis")(n_radial, cutoff)
         self.envelope = choose(ENVELOPES, envelope, "envelope")(cutoff)
@@ -151,35 +152,53 @@ class EGNN(nn.Module):
         )
         self.readout = mlp(n_features, n_features // 2, 1, activation=activation)
 
-    @property
-    def n_passes(self) -> int:
-        """Messages that an energy depends on: it reaches that many cutoffs."""
-        return len(self.layers)
+    def stages(self) -> list[Step]:
+        """The list; an array x holds A h, B h and, where atoms were displaced, D."""
+        known = torch.tensor(self.elements, device=self.embedding.weight.device)
+        steps = [Step(Embedding(self.embedding(known)), None, "h0")]
+        for k, layer in enumerate(cast("list[EquivariantLayer]", list(self.layers))):
+            h, x, sums = f"h{k}", f"x{k}", f"m{k}"
+            steps.append(Step(layer.ends(), h, x))
+            displaced = self.move_coordinates and k > 0
+            if displaced:
+                steps.append(Step(None, f"m{k - 1}", x, read=1, write=2))
+            if displaced and k > 1:
+                steps.append(Step(None, f"x{k - 1}", x, read=2, write=2))
+            network = layer.messages(self.basis, self.envelope, self.activation, displaced=displaced)
+            steps.append(Step(network, x, sums))
+            if layer.after_sum is not None:
+                steps.append(Step(_stage(layer.after_sum.weight), sums, f"s{k}"))
+                sums = f"s{k}"
+            steps += self._update(layer.update, h, sums, k)
+        hidden, last = (_layer(self.readout, n) for n in (0, 2))
+        return [
+            *steps,
+            Step(_stage(hidden.weight, hidden.bias), self.features, "r"),
+            Step(Activation(self.activation), "r", "t"),
+            Step(Readout(last.weight[0], last.bias), "t", ENERGY),
+        ]
 
-    def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
-        """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å."""
-        d = distances(vectors)
-        envelope, radial = self.envelope(d), self.basis(d)
-        h, moved = self.embedding(numbers), vectors
-        displacement = vectors.new_zeros(edges.n_atoms, 3)
-        for k, layer in enumerate(self.layers):
-            if self.move_coordinates and k > 0:
-                moved, radial = self._after_move(vectors, displacement, edges)
-            h, displacement = layer(h, displacement, radial, envelope, moved, edges)
-        return self.readout(h).squeeze(-1)
+    def _update(self, update: nn.Module, h: str, sums: str, k: int) -> list[Step]:
+        """Eq. 6."""
+        hidden, second = (_layer(update, n) for n in (0, 2))
+        own, of_sums = hidden.weight.chunk(2, dim=1)
+        return [
+            Step(_stage(own, hidden.bias), h, f"u{k}"),
+            Step(_stage(of_sums), sums, f"u{k}"),
+            Step(Activation(self.activation), f"u{k}", f"v{k}"),
+            Step(_stage(second.weight, second.bias), f"v{k}", f"h{k + 1}"),
+            Step(None, h, f"h{k + 1}"),
+        ]
 
-    def native_obstacle(self) -> str | None:
-        """Compiled code knows Gaussians, the usual envelope, SiLU and two layers on edges."""
-        usual = PolynomialEnvelope(self.cutoff)
-        if not isinstance(self.envelope, PolynomialEnvelope) or self.envelope.exponent != usual.exponent:
-            return f"envelope {type(self.envelope).__name__}"
-        if not isinstance(self.basis, GaussianBasis):
-            return f"radial basis {type(self.basis).__name__}"
-        if any(layer.after_sum is not None for layer in self.layers):
-            return "the second linear layer stands after the sum"
-        return obstacle_of_activations(self.modules())
 
-    def _after_move(self, vectors: Tensor, displacement: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-        """Edge vectors between displaced atoms, and the basis of their lengths."""
-        moved = vectors + gather(displacement, edges.neighbor) - gather(displacement, edges.center)
-        return moved, self.basis((moved.square().sum(-1) + SOFTENING).sqrt())
+def _stage(weight: Tensor, bias: Tensor | None = None) -> Linear:
+    return Linear(weight.mT[None], bias=None if bias is None else bias[None])
+
+
+def _layer(part: nn.Module, k: int) -> nn.Linear:
+    return cast("nn.Linear", part.get_submodule(str(k)))
+
+
+def _linear(part: nn.Module | None, k: int) -> nn.Linear | None:
+    """The k-th layer of a part that there may not be, or may be shorter."""
+    return None if part is None or k >= len(list(part.children())) else _layer(part, k)

@@ -28,9 +28,13 @@ Answer = tuple[Tensor, Tensor, list[Tensor]]
 def cast(program: Program, dtype: torch.dtype) -> Program:
     """The same list with weights of another type."""
     for step in program.steps:
-        for name in ("weight", "bias", "table"):
+        for name in ("weight", "bias", "table", "from_radial", "places"):
             if getattr(step.stage, name, None) is not None:
                 setattr(step.stage, name, getattr(step.stage, name).to(dtype))
+        for name in ("second", "gate", "move"):
+            if getattr(step.stage, name, None) is not None:
+                part = getattr(step.stage, name)
+                setattr(step.stage, name, type(part)(*(t.to(dtype) for t in part)))
     return program
 
 
@@ -85,7 +89,7 @@ def compare(steps: list[Step], n_atoms: int, n_elements: int, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("n_channels", [1, 5, 16, 33])
-@pytest.mark.parametrize("name", [n for n in NETWORKS if n != "egnn"])  # EdgeNetwork has no loops yet
+@pytest.mark.parametrize("name", NETWORKS)
 def test_networks_as_defined(name: str, n_channels: int) -> None:
     """At widths that fill no vector, one and two panels; float64 and float32."""
     for n_elements in (1, 3):
@@ -103,10 +107,11 @@ def test_random_lists_as_defined(seed: int) -> None:
     compare(random_program(rng, n_channels, n_elements), n_atoms, n_elements, torch.float64, 1e-12)
 
 
-def test_bits_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["mace", "egnn"])
+def test_bits_do_not_depend_on_the_number_of_threads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlpot.kernels.threads.ONE_THREAD", 0)
     torch.manual_seed(0)
-    program, (positions, at), given = Program(NETWORKS["mace"](8, 2)), atoms(90, 2), seeds(90)
+    program, (positions, at), given = Program(NETWORKS[name](8, 2)), atoms(90, 2), seeds(90)
     answers = []
     for n in (1, 2):
         with monkeypatch.context() as patch:
@@ -138,7 +143,7 @@ def _properties(potential: Potential, native: bool, training: bool) -> tuple[Pro
 
 
 @pytest.mark.parametrize("repulsion", [False, True], ids=["plain", "with_core_repulsion_and_zbl"])
-@pytest.mark.parametrize("backbone", ["painn", "ace"])
+@pytest.mark.parametrize("backbone", ["painn", "ace", "egnn"])
 def test_native_calls_of_potentials_are_their_definition(backbone: str, repulsion: bool) -> None:
     """Energy, forces, stress and, in training, the gradient of a loss; molecules and crystals in one batch."""
     torch.manual_seed(0)

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from structures import CUTOFF, REFERENCES, copper, ethanol, evaluate, isolated_atom, worst
+from structures import CUTOFF, REFERENCES, batch_of, copper, ethanol, evaluate, isolated_atom, worst
 from test_locality import dimer, jump_of_curvature
 from test_symmetry import random_orthogonal, turned
 
+from mlpot.forces import predict
 from mlpot.model_file import load_potential, save_potential
 from mlpot.models import build_backbone
 from mlpot.potential import Potential
@@ -102,3 +103,15 @@ def test_arguments_that_make_no_network_are_refused() -> None:
         new("ace", max_degree=4)
     with pytest.raises(ValueError, match="message_degree is 2"):
         new("ace", max_degree=1, message_degree=2)
+
+
+@pytest.mark.parametrize("name", ["painn", "egnn"])
+def test_autocast_to_a_coarse_type_changes_no_number(name: str) -> None:
+    torch.manual_seed(0)
+    arguments = {"cutoff": CUTOFF, "n_features": 12}
+    potential, graph = Potential(name, arguments, reference_energies=REFERENCES), batch_of([ethanol(), copper()])
+    exact = predict(potential, graph, training=True, native=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = predict(potential, graph, training=True)
+    for a, b in ((found.energy, exact.energy), (found.forces, exact.forces)):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-5)
