@@ -100,7 +100,7 @@ class RadialTable(nn.Module):
 
     def _build(self, networks: Sequence[nn.Sequential]) -> Tensor:
         """(n_networks, n_rows, n_features), all networks in one product a layer."""
-        if not len(self.exact_basis) or self.exact_basis.is_inference():  # a copy made where autograd was off
+        if not len(self.exact_basis) or _without_gradient(self.exact_basis):  # a copy made where autograd was off
             self._take_derivatives()
         dtype = self.kept.dtype
         if self._in_one_pass(networks):
@@ -207,6 +207,11 @@ class _BSpline(torch.autograd.Function):
         for k, factor in enumerate(_BSpline.FILTER):
             f[:, k : k + n].add_(inner, alpha=factor)
         return f
+
+
+def _without_gradient(values: Tensor) -> bool:
+    """Whether they were made in inference mode, of which torch.compile cannot ask."""
+    return not torch.compiler.is_dynamo_compiling() and values.is_inference()
 
 
 def _fused_rows(basis: Tensor, envelope: Tensor, networks: Sequence[nn.Sequential]) -> Tensor:

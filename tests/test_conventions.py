@@ -107,7 +107,7 @@ def test_voigt_order_at_the_ase_door() -> None:
 def test_voigt_order_appears_only_at_the_ase_door() -> None:
     assert {room(path) for path in FILES if any("voigt" in name for name in imports(path))} <= {
         "calculator",
-        "predict",  # both hand results to ASE
+        "predictions",  # both hand results to ASE
         "certificate",  # judges the order in which calculators hand them over
         "data",
     }

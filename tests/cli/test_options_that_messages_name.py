@@ -33,7 +33,7 @@ COMMANDS = [
     "evaluate model.safetensors FILE", "predict model.safetensors FILE -o out.xyz",
     "verify model.safetensors --structures FILE", "data info FILE", "data check FILE",
     "data split FILE --fractions 0.5,0.5", "data merge FILE second.xyz out.h5", "data convert FILE out.h5",
-    "data export FILE out.traj", "data label FILE out.h5",
+    "data export FILE out.traj", "data label FILE out.h5 --calculator tblite",
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import fcc111
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from potentials import new_potential
 from structures import copper, ethanol
@@ -136,7 +137,7 @@ def test_structures_are_streamed(folder: Path) -> None:
     def structures() -> Iterator[Atoms]:
         for k in range(60):
             yield ethanol(k)
-            sizes.append(sum(path.stat().st_size for path in folder.glob(".out.*")))
+            sizes.append(sum(path.stat().st_size for path in folder.glob(".out.*/*")))
 
     write_structures("out.xyz", structures())
     assert sizes[0] < sizes[30] < sizes[59] <= Path("out.xyz").stat().st_size
@@ -239,11 +240,12 @@ def test_the_command_tells_what_it_left_out(
 TO_FILES = [
     "data convert set.h5 nowhere/out.h5", "data merge set.h5 other.h5 nowhere/out.h5",
     "data export set.h5 nowhere/out.xyz", "predict model.safetensors set.h5 -o nowhere/out.h5",
-    "data label set.h5 nowhere/out.h5 --code gfn2", "data recover set.h5 nowhere/out.h5",
+    "data label set.h5 nowhere/out.h5 --calculator tblite --set method=GFN2-xTB",
+    "data recover set.h5 nowhere/out.h5",
 ]  # fmt: skip
 TO_FOLDERS = [
     "data split set.h5 -o nowhere/parts --fractions 0.6,0.4",
-    "evaluate model.safetensors set.h5 -o nowhere/errors",
+    "evaluate model.safetensors labeled.h5 -o nowhere/errors",
 ]
 
 
@@ -262,6 +264,10 @@ def test_the_folder_of_a_file_must_be_there(
 
 @pytest.mark.parametrize("command", TO_FOLDERS)
 def test_a_folder_that_is_an_output_is_made(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labeled = [ethanol(k) for k in range(2)]
+    for atoms in labeled:
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((len(atoms), 3)))
+    write("labeled.h5", labeled, card={})
     monkeypatch.setattr("sys.argv", ["mlpot", *command.split()])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -105,7 +105,10 @@ RUNS: dict[str, Callable[[Path, Path], Any]] = {
 
 @pytest.mark.parametrize("run", RUNS)
 def test_a_folder_under_a_file_is_named_before_the_first_step(run: str, folder: Path) -> None:
-    with pytest.raises(StorageError, match=r"cannot be written.*Choose a folder that can be written"):
+    with pytest.raises(
+        StorageError,
+        match=r"(cannot be written.*Choose a folder that can be written|is a file, so that set.h5 cannot be)",
+    ):
         RUNS[run](folder, folder / "model.safetensors")
 
 

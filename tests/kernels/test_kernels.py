@@ -68,7 +68,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("degree", [3, 5])
 @pytest.mark.parametrize("name", ["conv", "edge_dot", "table_grad"])
 def test_first_and_second_derivatives_are_right(monkeypatch, home, name, degree):
-    monkeypatch.setattr(ops, "_home", lambda x: home)
+    monkeypatch.setattr(ops, "_home", lambda *_: home)
     graph = small_crystal()
     t = tensors(graph, degree, torch.float64)
     names = [k for k in t if not (k == "table" and name == "table_grad")]
@@ -92,7 +92,7 @@ def test_numba_equals_reference(monkeypatch, name, order, degree, dtype, bar):
     graph = small_crystal()
     found = []
     for home in (reference, cpu):
-        monkeypatch.setattr(ops, "_home", lambda x, home=home: home)
+        monkeypatch.setattr(ops, "_home", lambda *_, home=home: home)
         t = tensors(graph, degree, dtype)
         value = apply(name, graph, degree, order, t)
         first = torch.autograd.grad(value.square().sum(), list(t.values()), create_graph=True, allow_unused=True)
@@ -121,7 +121,7 @@ def test_results_do_not_depend_on_threads(monkeypatch):
 
 @pytest.mark.parametrize("home", [reference, cpu], ids=["reference", "numba"])
 def test_edges_beyond_the_cutoff_give_exactly_nothing_and_nan_stays_nan(monkeypatch, home):
-    monkeypatch.setattr(ops, "_home", lambda x: home)
+    monkeypatch.setattr(ops, "_home", lambda *_: home)
     graph = small_crystal()
     t = tensors(graph, 3, torch.float64)
     for d, wanted in ((CUTOFF, 0.0), (CUTOFF + 1, 0.0), (torch.inf, 0.0), (torch.nan, torch.nan)):
@@ -144,7 +144,7 @@ def count_calls(monkeypatch) -> list[tuple[str, int]]:
 
     for name in ("conv", "edge_dot", "table_grad"):
         monkeypatch.setattr(reference, name, counted(name, getattr(reference, name)))
-    monkeypatch.setattr(ops, "_home", lambda x: reference)
+    monkeypatch.setattr(ops, "_home", lambda *_: reference)
     return calls
 
 

@@ -42,7 +42,7 @@ WIDE = 37  # channels: two tiles, the second of them not full
 def _chosen(monkeypatch):
     """The kernels under test, also for tensors on the CPU."""
     if INTERPRETED:
-        monkeypatch.setattr(ops, "_home", lambda x: gpu)
+        monkeypatch.setattr(ops, "_home", lambda *_: gpu)
 
 
 def crystal_atom_and_chain() -> list[AtomGraph]:
@@ -95,7 +95,7 @@ def test_value_and_two_derivatives_equal_the_reference(monkeypatch, device, degr
     graph = collate(crystal_atom_and_chain()).to(device)
     t = tensors(graph, degree, n_features, dtype)
     found = conv_and_derivatives(graph, degree, t)
-    monkeypatch.setattr(ops, "_home", lambda x: reference)
+    monkeypatch.setattr(ops, "_home", lambda *_: reference)
     for a, b in zip(found, conv_and_derivatives(graph, degree, t), strict=True):
         assert (a - b).abs().max() <= bar * b.abs().max()
 
@@ -130,7 +130,7 @@ def test_a_potential_is_the_same_on_the_device(monkeypatch, device):
     graphs = crystal_atom_and_chain()
     graph, chain = collate(graphs), graphs[-1]
     with monkeypatch.context() as patch:
-        patch.setattr(ops, "_home", lambda x: reference)
+        patch.setattr(ops, "_home", lambda *_: reference)
         wanted, curvature = predict(potential, graph, native=False), hessian(potential, chain)
     potential = potential.to(device)
     found = predict(potential, graph.to(device), native=False)

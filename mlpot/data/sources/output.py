@@ -121,7 +121,7 @@ def _traj(path: Path) -> Writer:
 
 
 def _db(path: Path) -> Writer:
-    path.unlink()  # SQLite makes it
+    path.unlink(missing_ok=True)  # SQLite makes it
     table = ase.db.connect(str(path), type="db", append=False)
 
     def add(atoms: Atoms) -> None:
