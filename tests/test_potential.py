@@ -77,7 +77,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match="Unknown radial basis 'bessell'"):
         build_backbone("schnet", elements=(1,), radial="bessell")
     with pytest.raises(ValueError, match="Unknown envelope"):
-        build_backbone("egnn", envelope="step")
+        build_backbone("egnn", elements=(1,), envelope="step")
     with pytest.raises(ValueError, match="Unknown activation"):
         build_backbone("deepsets", activation="relu")
     with pytest.raises(TypeError, match="cutof"):
