@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 from ase import Atoms
 from ase.build import bulk, molecule
@@ -11,6 +13,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlpot.data.h5md import Reader
 from mlpot.data.sources.convert import convert
+
+
+def edit(path: Path, change: Callable[[h5py.File], object]) -> None:
+    """Change an HDF5 file in place."""
+    with h5py.File(path, "r+") as file:
+        change(file)
 
 
 def labeled(atoms: Atoms, seed: int, **info) -> Atoms:

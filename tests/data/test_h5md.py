@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from ase.build import molecule
-from frames import assert_same, labeled, mixed
+from frames import assert_same, edit, labeled, mixed
 from places import TESTS
 
 from mlpot.data.h5md import (
@@ -31,11 +31,6 @@ CARD = {"level": "PBE/def2-SVP", "licence": "MIT"}
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "set.h5"
-
-
-def edit(path, change) -> None:
-    with h5py.File(path, "r+") as file:
-        change(file)
 
 
 def test_every_frame_comes_back_in_its_order_to_the_bit(path):

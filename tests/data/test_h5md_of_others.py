@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ase import units
 from ase.build import bulk, molecule
-from frames import assert_same, labeled, mixed
+from frames import assert_same, edit, labeled, mixed
 
 from mlpot.data.h5md import KeysError, Reader, UnitsError, write
 from mlpot.data.unit_names import factor
@@ -19,11 +19,6 @@ CARD = {"level": "PBE/def2-SVP", "licence": "MIT"}
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "set.h5"
-
-
-def edit(path, change) -> None:
-    with h5py.File(path, "r+") as file:
-        change(file)
 
 
 def test_unit_names_of_h5md_ase_and_papers():
