@@ -24,7 +24,7 @@ from mlpot.kernels.simd import bare, compiled, wait_for_all
 
 
 @bare
-def _value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+def _value(begin, end, s, plan, room):
     kind = s[KIND]
     if kind == LINEAR:
         linear.value(begin, end, s, plan, room)
@@ -41,7 +41,7 @@ def _value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
 
 
 @bare
-def _adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+def _adjoint(begin, end, s, plan, room):
     kind = s[KIND]
     if s[STATIC] or kind == EDGE_NETWORK:
         return
@@ -58,7 +58,7 @@ def _adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
 
 
 @bare
-def _tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+def _tangent(begin, end, s, plan, room):
     kind = s[KIND]
     if s[STATIC] or kind in (EMBEDDING, READOUT, EDGE_COLLECT):
         return
@@ -73,7 +73,7 @@ def _tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
 
 
 @bare
-def _both_adjoints(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-def]
+def _both_adjoints(begin, end, s, plan, room, w_bar):
     kind = s[KIND]
     if kind == EDGE_NETWORK:
         return
@@ -94,7 +94,7 @@ def _both_adjoints(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped
 
 
 @bare
-def _clear(array, begin, end, plan, n_atoms, segment, back, is_sum):  # type: ignore[no-untyped-def]
+def _clear(array, begin, end, plan, n_atoms, segment, back, is_sum):
     """Zeros for some atoms in the arrays that a segment, or the sum that it begins with, is the first to touch."""
     base = 0
     for k in range(len(plan.rows)):
@@ -105,13 +105,13 @@ def _clear(array, begin, end, plan, n_atoms, segment, back, is_sum):  # type: ig
 
 
 @bare
-def _meet(counter, n_threads):  # type: ignore[no-untyped-def]
+def _meet(counter, n_threads):
     if n_threads > 1:
         wait_for_all(counter, n_threads)
 
 
 @compiled
-def energies(first, last, n_threads, counter, parts, plan, room, near, around, answer):  # type: ignore[no-untyped-def]
+def energies(first, last, n_threads, counter, parts, plan, room, near, around, answer):
     """b, energies, forces and virials of atoms and ∂E/∂r of all edges, for the parts first ≤ p < last."""
     room.b[parts[first] : parts[last]] = 0
     near.gradient[near.row_ptr[parts[first]] : near.row_ptr[parts[last]]] = 0
@@ -140,7 +140,7 @@ def energies(first, last, n_threads, counter, parts, plan, room, near, around, a
 
 
 @bare
-def _forward(begin, end, n, place, plan, room, near):  # type: ignore[no-untyped-def]
+def _forward(begin, end, n, place, plan, room, near):
     """A segment of the way forward for the atoms of a part; edges work at a place that this thread has."""
     k, stop = plan.segments[n]
     _clear(room.values, begin, end, plan, room.n_atoms, n, 0, 1)
@@ -157,7 +157,7 @@ def _forward(begin, end, n, place, plan, room, near):  # type: ignore[no-untyped
 
 
 @bare
-def _back(begin, end, n, place, plan, room, near):  # type: ignore[no-untyped-def]
+def _back(begin, end, n, place, plan, room, near):
     """A segment of the way back to the forces."""
     k, stop = plan.segments_back[n]
     _clear(room.adjoints, begin, end, plan, room.n_atoms, n, 1, 1)
@@ -176,7 +176,7 @@ def _back(begin, end, n, place, plan, room, near):  # type: ignore[no-untyped-de
 
 
 @compiled
-def totals(batch, energy, virial, energies, virials):  # type: ignore[no-untyped-def]
+def totals(batch, energy, virial, energies, virials):
     """Energies and virials of the graphs from those of their atoms."""
     energies[:] = 0
     virials[:] = 0
@@ -188,7 +188,7 @@ def totals(batch, energy, virial, energies, virials):  # type: ignore[no-untyped
 
 
 @compiled
-def loss_gradient(first, last, n_threads, counter, groups, parts, plan, room, near, forces, virials, w_bar):  # type: ignore[no-untyped-def]
+def loss_gradient(first, last, n_threads, counter, groups, parts, plan, room, near, forces, virials, w_bar):
     """The tangents, and the adjoints of the loss, for groups of parts: first ≤ g < last.
 
     w_bar (n_groups, n_weights) but for the matrices of `Linear`. Without rows in it the tangents alone, of a
@@ -217,7 +217,7 @@ def loss_gradient(first, last, n_threads, counter, groups, parts, plan, room, ne
 
 
 @bare
-def _tangents(begin, end, n, place, plan, room, near):  # type: ignore[no-untyped-def]
+def _tangents(begin, end, n, place, plan, room, near):
     """A segment of the way forward of the tangents."""
     k, stop = plan.segments[n]
     _clear(room.dots, begin, end, plan, room.n_atoms, n, 0, 1)
@@ -234,7 +234,7 @@ def _tangents(begin, end, n, place, plan, room, near):  # type: ignore[no-untype
 
 
 @bare
-def _gradients(begin, end, n, place, plan, room, near, w_bar):  # type: ignore[no-untyped-def]
+def _gradients(begin, end, n, place, plan, room, near, w_bar):
     """A segment of the way back of the loss."""
     k, stop = plan.segments_back[n]
     _clear(room.backs, begin, end, plan, room.n_atoms, n, 1, 1)

@@ -14,7 +14,7 @@ BASIS_NUMBERS: dict[type, int] = {GaussianBasis: GAUSSIAN, BesselBasis: BESSEL, 
 
 
 @bare
-def basis(number, order, one, other, weights, at, n, s, array, out0):  # type: ignore[no-untyped-def]
+def basis(number, order, one, other, weights, at, n, s, array, out0):
     """e_k(s), e_k′(s) or e_k″(s) for n places; the constants are those of `radial.Basis`."""
     apart()
     kind, places, out = array.dtype.type, weights[at : at + n], array[out0 : out0 + n]
@@ -53,7 +53,7 @@ def basis(number, order, one, other, weights, at, n, s, array, out0):  # type: i
 
 
 @bare
-def envelope(x, exponent):  # type: ignore[no-untyped-def]
+def envelope(x, exponent):
     """u and du/dx at x = d/cutoff: the polynomial of that exponent, or the cosine if it is zero."""
     if x >= 1:
         return 0.0, 0.0
@@ -67,7 +67,7 @@ def envelope(x, exponent):  # type: ignore[no-untyped-def]
 
 
 @bare
-def activate(number, order, x, x0, n, out, f0, slope0, curvature0):  # type: ignore[no-untyped-def]
+def activate(number, order, x, x0, n, out, f0, slope0, curvature0):
     """φ of n numbers at x0 to f0, φ′ to slope0 if the order is one, and φ″ to curvature0 if it is two."""
     apart()
     one = x.dtype.type(1)
@@ -96,7 +96,7 @@ def activate(number, order, x, x0, n, out, f0, slope0, curvature0):  # type: ign
 
 
 @bare
-def times(array, a0, b0, n, out0):  # type: ignore[no-untyped-def]
+def times(array, a0, b0, n, out0):
     """array[out0:] ← array[a0:] ∘ array[b0:], n numbers."""
     apart()
     a, b, out = array[a0 : a0 + n], array[b0 : b0 + n], array[out0 : out0 + n]
@@ -105,7 +105,7 @@ def times(array, a0, b0, n, out0):  # type: ignore[no-untyped-def]
 
 
 @bare
-def scale(array, a0, b0, n):  # type: ignore[no-untyped-def]
+def scale(array, a0, b0, n):
     """array[a0:] ← array[a0:] ∘ array[b0:], n numbers."""
     apart()
     a, b = array[a0 : a0 + n], array[b0 : b0 + n]
@@ -114,7 +114,7 @@ def scale(array, a0, b0, n):  # type: ignore[no-untyped-def]
 
 
 @bare
-def turn(array, bar0, of_g0, n, slope0, curvature0, dot0):  # type: ignore[no-untyped-def]
+def turn(array, bar0, of_g0, n, slope0, curvature0, dot0):
     """Both adjoints through an activation: B ← B φ′ + G φ″ ẋ, G ← G φ′."""
     apart()
     bar, of_g, slope = array[bar0 : bar0 + n], array[of_g0 : of_g0 + n], array[slope0 : slope0 + n]

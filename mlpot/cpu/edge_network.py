@@ -18,7 +18,7 @@ from mlpot.kernels.simd import bare
 
 
 @bare
-def value(begin, end, place, s, plan, room, near):  # type: ignore[no-untyped-def]
+def value(begin, end, place, s, plan, room, near):
     """y_i += Σ_j u g m, and steps −Σ_j u t R."""
     q, out, target = walk_of(begin, place, s, plan, room, near), room.values, s[TARGET] * room.n_atoms + s[WRITE]
     one, width, net = q.single, q.net[t.WIDTH], q.net
@@ -35,7 +35,7 @@ def value(begin, end, place, s, plan, room, near):  # type: ignore[no-untyped-de
 
 
 @bare
-def tangent(begin, end, place, s, plan, room, near):  # type: ignore[no-untyped-def]
+def tangent(begin, end, place, s, plan, room, near):
     """ẏ_i += Σ_j (u̇ g + u ġ) m + u g ṁ, and −Σ_j (u̇ t + u ṫ) R + u t Ṙ."""
     q, out, target = walk_of(begin, place, s, plan, room, near), room.dots, s[TARGET] * room.n_atoms + s[WRITE]
     one, width, net, unit = q.single, q.net[t.WIDTH], q.net, room.dots.dtype.type(1)
@@ -62,7 +62,7 @@ def tangent(begin, end, place, s, plan, room, near):  # type: ignore[no-untyped-
 
 
 @bare
-def adjoint(begin, end, place, s, plan, room, near):  # type: ignore[no-untyped-def]
+def adjoint(begin, end, place, s, plan, room, near):
     """The first walk back: ā_i += Σ_j z̄, and z̄, R̄ and ū u′ of each edge into their arrays."""
     q, g, target = walk_of(begin, place, s, plan, room, near), room.adjoints, s[TARGET] * room.n_atoms + s[WRITE]
     for start in range(0, len(q.edge), TILE):
@@ -75,12 +75,12 @@ def adjoint(begin, end, place, s, plan, room, near):  # type: ignore[no-untyped-
 
 
 @bare
-def _dot3(a, a0, b, b0):  # type: ignore[no-untyped-def]
+def _dot3(a, a0, b, b0):
     return a[a0] * b[b0] + a[a0 + 1] * b[b0 + 1] + a[a0 + 2] * b[b0 + 2]
 
 
 @bare
-def _from_sums(start, n, q, g_, target, target_row):  # type: ignore[no-untyped-def]
+def _from_sums(start, n, q, g_, target, target_row):
     """m̄ and x̄ from ȳ and δ̄; ū u′ stands in u̇, and R̄ begins with −u t δ̄."""
     apart()
     one, work, net, weights, width = q.single, q.work, q.net, q.weights, q.net[t.WIDTH]
@@ -110,7 +110,7 @@ def _from_sums(start, n, q, g_, target, target_row):  # type: ignore[no-untyped-
 
 
 @bare
-def _through_layers(n, q):  # type: ignore[no-untyped-def]
+def _through_layers(n, q):
     """From m̄ and x̄ to z̄, which stands in the slot of f̄, and to R̄; without displacements s̄ joins ū u′."""
     apart()
     rows, net, work, weights, width, one = filled_up(n), q.net, q.work, q.weights, q.net[t.WIDTH], q.single
@@ -139,7 +139,7 @@ def _through_layers(n, q):  # type: ignore[no-untyped-def]
 
 
 @bare
-def _leave(start, n, q, array, reads, edge_bars, edge_moves):  # type: ignore[no-untyped-def]
+def _leave(start, n, q, array, reads, edge_bars, edge_moves):
     """ā_i += z̄ in an array if its adjoint is wanted; z̄ and R̄ at the places of the edges in the list."""
     apart()
     unit, width, parity = array.dtype.type(1), q.net[t.WIDTH], q.net[t.PARITY]
@@ -154,7 +154,7 @@ def _leave(start, n, q, array, reads, edge_bars, edge_moves):  # type: ignore[no
 
 
 @bare
-def _to_vectors(start, n, q, gradient):  # type: ignore[no-untyped-def]
+def _to_vectors(start, n, q, gradient):
     """∂E/∂r += R̄ + ū u′ r/d, of what edges give to their centers."""
     for k in range(n):
         own, along = gradient[q.edge[start + k]], q.single[t.U_DOT * TILE + k]
@@ -163,7 +163,7 @@ def _to_vectors(start, n, q, gradient):  # type: ignore[no-untyped-def]
 
 
 @bare
-def collect(begin, end, s, plan, room, near, array, reads):  # type: ignore[no-untyped-def]
+def collect(begin, end, s, plan, room, near, array, reads):
     """The second walk back: b̄_j += Σ_i z̄, and D̄_j += Σ_i R̄ − its own, if they are wanted."""
     net, unit = plan.lists[s[LISTS] :], array.dtype.type(1)
     width, parity, first = net[t.WIDTH], net[t.PARITY], near.row_ptr[begin]
@@ -180,7 +180,7 @@ def collect(begin, end, s, plan, room, near, array, reads):  # type: ignore[no-u
 
 
 @bare
-def both_adjoints(begin, end, place, s, plan, room, near, w_bar):  # type: ignore[no-untyped-def]
+def both_adjoints(begin, end, place, s, plan, room, near, w_bar):
     """The first walk back of training, and the gradients of the weights."""
     q, target = walk_of(begin, place, s, plan, room, near), s[TARGET] * room.n_atoms + s[WRITE]
     for start in range(0, len(q.edge), TILE):
@@ -195,7 +195,7 @@ def both_adjoints(begin, end, place, s, plan, room, near, w_bar):  # type: ignor
 
 
 @bare
-def _both_from_sums(start, n, q, back, g_, target, target_row):  # type: ignore[no-untyped-def]
+def _both_from_sums(start, n, q, back, g_, target, target_row):
     """Both adjoints of m and x from those of the sums and steps."""
     apart()
     one, work, net, weights, width = q.single, q.work, q.net, q.weights, q.net[t.WIDTH]
@@ -224,7 +224,7 @@ def _both_from_sums(start, n, q, back, g_, target, target_row):  # type: ignore[
 
 
 @bare
-def _both_from_step(k, rows, y0, q, back, g_):  # type: ignore[no-untyped-def]
+def _both_from_step(k, rows, y0, q, back, g_):
     """Both adjoints of x and the first part of R̄, from those of the steps at y0."""
     one, work, net, width, kind = q.single, q.work, q.net, q.net[t.WIDTH], q.work.dtype.type
     u, u_dot, step, r_dot = one[t.U * TILE + k], one[t.U_DOT * TILE + k], one[t.T * TILE + k], t.R_DOT * TILE + k
@@ -244,7 +244,7 @@ def _both_from_step(k, rows, y0, q, back, g_):  # type: ignore[no-untyped-def]
 
 
 @bare
-def _both_through_layers(n, q):  # type: ignore[no-untyped-def]
+def _both_through_layers(n, q):
     """As `_through_layers` for both adjoints; s̄ only where atoms are displaced."""
     apart()
     rows, net, work, weights, width = filled_up(n), q.net, q.work, q.weights, q.net[t.WIDTH]
@@ -267,7 +267,7 @@ def _both_through_layers(n, q):  # type: ignore[no-untyped-def]
 
 
 @bare
-def _both_through_length(n, rows, q, bars):  # type: ignore[no-untyped-def]
+def _both_through_length(n, rows, q, bars):
     """R̄ += s̄ R/s and what the tangents add: with G the adjoint of ṡ, G (Ṙ/s − ṡ R/s²)."""
     one, n_radial, r = q.single, q.net[t.RADIAL], q.xyz
     slopes, curvatures = q.e[4 * TILE * n_radial :], q.e[5 * TILE * n_radial :]
@@ -285,7 +285,7 @@ def _both_through_length(n, rows, q, bars):  # type: ignore[no-untyped-def]
 
 
 @bare
-def _to_weights(n, q, w_bar):  # type: ignore[no-untyped-def]
+def _to_weights(n, q, w_bar):
     """What a tile of edges gives to the gradients."""
     apart()
     rows, net, work, width, one, unit = filled_up(n), q.net, q.work, q.net[t.WIDTH], q.single, w_bar.dtype.type(1)

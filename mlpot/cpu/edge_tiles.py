@@ -64,7 +64,7 @@ class Walk(NamedTuple):
 
 
 @bare
-def walk_of(begin, place, s, plan, room, near):  # type: ignore[no-untyped-def]
+def walk_of(begin, place, s, plan, room, near):
     """Of the part that begins with an atom, with the work at a place."""
     apart()
     net, numbers = plan.lists[s[LISTS] :], plan.numbers[s[KAPPA] :]
@@ -109,7 +109,7 @@ def n_work(width: int, radial: int) -> int:
 
 
 @bare
-def lay(begin, end, near):  # type: ignore[no-untyped-def]
+def lay(begin, end, near):
     """The edges of a part within the cutoff, each from its center: those of pairs stand for two."""
     n = near.row_ptr[begin]
     for i in range(begin, end):
@@ -129,7 +129,7 @@ def lay(begin, end, near):  # type: ignore[no-untyped-def]
 
 
 @bare
-def move(begin, forces, virials, near):  # type: ignore[no-untyped-def]
+def move(begin, forces, virials, near):
     """How the edges of a part move as atoms move by −F̄ and strain by W̄, see `outer.move`."""
     for n in range(near.row_ptr[begin], near.row_ptr[begin] + near.n_near[begin]):
         i, u, along = near.center[n], near.seen[n], 0.0
@@ -143,13 +143,13 @@ def move(begin, forces, virials, near):  # type: ignore[no-untyped-def]
 
 
 @bare
-def filled_up(n):  # type: ignore[no-untyped-def]
+def filled_up(n):
     """n in whole groups of rows."""
     return (n + ROWS - 1) // ROWS * ROWS
 
 
 @bare
-def copy(a, a0, n, out, out0):  # type: ignore[no-untyped-def]
+def copy(a, a0, n, out, out0):
     """out[out0:] ← a[a0:], n numbers."""
     one, other = a[a0 : a0 + n], out[out0 : out0 + n]
     for k in range(n):
@@ -157,7 +157,7 @@ def copy(a, a0, n, out, out0):  # type: ignore[no-untyped-def]
 
 
 @bare
-def clear(a, a0, n):  # type: ignore[no-untyped-def]
+def clear(a, a0, n):
     """a[a0:] ← 0, n numbers."""
     own = a[a0 : a0 + n]
     for k in range(n):
@@ -165,7 +165,7 @@ def clear(a, a0, n):  # type: ignore[no-untyped-def]
 
 
 @bare
-def ends(array, source, source_row, center, edge, neighbor, start, n, width, out, out0):  # type: ignore[no-untyped-def]
+def ends(array, source, source_row, center, edge, neighbor, start, n, width, out, out0):
     """out[out0:] ← a_i + b_j of an array for n edges, and zeros up to whole groups."""
     apart()
     for k in range(n):
@@ -178,7 +178,7 @@ def ends(array, source, source_row, center, edge, neighbor, start, n, width, out
 
 
 @bare
-def measure(start, n, q):  # type: ignore[no-untyped-def]
+def measure(start, n, q):
     """R, s, u and its slope of a tile of edges."""
     kind, one, r, numbers = q.work.dtype.type, q.single, q.xyz, q.numbers
     for k in range(n):
@@ -200,7 +200,7 @@ def measure(start, n, q):  # type: ignore[no-untyped-def]
 
 
 @bare
-def radial(order, n, e0, q):  # type: ignore[no-untyped-def]
+def radial(order, n, e0, q):
     """e of a tile of edges, or a derivative, from the row e0 on; zeros up to whole groups."""
     width, net = q.net[RADIAL], q.net
     for k in range(n):
@@ -211,7 +211,7 @@ def radial(order, n, e0, q):  # type: ignore[no-untyped-def]
 
 
 @bare
-def place_of(number, start, q):  # type: ignore[no-untyped-def]
+def place_of(number, start, q):
     """Where z, y or x of a tile of edges begins among what is kept, or in `work`."""
     width = q.net[WIDTH]
     if len(q.tape) == 0:
@@ -221,7 +221,7 @@ def place_of(number, start, q):  # type: ignore[no-untyped-def]
 
 
 @bare
-def forward(start, n, q, z, z0, y0, x0):  # type: ignore[no-untyped-def]
+def forward(start, n, q, z, z0, y0, x0):
     """z, y and x of a tile of edges that was measured, in an array at z0, y0 and x0, and φ of them in `work`."""
     apart()
     net, weights, work, width = q.net, q.weights, q.work, q.net[WIDTH]
@@ -246,7 +246,7 @@ def forward(start, n, q, z, z0, y0, x0):  # type: ignore[no-untyped-def]
 
 
 @bare
-def gates(n, one, net, weights, work):  # type: ignore[no-untyped-def]
+def gates(n, one, net, weights, work):
     """g and t of a tile of edges from m and φ(x)."""
     width, area, unit = net[WIDTH], TILE * net[WIDTH], work.dtype.type(1)
     for k in range(n):
@@ -259,7 +259,7 @@ def gates(n, one, net, weights, work):  # type: ignore[no-untyped-def]
 
 
 @bare
-def through(start, n, q):  # type: ignore[no-untyped-def]
+def through(start, n, q):
     """`measure` and `forward` of a tile of edges."""
     measure(start, n, q)
     z0, y0, x0 = place_of(Z, start, q), place_of(Y, start, q), place_of(X, start, q)
@@ -270,7 +270,7 @@ def through(start, n, q):  # type: ignore[no-untyped-def]
 
 
 @bare
-def again(order, start, n, q):  # type: ignore[no-untyped-def]
+def again(order, start, n, q):
     """What `through` finds, from what was kept if it was, with derivatives of the activations to an order."""
     apart()
     if len(q.tape):
@@ -291,7 +291,7 @@ def again(order, start, n, q):  # type: ignore[no-untyped-def]
 
 
 @bare
-def measure_dots(start, n, q):  # type: ignore[no-untyped-def]
+def measure_dots(start, n, q):
     """Ṙ, ṡ and u̇ of a tile of edges that was measured."""
     kind, one, r, r_dot = q.work.dtype.type, q.single, q.xyz, q.xyz[R_DOT * 3 * TILE :]
     for k in range(n):
@@ -311,7 +311,7 @@ def measure_dots(start, n, q):  # type: ignore[no-untyped-def]
 
 
 @bare
-def tangents(start, n, q):  # type: ignore[no-untyped-def]
+def tangents(start, n, q):
     """The tangents of a tile of edges for which `again` was called; those of φ behind its values."""
     apart()
     net, weights, work, width, one = q.net, q.weights, q.work, q.net[WIDTH], q.single

@@ -159,7 +159,7 @@ def intrinsics(names: tuple[str, ...], plain: Plain, general: Body) -> tuple[Any
 
 def _intrinsic(write: Callable[[Flat], None]) -> Any:
     @intrinsic  # type: ignore[misc]
-    def run(typing, t, arrays, k):  # type: ignore[no-untyped-def]
+    def run(typing, t, arrays, k):
         return types.void(t, arrays, k), _void(write)
 
     return run

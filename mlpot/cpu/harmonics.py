@@ -11,7 +11,7 @@ _A, _B = float(np.sqrt(35 / 8)), float(np.sqrt(21 / 8))
 
 
 @bare
-def harmonics(x, y, z, out):  # type: ignore[no-untyped-def]
+def harmonics(x, y, z, out):
     """The 16 values."""
     t = out.dtype.type
     xx, yy, zz = x * x, y * y, z * z
@@ -25,7 +25,7 @@ def harmonics(x, y, z, out):  # type: ignore[no-untyped-def]
 
 
 @bare
-def pull_back(x, y, z, bars):  # type: ignore[no-untyped-def]
+def pull_back(x, y, z, bars):
     """Σ_b bars_b ∂Y_b/∂u at u = (x, y, z), three numbers."""
     t = bars.dtype.type
     xx, yy, zz = x * x, y * y, z * z
@@ -45,7 +45,7 @@ def pull_back(x, y, z, bars):  # type: ignore[no-untyped-def]
 
 
 @bare
-def tangents(x, y, z, dx, dy, dz, out):  # type: ignore[no-untyped-def]
+def tangents(x, y, z, dx, dy, dz, out):
     """The 16 derivatives along du = (dx, dy, dz)."""
     t = out.dtype.type
     xx, yy, zz = x * x, y * y, z * z

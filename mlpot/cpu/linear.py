@@ -32,7 +32,7 @@ Array = np.ndarray
 
 
 @bare
-def _rows(begin, end, s, lists, at, z, room, xs, ys):  # type: ignore[no-untyped-def]
+def _rows(begin, end, s, lists, at, z, room, xs, ys):
     """The places of the rows that one matrix takes, for atoms of element z, or all if z < 0; how many."""
     n = 0
     for i in range(begin, end):
@@ -46,7 +46,7 @@ def _rows(begin, end, s, lists, at, z, room, xs, ys):  # type: ignore[no-untyped
 
 
 @bare
-def _through(begin, end, s, plan, room, x, y, back):  # type: ignore[no-untyped-def]
+def _through(begin, end, s, plan, room, x, y, back):
     """y += x W, or x += y Wᵀ if back."""
     lists, width = plan.lists, s[PANEL]
     at = s[LISTS] + 1
@@ -65,7 +65,7 @@ def _through(begin, end, s, plan, room, x, y, back):  # type: ignore[no-untyped-
 
 
 @bare
-def value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+def value(begin, end, s, plan, room):
     """y += x W + b."""
     _through(begin, end, s, plan, room, room.values, room.values, False)
     if s[BIAS] < 0:
@@ -77,19 +77,19 @@ def value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
 
 
 @bare
-def tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+def tangent(begin, end, s, plan, room):
     """ẏ += ẋ W."""
     _through(begin, end, s, plan, room, room.dots, room.dots, False)
 
 
 @bare
-def adjoint(begin, end, s, plan, room, array):  # type: ignore[no-untyped-def]
+def adjoint(begin, end, s, plan, room, array):
     """x̄ += ȳ Wᵀ in an array of adjoints."""
     _through(begin, end, s, plan, room, array, array, True)
 
 
 @bare
-def bias_back(begin, end, s, room, w_bar):  # type: ignore[no-untyped-def]
+def bias_back(begin, end, s, room, w_bar):
     """b̄ += ȳ; the gradients of matrices are products of whole arrays, see `training`."""
     if s[BIAS] < 0:
         return

@@ -57,7 +57,7 @@ class Work(NamedTuple):
 
 
 @expanded
-def _work(begin, end, s, room, near):  # type: ignore[no-untyped-def]
+def _work(begin, end, s, room, near):
     """Room for the atom with the most edges."""
     most, like = EDGES, room.values
     for i in range(begin, end):
@@ -71,7 +71,7 @@ def _work(begin, end, s, room, near):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _factors(first, last, s, plan, harmonics, g):  # type: ignore[no-untyped-def]
+def _factors(first, last, s, plan, harmonics, g):
     """κ_u Y_b of some edges, and of those that fill up the last few, or its motion."""
     n_u, kappa, lists = s[N_FACTORS], s[KAPPA], s[LISTS]
     for e in range(first, last + (first - last) % EDGES if n_u else first):
@@ -80,7 +80,7 @@ def _factors(first, last, s, plan, harmonics, g):  # type: ignore[no-untyped-def
 
 
 @inlined
-def _radial(e, outs, s, plan, near, t):  # type: ignore[no-untyped-def]
+def _radial(e, outs, s, plan, near, t):
     """Writes T or T′ or both of all paths for a few edges, where `_place` says."""
     n = len(near.other)
     interpolate(
@@ -100,13 +100,13 @@ def _radial(e, outs, s, plan, near, t):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _place(e, s, near):  # type: ignore[no-untyped-def]
+def _place(e, s, near):
     """Where T of edge e begins."""
     return (s[CACHED] * len(near.other) + e * s[N_ROWS]) * 2 if len(near.radial) else 0
 
 
 @inlined
-def _places(i, e, first, at, pair, source, target, s, plan, room, near):  # type: ignore[no-untyped-def]
+def _places(i, e, first, at, pair, source, target, s, plan, room, near):
     """The integers of `edge_writer.PLACES` for the group at some place of the list.
 
     Of the rows the source is that of values and x̄, the target that of sums and ȳ.
@@ -141,13 +141,13 @@ def _places(i, e, first, at, pair, source, target, s, plan, room, near):  # type
 
 
 @inlined
-def _table(plan, near):  # type: ignore[no-untyped-def]
+def _table(plan, near):
     """The arrays of `edge_writer.TABLE`."""
     return near.coefficients, plan.weights, near.knots
 
 
 @bare
-def value(begin, end, s, plan, room, near):  # type: ignore[no-untyped-def]
+def value(begin, end, s, plan, room, near):
     """y_i += Σ_j T ∘ Z x_j."""
     work, is_kept, lists = _work(begin, end, s, room, near), len(near.radial) > 0, plan.lists
     t, own = near.radial if is_kept else work.radial, (room.values, room.values, near.other, work.g, lists)
@@ -174,7 +174,7 @@ def value(begin, end, s, plan, room, near):  # type: ignore[no-untyped-def]
 
 
 @bare
-def tangent(begin, end, s, plan, room, near):  # type: ignore[no-untyped-def]
+def tangent(begin, end, s, plan, room, near):
     """ẏ_i += Σ_j T ∘ (Z ẋ_j + Ż x_j) + ḋ T′ ∘ Z x_j."""
     work, is_kept, lists = _work(begin, end, s, room, near), len(near.radial) > 0, plan.lists
     t = near.radial if is_kept else work.radial
@@ -204,7 +204,7 @@ def tangent(begin, end, s, plan, room, near):  # type: ignore[no-untyped-def]
 
 
 @bare
-def adjoint(begin, end, s, plan, room, near):  # type: ignore[no-untyped-def]
+def adjoint(begin, end, s, plan, room, near):
     """x̄_j += Σ_i Zᵀ (T ∘ ȳ_i), and ∂E/∂d and ∂E/∂Y of the edges: of what i gives to j, and of both for pairs."""
     work, is_kept, lists = _work(begin, end, s, room, near), len(near.radial) > 0, plan.lists
     t = near.radial if is_kept else work.radial
@@ -236,7 +236,7 @@ def adjoint(begin, end, s, plan, room, near):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _to_harmonics(e, last, s, plan, near, lanes):  # type: ignore[no-untyped-def]
+def _to_harmonics(e, last, s, plan, near, lanes):
     """Adds up the adjoints of the factors of a few edges, which stand in lanes."""
     kappa, n_u = s[KAPPA], s[N_FACTORS]
     for n in range(min(EDGES, last - e) if n_u else 0):
@@ -246,7 +246,7 @@ def _to_harmonics(e, last, s, plan, near, lanes):  # type: ignore[no-untyped-def
 
 
 @bare
-def both_adjoints(begin, end, s, plan, room, near, w_bar):  # type: ignore[no-untyped-def]
+def both_adjoints(begin, end, s, plan, room, near, w_bar):
     """x̄_j += Σ_i Zᵀ (T ∘ ȳ + ḋ T′ ∘ g) + Żᵀ (T ∘ g), and what the edges give to the table."""
     work, is_kept, lists = _work(begin, end, s, room, near), len(near.radial) > 0, plan.lists
     t = near.radial if is_kept else work.radial
@@ -280,7 +280,7 @@ def both_adjoints(begin, end, s, plan, room, near, w_bar):  # type: ignore[no-un
 
 
 @inlined
-def _to_table(e, last, s, near, bars, w_bar):  # type: ignore[no-untyped-def]
+def _to_table(e, last, s, near, bars, w_bar):
     """What a few edges give to the rows that they read."""
     n, width = len(near.other), s[N_ROWS]
     for k in range(e, min(e + EDGES, last)):

@@ -45,7 +45,7 @@ class Answer(NamedTuple):
 
 
 @bare
-def seed(begin, end, outer, room, near, answer):  # type: ignore[no-untyped-def]
+def seed(begin, end, outer, room, near, answer):
     """The coordination of the atoms of a part, and ∂E/∂b."""
     coordination = answer.coordination
     coordination[begin:end] = 0
@@ -63,7 +63,7 @@ def seed(begin, end, outer, room, near, answer):  # type: ignore[no-untyped-def]
 
 
 @bare
-def energies(begin, end, outer, room, answer):  # type: ignore[no-untyped-def]
+def energies(begin, end, outer, room, answer):
     """The energies of some atoms but for nuclei, and their derivative by the coordination."""
     for i in range(begin, end):
         scale, shift, isolated, _, reference, low, high = outer.per_element[room.kind[i]]
@@ -76,7 +76,7 @@ def energies(begin, end, outer, room, answer):  # type: ignore[no-untyped-def]
 
 
 @bare
-def to_vectors(begin, end, plan, near):  # type: ignore[no-untyped-def]
+def to_vectors(begin, end, plan, near):
     """∂E/∂r of the edges that some atoms take, from distances and harmonics."""
     t_ = near.by_harmonic.dtype.type
     for i in range(begin, end):
@@ -94,7 +94,7 @@ def to_vectors(begin, end, plan, near):  # type: ignore[no-untyped-def]
 
 
 @bare
-def forces(begin, end, outer, room, near, answer):  # type: ignore[no-untyped-def]
+def forces(begin, end, outer, room, near, answer):
     """Forces and virials of the atoms of a part, and the energy of nuclei."""
     answer.forces[begin:end] = 0
     answer.virial[begin:end] = 0
@@ -105,7 +105,7 @@ def forces(begin, end, outer, room, near, answer):  # type: ignore[no-untyped-de
 
 
 @inlined
-def _forces_of_edge(i, e, pair, outer, room, near, answer):  # type: ignore[no-untyped-def]
+def _forces_of_edge(i, e, pair, outer, room, near, answer):
     """An edge pulls at its center, and that of a pair at both atoms."""
     by_atom, cutoff = answer.by_coordination, outer.cutoff
     j, edge, u, d = near.other[e], near.original[e], near.exact[e, 2:], near.exact[e, 0]
@@ -135,7 +135,7 @@ def _forces_of_edge(i, e, pair, outer, room, near, answer):  # type: ignore[no-u
 
 
 @bare
-def find(begin, end, plan, outer, room, near):  # type: ignore[no-untyped-def]
+def find(begin, end, plan, outer, room, near):
     """The edges within the cutoff that the atoms of a part take; the list may go beyond it.
 
     First come edges to other parts, and to images of the atom, then those of pairs within the part. One of two
@@ -157,7 +157,7 @@ def find(begin, end, plan, outer, room, near):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _measure(i, j, listed, e, plan, outer, room, near):  # type: ignore[no-untyped-def]
+def _measure(i, j, listed, e, plan, outer, room, near):
     """Writes an edge unless it is beyond the cutoff; how many were written."""
     r, cutoff = near.positions, plan.cutoff
     x, y, z = r[j, 0] - r[i, 0], r[j, 1] - r[i, 1], r[j, 2] - r[i, 2]
@@ -181,7 +181,7 @@ def _measure(i, j, listed, e, plan, outer, room, near):  # type: ignore[no-untyp
 
 
 @inlined
-def _lay(e, grid, d, plan, near):  # type: ignore[no-untyped-def]
+def _lay(e, grid, d, plan, near):
     """The knot of an edge on a grid, and the coefficients of the rows that it reads."""
     n, n_c, polynomials = len(near.other), plan.grids[grid, 1], plan.polynomials[grid]
     place, at = d * plan.per_length[grid], grid * n + e
@@ -198,7 +198,7 @@ def _lay(e, grid, d, plan, near):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _fill(i, e, plan, near):  # type: ignore[no-untyped-def]
+def _fill(i, e, plan, near):
     """An edge of an atom to itself that reads nothing."""
     n = len(near.other)
     near.other[e], near.by_distance[e] = i, 0
@@ -210,7 +210,7 @@ def _fill(i, e, plan, near):  # type: ignore[no-untyped-def]
 
 
 @bare
-def move(begin, end, forces, virials, plan, near):  # type: ignore[no-untyped-def]
+def move(begin, end, forces, virials, plan, near):
     """How distances and harmonics change as the atoms move by −F̄ and strain by W̄, see `stages.run`.
 
     Both by atom: forces (n_atoms, 3), virials (n_atoms, 3, 3), the gradients of the loss.

@@ -8,7 +8,7 @@ from mlpot.kernels.simd import compiled
 
 
 @compiled
-def _pack(matrices, rows, columns, sizes, panel, out):  # type: ignore[no-untyped-def]
+def _pack(matrices, rows, columns, sizes, panel, out):
     """Panels of n matrices (n_in, n_out), rows and columns so far apart, with zeros up to whole panels."""
     n, n_in, n_out, wide = sizes
     to = 0

@@ -110,12 +110,12 @@ class Near(NamedTuple):
 
 
 @bare
-def source_of(n, s, room):  # type: ignore[no-untyped-def]
+def source_of(n, s, room):
     """Where that begins in the arena which step s reads of atom n."""
     return s[SOURCE] * room.n_atoms + n * s[SOURCE_ROW] + s[READ]
 
 
 @bare
-def target_of(n, s, room):  # type: ignore[no-untyped-def]
+def target_of(n, s, room):
     """Where that begins which step s adds to."""
     return s[TARGET] * room.n_atoms + n * s[TARGET_ROW] + s[WRITE]

@@ -27,12 +27,12 @@ NUMBERS = {"silu": SILU, "ssp": SSP, "sigmoid": SIGMOID, "tanh": TANH, "root": R
 
 
 @bare
-def _sigmoid(x, one):  # type: ignore[no-untyped-def]
+def _sigmoid(x, one):
     return one / (one + exp(-x))
 
 
 @bare
-def _function(number, x, out, n):  # type: ignore[no-untyped-def]
+def _function(number, x, out, n):
     """f of n numbers."""
     one, two = out.dtype.type(1), out.dtype.type(2)
     if number == SILU:
@@ -53,7 +53,7 @@ def _function(number, x, out, n):  # type: ignore[no-untyped-def]
 
 
 @bare
-def _slope(number, x, out, n):  # type: ignore[no-untyped-def]
+def _slope(number, x, out, n):
     """f′."""
     one, two = out.dtype.type(1), out.dtype.type(2)
     if number == SILU:
@@ -77,7 +77,7 @@ def _slope(number, x, out, n):  # type: ignore[no-untyped-def]
 
 
 @bare
-def _curvature(number, x, out, n):  # type: ignore[no-untyped-def]
+def _curvature(number, x, out, n):
     """f″."""
     one, two = out.dtype.type(1), out.dtype.type(2)
     if number == SILU:
@@ -103,7 +103,7 @@ def _curvature(number, x, out, n):  # type: ignore[no-untyped-def]
 
 
 @bare
-def value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+def value(begin, end, s, plan, room):
     """y += factor f(x)."""
     n, factor, y = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]]), room.values
     f = stack(n, y)
@@ -115,7 +115,7 @@ def value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
 
 
 @bare
-def tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+def tangent(begin, end, s, plan, room):
     """ẏ += factor f′(x) ẋ."""
     n, factor, y = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]]), room.dots
     f = stack(n, y)
@@ -127,7 +127,7 @@ def tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
 
 
 @bare
-def adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+def adjoint(begin, end, s, plan, room):
     """x̄ += factor f′(x) ȳ."""
     n, factor, g = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]]), room.adjoints
     f = stack(n, g)
@@ -139,7 +139,7 @@ def adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
 
 
 @bare
-def both_adjoints(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+def both_adjoints(begin, end, s, plan, room):
     """x̄ += factor (f′(x) ȳ + f″(x) ẋ g)."""
     n, factor = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]])
     back, dots, g = room.backs, room.dots, room.adjoints
@@ -154,7 +154,7 @@ def both_adjoints(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
 
 
 @bare
-def copy(begin, end, s, array, room):  # type: ignore[no-untyped-def]
+def copy(begin, end, s, array, room):
     """y += x in one array, forward."""
     n, one = s[N_READ] * s[CHANNELS], array.dtype.type(1)
     for i in range(begin, end):
@@ -162,7 +162,7 @@ def copy(begin, end, s, array, room):  # type: ignore[no-untyped-def]
 
 
 @bare
-def copy_back(begin, end, s, array, room):  # type: ignore[no-untyped-def]
+def copy_back(begin, end, s, array, room):
     """x̄ += ȳ in one array."""
     n, one = s[N_READ] * s[CHANNELS], array.dtype.type(1)
     for i in range(begin, end):
@@ -170,7 +170,7 @@ def copy_back(begin, end, s, array, room):  # type: ignore[no-untyped-def]
 
 
 @bare
-def embed(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+def embed(begin, end, s, plan, room):
     """y += W[z]."""
     n, one = s[N_WRITTEN] * s[OUT_CHANNELS], room.values.dtype.type(1)
     for i in range(begin, end):
@@ -179,7 +179,7 @@ def embed(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
 
 
 @bare
-def embed_back(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-def]
+def embed_back(begin, end, s, plan, room, w_bar):
     """W̄[z] += ȳ."""
     n, one = s[N_WRITTEN] * s[OUT_CHANNELS], w_bar.dtype.type(1)
     for i in range(begin, end):
@@ -187,13 +187,13 @@ def embed_back(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-def
 
 
 @bare
-def _row_of(i, s, room):  # type: ignore[no-untyped-def]
+def _row_of(i, s, room):
     """Where the weights of a readout begin for atom i."""
     return s[WEIGHTS] + (room.element[i] * s[CHANNELS] if s[BY_ELEMENT] else 0)
 
 
 @bare
-def read(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+def read(begin, end, s, plan, room):
     """b += w · x + bias."""
     for i in range(begin, end):
         row = _row_of(i, s, room)
@@ -203,14 +203,14 @@ def read(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
 
 
 @bare
-def unread(begin, end, s, plan, room, seeds, array):  # type: ignore[no-untyped-def]
+def unread(begin, end, s, plan, room, seeds, array):
     """x̄ += b̄ w in an array."""
     for i in range(begin, end):
         add_scaled(array, source_of(i, s, room), s[CHANNELS], plan.weights, _row_of(i, s, room), seeds[i])
 
 
 @bare
-def unread_weights(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-def]
+def unread_weights(begin, end, s, plan, room, w_bar):
     """w̄ += b̄ x + s ẋ and the bias."""
     for i in range(begin, end):
         x0, row = source_of(i, s, room), _row_of(i, s, room)

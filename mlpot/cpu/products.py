@@ -178,7 +178,7 @@ NAMES = ("x", "x_dot", "w", "y", "g", "x_bar", "w_bar")
 
 def _generator(kind: type[_Tree], dual: bool) -> Any:
     @intrinsic  # type: ignore[misc]
-    def run(typing, x, x_dot, w, y, g, x_bar, w_bar, place, numbers, first, cp):  # type: ignore[no-untyped-def]
+    def run(typing, x, x_dot, w, y, g, x_bar, w_bar, place, numbers, first, cp):
         def write(w: Flat) -> None:
             offsets = w.data(7)
             arrays = {name: w.plus(w.data(k), w.integer(offsets, k)) for k, name in enumerate(NAMES)}
@@ -195,7 +195,7 @@ _adjoint, _both_adjoints = _generator(_Adjoint, False), _generator(_Adjoint, Tru
 
 
 @bare
-def value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+def value(begin, end, s, plan, room):
     """y of atoms begin ≤ n < end."""
     x, y, w, place = room.values, room.values, plan.weights, stack(7, plan.lists)
     for n in range(begin, end):
@@ -204,7 +204,7 @@ def value(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
 
 
 @bare
-def tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+def tangent(begin, end, s, plan, room):
     """ẏ likewise."""
     x, y, w, place = room.values, room.dots, plan.weights, stack(7, plan.lists)
     for n in range(begin, end):
@@ -213,7 +213,7 @@ def tangent(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
 
 
 @bare
-def adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
+def adjoint(begin, end, s, plan, room):
     """x̄ likewise."""
     x, w, g, place = room.values, plan.weights, room.adjoints, stack(7, plan.lists)
     for n in range(begin, end):
@@ -222,7 +222,7 @@ def adjoint(begin, end, s, plan, room):  # type: ignore[no-untyped-def]
 
 
 @bare
-def both_adjoints(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-def]
+def both_adjoints(begin, end, s, plan, room, w_bar):
     """x̄ and w̄ likewise, added to."""
     x, w, back, place = room.values, plan.weights, room.backs, stack(7, plan.lists)
     for n in range(begin, end):
@@ -231,7 +231,7 @@ def both_adjoints(begin, end, s, plan, room, w_bar):  # type: ignore[no-untyped-
 
 
 @bare
-def _places(n, s, room, place):  # type: ignore[no-untyped-def]
+def _places(n, s, room, place):
     """Where the arrays of atom n begin, in the order of NAMES."""
     source, target = source_of(n, s, room), target_of(n, s, room)
     weights = s[WEIGHTS] + (room.element[n] * s[N_ROWS] * s[CHANNELS] if s[BY_ELEMENT] else 0)

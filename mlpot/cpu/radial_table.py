@@ -17,7 +17,7 @@ ALL, VALUES, SLOPES = range(3)
 
 def _interpolate(n_coefficients: int, n_outs: int) -> Any:
     @intrinsic  # type: ignore[misc]
-    def interpolate(typing, out, place, width, c, first, table, table0, knots, edge, step):  # type: ignore[no-untyped-def]
+    def interpolate(typing, out, place, width, c, first, table, table0, knots, edge, step):
         def write(w: Flat) -> None:
             b = w.builder
             out, c, table = w.plus(w.data(0), w.index(1)), w.data(3), w.data(5)
@@ -51,7 +51,7 @@ _all_4, _all_6, _values_4, _values_6, _slopes_4, _slopes_6 = (_interpolate(n, q)
 
 
 @inlined
-def interpolate(outs, out, place, width, c, first, n_coefficients, table, table0, knots, edge, step):  # type: ignore[no-untyped-def]
+def interpolate(outs, out, place, width, c, first, n_coefficients, table, table0, knots, edge, step):
     """T = Σ_r c_r table[r + step knot] of all paths of the edges from one on, T′ behind it, or one of them.
 
     The coefficients c of an edge are 12 numbers from first on: those of T, then those of T′.
@@ -73,7 +73,7 @@ def interpolate(outs, out, place, width, c, first, n_coefficients, table, table0
 
 def _collect(n_coefficients: int) -> Any:
     @intrinsic  # type: ignore[misc]
-    def collect(typing, table, table0, width, c, first, turn, bars, bars0):  # type: ignore[no-untyped-def]
+    def collect(typing, table, table0, width, c, first, turn, bars, bars0):
         def write(w: Flat) -> None:
             width, first, c = w.index(2), w.index(4), w.data(3)
             row = w.plus(w.data(0), w.index(1))
@@ -97,7 +97,7 @@ _collect_4, _collect_6 = _collect(4), _collect(6)
 
 
 @inlined
-def collect(table, table0, width, c, first, n_coefficients, turn, bars, bars0):  # type: ignore[no-untyped-def]
+def collect(table, table0, width, c, first, n_coefficients, turn, bars, bars0):
     """What an edge gives to the rows that it reads: c_r T̄ + ḋ c′_r T̄′, of all paths."""
     if n_coefficients == 4:
         _collect_4(table, table0, width, c, first, turn, bars, bars0)

@@ -19,10 +19,10 @@ COLUMNS = 4  # rows of the matrix x ⊗ y at a time; they divide a panel
 
 
 @intrinsic  # type: ignore[misc]
-def apart(typing):  # type: ignore[no-untyped-def]
+def apart(typing):
     """The function that says so is compiled once, and not into each of those that call it."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         builder.function.attributes.add("noinline")
         return context.get_dummy_value()
 
@@ -31,7 +31,7 @@ def apart(typing):  # type: ignore[no-untyped-def]
 
 def _product(n_rows: int, turned: bool) -> Any:
     @intrinsic  # type: ignore[misc]
-    def add_product(typing, a, a0, lda, n_inner, b, b0, ldb, c, c0, ldc):  # type: ignore[no-untyped-def]
+    def add_product(typing, a, a0, lda, n_inner, b, b0, ldb, c, c0, ldc):
         def write(w: Flat) -> None:
             builder = w.builder
             a, b, c = (w.plus(w.data(k), w.index(k + 1)) for k in (0, 4, 7))
@@ -63,7 +63,7 @@ _rows, _columns = _product(ROWS, False), _product(COLUMNS, True)
 
 
 @bare
-def multiply(a, a0, n_rows, n_inner, weights, place, panel, c, c0, width):  # type: ignore[no-untyped-def]
+def multiply(a, a0, n_rows, n_inner, weights, place, panel, c, c0, width):
     """c[c0:] += a[a0:] @ matrix, rows of n_inner and of width numbers; packed as (n_panels, n_inner, panel)."""
     apart()
     for column in range(0, width, panel):
@@ -73,7 +73,7 @@ def multiply(a, a0, n_rows, n_inner, weights, place, panel, c, c0, width):  # ty
 
 
 @bare
-def add_outer(x, x0, n_x, y, y0, n_y, n_rows, out, place, panel):  # type: ignore[no-untyped-def]
+def add_outer(x, x0, n_x, y, y0, n_y, n_rows, out, place, panel):
     """out += Σ x[x0:] ⊗ y[y0:] over n_rows; the matrix packed as that of `multiply`."""
     apart()
     for column in range(0, n_y, panel):

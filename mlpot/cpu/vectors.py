@@ -68,11 +68,11 @@ def _void(write: Callable[[Flat], None]) -> Any:
 
 
 @intrinsic  # type: ignore[misc]
-def stack(typing, n, like):  # type: ignore[no-untyped-def]
+def stack(typing, n, like):
     """n numbers of the type of an array, with anything in them, until the function returns, inlined or not."""
     kind = types.Array(like.dtype, 1, "C")
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         count = context.cast(builder, arguments[0], signature.args[0], types.intp)
         size = like.dtype.bitwidth // 8
         data = builder.alloca(context.get_data_type(like.dtype), count)
@@ -87,7 +87,7 @@ def stack(typing, n, like):  # type: ignore[no-untyped-def]
 
 def _rows(n: int) -> Any:
     @intrinsic  # type: ignore[misc]
-    def add_product(typing, x, xs, first, weight, place, n_in, column, y, ys):  # type: ignore[no-untyped-def]
+    def add_product(typing, x, xs, first, weight, place, n_in, column, y, ys):
         def write(w: Flat) -> None:
             b = w.builder
             first, n_in, column = w.index(2), w.index(5), w.index(6)
@@ -119,7 +119,7 @@ _one, _two, _three, _four, _five, _six = (_rows(n) for n in range(1, 7))
 
 
 @bare
-def add_products(x, xs, n_rows, weight, place, n_in, n_panels, width, y, ys):  # type: ignore[no-untyped-def]
+def add_products(x, xs, n_rows, weight, place, n_in, n_panels, width, y, ys):
     """y[ys[r]:] += x[xs[r]:] @ matrix for some rows, the matrix packed as (n_panels, n_in, width)."""
     for panel in range(n_panels):
         column, at = panel * width, place + panel * width * n_in
@@ -141,10 +141,10 @@ def add_products(x, xs, n_rows, weight, place, n_in, n_panels, width, y, ys):  #
 
 
 @intrinsic  # type: ignore[misc]
-def dot(typing, x, x0, cp, v, v0):  # type: ignore[no-untyped-def]
+def dot(typing, x, x0, cp, v, v0):
     """Σ x v of two rows."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         w = Flat(context, builder, signature, arguments)
         x, v = w.plus(w.data(0), w.index(1)), w.plus(w.data(3), w.index(4))
         sums = w.sums()
@@ -157,10 +157,10 @@ def dot(typing, x, x0, cp, v, v0):  # type: ignore[no-untyped-def]
 
 
 @intrinsic  # type: ignore[misc]
-def lane_total(typing, lanes, k):  # type: ignore[no-untyped-def]
+def lane_total(typing, lanes, k):
     """The sum of the numbers of the k-th line."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         w = Flat(context, builder, signature, arguments)
         line, zero = w.plus(w.data(0), w.times(w.index(1), VECTORS * w.width)), w.index(1).type(0)
         sums = w.sums()
@@ -172,7 +172,7 @@ def lane_total(typing, lanes, k):  # type: ignore[no-untyped-def]
 
 
 @intrinsic  # type: ignore[misc]
-def add_scaled(typing, out, out0, cp, x, x0, factor):  # type: ignore[no-untyped-def]
+def add_scaled(typing, out, out0, cp, x, x0, factor):
     """out += factor x for n numbers of two rows."""
 
     def write(w: Flat) -> None:
@@ -186,7 +186,7 @@ def add_scaled(typing, out, out0, cp, x, x0, factor):  # type: ignore[no-untyped
 
 
 @intrinsic  # type: ignore[misc]
-def add_product(typing, out, out0, cp, a, a0, b, b0):  # type: ignore[no-untyped-def]
+def add_product(typing, out, out0, cp, a, a0, b, b0):
     """out += a ∘ b for n numbers of three rows."""
 
     def write(w: Flat) -> None:

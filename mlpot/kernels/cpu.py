@@ -52,7 +52,7 @@ def table_grad(x: Tensor, g: Tensor, on: KnotEdges, weights: Tensor | None, orde
 
 
 @compiled
-def _conv(begin, end, block, row_ptr, neighbor, reverse, first, c, weights, table, x, out):  # type: ignore[no-untyped-def]
+def _conv(begin, end, block, row_ptr, neighbor, reverse, first, c, weights, table, x, out):
     """The sums of atoms begin ≤ i < end, each in the order of its edges; two atoms of a block serve each other."""
     for start in range(begin, end, block):
         stop = min(start + block, end)
@@ -70,7 +70,7 @@ def _conv(begin, end, block, row_ptr, neighbor, reverse, first, c, weights, tabl
 
 
 @compiled
-def _edge_dot(begin, end, block, row_ptr, neighbor, reverse, first, c, table, x, g, out):  # type: ignore[no-untyped-def]
+def _edge_dot(begin, end, block, row_ptr, neighbor, reverse, first, c, table, x, g, out):
     """Both edges of a pair at once if they are of one block."""
     for start in range(begin, end, block):
         stop = min(start + block, end)
@@ -85,7 +85,7 @@ def _edge_dot(begin, end, block, row_ptr, neighbor, reverse, first, c, table, x,
 
 
 @compiled
-def _interval_grads(begin, end, first_pair, pair, center, neighbor, reverse, c, weights, x, g, part):  # type: ignore[no-untyped-def]
+def _interval_grads(begin, end, first_pair, pair, center, neighbor, reverse, c, weights, x, g, part):
     """What the pairs of each interval give to the rows they read."""
     for k in range(begin, end):
         rows = part[k]
@@ -96,7 +96,7 @@ def _interval_grads(begin, end, first_pair, pair, center, neighbor, reverse, c, 
 
 
 @compiled
-def _sort_pairs(first, reverse, stride, pair, begin):  # type: ignore[no-untyped-def]
+def _sort_pairs(first, reverse, stride, pair, begin):
     """One edge of each pair in order of its knot, and where each knot's begin: a counting sort."""
     begin[:] = 0
     for e in range(len(first)):

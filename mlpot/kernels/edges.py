@@ -35,8 +35,8 @@ def _by_edge(w: Writer, c: Any, e: Any, n: int) -> list[Any]:
 
 def _conv(n: int, both: bool) -> Callable[..., None]:
     @intrinsic  # type: ignore[misc]
-    def conv(typing, c, table, x, out, e, r, i, j, v, v_back):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def conv(typing, c, table, x, out, e, r, i, j, v, v_back):
+        def generate(context, builder, signature, arguments):
             w = Writer(context, builder, signature, arguments)
             c, table, x, out = (w.array(k) for k in range(4))
             e, r, i, j = (w.whole(k) for k in range(4, 8))
@@ -56,8 +56,8 @@ def _conv(n: int, both: bool) -> Callable[..., None]:
 
 def _dot(n: int) -> Callable[..., Any]:
     @intrinsic  # type: ignore[misc]
-    def dot(typing, c, table, x, g, e, r, i, j):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def dot(typing, c, table, x, g, e, r, i, j):
+        def generate(context, builder, signature, arguments):
             w = Writer(context, builder, signature, arguments)
             c, table, x, g = (w.array(k) for k in range(4))
             e, r, i, j = (w.whole(k) for k in range(4, 8))
@@ -80,8 +80,8 @@ def _dot(n: int) -> Callable[..., Any]:
 
 def _grad(n: int) -> Callable[..., None]:
     @intrinsic  # type: ignore[misc]
-    def grad(typing, c, rows, x, g, e, i, j, v, v_back):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def grad(typing, c, rows, x, g, e, i, j, v, v_back):
+        def generate(context, builder, signature, arguments):
             w = Writer(context, builder, signature, arguments)
             c, rows, x, g = (w.array(k) for k in range(4))
             e, i, j = (w.whole(k) for k in range(4, 7))
@@ -108,7 +108,7 @@ _dot_4, _dot_6, _grad_4, _grad_6 = (make(n) for make in (_dot, _grad) for n in (
 
 
 @inner
-def conv(c, table, x, out, e, r, i, j, v, v_back, both):  # type: ignore[no-untyped-def]
+def conv(c, table, x, out, e, r, i, j, v, v_back, both):
     """out_i += v w ∘ x_j and, for both, out_j += v_back w ∘ x_i; coefficients c[e]."""
     if c.shape[1] == 4 and both:
         _conv_4_both(c, table, x, out, e, r, i, j, v, v_back)
@@ -121,7 +121,7 @@ def conv(c, table, x, out, e, r, i, j, v, v_back, both):  # type: ignore[no-unty
 
 
 @inner
-def dot(c, table, x, g, e, r, i, j):  # type: ignore[no-untyped-def]
+def dot(c, table, x, g, e, r, i, j):
     """Σ_f (w g_i x_j)_f and Σ_f (w g_j x_i)_f."""
     if c.shape[1] == 4:
         return _dot_4(c, table, x, g, e, r, i, j)
@@ -129,7 +129,7 @@ def dot(c, table, x, g, e, r, i, j):  # type: ignore[no-untyped-def]
 
 
 @inner
-def grad(c, rows, x, g, e, i, j, v, v_back):  # type: ignore[no-untyped-def]
+def grad(c, rows, x, g, e, i, j, v, v_back):
     """rows[k] += c[e, k] (v g_i x_j + v_back g_j x_i)."""
     if c.shape[1] == 4:
         _grad_4(c, rows, x, g, e, i, j, v, v_back)
@@ -138,7 +138,7 @@ def grad(c, rows, x, g, e, i, j, v, v_back):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def sum_intervals(part, stride, out):  # type: ignore[no-untyped-def]
+def sum_intervals(part, stride, out):
     """Each row of the table from all intervals that read it, in order."""
     n_knots, n_coefficients, n_features = part.shape
     out[:] = 0

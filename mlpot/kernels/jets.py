@@ -11,7 +11,7 @@ from mlpot.kernels.simd import compiled, exp
 
 
 @compiled
-def activate(f, bias, out):  # type: ignore[no-untyped-def]
+def activate(f, bias, out):
     """φ(f), φ′ f′, φ″ f′² + φ′ f″ with φ(x) = x σ(x)."""
     one, two = f.dtype.type(1), f.dtype.type(2)
     for n in range(f.shape[0]):
@@ -27,7 +27,7 @@ def activate(f, bias, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def activate_adjoint(f, bias, g, out, bias_out):  # type: ignore[no-untyped-def]
+def activate_adjoint(f, bias, g, out, bias_out):
     """Gradients by f and by the bias of Σ g · activate(f, bias)."""
     one, two, three = f.dtype.type(1), f.dtype.type(2), f.dtype.type(3)
     bias_out[:] = 0
@@ -49,7 +49,7 @@ def activate_adjoint(f, bias, g, out, bias_out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def envelop(f, bias, u, out):  # type: ignore[no-untyped-def]
+def envelop(f, bias, u, out):
     """u f, (u f)′, (u f)″ as rows of tables (n_networks, n_knots, 3, n_features), u (3, n_knots)."""
     two = f.dtype.type(2)
     for n in range(f.shape[0]):
@@ -63,7 +63,7 @@ def envelop(f, bias, u, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def envelop_adjoint(u, g, out, bias_out):  # type: ignore[no-untyped-def]
+def envelop_adjoint(u, g, out, bias_out):
     """Gradients by f and by the bias of Σ g · envelop(f, bias, u)."""
     two = g.dtype.type(2)
     bias_out[:] = 0

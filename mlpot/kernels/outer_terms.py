@@ -9,19 +9,19 @@ from mlpot.units import BOHR, HARTREE
 
 
 @inlined
-def envelope(x):  # type: ignore[no-untyped-def]
+def envelope(x):
     """`radial.PolynomialEnvelope` of exponent 6, x < 1."""
     return 1 - x**6 * (28 - x * (48 - x * 21))
 
 
 @inlined
-def envelope_slope(x):  # type: ignore[no-untyped-def]
+def envelope_slope(x):
     """Its derivative by x."""
     return -168 * x**5 * (1 - x) * (1 - x)
 
 
 @inlined
-def envelope_of(x, p):  # type: ignore[no-untyped-def]
+def envelope_of(x, p):
     """`radial.PolynomialEnvelope` of exponent p, x < 1, and its derivative by x."""
     lower = x ** (p - 1)
     value = 1 - lower * x * ((p + 1) * (p + 2) / 2 - x * (p * (p + 2) - x * (p * (p + 1) / 2)))
@@ -29,7 +29,7 @@ def envelope_of(x, p):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def smooth_step(x, low, high):  # type: ignore[no-untyped-def]
+def smooth_step(x, low, high):
     """S((x − low) / (high − low)) of `terms.core_repulsion`, and its derivative by x; 1 without (high = 0)."""
     if high <= 0 or not x < high:  # a crowd at the cutoff may be −1e-16
         return 1.0, 0.0
@@ -39,7 +39,7 @@ def smooth_step(x, low, high):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def seen_of(d, limits):  # type: ignore[no-untyped-def]
+def seen_of(d, limits):
     """φ(d) of `terms.core_repulsion`, the distance that the learned part is given, and its derivative."""
     low, high = limits[0], limits[1]
     if not d < high:
@@ -50,14 +50,14 @@ def seen_of(d, limits):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def switch_on(crowd, shift):  # type: ignore[no-untyped-def]
+def switch_on(crowd, shift):
     """The energy of the shift that neighbors switch on, and its derivative by the crowd of them."""
     switch = np.exp(-crowd * crowd)
     return shift * (1 - switch), 2 * shift * crowd * switch
 
 
 @inlined
-def _screened(d, one, other, screenings, form):  # type: ignore[no-untyped-def]
+def _screened(d, one, other, screenings, form):
     """The energy of two nuclei in eV and its derivative by d, see `terms.zbl`; half of it with a ghost.
 
     Form 0 is the universal one, form 1 that of the potential's own term.
@@ -74,7 +74,7 @@ def _screened(d, one, other, screenings, form):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def with_nuclei(d, one, other, limits, screenings):  # type: ignore[no-untyped-def]
+def with_nuclei(d, one, other, limits, screenings):
     """What the learned part sees of d, its derivative, and the energy of nuclei in eV with its derivative by d."""
     (seen, seen_slope), end, energy, slope = seen_of(d, limits), limits[2], 0.0, 0.0
     if seen < end:

@@ -135,8 +135,8 @@ def _tile(n_rows: int, n_panels: int = 1) -> Callable[..., None]:
     """c[i : i + n_rows] += a[i : i + n_rows] @ panels, on the columns of one or two panels side by side."""
 
     @intrinsic  # type: ignore[misc]
-    def add_product(typing, a, packed, c, panel, i):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def add_product(typing, a, packed, c, panel, i):
+        def generate(context, builder, signature, arguments):
             w = Writer(context, builder, signature, arguments)
             left, right, out = (w.array(k) for k in range(3))
             panel, i = arguments[3:]
@@ -170,7 +170,7 @@ BY_TWO = BYTES == LINE  # twelve sums run side by side, as many as it takes to h
 
 
 @inner
-def _rows(a, packed, out, panel, start, n_rows):  # type: ignore[no-untyped-def]
+def _rows(a, packed, out, panel, start, n_rows):
     """The rows start ≤ i < n_rows on one panel."""
     i = start
     while i + 6 <= n_rows:
@@ -190,7 +190,7 @@ def _rows(a, packed, out, panel, start, n_rows):  # type: ignore[no-untyped-def]
 
 
 @inner
-def dense(a, packed, out, n_rows):  # type: ignore[no-untyped-def]
+def dense(a, packed, out, n_rows):
     """out[:n_rows] += a[:n_rows] @ matrix, the matrix packed as (n_panels, n_in, columns of a panel)."""
     for panel in range(0, packed.shape[0], 2):
         start = 0
@@ -203,10 +203,10 @@ def dense(a, packed, out, n_rows):  # type: ignore[no-untyped-def]
 
 
 @intrinsic  # type: ignore[misc]
-def _arrive(typing, counter, number):  # type: ignore[no-untyped-def]
+def _arrive(typing, counter, number):
     """counter[0] += number, seen by all threads in one order; the value after it."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         place = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         before = builder.atomic_rmw("add", place, arguments[1], "seq_cst")
         return builder.add(before, arguments[1])
@@ -215,10 +215,10 @@ def _arrive(typing, counter, number):  # type: ignore[no-untyped-def]
 
 
 @intrinsic  # type: ignore[misc]
-def _now(typing, counter):  # type: ignore[no-untyped-def]
+def _now(typing, counter):
     """counter[0], as all threads see it."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         place = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         return builder.load_atomic(place, "seq_cst", 8)
 
@@ -229,8 +229,8 @@ def _pause(name: str, *arguments: int) -> Callable[[], None]:
     """A call of the C library by which a thread lets others run."""
 
     @intrinsic  # type: ignore[misc]
-    def pause(typing):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, _):  # type: ignore[no-untyped-def]
+    def pause(typing):
+        def generate(context, builder, signature, _):
             whole = ir.IntType(32)
             kind = ir.FunctionType(whole, [whole] * len(arguments))
             function = cgutils.get_or_insert_function(builder.module, kind, name)
@@ -247,7 +247,7 @@ SPINS, YIELDS = 2000, 2000  # some microseconds, and then some milliseconds wher
 
 
 @inner
-def wait_for_all(counter, n_threads):  # type: ignore[no-untyped-def]
+def wait_for_all(counter, n_threads):
     """Every one of n_threads gets here before any goes on.
 
     A stage takes too little to put a thread to sleep at once. But where there are more threads than processors,
@@ -280,10 +280,10 @@ TERMS = {32: (87.0, 7), 64: (708.0, 13)}  # by bits of a number: the range of ex
 
 
 @intrinsic  # type: ignore[misc]
-def _exp(typing, x):  # type: ignore[no-untyped-def]
+def _exp(typing, x):
     """eˣ = 2ⁿ eʳ by a Taylor series of r, |r| ≤ ln 2 / 2: LLVM makes vectors of it, not of a call of C's exp."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         kind = signature.return_type
         number, whole = context.get_data_type(kind), ir.IntType(kind.bitwidth)
         fma = _multiply_add(context, builder, kind)
@@ -319,17 +319,17 @@ def exp(x: Any) -> Any:
 
 
 @overload(exp)
-def _compiled_exp(x):  # type: ignore[no-untyped-def]
+def _compiled_exp(x):
     if isinstance(x, types.Float):
         return lambda x: _exp(x)
     return lambda x: _exp(float(x))
 
 
 @intrinsic  # type: ignore[misc]
-def row_dot(typing, a, b):  # type: ignore[no-untyped-def]
+def row_dot(typing, a, b):
     """Σ_f a_f b_f of two rows of whole lines."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         w = Writer(context, builder, signature, arguments)
         left, right = w.array(0), w.array(1)
         sums = w.sums()
@@ -343,10 +343,10 @@ def row_dot(typing, a, b):  # type: ignore[no-untyped-def]
 
 
 @intrinsic  # type: ignore[misc]
-def row_sum(typing, a):  # type: ignore[no-untyped-def]
+def row_sum(typing, a):
     """Σ_f a_f of a row of whole lines."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         w = Writer(context, builder, signature, arguments)
         row, sums = w.array(0), w.sums()
         with w.lines(row) as (f, _):

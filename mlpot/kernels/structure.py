@@ -10,7 +10,7 @@ Array = Any  # NDArray
 
 
 @compiled
-def elements(numbers, index, out):  # type: ignore[no-untyped-def]
+def elements(numbers, index, out):
     """The index of each atom's element; whether all are known."""
     known = True
     for i in range(len(numbers)):
@@ -20,7 +20,7 @@ def elements(numbers, index, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def offsets(row_ptr, batch, shift, cell, out):  # type: ignore[no-untyped-def]
+def offsets(row_ptr, batch, shift, cell, out):
     """shift · cell of each edge, (n_edges, 3) Å."""
     for i in range(len(row_ptr) - 1):
         a, b, c = cell[batch[i]]

@@ -22,10 +22,10 @@ FLUSH = 0x8040 if X86 else 1 << 24 if ARM else 0  # results and operands
 
 
 @intrinsic  # type: ignore[misc]
-def _mode(typing):  # type: ignore[no-untyped-def]
+def _mode(typing):
     """The control word of this thread's arithmetic; 0 on other kinds of CPU."""
 
-    def generate(context, builder, signature, _):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, _):
         if X86:
             place = cgutils.alloca_once(builder, ir.IntType(32))
             _call(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), builder.bitcast(place, _pointer()))
@@ -38,8 +38,8 @@ def _mode(typing):  # type: ignore[no-untyped-def]
 
 
 @intrinsic  # type: ignore[misc]
-def _set_mode(typing, mode):  # type: ignore[no-untyped-def]
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+def _set_mode(typing, mode):
+    def generate(context, builder, signature, arguments):
         (mode,) = arguments
         if X86:
             place = cgutils.alloca_once(builder, ir.IntType(32))
@@ -62,13 +62,13 @@ def _call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
 
 
 @compiled
-def mode():  # type: ignore[no-untyped-def]
+def mode():
     """The control word of this thread's arithmetic; 0 on kinds of CPU that are not known."""
     return _mode()
 
 
 @compiled
-def set_mode(mode):  # type: ignore[no-untyped-def]
+def set_mode(mode):
     """Another control word for this thread."""
     _set_mode(mode)
 
