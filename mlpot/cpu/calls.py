@@ -157,7 +157,7 @@ class _Outputs(torch.autograd.Function):
 
 def outer_of(elements: Elements, isolated: Tensor, cutoff: float) -> Any:
     """What the loops read of the elements of a potential."""
-    arrays = of_elements(elements, isolated, torch.zeros(1, device="cpu"))
+    arrays = of_elements(elements, isolated)
     return compiled_code().Outer(
         **{name: t.double().contiguous().numpy() for name, t in arrays.items()}, cutoff=cutoff
     )

@@ -24,7 +24,7 @@ Array = Any  # NDArray of float64
 class Outer(NamedTuple):
     """What a potential knows of its elements."""
 
-    # (n_elements, 7): scale, shift, output for the isolated atom, 0, reference energy in eV; both limits of the
+    # (n_elements, 6): scale, shift, output for the isolated atom, reference energy in eV; both limits of the
     # coordination
     per_element: Array
     nuclei: Array  # (n_elements, 5): Z, Z^0.23, 1 or for a ghost 0, and Z, Z^p of ZBL
@@ -58,7 +58,7 @@ def seed(begin, end, outer, room, near, answer):
                 if pair:
                     coordination[near.other[e]] += u
     for i in range(begin, end):
-        scale, _, _, _, _, low, high = outer.per_element[room.kind[i]]
+        scale, _, _, _, low, high = outer.per_element[room.kind[i]]
         room.seeds[i] = smooth_step(coordination[i], low, high)[0] * scale
 
 
@@ -66,7 +66,7 @@ def seed(begin, end, outer, room, near, answer):
 def energies(begin, end, outer, room, answer):
     """The energies of some atoms but for nuclei, and their derivative by the coordination."""
     for i in range(begin, end):
-        scale, shift, isolated, _, reference, low, high = outer.per_element[room.kind[i]]
+        scale, shift, isolated, reference, low, high = outer.per_element[room.kind[i]]
         coordination, value = answer.coordination[i], room.b[i] - isolated
         share, share_slope = smooth_step(coordination, low, high)
         shifted, shift_slope = switch_on(coordination, shift)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -61,15 +61,6 @@ class ShiftedSoftplus(nn.Module):
 ACTIVATIONS = {"silu": SiLU, "ssp": ShiftedSoftplus}
 
 
-def obstacle_of_activations(modules: Iterable[nn.Module]) -> str | None:
-    """The activation among some modules that no native call knows."""
-    names = {kind: name for name, kind in ACTIVATIONS.items()}
-    for module in modules:
-        if type(module) in names and not isinstance(module, SiLU):
-            return f"activation {names[type(module)]!r}"
-    return None
-
-
 def dense(n_in: int, n_out: int, *, bias: bool = True) -> nn.Linear:
     """A linear layer with Glorot-uniform weights and zero bias."""
     layer = nn.Linear(n_in, n_out, bias=bias, dtype=torch.float32)
@@ -114,8 +105,3 @@ def choose(table: dict, name: str, what: str):  # type: ignore[no-untyped-def, t
     if not isinstance(name, str) or name not in table:
         raise ValueError(f"Unknown {what} {name!r}. Choose one of {', '.join(sorted(table))}.")
     return table[name]
-
-
-def module_dtype(module: nn.Module) -> torch.dtype:
-    """The type of the weights of a module."""
-    return next(module.parameters()).dtype

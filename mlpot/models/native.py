@@ -89,15 +89,15 @@ def offsets(graph: AtomGraph) -> Array:
     return out
 
 
-def of_elements(elements: Elements, lone: Tensor, last_bias: Tensor) -> dict[str, Tensor]:
-    """What every network has of its elements; what it gives for an isolated atom of each, and the last bias.
+def of_elements(elements: Elements, isolated: Tensor) -> dict[str, Tensor]:
+    """What the loops read of the elements; `isolated` is what the network gives for an isolated atom of each.
 
     A ghost has neither a learned energy nor a reference. Of the energy of two nuclei, half is that of each.
     """
-    columns = elements.scale, elements.shift, lone, last_bias.expand_as(lone), elements.reference
+    columns = elements.scale, elements.shift, isolated, elements.reference
     limits = elements.core_repulsion
     coordination = (
-        torch.zeros(len(lone), 2, dtype=torch.float64, device="cpu") if limits is None else limits.coordination
+        torch.zeros(len(isolated), 2, dtype=torch.float64, device="cpu") if limits is None else limits.coordination
     )
     charge = torch.tensor(elements.numbers, dtype=torch.float64, device="cpu")
     per_element = torch.cat([torch.stack([c.double() for c in columns], dim=1), coordination], dim=1)
@@ -107,7 +107,7 @@ def of_elements(elements: Elements, lone: Tensor, last_bias: Tensor) -> dict[str
     powers = charge**form.power * (UNIVERSAL.length / form.length)
     nuclei = torch.stack([charge, charge**0.23, torch.ones_like(charge), charges, powers], dim=1)
     if elements.ghosts:
-        silent = torch.tensor([0, 0, 1, 1, 0, 1, 1], dtype=torch.float64, device="cpu")
+        silent = torch.tensor([0, 0, 1, 0, 1, 1], dtype=torch.float64, device="cpu")
         per_element = torch.cat([per_element, per_element * silent])
         nuclei = torch.cat([nuclei, nuclei * torch.tensor([1, 1, 0, 1, 1], dtype=torch.float64, device="cpu")])
         ends = ends.repeat(2, 2, 1)
