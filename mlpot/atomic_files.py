@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+REPORTS = (".json", ".html", ".htm")  # endings
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -126,10 +127,16 @@ def check_place(path: str | Path, *, overwrite: bool = True) -> None:
         os.unlink(name)
 
 
-def check_places(*paths: Path | None) -> None:
-    """`check_place` for those that are given, which replace what is there."""
+def check_reports(*paths: Path | None) -> None:
+    """`check_place` for reports that are given; they replace what is there, so it must be one by its ending.
+
+    Raises:
+        StorageError: an ending is another, perhaps that of the data.
+    """
     for path in paths:
         if path is not None:
+            if path.suffix.lower() not in REPORTS:
+                raise StorageError(f"{path} would be a report: let its name end in {' or '.join(REPORTS)}.")
             check_place(path)
 
 

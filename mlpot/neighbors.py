@@ -14,10 +14,12 @@ import torch
 import vesin
 from numpy.typing import ArrayLike, NDArray
 
-from mlpot.graph import AtomGraph, Edges, edge_vectors
+from mlpot.graph import AtomGraph, Edges, collate, edge_vectors
 
 SMALL = 64  # atoms; of fewer, all distances are computed
 COINCIDENT = 1e-2  # Å; closer pairs are one atom written twice, not chemistry
+FARTHEST = 1e8  # Å from the origin; beyond it, rounding of positions moves atoms by more than 1e-8 Å
+MOST_CELLS = 5e4  # vesin 0.6 holds 1e5
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -36,8 +38,8 @@ def build_graph(
         cutoff: Å.
 
     Raises:
-        ValueError: wrong shapes, no atoms, a value that is not finite, a periodic direction without a
-            cell vector, two atoms in one place.
+        ValueError: wrong shapes, no atoms, a value that is not finite or absurdly large, a periodic direction
+            without a cell vector, two atoms in one place.
     """
     z, r, h, periodic = checked_structure(numbers, positions, cell, pbc)
     center, neighbor, shift = _pairs(r, h, periodic, cutoff)
@@ -112,7 +114,21 @@ def build_molecules(
     r = np.concatenate([np.asarray(part, dtype=np.float64) for part in positions])
     z = np.concatenate([np.asarray(part, dtype=np.int64) for part in numbers])
     h = np.stack([np.asarray(part, dtype=np.float64) for part in cells])
-    if not (np.isfinite(r).all() and np.isfinite(h).all()):
+    return _molecules(sizes, z, r, h, cutoff)
+
+
+def build_equal_molecules(numbers: Ints, positions: Floats, cells: Floats, cutoff: float) -> AtomGraph | None:
+    """As `build_molecules` of equal sizes: (n_graphs, n_atoms), (n_graphs, n_atoms, 3), (n_graphs, 3, 3)."""
+    n_graphs, n_atoms = numbers.shape
+    if not 1 <= n_atoms <= SMALL:
+        return None
+    z, r = numbers.reshape(-1).astype(np.int64), positions.reshape(-1, 3).astype(np.float64)
+    return _molecules(np.full(n_graphs, n_atoms), z, r, cells.astype(np.float64), cutoff)
+
+
+def _molecules(sizes: Ints, z: Ints, r: Floats, h: Floats, cutoff: float) -> AtomGraph | None:
+    """The graph of structures whose atoms stand one after another."""
+    if not _sized(r, h):
         return None
     there = np.arange(sizes.max()) < sizes[:, None]  # (n_graphs, most atoms)
     apart = np.zeros((3, *there.shape))
@@ -137,6 +153,21 @@ def build_molecules(
         cell_shift=torch.zeros(len(graph), 3, dtype=torch.float64, device="cpu"),
         batch=torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
     )
+
+
+def build_graphs(
+    numbers: Sequence[ArrayLike],
+    positions: Sequence[ArrayLike],
+    cells: Sequence[ArrayLike],
+    pbc: Sequence[ArrayLike],
+    cutoff: float,
+) -> AtomGraph:
+    """Many structures as one graph; arguments, for each structure, and errors as for `build_graph`."""
+    if not any(np.any(own) for own in pbc):
+        graph = build_molecules(numbers, positions, cells, cutoff)
+        if graph is not None:
+            return graph
+    return collate([build_graph(*one, cutoff) for one in zip(numbers, positions, cells, pbc, strict=True)])
 
 
 def unsorted_pairs(
@@ -204,9 +235,21 @@ def checked_structure(
         raise ValueError(f"Positions of atoms {bad[:5].tolist()} are not finite. Repair or remove the frame.")
     if not np.isfinite(h).all():
         raise ValueError("The cell is not finite. Repair or remove the frame.")
+    if not _sized(r, h):
+        bad = np.flatnonzero((np.abs(r) > FARTHEST).any(axis=1))
+        what = f"Positions of atoms {bad[:5].tolist()} are" if len(bad) else "The cell is"
+        raise ValueError(
+            f"{what} beyond {FARTHEST:g} Å, where rounding moves atoms: a value that stands for none, or another "
+            "unit, or a time step that is too long. Repair or remove the frame, or take a shorter step."
+        )
     if periodic.any():
         _check_periodic(h, periodic)
     return z, r, h, periodic
+
+
+def _sized(r: Floats, cell: Floats) -> bool:
+    """Whether positions and cells are numbers in which float64 tells distances; NaN are none."""
+    return bool((np.abs(r) <= FARTHEST).all() and (np.abs(cell) <= FARTHEST).all())
 
 
 def _check_periodic(cell: Floats, periodic: NDArray[np.bool_]) -> None:
@@ -231,10 +274,13 @@ def _pairs(r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float) 
 def _found_pairs(
     r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float, ids: Ints
 ) -> tuple[Ints, Ints, Floats]:
-    finder = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=False, n_threads=torch.get_num_threads())
-    center, neighbor, shift, distance = finder.compute(
-        points=r, box=_full_cell(cell, periodic), periodic=periodic, quantities="ijSd"
-    )
+    points, box = _enclosed(r, cell, periodic, cutoff)
+    reach = _reach(box, cutoff)
+    finder = vesin.NeighborList(cutoff=reach, full_list=True, sorted=False, n_threads=torch.get_num_threads())
+    center, neighbor, shift, distance = finder.compute(points=points, box=box, periodic=True, quantities="ijSd")
+    if reach > cutoff:
+        near = distance < cutoff
+        center, neighbor, shift, distance = center[near], neighbor[near], shift[near], distance[near]
     if len(distance) and distance.min() < COINCIDENT:
         e = int(distance.argmin())
         raise ValueError(
@@ -244,15 +290,38 @@ def _found_pairs(
     return center.astype(np.int64), neighbor.astype(np.int64), np.asarray(shift, dtype=np.float64)
 
 
-def _full_cell(cell: Floats, periodic: NDArray[np.bool_]) -> Floats:
-    """The cell with each non-periodic direction replaced by a unit vector normal to the periodic ones."""
+def _enclosed(r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float) -> tuple[Floats, Floats]:
+    """Positions and a cell, periodic in all directions, with the same pairs; shifts along open directions are 0.
+
+    Along open directions, normal to the periodic ones, the cell is so long that no image is near, and gaps that
+    no pair crosses are closed to two cutoffs, so that atoms far away cost no cells. Left to itself, vesin 0.6
+    takes hours for a wire of some thousand cutoffs.
+    """
     if periodic.all():
-        return cell
-    if not periodic.any():
-        return np.zeros((3, 3))
-    full = cell.copy()
-    full[~periodic] = np.linalg.svd(cell[periodic])[2][periodic.sum() :]
-    return full
+        return r, cell
+    normals = np.linalg.svd(cell[periodic])[2][periodic.sum() :] if periodic.any() else np.eye(3)
+    box, points = cell.copy(), r
+    for row, normal in zip(np.flatnonzero(~periodic), normals, strict=True):
+        along = r @ normal
+        order = np.argsort(along, kind="stable")
+        excess = np.maximum(np.diff(along[order]) - 2 * cutoff, 0.0)
+        closed = np.zeros(len(r))
+        closed[order[1:]] = np.cumsum(excess)
+        if excess.any():
+            points = points - closed[:, None] * normal
+        box[row] = (np.ptp(along - closed) + 2 * cutoff) * normal
+    return points, box
+
+
+def _reach(box: Floats, cutoff: float) -> float:
+    """The cutoff, or as much more as vesin needs: of more cells than it holds, it scales small counts to none."""
+    heights = 1 / np.linalg.norm(np.linalg.inv(box), axis=0)
+    while True:
+        n_cells = np.maximum(np.floor(heights / cutoff), 1.0)
+        scale = np.cbrt(MOST_CELLS / n_cells.prod())
+        if scale >= 1 or n_cells.min() * scale >= 2:
+            return cutoff
+        cutoff *= 1.25
 
 
 def _key(center: Ints, neighbor: Ints, shift: NDArray[np.integer] | Floats, n_atoms: int) -> Ints:

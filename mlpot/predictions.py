@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
 
+from mlpot import predictions_of_columns as columns
 from mlpot.data.errors import DataError
 from mlpot.data.h5md.read import BLOCK
+from mlpot.data.h5md.write import Part, write_parts
 from mlpot.data.sources.output import output_format, without_results, write_structures
 from mlpot.data.sources.read import Source, as_source
-from mlpot.forces import predict
+from mlpot.data.sources.report import Report
+from mlpot.forces import native_obstacle, predict
 from mlpot.graph import AtomGraph, Properties, collate
 from mlpot.model_file import load_potential
 from mlpot.neighbors import build_graph, build_molecules
 from mlpot.potential import Potential, UnknownElementError
+from mlpot.version import __version__
 
 BATCH_ATOMS = 1024
-"""Atoms computed at once, unless a structure has more."""
+"""Atoms computed at once where autograd keeps arrays of all their edges, unless a structure has more."""
+NATIVE_BATCH_ATOMS = 8192
+"""The same where compiled code computes, which keeps none."""
+Floats = NDArray[np.float64]
 OnBad = Callable[[int, str], None]
 """Told the place in the source and the reason of each structure that is left out."""
 Progress = Callable[[int, int | None], None]
@@ -36,12 +47,13 @@ def predict_structures(
     potential: Potential,
     structures: Iterable[Atoms],
     *,
-    batch_atoms: int = BATCH_ATOMS,
+    batch_atoms: int | None = None,
     on_bad: OnBad | None = None,
 ) -> Iterator[tuple[Atoms, Properties]]:
     """Each structure with its Properties on the CPU, computed in batches on the device of the potential.
 
     Args:
+        batch_atoms: atoms computed at once; `NATIVE_BATCH_ATOMS` or `BATCH_ATOMS` by default.
         on_bad: told of structures that are left out; without it, the first ends all.
 
     Raises:
@@ -49,10 +61,7 @@ def predict_structures(
         ValueError: a wrong shape, a value that is not finite, two atoms in one place; by index of the structure.
         NotFiniteError: a prediction is not finite.
     """
-    first = 0
-    for batch in _batches(structures, batch_atoms):
-        yield from _predict_batch(potential, batch, first, on_bad)
-        first += len(batch)
+    yield from _predict_placed(potential, enumerate(structures), batch_atoms, on_bad)
 
 
 def labeled(atoms: Atoms, out: Properties) -> Atoms:
@@ -61,12 +70,21 @@ def labeled(atoms: Atoms, out: Properties) -> Atoms:
     What its `info` and `arrays` have under the same names is called `input_energy`, `input_forces`, ... there.
     """
     copy = without_results(atoms)
-    energy = out.energy.item()
-    results = {"energy": energy, "free_energy": energy, "forces": out.forces.numpy()}
-    if out.stress.isfinite().all():
-        results["stress"] = full_3x3_to_voigt_6_stress(out.stress[0].numpy())
+    results = ase_results(out.energy.item(), out.forces.numpy(), out.stress[0].numpy())
     copy.calc = SinglePointCalculator(copy, **results)
     return copy
+
+
+def ase_results(energy: float, forces: Floats, stress: Floats) -> dict[str, Any]:
+    """What a calculator of ASE has of a structure, no stress where there is none.
+
+    Args:
+        energy: eV.
+        forces: (n_atoms, 3) eV/Å.
+        stress: (3, 3) eV/Å³, NaN where there is none.
+    """
+    results = {"energy": energy, "free_energy": energy, "forces": forces}
+    return results | ({"stress": full_3x3_to_voigt_6_stress(stress)} if np.isfinite(stress).all() else {})
 
 
 def predict_file(
@@ -76,7 +94,7 @@ def predict_file(
     *,
     device: str = "cpu",
     dtype: str | None = None,
-    batch_atoms: int = BATCH_ATOMS,
+    batch_atoms: int | None = None,
     overwrite: bool = False,
     on_bad: OnBad | None = None,
     progress: Progress | None = None,
@@ -90,7 +108,7 @@ def predict_file(
             checked before anything is computed, and absent or as before until all is written.
         device: where it computes.
         dtype: "float32" or "float64"; that of the model by default.
-        batch_atoms: atoms computed at once.
+        batch_atoms: atoms computed at once; `NATIVE_BATCH_ATOMS` or `BATCH_ATOMS` by default.
         overwrite: replace an existing output.
         on_bad: told of structures that are left out; without it, the first ends all and nothing is written.
         progress: told how far it is.
@@ -98,86 +116,144 @@ def predict_file(
     Raises:
         ValueError, FileNotFoundError, FileExistsError: as the functions that read, compute and write.
     """
-    output_format(output, overwrite=overwrite)
+    output_kind = output_format(output, overwrite=overwrite)
     potential = load_potential(model, device=device, dtype=dtype)
     source = as_source(structures, labels=False)
-    n_structures = 0
-
-    def counted() -> Iterator[Atoms]:
-        nonlocal n_structures
-        for atoms in _predictions(potential, source, batch_atoms, on_bad, progress):
-            n_structures += 1
-            yield atoms
-
-    write_structures(output, counted(), overwrite=overwrite)
-    return n_structures
+    predicted = _Predicting(potential, source, batch_atoms, on_bad, progress)
+    if output_kind == "h5md" and source.in_columns:
+        card = {"made with": f"mlpot {__version__}"}
+        write_parts(output, predicted.parts(), card=card, overwrite=overwrite)
+    else:
+        told = source.telling_lost_constraints(predicted.structures(), output_kind)
+        write_structures(output, told, overwrite=overwrite)
+    return predicted.n_structures
 
 
-def _predictions(
-    potential: Potential, source: Source, batch_atoms: int, on_bad: OnBad | None, progress: Progress | None
-) -> Iterator[Atoms]:
+class _Predicting:
     """The structures of a source with predictions; an error tells what it costs."""
-    n_structures, total = 0, source.n_frames
-    try:
-        found = _readable(source, on_bad)
-        for atoms, out in predict_structures(potential, found, batch_atoms=batch_atoms, on_bad=on_bad):
-            n_structures += 1
-            if progress is not None:
-                progress(n_structures, total)
-            yield labeled(atoms, out)
-    except ValueError as error:
-        if n_structures == 0 or on_bad is not None:
-            raise
-        raise type(error)(
-            f"{error} Of the {n_structures} structures before it nothing is written: leave such structures out "
-            "with --skip-bad, or correct them."
-        ) from error
+
+    def __init__(
+        self,
+        potential: Potential,
+        source: Source,
+        batch_atoms: int | None,
+        on_bad: OnBad | None,
+        progress: Progress | None,
+    ):
+        self._potential, self._source, self._batch_atoms = potential, source, batch_atoms
+        self._on_bad, self._progress = on_bad, progress
+        self.n_structures, self._total = 0, source.n_frames
+
+    def structures(self) -> Iterator[Atoms]:
+        """One by one."""
+        return self._one_by_one(0, None)
+
+    def parts(self) -> Iterator[Part]:
+        """Of an H5MD file: column by column, and one by one where something is wrong."""
+        batch_atoms = self._batch_atoms or _batch_atoms(self._potential)
+        read, path = Report(str(self._source.path), self._source.reading.labels), str(self._source.path)
+        with self._source.reader() as reader:
+            chosen = np.arange(len(reader))[self._source.reading.wanted]
+            for first, last in columns.spans(reader.n_atoms[chosen], batch_atoms):
+                series = columns.read(reader, chosen[first:last])
+                answer = None if series is None else columns.answered(self._potential, path, series)
+                if series is None or answer is None:
+                    yield self._one_by_one(first, last)
+                    read.add(self._source.report)
+                    continue
+                read.count_series(series)
+                yield answer
+                self._count(len(answer))
+        self._source.report = read
+
+    def _one_by_one(self, first: int, last: int | None) -> Iterator[Atoms]:
+        found = _readable(self._source, self._on_bad, first, last)
+        with self._telling_the_cost():
+            for atoms, out in _predict_placed(self._potential, found, self._batch_atoms, self._on_bad):
+                self._count(1)
+                yield labeled(atoms, out)
+
+    def _count(self, n: int) -> None:
+        self.n_structures += n
+        if self._progress is not None:
+            self._progress(self.n_structures, self._total)
+
+    @contextmanager
+    def _telling_the_cost(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            if self.n_structures == 0 or self._on_bad is not None:
+                raise
+            raise type(error)(
+                f"{error} Of the {self.n_structures} structures before it nothing is written: leave such "
+                "structures out with --skip-bad, or correct them."
+            ) from error
 
 
-def _readable(source: Source, on_bad: OnBad | None) -> Iterator[Atoms]:
-    """The structures of a source; with `on_bad`, damaged ones are passed over where the format allows it."""
-    k = 0
+def _batch_atoms(potential: Potential) -> int:
+    """Atoms that are computed at once if nobody says."""
+    return NATIVE_BATCH_ATOMS if native_obstacle(potential) is None else BATCH_ATOMS
+
+
+def _readable(source: Source, on_bad: OnBad | None, k: int, stop: int | None) -> Iterator[tuple[int, Atoms]]:
+    """The structures k to stop of a source with their places; with `on_bad`, damaged ones are passed over."""
+    read = Report(str(source.path), source.reading.labels)
     while True:
         try:
-            for atoms in source.frames(k):
-                yield atoms
+            for atoms in source.frames(k, stop):
+                yield k, atoms
                 k += 1
-            return
+            break
         except DataError as error:
+            read.add(source.report)
             n_frames = source.n_frames
             if on_bad is None or (k == 0 and n_frames is None):
                 raise
             if n_frames is None:
                 on_bad(k, f"{error} Nothing after it can be read.")
-                return
-        stop = min(k + BLOCK, n_frames)  # H5MD is read by blocks, of which one bad frame spoils all
-        for place in range(k, stop):
+                break
+        end = min(k + BLOCK, n_frames if stop is None else stop)  # read by blocks, of which one frame spoils all
+        for place in range(k, end):
             try:
-                yield from source.frames(place, place + 1)
+                for atoms in source.frames(place, place + 1):
+                    yield place, atoms
+                read.add(source.report)
             except DataError as error:
                 on_bad(place, str(error))
-        k = stop
+        k = end
+    source.report.add(read)
 
 
-def _batches(structures: Iterable[Atoms], batch_atoms: int) -> Iterator[list[Atoms]]:
-    batch: list[Atoms] = []
+def _predict_placed(
+    potential: Potential,
+    structures: Iterable[tuple[int, Atoms]],
+    batch_atoms: int | None,
+    on_bad: OnBad | None,
+) -> Iterator[tuple[Atoms, Properties]]:
+    for batch in _batches(structures, batch_atoms or _batch_atoms(potential)):
+        yield from _predict_batch(potential, batch, on_bad)
+
+
+def _batches(structures: Iterable[tuple[int, Atoms]], batch_atoms: int) -> Iterator[list[tuple[int, Atoms]]]:
+    batch: list[tuple[int, Atoms]] = []
     n_atoms = 0
-    for atoms in structures:
+    for place, atoms in structures:
         if batch and n_atoms + len(atoms) > batch_atoms:
             yield batch
             batch, n_atoms = [], 0
-        batch.append(atoms)
+        batch.append((place, atoms))
         n_atoms += len(atoms)
     if batch:
         yield batch
 
 
 def _predict_batch(
-    potential: Potential, batch: list[Atoms], first: int, on_bad: OnBad | None
+    potential: Potential, batch: list[tuple[int, Atoms]], on_bad: OnBad | None
 ) -> Iterator[tuple[Atoms, Properties]]:
-    known, graph = list(enumerate(batch, first)), _graph_at_once(potential, batch)
+    known, graph = batch, _graph_at_once(potential, [atoms for _, atoms in batch])
     if graph is None:
-        known, graph = _graph_one_by_one(potential, batch, first, on_bad)
+        known, graph = _graph_one_by_one(potential, batch, on_bad)
     if graph is None:
         return
     out = predict(potential, graph.to(potential.energy_scale.device)).to("cpu")
@@ -215,19 +291,19 @@ def _graph_at_once(potential: Potential, batch: list[Atoms]) -> AtomGraph | None
 
 
 def _graph_one_by_one(
-    potential: Potential, batch: list[Atoms], first: int, on_bad: OnBad | None
+    potential: Potential, batch: list[tuple[int, Atoms]], on_bad: OnBad | None
 ) -> tuple[list[tuple[int, Atoms]], AtomGraph | None]:
     """The graph of all structures that have one, with their places in the source; None without any."""
     known, graphs = [], []
-    for k, atoms in enumerate(batch):
+    for k, atoms in batch:
         try:
             potential.check_elements(torch.as_tensor(atoms.numbers, device=potential.energy_scale.device))
             graph = build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, potential.cutoff)
         except ValueError as error:
             if on_bad is None:  # of the same kind, with the structure's name before it
-                raise type(error)(f"Structure {first + k} ({atoms.symbols}): {error}") from error
-            on_bad(first + k, f"({atoms.symbols}) {error}")
+                raise type(error)(f"Structure {k} ({atoms.symbols}): {error}") from error
+            on_bad(k, f"({atoms.symbols}) {error}")
             continue
         graphs.append(graph)
-        known.append((first + k, atoms))
+        known.append((k, atoms))
     return known, collate(graphs) if graphs else None

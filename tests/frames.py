@@ -13,6 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlpot.data.h5md import Reader
 from mlpot.data.sources.convert import convert
+from mlpot.data.sources.read import Source
 
 
 def edit(path: Path, change: Callable[[h5py.File], object]) -> None:
@@ -74,3 +75,20 @@ def assert_labels(frames: list[Atoms], positions, energies, forces) -> None:
         np.testing.assert_array_equal(atoms.positions, positions[k])
         assert atoms.get_potential_energy() == energies[k]
         np.testing.assert_array_equal(atoms.get_forces(), forces[k])
+
+
+CELL = 'Lattice="4 0 0 0 5 0 0 0 2" pbc="T T T"'  # 40 Å³
+
+
+def xyz(path: Path, *comments: str, columns: str = "", values: str = "") -> Path:
+    """Frames of two atoms with these comments."""
+    rows = f"Si 0 0 0 {values}\nSi 2 2 1 {values}\n"
+    properties = f"Properties=species:S:1:pos:R:3{columns}"
+    path.write_text("".join(f"2\n{properties} {comment}\n{rows}" for comment in comments))
+    return path
+
+
+def account(source: Source) -> str:
+    """What a pass over a source tells."""
+    list(source.numbered())
+    return "\n".join(source.report.lines())

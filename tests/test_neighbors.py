@@ -195,6 +195,9 @@ def test_changing_the_arrays_that_were_given_changes_no_graph() -> None:
         ({"positions": [[0, 0, 0], [np.nan, 0, 0]]}, r"atoms \[1\] are not finite"),
         ({"positions": [[0, 0, 0], [np.inf, 0, 0]]}, "not finite"),
         ({"cell": np.full((3, 3), np.nan)}, "cell is not finite"),
+        ({"positions": [[0, 0, 0], [0, -2e8, 0]]}, r"atoms \[1\] are beyond 1e\+08 Å"),
+        ({"positions": [[0, 0, 0], [9.97e36, 0, 0]]}, "stands for none"),
+        ({"cell": np.diag([5.0, 1e300, 5.0]), "pbc": True}, "cell is beyond"),
         ({"positions": [[0, 0], [1, 1]]}, "positions has shape"),
         ({"numbers": [6]}, "numbers has shape"),
         ({"cell": [3, 3, 3]}, "cell has shape"),
@@ -235,3 +238,40 @@ def test_many_molecules_at_once_have_the_edges_of_each() -> None:
     for wrong in (np.full((2, 3), np.nan), np.zeros((2, 3)), np.zeros((3, 3))):
         assert build_molecules([*numbers[:-1], [1, 1]], [*positions[:-1], wrong], cells, 3.0) is None
     assert build_molecules([[1] * 65], [rng.uniform(0, 50, (65, 3))], [np.eye(3)], 3.0) is None
+
+
+@pytest.mark.parametrize("pbc", [(0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0)], ids=["open", "wire", "y", "slab"])
+@pytest.mark.parametrize("n_extended", [1, 2, 3])
+def test_pairs_far_apart_or_of_a_tiny_cutoff_are_found_at_once(pbc: tuple[int, ...], n_extended: int) -> None:
+    """Clusters up to 1e7 Å apart along one, two or three axes: the pairs of each, with its periodic images."""
+    rng = np.random.default_rng(5)
+    cell = [[4.0, 0.3, 0.1], [0.2, 5.0, 0.4], [1.0, 2.0, 6.0]]
+    cluster = Atoms("C6", rng.uniform(0, 3, (6, 3)), cell=cell, pbc=pbc)
+    near = graph_of(cluster, 2.0)
+    for distance in (3e2, 1e5, 1e7):
+        jump = distance * (np.arange(3) < n_extended) * ~np.array(pbc, dtype=bool)
+        if pbc == (1, 1, 0):
+            normal = np.cross(cell[0], cell[1])
+            jump = distance * normal / np.linalg.norm(normal)
+        r = np.concatenate([cluster.positions + k * jump for k in range(3)])
+        if not jump.any():
+            continue
+        graph = build_graph([6] * 18, r, cell, pbc, 2.0)
+        assert len(graph.edges) == 3 * len(near.edges), (distance, pbc)
+        assert (distances(graph) < 2.0).all()
+        assert torch.equal(graph.edges.center[: len(near.edges)], near.edges.center)
+        assert torch.equal(graph.cell_shift[: len(near.edges)], near.cell_shift)
+    assert len(build_graph([6] * 6, cluster.positions, cell, pbc, 0.01).edges) == 0
+
+
+def test_a_flat_sheet_of_more_cells_than_a_finder_holds_has_all_its_pairs() -> None:
+    """Two chains that span a sheet of 560 by 560 cutoffs, of one cutoff in height, in the open and periodic."""
+    side = np.arange(0.0, 900.0, 1.5)
+    line = np.column_stack([side, np.zeros_like(side), np.zeros_like(side)])
+    r = np.concatenate([line, line[1:, [1, 0, 2]]])
+    whole = np.diag([900.0, 900.0, 1.6])
+    in_open, periodic = 2 * (len(r) - 1), 2 * (len(r) + 1)  # each chain closes over the border
+    for cell, pbc, n in ((np.zeros((3, 3)), False, in_open), (whole, (True, True, False), periodic)):
+        assert len(build_graph([6] * len(r), r, cell, pbc, 1.6).edges) == n
+    layers = build_graph([6] * len(r), r, whole, True, 1.7)  # each atom sees its own images above and below
+    assert len(layers.edges) == periodic + 2 * len(r)

@@ -24,6 +24,7 @@ Columns = dict[str, NDArray[Any]]
 VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # place of each tensor element in xx, yy, zz, yz, xz, xy
 OF_ATOMS = {"mass": "masses", "charge": "initial_charges"}  # column -> array of ASE: u, e
 WEIGHT = "config_weight"  # in `info`, as GAP and MACE call it: how much a frame counts in the loss
+LARGEST = 1e12  # in house units; what is larger stands for no value, as 1e37 of NetCDF, or has another unit
 ISOLATED = 8.0  # Å, from an atom to its nearest periodic image: beyond, it is isolated
 ISOLATED_FAMILIES = {"isolatedatom", "isolatedatoms"}  # of GAP, MACE and others, without signs, in lower case
 OF_STATE = {"total_charge": "charge", "total_spin": "spin"}  # column -> name in info
@@ -115,7 +116,7 @@ def columns_of(atoms: Atoms, index: int) -> Columns:
     """The checked columns of one structure; `index` names the frame in errors.
 
     Raises:
-        LabelError: a value is not finite, or has the wrong shape or type.
+        LabelError: a value is not finite or absurdly large, or has the wrong shape or type.
     """
     n = len(atoms)
     if n == 0:
@@ -219,7 +220,17 @@ def _checked(name: str, value: Any, shape: tuple[int, ...], index: int) -> Float
         raise LabelError(
             f"Frame {index}: {name} is not finite. Remove the frame, or remove the label if it is missing."
         )
+    if not believable(array).all():
+        raise LabelError(
+            f"Frame {index}: {name} is {array.flat[np.abs(array).argmax()]:g}, above {LARGEST:g}: it stands for "
+            "no value, or is in another unit. Remove the frame or the label, or give the unit."
+        )
     return array.astype(np.float64)
+
+
+def believable(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which values are numbers, and of a size that a quantity in house units can have."""
+    return np.asarray(np.abs(values) <= LARGEST)
 
 
 def _mask(value: NDArray[Any], n: int, index: int) -> NDArray[np.bool_]:

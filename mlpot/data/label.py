@@ -7,11 +7,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +18,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlpot.atomic_files import check_place
 from mlpot.data import h5md
-from mlpot.data.errors import DataError, FormatError, LabelError
-from mlpot.data.quantum import Code, QuantumError, SettingsError, choose, version
+from mlpot.data.errors import DataError, FormatError, KeysError, LabelError
+from mlpot.data.label_cluster import on_cluster
+from mlpot.data.label_workers import Outcome, in_processes
+from mlpot.data.quantum import Code, SettingsError, charge_of, choose, version
+from mlpot.data.sources.names import KNOWN, looks_like
 from mlpot.data.sources.read import H5MD_ENDINGS, Source, as_source
 
 
@@ -49,17 +49,6 @@ class LabelReport:
         return self.frames - len(self.failures)
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """One line of the working file."""
-
-    frame: int
-    energy: float | None = None
-    forces: list[list[float]] | None = None
-    stress: list[float] | None = None
-    failure: str | None = None
-
-
 def label(
     source: str | Path | Source,
     destination: str | Path,
@@ -67,6 +56,7 @@ def label(
     calculator: str,
     settings: Mapping[str, object] | None = None,
     workers: int = 1,
+    on: str | None = None,
     card: Mapping[str, str] | None = None,
     resume: bool = True,
     overwrite: bool = False,
@@ -80,35 +70,50 @@ def label(
 
     Args:
         calculator: a name in `mlpot.data.quantum.CODES`; `settings` are the fields of that class.
+        workers: processes here; or, with `on`, those of the Dask scheduler of that address, tcp://host:8786.
         card: entries that are added to the card, such as the licence.
         progress: called with the number of structures done and their total.
 
     Raises:
-        SettingsError: the calculator or one of its settings is unknown.
-        MissingCodeError: the code is not installed.
+        SettingsError: the calculator or one of its settings is unknown. MissingCodeError: it is not installed.
         ResumeError: the working file belongs to another run.
-        LabelError: not one structure could be labeled.
+        LabelError: not one structure could be labeled, or the scheduler or its workers cannot be used.
         FileExistsError: the destination exists and `overwrite` is not given. FormatError: it does not end in .h5.
     """
     code, destination = choose(calculator, settings or {}), Path(destination)
     _check_destination(destination, overwrite)
-    frames = list(as_source(source, labels=False).frames())
+    frames = list(_structures(as_source(source, labels=False)))
     partial = destination.with_name(destination.name + ".partial")
     run = {"calculator": calculator, "version": version(code), "settings": code.model_dump()}
     done = _reopen(partial, run | {"structures": _fingerprint(frames)}, resume)
     resumed = len(done)
     with partial.open("a", encoding="utf-8") as record, _single_threaded_children():
-        for outcome in _compute(code, [(k, f) for k, f in enumerate(frames) if k not in done], workers):
+        for outcome in _outcomes(code, [(k, f) for k, f in enumerate(frames) if k not in done], workers, on):
             _append(record, asdict(outcome))
             done[outcome.frame] = outcome
             if progress is not None:
                 progress(len(done), len(frames))
-    outcomes = [done[k] for k in range(len(frames))]
-    report = _report(outcomes, resumed)
-    labeled = (_labeled(frames[k], outcome) for k, outcome in enumerate(outcomes) if outcome.failure is None)
+    found = [done[k] for k in range(len(frames))]
+    report = _report(found, resumed)
+    labeled = (_labeled(frames[k], outcome, code) for k, outcome in enumerate(found) if outcome.failure is None)
     h5md.write(destination, labeled, card=_card(code, report) | dict(card or {}), overwrite=overwrite)
     partial.unlink()
     return report
+
+
+def _structures(source: Source) -> Iterator[Atoms]:
+    """All of them; KeysError for a charge or spin under a name that is not read, as another would be computed."""
+    for k, atoms in source.numbered():
+        for quantity in {"charge", "spin"} - atoms.info.keys():
+            numbers = {name for name, value in atoms.info.items() if isinstance(value, int | float | np.number)}
+            others = [name for name in sorted(numbers) if looks_like(quantity, name)]
+            if others:
+                raise KeysError(
+                    f"{source.path}, frame {k}: is {others[0]!r} its total {quantity}? What is computed depends "
+                    f"on it, and it is read under the names {', '.join(KNOWN[quantity])}. Rename it in the file, "
+                    "or remove it."
+                )
+        yield atoms
 
 
 def _check_destination(destination: Path, overwrite: bool) -> None:
@@ -120,48 +125,13 @@ def _check_destination(destination: Path, overwrite: bool) -> None:
 # --- computing ---
 
 
-def _compute(code: Code, frames: list[tuple[int, Atoms]], workers: int) -> Iterator[_Outcome]:
-    """Outcomes in order of completion; every worker is a pool of one, so that a crash costs only its frame."""
-    if workers < 1:
-        raise SettingsError(f"workers is {workers}. Give at least one.")
-    jobs = iter(frames)
-    idle = [_process() for _ in range(workers)]
-    running: dict[Future[_Outcome], tuple[ProcessPoolExecutor, int]] = {}
-    try:
-        while True:
-            while idle and (job := next(jobs, None)) is not None:
-                pool = idle.pop()
-                running[pool.submit(_attempt, code, *job)] = pool, job[0]
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                pool, frame = running.pop(future)
-                if isinstance(future.exception(), BrokenProcessPool):
-                    pool.shutdown()
-                    idle.append(_process())
-                    yield _Outcome(frame, failure=f"{code.package} ended its process: a crash, or no memory left")
-                else:
-                    idle.append(pool)
-                    yield future.result()
-    finally:
-        for pool in [*idle, *(pool for pool, _ in running.values())]:
-            pool.shutdown(cancel_futures=True)
-
-
-def _process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-
-
-def _attempt(code: Code, frame: int, atoms: Atoms) -> _Outcome:
-    """Runs in a worker: the label of one structure, or why there is none."""
-    try:
-        answer = code.compute(atoms)
-        if not (np.isfinite(answer.energy) and np.isfinite(answer.forces).all()):
-            raise QuantumError("energy or forces are not finite: do atoms coincide?")
-    except Exception as error:  # the reason is kept with the structure, and the others continue
-        return _Outcome(frame, failure=f"{type(error).__name__}: {error}")
-    stress = None if answer.stress is None else answer.stress.tolist()
-    return _Outcome(frame, float(answer.energy), answer.forces.tolist(), stress)
+def _outcomes(code: Code, jobs: list[tuple[int, Atoms]], workers: int, on: str | None) -> Iterator[Outcome]:
+    """In order of completion, by processes of this machine or by the workers of a cluster."""
+    if on is None:
+        return in_processes(code, jobs, workers)
+    if workers != 1:
+        raise SettingsError(f"Workers are those of {on}: give either a number of workers or `on`.")
+    return on_cluster(code, jobs, on)
 
 
 @contextmanager
@@ -182,7 +152,7 @@ def _single_threaded_children() -> Iterator[None]:
 # --- the working file ---
 
 
-def _reopen(partial: Path, run: dict[str, Any], resume: bool) -> dict[int, _Outcome]:
+def _reopen(partial: Path, run: dict[str, Any], resume: bool) -> dict[int, Outcome]:
     """What an interrupted run left; its last line may be torn and is then cut off."""
     run = json.loads(json.dumps(run))
     if resume and partial.exists():
@@ -196,7 +166,7 @@ def _reopen(partial: Path, run: dict[str, Any], resume: bool) -> dict[int, _Outc
                 raise ResumeError(
                     f"{partial} was begun with other {' and '.join(changed)}. Continue with those, or remove it."
                 )
-            return {line["frame"]: _Outcome(**line) for line in lines}
+            return {line["frame"]: Outcome(**line) for line in lines}
     with partial.open("w", encoding="utf-8") as record:
         _append(record, run)
     return {}
@@ -213,14 +183,18 @@ def _fingerprint(frames: Iterable[Atoms]) -> str:
     for atoms in frames:
         for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
             digest.update(array.tobytes())
+        state = {key: float(atoms.info[key]) for key in ("charge", "spin") if key in atoms.info}
+        digest.update(json.dumps(state).encode() if state else b"")
     return digest.hexdigest()
 
 
 # --- the destination ---
 
 
-def _labeled(atoms: Atoms, outcome: _Outcome) -> Atoms:
+def _labeled(atoms: Atoms, outcome: Outcome, code: Code) -> Atoms:
     frame = atoms.copy()
+    if charge := charge_of(atoms, code.charge):
+        frame.info["charge"] = charge
     results = {"energy": outcome.energy, "forces": np.array(outcome.forces)}
     if outcome.stress is not None:
         results["stress"] = np.array(outcome.stress)
@@ -228,7 +202,7 @@ def _labeled(atoms: Atoms, outcome: _Outcome) -> Atoms:
     return frame
 
 
-def _report(outcomes: list[_Outcome], resumed: int) -> LabelReport:
+def _report(outcomes: list[Outcome], resumed: int) -> LabelReport:
     failures = {o.frame: o.failure for o in outcomes if o.failure is not None}
     if len(failures) == len(outcomes):
         reason = outcomes[0].failure if outcomes else "there are none"

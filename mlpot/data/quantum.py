@@ -61,7 +61,7 @@ class PySCF(_Settings):
     grid_level: int = Field(3, ge=0, le=9)
     tolerance: float = Field(1e-9, gt=0)  # hartree, on the self-consistent energy
     cycles: int = Field(100, gt=0)
-    charge: int = 0  # of structures with more than one atom, as is the multiplicity
+    charge: int | None = None  # of molecules that carry none, as is the multiplicity; by default 0
     multiplicity: int | None = Field(None, gt=0)
 
     def theory(self) -> str:
@@ -111,6 +111,7 @@ class GPAW(_Settings):
 
     package: ClassVar[str] = "gpaw"
     install: ClassVar[str] = "see data/README.md: GPAW needs libxc and a BLAS library first"
+    charge: ClassVar[None] = None  # it computes neutral structures alone
 
     functional: str = "PBE"
     cutoff: float = Field(350.0, gt=0)  # eV, of the plane waves
@@ -130,6 +131,8 @@ class GPAW(_Settings):
         """Energy, forces, and the stress of a crystal."""
         import gpaw
 
+        if charge_of(atoms, self.charge):
+            raise QuantumError("it is charged by its file, and GPAW computes neutral structures here; use pyscf")
         periodic, is_atom = bool(atoms.pbc.any()), len(atoms) == 1
         structure = atoms.copy() if periodic else _boxed(atoms, self.vacuum)
         structure.calc = gpaw.GPAW(
@@ -158,7 +161,7 @@ class TBLite(_Settings):
 
     method: Literal["GFN1-xTB", "GFN2-xTB", "IPEA1-xTB"] = "GFN2-xTB"
     accuracy: float = Field(1.0, gt=0)  # xTB's own scale: smaller is tighter
-    charge: int = 0  # of structures with more than one atom, as is the multiplicity
+    charge: int | None = None  # of molecules that carry none, as is the multiplicity; by default 0
     multiplicity: int | None = Field(None, gt=0)
 
     def theory(self) -> str:
@@ -215,13 +218,47 @@ def version(code: Code) -> str:
         raise MissingCodeError(f"{code.package} is not installed. To label with it: {code.install}.") from error
 
 
-def _state(atoms: Atoms, charge: int, multiplicity: int | None) -> tuple[int, int]:
-    """Charge and number of unpaired electrons; an isolated atom is neutral and in its ground state."""
+def charge_of(atoms: Atoms, asked: int | None) -> int:
+    """The total charge with which a structure is computed: its own, or else what is asked, or else 0.
+
+    Raises:
+        QuantumError: the two differ, or it is not whole, or that of an isolated atom, which is computed neutral.
+    """
+    own = atoms.info.get("charge")
+    is_atom = len(atoms) == 1 and not atoms.pbc.any()
+    if own is None:
+        return 0 if is_atom or asked is None else asked
+    if is_atom and own:
+        raise QuantumError(f"its charge is {own:g}, and isolated atoms are computed neutral. Remove the frame")
+    if own != round(own):
+        raise QuantumError(f"its charge is {own:g}, and only whole charges are computed. Correct its file")
+    if asked is not None and not is_atom and asked != own:
+        raise QuantumError(
+            f"its charge is {own:g} by its file and {asked} by the settings. Leave out charge, or correct the file"
+        )
+    return int(own)
+
+
+def _state(atoms: Atoms, charge: int | None, multiplicity: int | None) -> tuple[int, int]:
+    """Charge and number of unpaired electrons, as few as there can be unless the multiplicity is given.
+
+    An isolated atom is neutral and in its ground state.
+
+    Raises:
+        QuantumError: as `charge_of`, or the spin of the structure is of more unpaired electrons.
+    """
+    charge = charge_of(atoms, charge)
     if len(atoms) == 1 and not atoms.pbc.any():
         return 0, int(ground_state_magnetic_moments[atoms.numbers[0]])
     if multiplicity is not None:
         return charge, multiplicity - 1
-    return charge, int(atoms.numbers.sum() - charge) % 2
+    unpaired = int(atoms.numbers.sum() - charge) % 2
+    if (spin := atoms.info.get("spin")) is not None and spin not in (unpaired, unpaired + 1):
+        raise QuantumError(
+            f"its spin is {spin:g} by its file, and {unpaired} unpaired electrons would be computed. Set "
+            "multiplicity, or remove the spin from the file"
+        )
+    return charge, unpaired
 
 
 def _boxed(atoms: Atoms, vacuum: float) -> Atoms:

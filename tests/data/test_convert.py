@@ -12,11 +12,13 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLength
-from frames import assert_labels, converted
+from frames import assert_labels, converted, mixed
 from places import SHARED
 
-from mlpot.data.h5md import FormatError, KeysError, LabelError, Reader, UnitsError
+from mlpot.data.h5md import FormatError, KeysError, LabelError, Reader, UnitsError, write
 from mlpot.data.sources.convert import convert
+from mlpot.data.sources.read import Source
+from mlpot.data.sources.reading import Reading
 from mlpot.units import BOHR, HARTREE
 
 DATA = SHARED / "data"
@@ -247,3 +249,42 @@ def test_public_sets_come_through_whole(tmp_path, name):
             assert ours.calc.results.keys() == theirs.calc.results.keys()
             for key, value in ours.calc.results.items():
                 np.testing.assert_array_equal(value, theirs.calc.results[key])
+
+
+@pytest.mark.parametrize(("drop", "index"), [("1,99", ":"), ("0", "1:"), ("7", "::2")])
+def test_a_frame_to_leave_out_must_be_there(tmp_path, drop, index):
+    path = tmp_path / "set.h5"
+    write(path, mixed(), card={})
+    with pytest.raises(KeysError, match=r"has no frame .* among those that are read"):
+        convert(path, tmp_path / "new.h5", drop=drop, index=index)
+    assert not (tmp_path / "new.h5").exists()
+
+
+@pytest.mark.parametrize("name", ["set.xyz", "set.h5", "OUTCAR", "set.npz"])
+def test_an_empty_file_is_said_to_be_empty(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(FormatError, match=f"{name} is empty"):
+        convert(tmp_path / name, tmp_path / "new.h5")
+
+
+@pytest.mark.parametrize("hold", [[99], [0, 3], [-1]])
+def test_an_atom_to_hold_must_be_there(tmp_path, hold):
+    path = tmp_path / "set.xyz"
+    ase.io.write(path, [labeled(molecule("H2O"), k) for k in range(3)])
+    with pytest.raises(KeysError, match=r"Correct --hold"):
+        convert(path, tmp_path / "new.h5", hold=hold)
+    assert not (tmp_path / "new.h5").exists()
+    assert convert(path, tmp_path / "new.h5", hold=[0, 2]) == 3
+
+
+def test_what_a_user_says_of_a_file_is_used_or_refused(tmp_path):
+    crystal = labeled(bulk("Si", cubic=True), 1)
+    write(tmp_path / "set.h5", [crystal], card={})
+    (atoms,) = Source(tmp_path / "set.h5", Reading(pbc="TTF")).frames()
+    assert atoms.pbc.tolist() == [True, True, False]
+    with pytest.raises(KeysError, match="There is no quantity 'enthalpy' that has a unit"):
+        Reading(units={"enthalpy": "eV"})
+    with pytest.raises(KeysError, match="--cell is for trajectories of CP2K"):
+        list(Source(tmp_path / "set.h5", Reading(cell="5,5,5")).frames())
+    with pytest.raises(KeysError, match="'XYZ' does not say which directions"):
+        list(Source(tmp_path / "set.h5", Reading(pbc="XYZ")).frames())

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +17,9 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from frames import assert_same, labeled
+from processes import running
 from typer.testing import CliRunner
+from work import little_work
 
 from mlpot.atomic_files import StorageError
 from mlpot.cli.main import app
@@ -79,12 +79,11 @@ def found_or_harmless(raw: bytes, path: Path, before: list[tuple[object, ...]], 
     rng, refused = random.Random(seed), 0
     for _ in range(n_flips):
         path.write_bytes(flipped(raw, rng.randrange(len(raw)), rng.randrange(8)))
-        start = time.process_time()
         try:
-            assert content(path) == before
+            with little_work():
+                assert content(path) == before
         except DataError:
             refused += 1
-        assert time.process_time() - start < 60
     return refused
 
 
@@ -254,15 +253,12 @@ def test_a_converter_that_is_killed_leaves_nothing_or_everything(tmp_path):
     ase.io.write(source, frames(300), format="extxyz")
     rng, finished, n_kills = random.Random(6), 0, 3
     for _ in range(n_kills):
-        process = subprocess.Popen([sys.executable, "-c", CONVERT, source, new], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
         size = rng.randrange(1, 60_000)  # bytes of the new file that are written when it is killed
-        while process.poll() is None and written(tmp_path) < size:
-            pass
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        with running([sys.executable, "-c", CONVERT, source, new], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            while process.poll() is None and written(tmp_path) < size:
+                pass
         if new.exists():
             assert len(content(new)) == 300
             finished += 1

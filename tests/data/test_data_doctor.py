@@ -139,8 +139,14 @@ def corrections(report: Report) -> str:
     return " ".join(part for f in report.findings if f.fix for part in re.findall(r"--correct '?([^' ]+)", f.fix))
 
 
-@pytest.mark.parametrize("fault", UNITS)
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        pytest.param(name, fault, marks=[pytest.mark.slow] * ((i + k) % 2))  # others: slow
+        for i, name in enumerate(OWN)
+        for k, fault in enumerate(UNITS)
+    ],
+)
 def test_wrong_units_and_signs_are_named_and_mended(tmp_path, name, fault):
     fix, change = UNITS[fault]
     frames = frames_of(OWN[name])

@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixCartesian, FixCom, Hookean
 from frames import labeled
 
 from mlpot.data import h5md
+from mlpot.data.constraints import held_coordinates, holds_center, other_constraints
 from mlpot.data.errors import FormatError
 from mlpot.data.sources.convert import convert
-from mlpot.data.sources.export import export
+from mlpot.data.sources.export import export, writable
 from mlpot.data.sources.read import Source
 from mlpot.data.sources.reading import Reading
+from mlpot.data.sources.report import Report
+from mlpot.model_file import save_potential
+from mlpot.potential import Potential
+from mlpot.predictions import predict_file
 
 
 @pytest.fixture
@@ -109,3 +114,46 @@ def test_what_cannot_be_packed_is_not_named_so(path, tmp_path, name):
     with pytest.raises(FormatError, match="Leave out the ending"):
         export(path, tmp_path / name)
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("a.xyz", "FixCom, Hookean"),
+        ("a.traj", ""),
+        ("a.json", ""),
+        ("POSCAR", "FixCartesian, FixCom, Hookean"),
+        ("a.cif", "FixAtoms, FixCartesian, FixCom, Hookean"),
+    ],
+)
+def test_constraints_that_a_format_cannot_hold_are_told(name: str, lost: str, tmp_path: Path) -> None:
+    atoms = bulk("Si", cubic=True)
+    atoms.set_constraint(
+        [FixAtoms([0]), FixCartesian([1], (True, False, False)), FixCom(), Hookean(2, 3, 1.0, 2.0)]
+    )
+    report = Report("a")
+    report.note_constraints(atoms, writable(tmp_path / name), 0)
+    assert [note.partition("(")[2].partition(")")[0] for note in report.notes] == [lost] * bool(lost)
+    kind = writable(tmp_path / name)
+    ase.io.write(tmp_path / name, atoms, format=kind)  # and the others do come back
+    back = ase.io.read(tmp_path / name, format=kind)
+    atoms.set_constraint([c for c in atoms.constraints if type(c).__name__ not in lost])
+    np.testing.assert_array_equal(held_coordinates(back), held_coordinates(atoms))
+    assert holds_center(back) == holds_center(atoms)
+    assert other_constraints(back) == other_constraints(atoms)
+
+
+def test_a_held_center_of_mass_is_not_lost_without_a_word(tmp_path: Path) -> None:
+    atoms = labeled(molecule("H2O"), 0)
+    atoms.set_constraint(FixCom())
+    h5md.write(tmp_path / "a.h5", [atoms], card={})
+    source = Source(tmp_path / "a.h5")
+    export(source, tmp_path / "a.xyz")
+    assert "constraints left out (FixCom), which extxyz cannot hold" in source.report.notes
+    save_potential(
+        Potential("schnet", {"n_features": 4, "n_radial": 4}, reference_energies={1: 0.0, 8: 0.0}), tmp_path / "m"
+    )
+    for name, told in (("b.xyz", True), ("b.traj", False), ("b.h5", False)):
+        source = Source(tmp_path / "a.h5", Reading(labels=False))
+        predict_file(tmp_path / "m", source, tmp_path / name)
+        assert any("FixCom" in note for note in source.report.notes) == told

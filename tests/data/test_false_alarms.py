@@ -92,6 +92,19 @@ def test_no_alarm_hides_another(tmp_path: Path) -> None:
     assert "isolated Au atom has 2 energies" in str(told.value)
 
 
+@pytest.mark.parametrize("periodic", [(True, False, False), (True, True, False)], ids=["wires", "slabs"])
+def test_structures_of_few_periods_are_checked_at_once(periodic: tuple[bool, bool, bool], tmp_path: Path) -> None:
+    """Neighbors of a hundredth of an Å along open directions once took more cells than a day has seconds."""
+    frames, rng = [], np.random.default_rng(7)
+    for _ in range(24):
+        atoms = Atoms("Cu4", rng.uniform(-0.2, 0.2, (4, 3)) + [[0, 0, 0], [0, 2.4, 0], [0, 0, 2.4], [0, 2.5, 2.5]])
+        atoms.set_cell(np.diag([3.0, 12.0, 12.0]) + [[0, 0, 0], [0, 0, 0], [1, 0, 0]])
+        atoms.pbc = periodic
+        frames.append(labeled(atoms))
+    report = check(write(tmp_path / "set.h5", frames))
+    assert not report.findings or {f.check for f in report.findings} <= {"net force", "torque"}, report.findings
+
+
 def test_few_structures_do_not_hide_references_that_are_off(tmp_path: Path) -> None:
     gold = Atoms("Au")
     gold.calc = SinglePointCalculator(gold, energy=-500.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ import pytest
 from ase.build import molecule
 from frames import assert_same, edit, labeled, mixed
 from places import TESTS
+from processes import running
 
 from mlpot.data.h5md import (
     FormatError,
@@ -23,7 +23,8 @@ from mlpot.data.h5md import (
     frame_of,
     write,
 )
-from mlpot.data.h5md.write import found
+from mlpot.data.h5md.layout import INDEX
+from mlpot.data.h5md.write import extend, found
 
 CARD = {"level": "PBE/def2-SVP", "licence": "MIT"}
 
@@ -106,12 +107,10 @@ write(sys.argv[1], frames(), card={})
 
 
 def test_a_killed_writer_leaves_no_half_file(path):
-    writer = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, cwd=TESTS)
-    for _ in range(20):
-        writer.stdout.readline()
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    writer.stdout.close()
+    command = [sys.executable, "-c", KILLED, str(path)]
+    with running(command, stdout=subprocess.PIPE, cwd=TESTS) as writer:
+        for _ in range(20):
+            writer.stdout.readline()
     assert not path.exists()
 
 
@@ -133,13 +132,14 @@ for k in range(1, 10**6, 2):
 
 
 def test_a_trajectory_is_readable_while_it_grows_and_after_its_writer_was_killed(path):
-    writer = subprocess.Popen([sys.executable, "-c", LIVE, str(path)], stdout=subprocess.PIPE, cwd=TESTS)
-    flushed = [int(writer.stdout.readline()) for _ in range(5)][-1]
-    with Reader(path) as reader:
-        assert len(reader) >= flushed
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    writer.stdout.close()
+    command = [sys.executable, "-c", LIVE, str(path)]
+    with running(command, stdout=subprocess.PIPE, cwd=TESTS) as writer:
+        flushed = [int(writer.stdout.readline()) for _ in range(5)][-1]
+        for _ in range(20):
+            with Reader(path) as reader:
+                assert len(reader) >= flushed
+                last = len(reader) - 1
+                assert_same(reader[last], labeled(molecule("H2O"), last))
     with Reader(path) as reader:
         assert len(reader) >= flushed
         for k, atoms in enumerate(reader.frames()):
@@ -148,12 +148,33 @@ def test_a_trajectory_is_readable_while_it_grows_and_after_its_writer_was_killed
         append(path, mixed())
 
 
+GROWN = ("particles/atoms_3/box/edges/value", "observables/atoms_3/energy/value", INDEX)
+
+
+@pytest.mark.parametrize("first", GROWN)
+def test_frames_of_a_growing_trajectory_end_where_one_of_their_columns_does(path, first, monkeypatch):
+    """Datasets are opened one after another, and the writer may flush between: one has more rows than another."""
+    with h5py.File(path, "w", libver=("v110", "v110")) as file:
+        found(file, {})
+        extend(file, [labeled(molecule("H2O"), k) for k in range(5)])
+        for name in {"particles/atoms_3/position/value", *GROWN} - {first}:
+            file[name].resize(4, axis=0)
+    monkeypatch.setattr(h5py.File, "swmr_mode", property(lambda file: True))
+    with Reader(path) as reader:
+        assert len(reader) == 4
+        for k, atoms in enumerate(reader.frames()):
+            assert_same(atoms, labeled(molecule("H2O"), k))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda a: a.calc.results.update(energy=np.nan), "Frame 3: energy is not finite"),
         (lambda a: a.calc.results["forces"].__setitem__((0, 1), np.inf), "Frame 3: forces is not finite"),
         (lambda a: a.positions.__setitem__((0, 0), np.nan), "Frame 3: positions is not finite"),
+        (lambda a: a.calc.results.update(energy=-1e300), r"Frame 3: energy is -1e\+300, above 1e\+12"),
+        (lambda a: a.calc.results["forces"].__setitem__((2, 1), 9.97e36), "Frame 3: forces is 9.97e"),
+        (lambda a: a.positions.__setitem__((1, 0), -1e20), r"Frame 3: positions is -1e\+20"),
         (lambda a: a.calc.results.update(forces=np.zeros((2, 3))), r"Frame 3: forces has shape \(2, 3\)"),
         (lambda a: a.calc.results.update(energy=np.float16(1)), "Frame 3: energy has type float16"),
         (lambda a: a.calc.results.update(energy="low"), "Frame 3: energy has type"),

@@ -15,12 +15,16 @@ from ase.constraints import FixAtoms, FixBondLength, FixCartesian, FixCom
 from md_runs import md_recipe, prepare
 
 from mlpot.data.constraints import held_coordinates, holds_center
-from mlpot.data.errors import LeftOutWarning, UnitsError
+from mlpot.data.errors import FormatError, LeftOutWarning, UnitsError
 from mlpot.data.h5md import Reader, write
 from mlpot.data.h5md.recover import recover
 from mlpot.data.h5md.trajectory import TrajectoryWriter
+from mlpot.data.sources.export import export
+from mlpot.data.sources.read import Source, read_structure
+from mlpot.data.sources.reading import Reading
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.run import run_md
+from mlpot.dynamics.start import StartError, check_constraints
 from mlpot.predictions import predict_file
 
 CARD = {"made with": "a test"}
@@ -171,3 +175,60 @@ def test_a_free_molecule_keeps_its_degrees_of_freedom(ensemble: str, tmp_path: P
         again = {"structure": structure, "frame": -1, "velocities": "file", "output": tmp_path / "again"}
         run = md_recipe(tmp_path, ensemble=ensemble, steps=2, overwrite=True, **common | again)
         assert run_md(run).n_degrees == 21
+
+
+def foreign(path: Path, name: str, values: Any, *, once: bool) -> None:
+    """As another program could write which atoms are held, in three frames of water."""
+    write(path, [heavy_water() for _ in range(3)], card=CARD)
+    with h5py.File(path, "r+") as file:
+        del file["parameters"]
+        file[f"particles/atoms_3/{name}" if once else f"particles/atoms_3/{name}/value"] = np.array(values)
+
+
+ATOM_0, COORDINATE = [[True] * 3, [False] * 3, [False] * 3], [[True, False, False], [False] * 3, [False] * 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "once", "held"),
+    [
+        ("fixed", [1, 0, 0], True, ATOM_0),
+        ("frozen", [True, False, False], True, ATOM_0),
+        ("mobile", [0, 1, 1], True, ATOM_0),
+        ("fixed", COORDINATE, True, COORDINATE),
+        ("fixed_atoms", [[0, 0, 0], [1, 0, 0], [0, 0, 0]], False, ATOM_0),
+        (
+            "move_mask",
+            np.array([[[1] * 3] * 3, np.logical_not(COORDINATE), [[1] * 3] * 3], float),
+            False,
+            COORDINATE,
+        ),
+    ],
+)
+def test_atoms_that_another_program_holds_are_held(
+    name: str, values: Any, once: bool, held: Any, tmp_path: Path
+) -> None:
+    foreign(tmp_path / "a.h5", name, values, once=once)
+    atoms = read_structure(tmp_path / "a.h5", 1)
+    np.testing.assert_array_equal(held_coordinates(atoms), held)
+    assert once or not read_structure(tmp_path / "a.h5", 2).constraints
+    check_constraints(atoms, "a.h5")
+
+
+@pytest.mark.parametrize("values", [[0, 2], [0, 1, 2], [1.0, 0.5, 0.0], [b"yes", b"no", b"no"]])
+def test_what_may_hold_atoms_and_is_not_understood_is_refused(values: Any, tmp_path: Path) -> None:
+    foreign(tmp_path / "a.h5", "frozen", values, once=True)
+    with pytest.raises(FormatError, match="frozen seems to say which atoms are held"):
+        read_structure(tmp_path / "a.h5")
+    with Reader(tmp_path / "a.h5") as reader:  # a training does not need it
+        assert len(reader.columns([0, 1])) == 2
+
+
+def test_a_structure_that_may_hold_atoms_by_a_column_does_not_start(tmp_path: Path) -> None:
+    for name, key in (("fixed", "fixed"), ("is_mobile", "-is_mobile")):
+        heavy_water(**{name: [1, 0, 0]}).write(tmp_path / "a.xyz")
+        with pytest.raises(StartError, match=f"--key fixed={key} writes"):
+            check_constraints(read_structure(tmp_path / "a.xyz"), "a.xyz")
+        export(Source(tmp_path / "a.xyz", Reading(keys={"fixed": key})), tmp_path / "b.traj", overwrite=True)
+        atoms = read_structure(tmp_path / "b.traj")
+        check_constraints(atoms, "b.traj")
+        assert held_coordinates(atoms).any(axis=1).tolist() == [name == "fixed", *[name != "fixed"] * 2]

@@ -1,15 +1,15 @@
-"""Are files made to do harm refused before they do any: nothing run, nothing else opened, in 2 s and 200 MB?"""
+"""Are files made to do harm refused before they do any: nothing run or opened, with little work?"""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import re
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -21,6 +21,7 @@ import pytest
 from frames import mixed
 from h5py import h5d, h5s, h5t
 from places import TESTS
+from work import little_work
 
 from mlpot.data.check.info import info
 from mlpot.data.h5md import DataError, FormatError, Reader, append, write
@@ -148,12 +149,10 @@ def test_a_hostile_hdf5_file_is_refused_at_every_door(hostile, name, tmp_path):
 
 
 ATTEMPT = """
-import json, os, resource, sys, time
+import json, os, sys
 from pathlib import Path
 from mlpot.data.h5md import DataError, FormatError, Reader
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+from work import little_work
 
 def mark(name):
     try:
@@ -161,21 +160,21 @@ def mark(name):
     except FileNotFoundError:
         return
 
-files, told = json.loads(sys.stdin.read()), {}
+files, told = json.loads(sys.stdin.read()), []
 Reader(files.pop("good")).close()
 for name, path in files.items():
     mark(name)
-    before, start = peak(), time.process_time()
     try:
-        Reader(path)
+        with little_work():
+            Reader(path)
     except FormatError:
-        told[name] = (time.process_time() - start, peak() - before)
+        told.append(name)
 mark("end")
 print(json.dumps(told))
 """
 
 
-def test_refusal_is_quick_and_small_and_opens_nothing_else(hostile, tmp_path):
+def test_refusal_is_little_work_and_opens_nothing_else(hostile, tmp_path):
     files = {
         "good": str(hostile["virtual dataset"].with_name("good.h5")),
         **{k: str(p) for k, p in hostile.items()},
@@ -184,12 +183,9 @@ def test_refusal_is_quick_and_small_and_opens_nothing_else(hostile, tmp_path):
     if tracer := shutil.which("strace"):
         calls = "open,openat,openat2,creat,execve,socket,connect"
         command = [tracer, "-f", "-o", str(tmp_path / "calls"), "-e", f"trace={calls}", *command]
-    out = subprocess.run(command, input=json.dumps(files), capture_output=True, text=True, check=True)
-    told = json.loads(out.stdout)
-    assert told.keys() == HDF5.keys()
-    for name, (seconds, megabytes) in told.items():
-        assert seconds < 20, name  # a bomb takes hours
-        assert megabytes < 200, name
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+    out = subprocess.run(command, input=json.dumps(files), capture_output=True, text=True, check=True, env=place)
+    assert json.loads(out.stdout) == list(HDF5)
     if tracer is None:
         pytest.skip("strace is not installed: what else was opened is not known")
     attack, opened = None, {}
@@ -245,10 +241,8 @@ def npy(shape: tuple[int, ...], data: bytes, kind: str = "<f8") -> bytes:
 def test_a_hostile_npz_file_is_refused(tmp_path, members, times, message):
     path, fuse = tmp_path / "set.npz", tmp_path / "exploded"
     npz(path, members(fuse), times=times)
-    start = time.process_time()
-    with pytest.raises(DataError, match=message):
+    with little_work(), pytest.raises(DataError, match=message):
         convert(path, tmp_path / "new.h5")
-    assert time.process_time() - start < 20  # a bomb takes hours
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -17,7 +17,8 @@ from mlpot.data.check.info import info
 from mlpot.data.frame import is_isolated
 from mlpot.evaluate import evaluate
 from mlpot.potential import Potential
-from mlpot.training.splits import ReferenceEnergyWarning, make_baseline, make_parts
+from mlpot.training.reference_energies import ReferenceEnergyWarning
+from mlpot.training.splits import make_baseline, make_parts
 
 ENERGIES = {"Cu": 3.51, "Au": 3.80}
 SKEWED = Cell.fromcellpar([20, 20, 20, 60, 60, 60]).array
@@ -92,5 +93,8 @@ def test_what_the_recipe_gives_is_held_and_what_nobody_holds_is_said(tmp_path: P
     start = make_baseline(train, {"Cu": 3.0})
     assert start.reference_energies == {29: 3.0, 79: 3.8}
     assert start.sources == {29: "given", 79: "isolated atom"}
-    with pytest.warns(ReferenceEnergyWarning, match="Ag"):
+    with pytest.warns(ReferenceEnergyWarning) as told:
         assert make_baseline(train, {"Ag": 1.0}).sources == {29: "fitted", 79: "isolated atom"}
+    messages = [str(one.message) for one in told]
+    assert any("has Ag, which no training structure holds" in message for message in messages)
+    assert any("known of Au, and fitted of Cu" in message for message in messages)

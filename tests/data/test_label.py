@@ -15,9 +15,21 @@ from ase.build import bulk, molecule
 from places import PROJECT
 
 from mlpot.data import h5md
-from mlpot.data.errors import LabelError
-from mlpot.data.label import LabelReport, ResumeError, _compute, label
-from mlpot.data.quantum import CODES, Code, Label, MissingCodeError, SettingsError, choose, version
+from mlpot.data.errors import KeysError, LabelError
+from mlpot.data.label import LabelReport, ResumeError, label
+from mlpot.data.label_workers import in_processes
+from mlpot.data.quantum import (
+    CODES,
+    Code,
+    Label,
+    MissingCodeError,
+    QuantumError,
+    SettingsError,
+    _state,
+    charge_of,
+    choose,
+    version,
+)
 
 DATA = PROJECT / "data"
 
@@ -115,6 +127,65 @@ def test_a_code_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
         version(choose("pyscf", {}))
 
 
+# --- charges ---
+
+
+@pytest.mark.parametrize(
+    ("info", "charge", "multiplicity", "expected"),
+    [
+        ({}, None, None, (0, 1)),
+        ({}, 1, None, (1, 0)),
+        ({"charge": -1.0}, None, None, (-1, 0)),
+        ({"charge": -1.0, "spin": 1}, -1, None, (-1, 0)),
+        ({"spin": 2}, None, None, (0, 1)),
+        ({"spin": 3}, None, 4, (0, 3)),
+        ({"charge": -1.0}, 0, None, "its charge is -1 by its file and 0 by the settings"),
+        ({"charge": 0.5}, None, None, "only whole charges"),
+        ({"spin": 4}, None, None, "its spin is 4 by its file"),
+    ],
+)
+def test_the_charge_of_a_structure_goes_before_that_of_the_settings(info, charge, multiplicity, expected) -> None:  # type: ignore[no-untyped-def]  # of mixed types
+    radical = molecule("OH", info=info)
+    if isinstance(expected, tuple):
+        assert _state(radical, charge, multiplicity) == expected
+        return
+    with pytest.raises(QuantumError, match=expected):
+        _state(radical, charge, multiplicity)
+
+
+@pytest.mark.parametrize("name", ["net_charge", "REF_charge", "unpaired_electrons"])
+def test_a_charge_under_another_name_is_a_question(name: str, tmp_path: Path) -> None:
+    ase.io.write(tmp_path / "ions.xyz", molecule("OH", info={name: 1}))
+    with pytest.raises(KeysError, match=f"frame 0: is '{name}' its total"):
+        label(tmp_path / "ions.xyz", tmp_path / "out.h5", calculator="tblite")
+
+
+def test_an_isolated_ion_is_not_computed_as_an_atom() -> None:
+    assert charge_of(Atoms("O", info={"charge": 0.0}), 1) == 0
+    with pytest.raises(QuantumError, match="isolated atoms are computed neutral"):
+        charge_of(Atoms("O", info={"charge": -1.0}), None)
+
+
+@needs("tblite")
+def test_a_labeled_ion_keeps_its_charge_and_has_its_energy(tmp_path: Path) -> None:
+    ion = molecule("OH", info={"charge": -1})
+    ase.io.write(tmp_path / "ions.xyz", [ion, molecule("H2O")])
+    label(tmp_path / "ions.xyz", tmp_path / "out.h5", calculator="tblite")
+    found = frames_of(tmp_path / "out.h5")
+    assert found[0].info["charge"] == -1.0
+    assert "charge" not in found[1].info
+    neutral = choose("tblite", {"charge": 0}).compute(molecule("OH")).energy
+    assert found[0].get_potential_energy() == choose("tblite", {"charge": -1}).compute(molecule("OH")).energy
+    assert abs(found[0].get_potential_energy() - neutral) > 0.5
+    label(
+        tmp_path / "ions.xyz",
+        tmp_path / "as_set.h5",
+        calculator="tblite",
+        settings={"charge": -1, "multiplicity": 1},
+    )
+    assert frames_of(tmp_path / "as_set.h5")[1].info["charge"] == -1.0  # of the settings, and told
+
+
 # --- the run ---
 
 
@@ -195,11 +266,11 @@ class Crashing:
 
 def test_a_crash_costs_only_its_frame() -> None:
     frames = [molecule(name) for name in ("CH4", "H2O", "NH3")]
-    outcomes = sorted(_compute(Crashing(), list(enumerate(frames)), 1), key=lambda o: o.frame)  # type: ignore[arg-type]
+    outcomes = sorted(in_processes(Crashing(), list(enumerate(frames)), 1), key=lambda o: o.frame)  # type: ignore[arg-type]
     assert [o.energy for o in outcomes] == [1.0, None, 1.0]
     assert "ended its process" in str(outcomes[1].failure)
     with pytest.raises(SettingsError, match="workers is 0"):
-        next(_compute(Crashing(), [], 0))  # type: ignore[arg-type]
+        next(in_processes(Crashing(), [], 0))  # type: ignore[arg-type]
 
 
 # --- the sets that come with mlpot ---

@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLengths, FixCom, Hookean
-from frames import converted
+from frames import CELL, account, converted, xyz
 from scipy.spatial.transform import Rotation
 
 from mlpot.data.check.check import check
@@ -27,22 +27,6 @@ from mlpot.data.sources.read import Source
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.stress_labels import learnable
 from mlpot.units import HARTREE
-
-CELL = 'Lattice="4 0 0 0 5 0 0 0 2" pbc="T T T"'  # 40 Å³
-
-
-def xyz(path: Path, *comments: str, columns: str = "", values: str = "") -> Path:
-    """Frames of two atoms with these comments."""
-    rows = f"Si 0 0 0 {values}\nSi 2 2 1 {values}\n"
-    properties = f"Properties=species:S:1:pos:R:3{columns}"
-    path.write_text("".join(f"2\n{properties} {comment}\n{rows}" for comment in comments))
-    return path
-
-
-def account(source: Source) -> str:
-    """What a pass over a source tells."""
-    list(source.numbered())
-    return "\n".join(source.report.lines())
 
 
 @pytest.mark.parametrize(
@@ -114,7 +98,7 @@ def test_a_stress_that_a_file_keeps_for_a_slab_is_read_along_its_plane(tmp_path)
 
 NO_RIVALS = [
     "energy_weight=10.0", "config_energy_weight=0.5", "config_stress_weight=2", "energy_sigma=0.001",
-    "energy_tol=1e-6", "scf_energy_tolerance=1e-6", "energy_unit=eV", "energy-unit=hartree", "energy_units=1.0",
+    "energy_tol=1e-6", "scf_energy_tolerance=1e-6", "energy_unit=eV", "energy-unit=ev", "energy_units=1.0",
     'cut_off_energy="650 eV"', "cutoff_energy=500.0", "energy_cutoff=400", "ecut_energy=500.0",
     "energy_source=DFT",    
     "has_energy=T", "energy_std=0.02", "energy_uncertainty=0.1", "fermi_energy=3.2", "kinetic_energy=0.1",

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from md_runs import frames_of, md_recipe, prepared
 from sets import crystals, small_recipe, write
+from training_runs import no_pictures
 
 from mlpot.atomic_files import StorageError
 from mlpot.data.errors import FormatError
@@ -24,6 +25,8 @@ from mlpot.data.h5md.recover import recover
 from mlpot.data.sources.read import Source
 from mlpot.dynamics.run import run_md
 from mlpot.training.fit import train
+
+pytestmark = pytest.mark.usefixtures("_no_pictures")
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +140,7 @@ def test_a_folder_without_rights_is_named_before_the_first_step(run: str, folder
 
 
 if __name__ == "__main__":
+    no_pictures(pytest.MonkeyPatch())
     everything(Path(sys.argv[1]), Path(sys.argv[2]))
 
 

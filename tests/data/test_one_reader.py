@@ -19,6 +19,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.md.langevin import Langevin
 from frames import converted
+from md_runs import md_recipe, without_picture
 from potentials import new_potential
 
 from mlpot.data.check.check import check
@@ -27,11 +28,14 @@ from mlpot.data.check.survey import survey
 from mlpot.data.errors import FormatError, KeysError
 from mlpot.data.frame import ASE_VELOCITY, Frame, columns_of, frame_of, frame_of_columns
 from mlpot.data.h5md import Reader, SetReader, add_to_hash, content_hash
+from mlpot.data.label import label
+from mlpot.data.label_workers import Outcome
 from mlpot.data.merge import merge
 from mlpot.data.sources.convert import convert
 from mlpot.data.sources.read import Source, read_structure
 from mlpot.data.sources.reading import Reading
 from mlpot.data.split import split
+from mlpot.dynamics.run import run_md
 from mlpot.evaluate import evaluate
 from mlpot.model_file import save_potential
 from mlpot.predictions import predict_file
@@ -191,6 +195,9 @@ def test_doors_that_need_no_labels_see_the_same_structures_and_ask_for_none(tmp_
     assert third.calc is None
     np.testing.assert_allclose(third.positions, frames[2].positions, atol=1e-8)
     assert read_structure(path, 1).constraints[0].index.tolist() == [0, 1]
+    for missing in (4, -5):
+        with pytest.raises(FormatError, match=f"no structure {missing}"):
+            read_structure(path, missing)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +266,7 @@ def contents(*files: Path) -> list[str]:
 
 
 def test_one_file_has_one_content_through_every_door(run, tmp_path, monkeypatch):
-    """By hash: convert, merge, split, training, info, check, evaluate; of structures in predict, label and md."""
+    """By hash: convert, merge, split, training, info, check, evaluate; of structures in predict."""
     slab = fcc111("Cu", (1, 1, 3), vacuum=5.0)
     slab.set_constraint(FixAtoms([0]))
     slab.info.clear()
@@ -304,6 +311,52 @@ def test_one_file_has_one_content_through_every_door(run, tmp_path, monkeypatch)
     predict_file(tmp_path / "model.safetensors", path, tmp_path / "out.h5")
     with Reader(tmp_path / "out.h5") as reader:
         assert [structure_of(frame) for frame in reader.columns(range(6))] == structures
-    bare = [frame_of(atoms) for _, atoms in Source(path, Reading(labels=False)).numbered()]  # what label computes
-    assert [structure_of(frame) for frame in bare] == structures
-    assert [structure_of(frame_of(read_structure(path, k))) for k in range(6)] == structures  # where md begins
+
+
+def kept(atoms: Atoms, *but: str) -> dict[str, bytes]:
+    """Everything that a frame holds besides labels."""
+    labels = {"energy", "forces", "stress", "force_mask", "step", "time"}
+    return {key: value for key, value in columns(atoms).items() if key not in {*labels, *but}}
+
+
+def test_label_and_dynamics_begin_from_the_content_that_convert_writes(run, tmp_path, monkeypatch):
+    """Structure, family, charge, spin, weight, masses, held atoms and velocities; labels are those of the code."""
+    slab = fcc111("Cu", (1, 1, 3), vacuum=5.0)
+    slab.set_constraint(FixAtoms([0]))
+    slab.set_masses([63.0, 65.0, 63.0])
+    slab.info = {"config_type": "slab", "total_charge": -1.0, "multiplicity": 2, "config_weight": 0.5}
+    slab.calc = SinglePointCalculator(slab, energy=-3.0, forces=np.eye(3))
+    path = written([*run, slab], tmp_path / "set.traj")
+    convert(path, tmp_path / "a.h5")
+    with Reader(tmp_path / "a.h5") as reader:
+        ours = list(reader.frames())
+    assert {"fixed", "mass", "total_charge", "total_spin", "weight"} <= kept(ours[5]).keys()
+
+    def computed(code: Any, frames: list[tuple[int, Atoms]], workers: int) -> Iterator[Outcome]:
+        for k, atoms in frames:
+            yield Outcome(k, -1.0 - k, np.full((len(atoms), 3), 0.5).tolist())
+
+    monkeypatch.setattr("mlpot.data.label.in_processes", computed)
+    monkeypatch.setattr("mlpot.data.label.version", lambda code: "1")
+    label(path, tmp_path / "labeled.h5", calculator="tblite")
+    with Reader(tmp_path / "labeled.h5") as reader:
+        labeled = list(reader.frames())
+    assert [kept(atoms) for atoms in labeled] == [kept(atoms) for atoms in ours]
+    assert [atoms.get_potential_energy() for atoms in labeled] == [-1.0 - k for k in range(6)]
+    assert np.isfinite(frame_of(labeled[5]).forces).all()
+
+    save_potential(new_potential("deepsets", n_features=8), tmp_path / "model.safetensors")
+    monkeypatch.setattr("mlpot.dynamics.summary.plot_md", without_picture)
+    for k in (2, 5):
+        recipe = md_recipe(
+            tmp_path, structure=path, frame=k, velocities="file" if k == 2 else "draw", steps=1,
+            output=tmp_path / f"{k}", max_start_force=1e9,
+        )  # fmt: skip
+        run_md(recipe)
+        with Reader(tmp_path / f"{k}/trajectory.h5") as reader:
+            first = reader[0]
+        but = ("mass", "velocity", "weight")  # masses are always written; a weight is one of labels
+        assert kept(first, *but) == kept(ours[k], *but)
+        np.testing.assert_allclose(first.get_masses(), ours[k].get_masses(), rtol=1e-12)
+        if k == 2:
+            np.testing.assert_allclose(first.get_velocities(), ours[k].get_velocities(), rtol=1e-9, atol=1e-12)

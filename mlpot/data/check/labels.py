@@ -17,9 +17,10 @@ from mlpot.data.check.infer_units import PROBABLE, SURE, Evidence, Hypothesis, S
 from mlpot.data.check.linear import Basis, Fit, fit
 from mlpot.data.check.tally import Columns, Steps, Tally
 from mlpot.data.frame import Frame
-from mlpot.neighbors import COINCIDENT, build_graph
+from mlpot.neighbors import build_graph
 from mlpot.units import ENERGY, LENGTH, PRESSURE
 
+HALF_A_BOND = 0.5  # Å
 FEWEST = 20  # labeled frames of which something can be inferred
 BOND_ERROR = 0.35  # of the logarithm of nearest distances in sums of covalent radii
 BINDING = {False: (0.05, 12.0), True: (1.2, 9.0)}  # eV an atom; the latter where all elements are covalent
@@ -94,9 +95,13 @@ def _ordinary(frames: list[Frame]) -> list[Frame]:
 
 
 def _apart(frame: Frame) -> bool:
-    """Whether neighbors can be listed; where not, `checks.closeness` names the frame."""
+    """Whether neighbors can be listed; where not, `checks.closeness` names the frame.
+
+    Coincident atoms are found within any cutoff. A small one sorts atoms into more boxes than there are atoms, and
+    a large one finds crowds where positions are in nm.
+    """
     try:
-        build_graph(frame.numbers, frame.positions, frame.cell, frame.pbc, COINCIDENT)
+        build_graph(frame.numbers, frame.positions, frame.cell, frame.pbc, HALF_A_BOND)
     except ValueError:
         return False
     return True

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from mlpot.data.elements import CURE_WITHOUT_TYPES, Elements, ask_for_types, numbers_of_text
 from mlpot.data.errors import FormatError, KeysError, LabelError, UnitsError
-from mlpot.data.frame import ASE_VELOCITY, Columns
+from mlpot.data.frame import ASE_VELOCITY, LARGEST, Columns, believable
+from mlpot.data.h5md.held import Held
 from mlpot.data.h5md.layout import COLUMNS, INDEX
 from mlpot.data.unit_names import H5MD_UNITS, factor
 
@@ -71,6 +72,12 @@ class Particles:
                 f"{self._where}/position has shape {self._data['position'].shape}, expected (?, ?, 3)."
             )
         self._n_rows, self._width = self._data["position"].shape[:2]
+        if not self._ours:
+            self._data.pop("fixed", None)  # see `Held`
+        self._grows = bool(file.swmr_mode)  # the datasets were opened one after another, while rows were added
+        if self._grows:
+            self._n_rows = min(dataset.shape[0] for dataset in self._data.values())
+        self._held = None if self._ours else Held(group, self._where, self._n_rows, self._width)
         self._fixed: Columns = {}  # columns that are the same in every row
         self._number_of: NDArray[np.int64] | Elements | None = None  # of the file's species
         self._set_species(group, elements)
@@ -106,12 +113,7 @@ class Particles:
             LabelError: a value is not finite, or a species is no atomic number.
             FormatError: the file is damaged there.
         """
-        slices = _slices(rows)
-        blocks = {key: self._read(key, rows, slices) for key in self._data if motion or key not in MOTION}
-        if "species" in blocks and (self._number_of is not None or blocks["species"].dtype.kind in "OSU"):
-            blocks["species"] = self._numbers(blocks["species"], self._number_of).astype(np.int64)
-        pbc = blocks.pop("pbc", None)
-        boundary = np.broadcast_to(self._pbc, (len(rows), 3)) if pbc is None else pbc.astype(bool)
+        blocks, boundary = self._block(rows, motion)
         present = {} if self._padded else self._check_values(blocks, frames)
         for k in range(len(rows)):
             if self._padded:
@@ -121,6 +123,30 @@ class Particles:
             if "time" in columns and np.isnan(columns["time"]):
                 del columns["time"]
             yield columns | self._fixed, boundary[k]
+
+    def block(
+        self, rows: NDArray[np.integer], frames: NDArray[np.integer]
+    ) -> tuple[Columns, NDArray[np.bool_]] | None:
+        """All columns of ascending `rows` and the boundary, each (n_rows, ...); NaN where a row lacks a label.
+
+        None if structures of different sizes are padded here. Errors are those of `rows`.
+        """
+        if self._padded:
+            return None
+        blocks, boundary = self._block(rows, motion=True)
+        self._check_values(blocks, frames)
+        fixed = {key: np.broadcast_to(value, (len(rows), *value.shape)) for key, value in self._fixed.items()}
+        return blocks | fixed, boundary
+
+    def _block(self, rows: NDArray[np.integer], motion: bool) -> tuple[Columns, NDArray[np.bool_]]:
+        """The columns that are not the same in every row, unchecked, and the boundary (n_rows, 3)."""
+        slices = _slices(rows)
+        blocks = {key: self._read(key, rows, slices) for key in self._data if motion or key not in MOTION}
+        if "species" in blocks and (self._number_of is not None or blocks["species"].dtype.kind in "OSU"):
+            blocks["species"] = self._numbers(blocks["species"], self._number_of).astype(np.int64)
+        blocks |= {"fixed": self._held.rows(rows)} if motion and self._held else {}
+        pbc = blocks.pop("pbc", None)
+        return blocks, np.broadcast_to(self._pbc, (len(rows), 3)) if pbc is None else pbc.astype(bool)
 
     def _unpadded(self, blocks: Columns, k: int, frame: NDArray[np.integer]) -> Columns:
         """The checked columns of row k, each cut to the atoms that are there."""
@@ -157,18 +183,18 @@ class Particles:
         return block if scale in (None, 1.0) else block * scale
 
     def _check_values(self, blocks: Columns, frames: NDArray[np.integer]) -> dict[str, NDArray[np.bool_]]:
-        """Which rows have which label, after every value was found to be finite."""
+        """Which rows have which label, after every value was found to be one."""
         present: dict[str, NDArray[np.bool_]] = {}
         for key in ("position", "edges", *LABELS):
             if key not in blocks:
                 continue
             block = blocks[key].reshape(len(frames), -1)
-            finite = np.isfinite(block).all(axis=1)
+            finite = believable(block).all(axis=1)
             bad = ~finite & ~np.isnan(block).all(axis=1) if key in LABELS else ~finite
             if bad.any():
                 raise LabelError(
-                    f"{self._where}: {key} of frame {frames[bad.argmax()]} is not finite. "
-                    "Repair or remove the frame."
+                    f"{self._where}: {key} of frame {frames[bad.argmax()]} is not finite, or above {LARGEST:g} in "
+                    "units of mlpot. Repair or remove the frame."
                 )
             present[key] = np.asarray(finite)
         species = blocks.get("species")
@@ -287,8 +313,8 @@ class Particles:
             dataset = group.get(key)
             if isinstance(dataset, h5py.Dataset) and dataset.shape == (self._width,):
                 values = np.array(dataset, dtype=np.float64) * (self._factor(key, dataset.attrs, units) or 1.0)
-                if not np.isfinite(values).all():
-                    raise LabelError(f"{self._where}/{key} is not finite. Repair or remove it.")
+                if not believable(values).all():
+                    raise LabelError(f"{self._where}/{key} is not finite, or above {LARGEST:g}. Repair it.")
                 self._fixed[key] = values
 
     def _factor(self, key: str, attrs: Mapping[str, Any], units: Mapping[str, str]) -> float | None:
@@ -321,9 +347,14 @@ class Particles:
     def _add_clocks(self, position: h5py.Group, units: Mapping[str, str]) -> None:
         """Step and time, where they are written out for each frame."""
         step, time = position.get("step"), position.get("time")
-        if all(isinstance(d, h5py.Dataset) and d.shape == (len(self),) for d in (step, time)):
+        if all(isinstance(d, h5py.Dataset) and _fits(self._whole(d), (len(self),)) for d in (step, time)):
             self._data |= {"step": step, "time": time}
             self._scale |= {"step": None, "time": self._factor("time", time.attrs, units)}
+
+    def _whole(self, dataset: h5py.Dataset) -> tuple[int, ...]:
+        """The shape of what is read of a dataset: rows whose other columns are not there yet are left out."""
+        shape: tuple[int, ...] = dataset.shape
+        return (min(shape[0], len(self)), *shape[1:]) if self._grows and shape else shape
 
     def _check_column(self, key: str, dataset: h5py.Dataset) -> None:
         rows = None if self._padded else len(self)
@@ -339,7 +370,7 @@ class Particles:
             (rows, *(atoms if size == -1 else size for size in tail))
             for tail in tails.get(key) or (COLUMNS[key].tail,)
         ]
-        if not any(_fits(dataset.shape, shape) for shape in shapes):
+        if not any(_fits(self._whole(dataset), shape) for shape in shapes):
             raise FormatError(
                 f"{self._where}: {dataset.name} has shape {dataset.shape}, expected {shapes[0]} "
                 "(frames, then atoms, then components). Correct the file."

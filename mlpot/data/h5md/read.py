@@ -17,6 +17,7 @@ from mlpot.data import stress_labels
 from mlpot.data.elements import Elements
 from mlpot.data.errors import FormatError
 from mlpot.data.frame import Frame, atoms_of, frame_of_columns
+from mlpot.data.h5md.block import Block, Series
 from mlpot.data.h5md.layout import CARD, FAMILIES, GROUPS, INDEX, VERSION
 from mlpot.data.h5md.particles import Particles
 from mlpot.data.h5md.safe_hdf5 import conversion, naming_damage, open_checked
@@ -72,12 +73,21 @@ class Reader:
         names = [n.decode() for n in self._file[GROUPS][:]] if ours else list(self._file["particles"])
         self._groups = [Particles(self._file, name, units, elements) for name in names]
         self._families = [n.decode() for n in self._file[FAMILIES][:]] if ours else []
-        self._n_frames = self._file[INDEX].shape[0] if ours else sum(len(g) for g in self._groups)
+        self._n_frames = self._indexed() if ours else sum(len(g) for g in self._groups)
         if self._n_frames == 0:
             raise FormatError(f"{self.path} has no frames. Remake it.")
         # Rows that the index does not have are from a block whose writer was killed.
         if self._n_frames > sum(len(g) for g in self._groups):
             raise FormatError(f"{self.path}: the index names more frames than there are. Restore or remake it.")
+
+    def _indexed(self) -> int:
+        """Frames that the index names; of a file that is being written, those before one that lacks a row."""
+        if not self._file.swmr_mode:
+            return int(self._file[INDEX].shape[0])
+        index = self._file[INDEX][:]
+        sizes = np.array([len(group) for group in self._groups])
+        late = index[:, 1] >= sizes[index[:, 0].clip(0, len(sizes) - 1)]
+        return int(late.argmax()) if late.any() else len(index)
 
     @cached_property
     def card(self) -> dict[str, str]:
@@ -92,7 +102,7 @@ class Reader:
             which = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
             return np.stack([which, np.concatenate(rows), np.full(len(which), -1)], axis=1).astype(np.int32)
         with naming_damage(f"{self.path}:{INDEX}"):
-            index: NDArray[np.int32] = self._file[INDEX][:]
+            index: NDArray[np.int32] = self._file[INDEX][: self._n_frames]
         sizes = np.array([len(group) for group in self._groups])
         valid = (index >= (0, 0, -1)).all() and (index[:, 0] < len(sizes)).all()
         if not valid or (index[:, 1] >= sizes[index[:, 0]]).any() or (index[:, 2] >= len(self._families)).any():
@@ -141,19 +151,37 @@ class Reader:
         self, indices: NDArray[np.int64], *, motion: bool
     ) -> list[tuple[dict[str, Any], NDArray[np.bool_], str | None]]:
         """Columns, boundary and family of each frame, read by ascending slices of each particles group."""
+        records: list[Any] = [None] * len(indices)
+        for group, mine, rows, families in self._by_group(indices):
+            found = self._groups[group].rows(rows, indices[mine], motion=motion)
+            for place, family, (columns, pbc) in zip(mine, families, found, strict=True):
+                records[place] = (columns, pbc, family)
+        return records
+
+    def series(self, indices: Sequence[int] | NDArray[np.integer]) -> Series | None:
+        """The frames with these indices with all that they carry, group by group, column by column.
+
+        None if one file group holds structures of different sizes or boundaries. Errors are those of `columns`.
+        """
+        chosen, blocks = np.asarray(indices, dtype=np.int64), []
+        for group, mine, rows, families in self._by_group(chosen):
+            found = self._groups[group].block(rows, chosen[mine])
+            if found is None or (found[1] != found[1][0]).any():
+                return None
+            blocks.append(Block(mine, found[0], found[1][0], families))
+        return Series(blocks)
+
+    def _by_group(
+        self, indices: NDArray[np.int64]
+    ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int32], list[str | None]]]:
+        """Of each particles group that frames are in: their places among the indices, rows, and families."""
         if len(indices) and not (indices.min() >= 0 and indices.max() < len(self)):
             raise IndexError(f"Frames {indices.min()} to {indices.max()} of {self.path}, which has {len(self)}.")
         which, rows, families = self._index[indices].T
-        records: list[Any] = [None] * len(indices)
         for k in np.unique(which):
             mine = np.flatnonzero(which == k)
             mine = mine[np.argsort(rows[mine], kind="stable")]
-            for place, (columns, pbc) in zip(
-                mine, self._groups[k].rows(rows[mine], indices[mine], motion=motion), strict=True
-            ):
-                label = self._families[families[place]] if families[place] >= 0 else None
-                records[place] = (columns, pbc, label)
-        return records
+            yield int(k), mine, rows[mine], [self._families[f] if f >= 0 else None for f in families[mine]]
 
     def close(self) -> None:
         """Close the file."""

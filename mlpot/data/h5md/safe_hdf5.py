@@ -25,6 +25,7 @@ from mlpot.data.errors import DataError, FormatError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ENDINGS = (".h5", ".hdf5", ".h5md")
+GROWTH = 0.2  # seconds for which a file may say that it is longer than it is
 PATIENCE = 5.0  # seconds for which opening waits for a writer
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without locks say
 MIN_NAME = 16  # bytes of a file that the name of an object takes at least, in the table of its group
@@ -127,10 +128,18 @@ def _open(path: str | Path) -> h5py.File:
         except OSError as error:
             if error.errno in NO_LOCKS:
                 return h5py.File(path, "r", locking=False)
+            if "truncated file" in str(error) and time.monotonic() < end - PATIENCE + GROWTH:
+                time.sleep(0.01)  # while its writer makes it longer, it says so before it is
+                continue
             if "open for" not in str(error):
                 raise
             # Held open by another program, or left so when it was killed: whole up to its last flush.
-            return h5py.File(path, "r", swmr=True)
+            try:
+                return h5py.File(path, "r", swmr=True)
+            except OSError as again:
+                if "truncated file" not in str(again) or time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
 
 
 def walk(file: h5py.File, lost: list[str] | None = None) -> Iterator[tuple[str, h5py.Dataset]]:

@@ -18,6 +18,7 @@ from mlpot.data.h5md.safe_hdf5 import check, naming_damage, walk
 from mlpot.data.h5md.write import extend, found
 
 VERSIONS = ("v110", "v110")  # of HDF5, the oldest and newest that must read the file
+KEPT = ("group", "charge", "spin")  # of what the structure is, besides its atoms
 BLOCK = 2**23  # bytes of frames held at most between two commits
 
 
@@ -71,7 +72,7 @@ class TrajectoryWriter:
     def add(self, atoms: Atoms, *, step: int, time: float) -> None:
         """Add a structure as it is now, with momenta, masses, constraints and results; time in fs."""
         frame = atoms.copy()
-        frame.info = {"step": step, "time": time}
+        frame.info = {key: atoms.info[key] for key in KEPT if key in atoms.info} | {"step": step, "time": time}
         frame.set_masses(atoms.get_masses())  # as they were used, for those who read without ASE
         if atoms.calc is not None:
             frame.calc = SinglePointCalculator(frame, **atoms.calc.results)

@@ -17,6 +17,7 @@ from mlpot.atomic_files import check_place, replacing
 from mlpot.data.constraints import other_constraints
 from mlpot.data.errors import FormatError, LabelError, LeftOutWarning
 from mlpot.data.frame import Columns, columns_of, family
+from mlpot.data.h5md.block import Series
 from mlpot.data.h5md.layout import (
     CARD,
     COLUMNS,
@@ -33,6 +34,8 @@ from mlpot.version import __version__
 
 BUFFER = 2**23  # bytes held before they are written
 CHUNK = 2**13  # bytes of a chunk: small, so that a random frame unpacks little besides itself
+CLOCKS = ("step", "time")
+Part = Iterable[Atoms] | Series
 PACK: dict[str, Any] = {"compression": "lzf", "shuffle": True, "fletcher32": True}
 
 
@@ -50,13 +53,27 @@ def write(path: str | Path, frames: Iterable[Atoms], *, card: Mapping[str, str],
         FileExistsError, FileNotFoundError, StorageError: as `check_place`.
         LabelError: a frame has a value that is not finite or not of the right shape, or there are no frames.
     """
+    write_parts(path, [frames], card=card, overwrite=overwrite)
+
+
+def write_parts(
+    path: str | Path,
+    parts: Iterable[Iterable[Atoms] | Series],
+    *,
+    card: Mapping[str, str],
+    overwrite: bool = False,
+) -> int:
+    """As `write`, of frames that come in parts, as structures or column by column; their number."""
     check_place(path, overwrite=overwrite)
     with replacing(path) as temporary:
         with h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file:
             found(file, card)
-            n_frames = extend(file, frames)
+            n_frames = 0
+            for part in parts:
+                n_frames += extend_columns(file, part) if isinstance(part, Series) else extend(file, part)
         if n_frames == 0:
             raise LabelError(f"No frames to write to {path}. Check the source and the selection of frames.")
+    return n_frames
 
 
 def append(path: str | Path, frames: Iterable[Atoms]) -> None:
@@ -118,7 +135,7 @@ def _table(
 
 def extend(file: h5py.File, frames: Iterable[Atoms]) -> int:
     """Write frames behind those that are there; the number written."""
-    names = {key: {n.decode(): k for k, n in enumerate(file[key][:])} for key in (GROUPS, FAMILIES)}
+    names = _names(file)
     rows = [file[f"particles/{name}/species/value"].shape[0] for name in names[GROUPS]]
     start = int(file[INDEX].shape[0])
     buffers: dict[int, list[Columns]] = {}
@@ -149,6 +166,36 @@ def extend(file: h5py.File, frames: Iterable[Atoms]) -> int:
     return int(file[INDEX].shape[0]) - start
 
 
+def extend_columns(file: h5py.File, series: Series) -> int:
+    """Write frames behind those that are there, column by column; the number written.
+
+    Frames without a time are numbered by their places in the file.
+    """
+    names, start = _names(file), int(file[INDEX].shape[0])
+    index = np.empty((len(series), 3), dtype=np.int32)
+    for block in series.blocks:
+        n_atoms = block.columns["position"].shape[1]
+        name = group_name(n_atoms, block.pbc)
+        group = _number(names[GROUPS], name)
+        if f"particles/{name}" not in file:
+            _create_group(file, name, n_atoms, block.pbc)
+        first = file[f"particles/{name}/position/value"].shape[0]
+        families = [-1 if label is None else _number(names[FAMILIES], label) for label in block.families]
+        index[block.places] = np.stack(
+            [np.full(len(block), group), np.arange(first, first + len(block)), families], axis=1
+        )
+        time = block.columns.get("time", np.full(len(block), np.nan))
+        step = np.where(np.isnan(time), start + block.places, block.columns.get("step", 0))
+        _write_columns(file, name, n_atoms, block.columns | {"step": step, "time": time})
+    _name_and_index(file, names, index)
+    return len(series)
+
+
+def _names(file: h5py.File) -> dict[str, dict[str, int]]:
+    """Groups and families with their numbers."""
+    return {key: {n.decode(): k for k, n in enumerate(file[key][:])} for key in (GROUPS, FAMILIES)}
+
+
 def _number(names: dict[str, int], name: str) -> int:
     """The number of a name, a new one if it is new."""
     if len(name.encode()) > NAME_LENGTH:
@@ -174,7 +221,7 @@ def _create_column(file: h5py.File, group: str, key: str, n_atoms: int, length: 
     if column.quantity is not None:
         values.attrs["unit"] = H5MD_UNITS[column.quantity]
     file[path].attrs["ASE_ENTRY_ORIGIN"] = column.origin
-    for clock in ("step", "time"):
+    for clock in CLOCKS:
         if clock not in file[path]:
             file[path][clock] = file[f"particles/{group}/position/{clock}"]
 
@@ -188,26 +235,43 @@ def _flush(
     groups = list(names[GROUPS])
     for group, block in buffers.items():
         _write_block(file, groups[group], block)
+    _name_and_index(file, names, np.array(index, dtype=np.int32).reshape(-1, 3))
+
+
+def _name_and_index(file: h5py.File, names: dict[str, dict[str, int]], index: NDArray[np.int32]) -> None:
+    """Add new names of groups and families, and rows of the index."""
     for key in (GROUPS, FAMILIES):
         new = [name.encode() for name in list(names[key])[file[key].shape[0] :]]
         _grow(file[key], np.array(new, dtype=file[key].dtype))
-    _grow(file[INDEX], np.array(index, dtype=np.int32).reshape(-1, 3))
+    _grow(file[INDEX], index)
 
 
 def _write_block(file: h5py.File, group: str, block: list[Columns]) -> None:
-    """Write frames of one particles group; a column appears with the first frame that has it."""
+    """Write frames of one particles group."""
     n_atoms = len(block[0]["species"])
+    columns = {clock: np.array([columns[clock] for columns in block]) for clock in CLOCKS}
+    for key, column in COLUMNS.items():
+        if any(key in columns for columns in block):
+            empty = np.full(column.shape(n_atoms), column.fill, dtype=column.dtype)
+            columns[key] = np.stack([columns.get(key, empty) for columns in block])
+    _write_columns(file, group, n_atoms, columns)
+
+
+def _write_columns(file: h5py.File, group: str, n_atoms: int, columns: Columns) -> None:
+    """Write columns (n, ...) of frames of one particles group; a column appears with the first that have it."""
     length = file[f"particles/{group}/position/value"].shape[0]
-    for clock in ("step", "time"):
-        _grow(file[f"particles/{group}/position/{clock}"], np.array([columns[clock] for columns in block]))
+    for clock in CLOCKS:
+        _grow(file[f"particles/{group}/position/{clock}"], columns[clock])
     for key, column in COLUMNS.items():
         path = column.path.format(group)
         if path not in file:
-            if not any(key in columns for columns in block):
+            if key not in columns:
                 continue
             _create_column(file, group, key, n_atoms, length)
-        empty = np.full(column.shape(n_atoms), column.fill, dtype=column.dtype)
-        _grow(file[f"{path}/value"], np.stack([columns.get(key, empty) for columns in block]))
+        values = columns.get(key)
+        if values is None:
+            values = np.full((len(columns["step"]), *column.shape(n_atoms)), column.fill, dtype=column.dtype)
+        _grow(file[f"{path}/value"], values)
 
 
 def _grow(dataset: h5py.Dataset, values: NDArray[Any]) -> None:

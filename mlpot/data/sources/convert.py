@@ -13,6 +13,7 @@ from mlpot.data.h5md.write import write
 from mlpot.data.sources.correct import corrected, unwanted
 from mlpot.data.sources.read import H5MD_ENDINGS, Source
 from mlpot.data.sources.reading import Reading
+from mlpot.data.sources.report import SHOWN
 
 
 def convert(
@@ -56,8 +57,7 @@ def convert(
     if not isinstance(source, Source):
         source = Source(source, Reading(format=format, keys=keys or {}, units=units or {}, index=index))
     out = unwanted(source, drop, without)
-    taken = (atoms for k, atoms in source.numbered() if k not in out)
-    frames = corrected(taken, corrections or {}, hold)
+    frames = corrected(_without(source, out), corrections or {}, hold)
     card = {"source": source.path.name, **(card or {})}
     write(destination, _labeled(source, frames), card=card, overwrite=overwrite)
     with Reader(destination) as reader:
@@ -70,6 +70,18 @@ def _check_name(destination: Path) -> None:
             f"{destination} does not end in .h5, and what convert writes is H5MD. For extxyz and other formats: "
             "mlpot data export."
         )
+
+
+def _without(source: Source, out: set[int]) -> Iterator[Atoms]:
+    """The frames but for some; at their end an error if one of these was not there."""
+    left = set(out)
+    for k, atoms in source.numbered():
+        left.discard(k)
+        if k not in out:
+            yield atoms
+    if left:
+        absent = ", ".join(map(str, sorted(left)[:SHOWN]))
+        raise KeysError(f"{source.path} has no frame {absent} among those that are read. Correct --drop.")
 
 
 def _labeled(source: Source, frames: Iterable[Atoms]) -> Iterator[Atoms]:

@@ -45,13 +45,21 @@ def corrected(
         if target != "voigt" and (target, unit) != ("stress", "virial")
     }
     order = _order(corrections["voigt"]) if "voigt" in corrections else list(range(6))
+    if hold and min(hold) < 0:
+        raise KeysError(f"Atom {min(hold)} cannot be held: atoms are counted from 0. Correct --hold.")
+    largest, atoms = 0, None
     for atoms in frames:
+        largest = max(largest, len(atoms))
         frame = _corrected(atoms, corrections, scale, order) if corrections else atoms
         if hold and max(hold) < len(frame):
             mask = frame.arrays.get("force_mask", np.ones(len(frame), dtype=bool)).copy()
             mask[list(hold)] = False
             frame.set_array("force_mask", mask, dtype=bool)
         yield frame
+    if hold and atoms is not None and largest <= max(hold):
+        raise KeysError(
+            f"No frame has an atom {max(hold)}, as none has more than {largest} atoms. Correct --hold."
+        )
 
 
 def _corrected(

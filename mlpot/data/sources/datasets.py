@@ -26,7 +26,7 @@ from mlpot.data.sources.names import KNOWN, NONE, Questions
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
 from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO, has_volume
-from mlpot.data.unit_names import factor
+from mlpot.data.unit_names import H5MD_UNITS, factor
 
 BLOCK = 256  # conformations read at once
 Block = Mapping[str, Any]
@@ -47,6 +47,7 @@ SHAPES = {  # of n conformations of m atoms
 STATES = ("charge", "spin")
 SAYS_UNITS = ("r_unit", "e_unit")
 WITHIN = ("properties", "property_weights")  # subgroups that belong to the group around them
+LAYOUT_TAKEN = "taken for the layout {0} by its names, in {1} where the file says no units; --unit says others"
 QUANTITY = {key: key for key in ("positions", "energy", "forces", "stress")}
 QUANTITY |= {"cell": "positions", "virial": "energy"}  # whose unit they are in
 
@@ -73,6 +74,8 @@ def read_datasets(path: Path, kind: str, reading: Reading, report: Report) -> It
         family = _family(where, block, layout.family)
         for values in _frames(where, block, layout, reading, report):
             k = next(frame)
+            if layout.name and layout.units.keys() - reading.units.keys():
+                report.note(LAYOUT_TAKEN.format(layout.name, ", ".join(dict.fromkeys(layout.units.values()))), k)
             if padded := _without_padding(f"{where}, frame {k}", values):
                 report.note(f"{padded} entries of number 0 or -1 are padding and no atoms", k)
             atoms = _atoms(values, family, layout.nan_is_missing)
@@ -156,7 +159,7 @@ def _layout(
 ) -> Layout | None:
     """The layout asked for, or the one whose names are in the block, with the keys given put over it."""
     whole = {"positions"} if elements is not None else {"numbers", "positions"}
-    needed = whole - set(keys)
+    needed, asked = whole - set(keys), format
     if format is None and needed:
         needed |= {"energy"} - set(keys)
         fitting = [k for k, layout in LAYOUTS.items() if all(_place(block, layout.keys[q]) for q in needed)]
@@ -174,6 +177,7 @@ def _layout(
     given = {QUANTITY.get(key) for key in keys}
     return replace(
         known,
+        name="" if format is None or format == asked else format,
         keys={**known.keys, **keys},
         units={quantity: unit for quantity, unit in known.units.items() if quantity not in given},
     )
@@ -295,7 +299,8 @@ def _factor(where: str, key: str, array: Any, block: Block, layout: Layout, unit
     name = written or units.get(quantity) or layout.units.get(quantity)
     if name is None:
         raise UnitsError(
-            f'{where} gives no unit of {key}, and none is guessed. Give units={{"{quantity}": "..."}}.'
+            f"{where} gives no unit of {key}, and none is guessed. Say it: "
+            f"--unit {quantity}={H5MD_UNITS[quantity]!r}, or another."
         )
     value = factor(quantity, name)
     if written and quantity in units and factor(quantity, units[quantity]) != value:

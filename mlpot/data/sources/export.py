@@ -52,6 +52,7 @@ def export(
             n_frames += 1
             if kind not in WITH_LABELS and atoms.calc is not None:
                 source.report.note(f"labels left out, which {kind} cannot hold", k)
+            source.report.note_constraints(atoms, kind, k)
             if ioformats[kind].single and n_frames > 1:
                 raise FormatError(
                     f"{destination} can hold one structure, as {kind}, and {source.path} has more. Choose one "

@@ -13,18 +13,20 @@ from ase.constraints import FixAtoms, FixCartesian, FixCom, FixedLine, FixedPlan
 from ase.data import atomic_masses
 from numpy.typing import NDArray
 
+from mlpot.data.constraints import constraints_of, is_mask
 from mlpot.data.errors import KeysError, LabelError
 from mlpot.data.frame import VOIGT, WEIGHT
 from mlpot.data.sources.consistency import check_agreement
 from mlpot.data.sources.label_weights import NOT_THERE, NOT_USED, has_no_weight, label_weights
-from mlpot.data.sources.names import KNOWN, MEASURED_IN, NONE, PER_ATOM, Questions, looks_like
+from mlpot.data.sources.names import KNOWN, MEASURED_IN, NONE, PER_ATOM, UNIT, Questions, looks_like
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
+from mlpot.data.sources.said_units import READ, said_unit
 from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO, has_volume
 from mlpot.data.unit_names import factor
 
 HOLDS_ATOMS = (FixAtoms, FixCartesian, FixScaled, FixedPlane, FixedLine)
-EV = ("energy", "free_energy", "forces", "stress", "virial")  # of ASE's names those whose unit is known
+EV = ("energy", "free_energy", "forces", "stress", "virial", "positions")  # ASE's, whose units are known
 FREE_ENERGY = (
     "energy taken from 'free_energy', whose derivative the forces are, not from 'energy'; --key "
     "energy=energy takes that one"
@@ -78,10 +80,13 @@ class Interpreter:
             clean.set_constraint(atoms.constraints)
             clean.info = {**atoms.info, **clean.info}
             return clean
-        mask = self._force_mask(k, atoms)
+        held = self._held(k, pool)
+        mask = self._force_mask(k, atoms) & (self.reading.raw_forces | ~held.any(axis=1))
         if not mask.all():
             clean.set_array("force_mask", mask)
         clean.set_constraint([c for c in atoms.constraints if isinstance(c, (*HOLDS_ATOMS, FixCom))])
+        if held.any():
+            clean.set_constraint([*clean.constraints, *constraints_of(held)])
         labels = self._labels(k, clean, pool)
         self._count_unused(pool)
         if labels:
@@ -105,12 +110,13 @@ class Interpreter:
 
     def _bare(self, k: int, atoms: Atoms, pool: Pool) -> Atoms:
         """Positions, cell, boundary, momenta and masses."""
-        units = self.reading.units
-        length = factor("positions", units["positions"]) if "positions" in units else 1.0
+        length = self._scale(k, "positions", "positions", pool)
         cell, pbc = atoms.cell.array * length, atoms.pbc
         given, asked = self._value("cell", pool, ()), False
         if given is not None and self.reading.keys["cell"] != NONE:
-            cell = _cell(f"{self.path}, frame {k}", given) * self._scale("cell", self.reading.keys["cell"])
+            cell = _cell(f"{self.path}, frame {k}", given) * self._scale(
+                k, "cell", self.reading.keys["cell"], pool
+            )
         elif "cell" not in self.reading.keys:
             asked = self._ask(k, "cell", pool, lambda value: _is_another_cell(value, atoms.cell))
         said = self._value("pbc", pool, ())
@@ -218,19 +224,26 @@ class Interpreter:
             raise LabelError(
                 f"{self.path}, frame {k}: {plain} is {value!r}, expected numbers. Correct the file or --key."
             )
-        scale = sign * self._scale(key, plain)
+        scale = sign * self._scale(k, key, plain, pool)
         if key == "stress" and np.size(value) == 9:
             value = np.reshape(value, (3, 3))
         return float(value) * scale if np.size(value) == 1 and key == "energy" else np.asarray(value) * scale
 
-    def _scale(self, key: str, name: str) -> float:
-        """House units in one unit of the file; a question where it is unknown."""
+    def _scale(self, k: int, key: str, name: str, pool: Pool) -> float:
+        """House units in one unit of the file; a question where it is unknown, or the file says another."""
         quantity, units = MEASURED_IN.get(key, key), self.reading.units
         for said in (key, quantity):
             if said in units:
                 return factor(quantity, units[said])
-        if name not in EV:
+        written = said_unit(key, name, pool)
+        if written is not None and written.scale is not None:
+            self.report.note(READ.format(key, written.unit, written.by, UNIT[key]), k)
+            self._used.add(written.by)
+            return written.scale
+        if name not in EV or written is not None:
             self.questions.unknown_units.setdefault(key, name)
+        if written is not None:
+            self.questions.said_units.setdefault(key, written.unit)
         return 1.0
 
     def _ask(self, k: int, quantity: str, pool: Pool, fits: Callable[[Any], bool]) -> bool:
@@ -247,7 +260,7 @@ class Interpreter:
             and (quantity != "stress" or not looks_like("virial", name))
             and (
                 per_atom
-                or quantity in ("cell", "pbc")
+                or quantity in ("cell", "pbc", "fixed")
                 or np.ndim(value) < 2
                 or np.size(value) != len(pool["numbers"])
             )
@@ -270,6 +283,21 @@ class Interpreter:
 
     def _count_unused(self, pool: Pool) -> None:
         self.report.unused.update(pool.keys() - self._used)
+
+    def _held(self, k: int, pool: Pool) -> NDArray[np.bool_]:
+        """(n_atoms, 3) coordinates that are held by a column of the file, such as `fixed`, if the user says so."""
+        n, name = len(pool["numbers"]), self.reading.keys.get("fixed", NONE)
+        held = np.zeros((n, 3), dtype=bool)
+        if "fixed" not in self.reading.keys:
+            self._ask(k, "fixed", pool, lambda value: is_mask(value, n))
+        elif name != NONE and (value := pool.get(name.removeprefix("-"))) is not None:
+            if not is_mask(value, n):
+                raise LabelError(
+                    f"{self.path}, frame {k}: {name.removeprefix('-')} does not say of each atom, or each "
+                    "coordinate, whether it is held. Correct --key."
+                )
+            held |= (np.asarray(value).reshape(n, -1) == 1) != name.startswith("-")
+        return held
 
     def _force_mask(self, k: int, atoms: Atoms) -> NDArray[np.bool_]:
         """Which atoms no constraint holds: codes write zero forces for the others."""

@@ -14,6 +14,7 @@ class Layout:
     units: Mapping[str, str] = field(default_factory=dict)  # by quantity
     family: str | None = None  # dataset or "/" for the name of the HDF5 group
     nan_is_missing: bool = False  # the authors write NaN for what was not calculated
+    name: str = ""  # where it was recognized by the names in a file, and not given
     periodic: bool = False  # a cell is that of a structure periodic in three directions, with vectors in columns
 
 

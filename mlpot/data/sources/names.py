@@ -9,14 +9,18 @@ from dataclasses import dataclass, field
 from mlpot.data.errors import DataError, KeysError, UnitsError
 
 LOOKS_LIKE = {
-    "energy": r"^e$|energ|e_?tot(al)?$|toten|^e_?(dft|ref|pot|0)$|^(dft|ref)_e$|^(pe|epot)$",
+    "energy": r"^e$|energ|e_?tot(al)?$|toten|^e_?(dft|ref|pot|0)$|^(dft|ref)_e$|^(pe|epot)$|^u_?0$",
     "forces": r"force|grad(ient)?s?$|^f$|_f$|^(dft|ref)_f$",
     "stress": r"stress",
     "virial": r"virial",
-    "cell": r"^((super|unit|simulation)_?)?(cell|box|lattice)(_?(vectors?|matrix|param(eter)?s?))?$|^h_?matrix$",
+    "cell": r"^((super|unit|sim(ulation)?|periodic|crystal)_?)?(cell|box|lattice)"
+    r"(_?(vec(tor)?s?|matrix|tensor|par(am(eter)?)?s?|sizes?|len(gth)?s?|dim(ension)?s?|edges?|const(ant)?s?|abc|[abc]"
+    r"|ang(strom)?))?$|^h_?(matrix|mat)$|^(cryst1|abc|dimensions)$",
     "pbc": r"^(pbcs?|periodic(ity)?|is_periodic|boundar(y|ies)(_?conditions?)?|bcs?)$",
     "charge": r"charge|^q_?(tot(al)?|mol)?$",
     "spin": r"spin|multiplicity|^mult$|^(n_?)?unpaired(_?electrons?)?$|^uhf$",
+    "fixed": r"^((is|atom|atoms)_?)?(fix(ed)?|frozen?|freeze|constrained|held|immobile)(_?(atoms?|mask|flags?))?$"
+    r"|^((is|atom|atoms)_?)?(mov(e|able)|mobile|relax(ed)?|free|unfrozen|selective_?dynamics)(_?(atoms?|mask|flags?))?$",
 }
 """What the name of a quantity looks like, in whatever case."""
 KNOWN = {
@@ -28,6 +32,7 @@ KNOWN = {
     "pbc": (),
     "charge": ("charge", "total_charge"),
     "spin": ("spin", "total_spin", "multiplicity", "spin_multiplicity"),
+    "fixed": (),
 }
 """Names that are taken for a quantity without a question, the likeliest first."""
 NO_LABEL = re.compile(
@@ -37,7 +42,14 @@ NO_LABEL = re.compile(
     re.IGNORECASE,
 )
 """Names that hold a word such as "energy" and are none: weights, widths, tolerances, cutoffs, other energies."""
-UNIT = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3", "virial": "eV", "cell": "Angstrom"}
+UNIT = {
+    "positions": "Angstrom",
+    "energy": "eV",
+    "forces": "eV/Angstrom",
+    "stress": "eV/Angstrom^3",
+    "virial": "eV",
+    "cell": "Angstrom",
+}
 """What most files are in, as an example in a question; it is never taken unasked."""
 MEASURED_IN = {"virial": "energy", "cell": "positions"}
 """The quantity whose unit another quantity is in."""
@@ -58,6 +70,8 @@ class Questions:
     """Quantity, names that could hold it with the likeliest first, and the first frame of each."""
     unknown_units: dict[str, str] = field(default_factory=dict)
     """Quantity, and the name under which it is kept in an unknown unit."""
+    said_units: dict[str, str] = field(default_factory=dict)
+    """Quantity, and its unit as the file says it."""
     unknown_boundary: int | None = None
     """The first frame with a cell of which nothing says which directions are periodic."""
 
@@ -79,12 +93,19 @@ class Questions:
             options.append(answer)
             rest = [self._answer(quantity, name) for name in others] + [f"--key {quantity}={NONE}"]
             names = " or ".join(repr(name) for name in found)
-            lines.append(
-                f"  Is the {quantity} {names} (frame {found[first]})? {answer}, otherwise {' or '.join(rest)}"
+            asks = (
+                f"Does {names} say which atoms are held" if quantity == "fixed" else f"Is the {quantity} {names}"
             )
+            lines.append(f"  {asks} (frame {found[first]})? {answer}, otherwise {' or '.join(rest)}")
         for quantity, name in self.unknown_units.items():
-            options.append(f"--unit {quantity}={_example(quantity, name)}")
-            lines.append(f"  In which unit is {name!r}? It is not one of ASE's names. {options[-1]}, or another")
+            said, usual = self.said_units.get(quantity), UNIT[quantity]
+            options.append(f"--unit {quantity}={shlex.quote(said or _example(quantity, name))}")
+            lines.append(
+                f"  In which unit is {name!r}? It is not one of ASE's names. {options[-1]}, or another"
+                if said is None
+                else f"  Is {name!r} in {said}, as the file says? {options[-1]}, otherwise "
+                f"--unit {quantity}={usual}"
+            )
         if self.unknown_boundary is not None and "pbc" not in self.asked:
             options.append("--pbc TTT")
             lines.append(
@@ -101,8 +122,10 @@ class Questions:
         )
 
     def _answer(self, quantity: str, name: str) -> str:
-        if quantity == "forces" and re.search("grad", name, re.IGNORECASE):
-            name = f"-{name}"  # a gradient has the opposite sign
+        if (quantity == "forces" and re.search("grad", name, re.IGNORECASE)) or (
+            quantity == "fixed" and MAY_MOVE.search(name)
+        ):
+            name = f"-{name}"  # a gradient has the opposite sign, and what moves is not fixed
         known = name in KNOWN[quantity] or quantity not in UNIT
         unit = "" if known else f" --unit {quantity}={_example(quantity, name)}"
         return f"--key {quantity}={shlex.quote(name)}{unit}"
@@ -124,6 +147,11 @@ PER_ATOM = re.compile(r"per_?atom|_pa$", re.IGNORECASE)
 """Names of a quantity divided by the number of atoms, which are no rivals of the quantity itself."""
 
 
+MAY_MOVE = re.compile(r"mov|mobile|relax|free|unfrozen|selective", re.IGNORECASE)
+"""Names of what is true of atoms that are not fixed."""
+
+
 def looks_like(quantity: str, name: str) -> bool:
     """Whether a name could be that of a quantity."""
-    return bool(re.search(LOOKS_LIKE[quantity], name, re.IGNORECASE)) and not NO_LABEL.search(name)
+    is_like = bool(re.search(LOOKS_LIKE[quantity], name, re.IGNORECASE))
+    return is_like and (quantity == "fixed" or not NO_LABEL.search(name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import islice
@@ -30,7 +30,7 @@ from mlpot.data.sources.interpret import Interpreter
 from mlpot.data.sources.layouts import LAYOUTS
 from mlpot.data.sources.names import NONE, Questions
 from mlpot.data.sources.programs import kind_by_content, origin
-from mlpot.data.sources.reading import Reading
+from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
 from mlpot.data.sources.schnetpack import is_schnetpack, read_schnetpack
 from mlpot.data.sources.unconverged import converged
@@ -38,7 +38,7 @@ from mlpot.data.stress_labels import IN_PLANE
 
 H5MD_ENDINGS = (".h5", ".hdf5", ".h5md")
 MORE = 1000  # frames that are read after the first that leaves a question, for all questions in one message
-ASE_KEYS = {"energy", "forces", "stress", "virial", "group", "cell", "pbc", "charge", "spin", "weight"}
+ASE_KEYS = {"energy", "forces", "stress", "virial", "group", "cell", "pbc", "charge", "spin", "weight", "fixed"}
 NAN_MISSING = "{} left out, as it is NaN throughout"
 
 Numbered = Iterator[tuple[int, Atoms]]
@@ -71,6 +71,11 @@ class Source:
         if kind not in ("h5md", *FORMATS, *ioformats):
             near = get_close_matches(kind, [*READABLE, *FORMATS], n=3)
             raise FormatError(f"There is no format {kind!r}. Nearest: {', '.join(near) or 'none'}; see ase.io.")
+        if self.reading.cell is not None and kind != "cp2k-xyz":
+            raise KeysError(
+                f"{self.path} is of format {kind}, and --cell is for trajectories of CP2K. A cell that the file "
+                "has under a name of its own: --key cell=NAME."
+            )
         return kind
 
     @cached_property
@@ -78,7 +83,7 @@ class Source:
         """What the file says the data are."""
         if self.kind != "h5md":
             return {}
-        with self._reader() as reader:
+        with self.reader() as reader:
             return reader.card
 
     @property
@@ -86,8 +91,15 @@ class Source:
         """Frames in the file, where they need not be read to be counted."""
         if self.kind != "h5md":
             return None
-        with self._reader() as reader:
+        with self.reader() as reader:
             return len(range(len(reader))[self.reading.wanted])
+
+    @property
+    def in_columns(self) -> bool:
+        """Whether its frames can be taken column by column, as the file has them, with `reader`."""
+        reading = self.reading
+        as_they_are = reading.pbc is None and not reading.keys and (reading.wanted.step or 1) > 0
+        return self.kind == "h5md" and as_they_are
 
     def numbered(self, start: int = 0, stop: int | None = None, step: int = 1) -> Numbered:
         """Frames with their numbers in the file, in house units, streamed; of those that `reading` takes, a slice.
@@ -99,13 +111,16 @@ class Source:
         self.report = Report(str(self.path), self.reading.labels)
         wanted = self._slice(start, stop, step)
         k = None
+        boundary = None if self.reading.pbc is None else boundary_of(self.reading.pbc)
         for k, atoms in self._read(wanted):
+            if boundary is not None:
+                atoms.pbc = boundary
             check_structure(f"{self.path}, frame {k}", atoms.positions, atoms.cell.array, atoms.pbc)
             if self.kind != "h5md" and self.reading.labels:
                 self._finish(k, atoms)
             self.report.count(atoms)
             yield k, atoms
-        if k is None and wanted.start == 0 and self.kind in ioformats:
+        if k is None and wanted.start == 0 < wanted.stop and self.kind in ioformats:
             raise FormatError(
                 f"{self.path} has no frame that is found in it as {self.kind}. {origin(self.path)} If it is in "
                 "another format, name that with --format."
@@ -114,6 +129,12 @@ class Source:
     def frames(self, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Atoms]:
         """The frames alone."""
         return (atoms for _, atoms in self.numbered(start, stop, step))
+
+    def telling_lost_constraints(self, structures: Iterable[Atoms], format: str) -> Iterator[Atoms]:
+        """Structures as they come, counted in the report where the format they go to cannot hold a constraint."""
+        for k, atoms in enumerate(structures):
+            self.report.note_constraints(atoms, format, k)
+            yield atoms
 
     def records(self, step: int = 1) -> Iterator[tuple[int, Frame]]:
         """Every `step`-th frame as a record, with its number in the file."""
@@ -125,7 +146,7 @@ class Source:
             yield k, frame_of_columns(columns_of(atoms, k), atoms.pbc, family(atoms))
 
     def _h5md_records(self, step: int) -> Iterator[tuple[int, Frame]]:
-        with self._reader() as reader:
+        with self.reader() as reader:
             chosen = range(len(reader))[self.reading.wanted][::step]
             for start in range(0, len(chosen), BLOCK):
                 block = chosen[start : start + BLOCK]
@@ -166,12 +187,13 @@ class Source:
     def _h5md(self, wanted: slice) -> Numbered:
         if self.reading.keys:
             raise KeysError(f"{self.path} is H5MD, which names its quantities itself. Leave out --key.")
-        with self._reader() as reader:
+        with self.reader() as reader:
             chosen = range(len(reader))[wanted]
             yield from zip(chosen, reader.frames(chosen.start, chosen.stop, chosen.step), strict=True)
             self._note_volumes(reader)
 
-    def _reader(self) -> Reader:
+    def reader(self) -> Reader:
+        """Of an H5MD file, with what the user says of it."""
         return Reader(self.path, units=self.reading.units, elements=self.reading.elements)
 
     def _ase_atoms(self, wanted: slice) -> Numbered:
@@ -258,6 +280,8 @@ def kind_of(path: Path) -> str:
     Raises:
         FormatError: none.
     """
+    if path.is_file() and path.stat().st_size == 0:
+        raise FormatError(f"{path} is empty. Restore or remake it.")
     if path.is_file() and h5py.is_hdf5(path):
         with naming_damage(str(path)), open_unchecked(path) as file:
             return "h5md" if file.id.links.exists(b"h5md") else "hdf5"

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from mlpot.data.elements import Elements
 from mlpot.data.errors import FormatError, KeysError
 
+MEASURED = ("positions", "cell", "energy", "forces", "stress", "virial", "velocities", "time", "masses", "charges",
+            "lammps")  # fmt: skip
+"""What `Reading.units` may say the unit of; of "lammps", the name of a style."""
 PERIODIC = {"t": True, "true": True, "p": True, "periodic": True, "1": True, "f": False, "false": False,
             "n": False, "none": False, "s": False, "m": False, "0": False, "open": False}  # fmt: skip
 
@@ -24,7 +27,8 @@ class Reading:
     Args:
         format: where the file does not show it: one of `ase.io`, of `datasets.LAYOUTS`, "h5md", "npz", "hdf5", ...
         keys: names under which the file keeps quantities ("energy", "forces", "stress", "virial", "cell", "pbc",
-            "charge", "spin", "group", "weight" of a frame; for npz and HDF5 also "numbers", "positions");
+            "charge", "spin", "group", "weight" of a frame, "fixed" of its atoms; for npz and HDF5 also "numbers",
+            "positions");
             a leading minus turns a gradient into a force, and "none" says that the file has no such quantity.
         units: by quantity ("positions", "energy", "forces", "stress", "virial"), such as "kcal/mol".
         index: slice of the frames to take, such as "::10".
@@ -48,6 +52,12 @@ class Reading:
     elements: Elements | None = None
     keep_unconverged: bool = False
     cell: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise KeysError for units of what no file keeps."""
+        if unknown := sorted(self.units.keys() - MEASURED):
+            known = ", ".join(MEASURED)
+            raise KeysError(f"There is no quantity {unknown[0]!r} that has a unit. Correct --unit: {known}.")
 
     @property
     def lattice(self) -> NDArray[np.float64] | None:
@@ -104,6 +114,7 @@ def boundary_of(said: Any) -> NDArray[np.bool_]:
     Raises:
         KeysError: it says no such thing.
     """
+    given = said
     if isinstance(said, str):
         words = said.replace(",", " ").lower().split()
         if len(words) == 1 and words[0] not in PERIODIC:
@@ -111,5 +122,5 @@ def boundary_of(said: Any) -> NDArray[np.bool_]:
         said = [PERIODIC.get(word) for word in words]
     values = np.ravel(np.asarray(said, dtype=object))
     if values.size not in (1, 3) or not all(value in (True, False) for value in values.tolist()):
-        raise KeysError(f"{said!r} does not say which directions are periodic. Write it as TTF or FFF.")
+        raise KeysError(f"{given!r} does not say which directions are periodic. Write it as TTF or FFF.")
     return np.broadcast_to(values.astype(bool), (3,)).copy()

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from mlpot.data.constraints import lost_constraints
 from mlpot.data.frame import Frame
+from mlpot.data.h5md.block import Series
 
 WORDS = {
     "energy": ("energy", "energies"),
@@ -48,6 +50,11 @@ class Report:
         if len(frames) <= SHOWN:
             frames.append(frame)
 
+    def note_constraints(self, atoms: Atoms, format: str, frame: int) -> None:
+        """Note the constraints of a structure that the format it is written in cannot hold."""
+        if lost := lost_constraints(atoms, format):
+            self.note(f"constraints left out ({lost}), which {format} cannot hold", frame)
+
     def count(self, atoms: Atoms) -> None:
         """Count a frame that is handed on."""
         self.n_frames += 1
@@ -72,6 +79,34 @@ class Report:
         for name, value in (("charge", frame.charge), ("spin", frame.spin)):
             if np.isfinite(value):
                 self.states[name][value] += 1
+
+    def count_series(self, series: Series) -> None:
+        """Count frames that are handed on column by column."""
+        self.n_frames += len(series)
+        for block in series.blocks:
+            for word in WORDS:
+                values = block.columns.get("velocity" if word == "velocities" else word)
+                if values is not None:
+                    there = int((~np.isnan(values)).reshape(len(block), -1).all(axis=1).sum())
+                    self.n_labels.update({word: there} if there else {})
+            for name, counted in self.states.items():
+                state = block.columns.get(f"total_{name}", np.empty(0))
+                counted.update(state[np.isfinite(state)].tolist())
+            if "force_mask" in block.columns:
+                self.n_held += int((~block.columns["force_mask"]).sum())
+
+    def add(self, other: Report) -> None:
+        """Count what was read besides."""
+        self.n_frames += other.n_frames
+        self.n_held += other.n_held
+        self.n_labels.update(other.n_labels)
+        self.unused.update(other.unused)
+        for name, values in other.states.items():
+            self.states[name].update(values)
+        for what, (n, *shown) in other.notes.items():
+            frames = self.notes.setdefault(what, [0])
+            frames[0] += n
+            frames += shown[: SHOWN + 1 - len(frames)]
 
     def lines(self) -> list[str]:
         """The account in sentences: first what was read, then every note."""

@@ -1,0 +1,85 @@
+"""Predictions from H5MD to H5MD, column by column: no structure is made where nothing is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
+
+from mlpot.data.errors import DataError
+from mlpot.data.frame import Columns
+from mlpot.data.h5md.block import Block, Series
+from mlpot.data.h5md.read import Reader
+from mlpot.data.sources.consistency import check_structure
+from mlpot.data.sources.output import RESULTS
+from mlpot.forces import predict
+from mlpot.graph import Properties
+from mlpot.neighbors import build_equal_molecules, build_graphs
+from mlpot.potential import Potential
+
+
+def spans(n_atoms: NDArray[np.int64], batch_atoms: int) -> Iterator[tuple[int, int]]:
+    """Where batches of at most so many atoms begin and end; a larger structure is alone in one."""
+    ends, first = np.cumsum(n_atoms), 0
+    while first < len(n_atoms):
+        before = ends[first - 1] if first else 0
+        last = max(int(np.searchsorted(ends, before + batch_atoms, side="right")), first + 1)
+        yield first, last
+        first = last
+
+
+def read(reader: Reader, indices: NDArray[np.int64]) -> Series | None:
+    """Frames of a file; None if something is wrong with one: whoever reads them one by one says what."""
+    try:
+        return reader.series(indices)
+    except DataError:
+        return None
+
+
+def answered(potential: Potential, path: str, series: Series) -> Series | None:
+    """Frames with predictions in place of their labels.
+
+    Args:
+        potential: ready for use.
+        path: of their file, for errors.
+        series: of the frames.
+
+    Returns:
+        None if something is wrong with one of them, or with an answer: whoever takes them one by one says what.
+    """
+    try:
+        blocks = [_answered(potential, path, block) for block in series.blocks]
+    except ValueError:
+        return None
+    known = [block for block in blocks if block is not None]
+    return Series(known) if len(known) == len(blocks) else None
+
+
+def _answered(potential: Potential, path: str, block: Block) -> Block | None:
+    """The block with predictions; None if one is not finite."""
+    columns, device = block.columns, potential.energy_scale.device
+    positions, cells = columns["position"], columns["edges"]
+    for k in np.flatnonzero((positions == positions[:, :1]).all(axis=(1, 2)) | block.pbc.any()):
+        check_structure(path, positions[k], cells[k], block.pbc)
+    numbers = columns["species"].astype(np.int64)
+    graph = None if block.pbc.any() else build_equal_molecules(numbers, positions, cells, potential.cutoff)
+    if graph is None:
+        boundary = [block.pbc] * len(block)
+        graph = build_graphs(list(numbers), list(positions), list(cells), boundary, potential.cutoff)
+    potential.check_elements(graph.numbers.to(device))
+    found = _columns(predict(potential, graph.to(device)).to("cpu"), numbers.shape)
+    if not (np.isfinite(found["energy"]).all() and np.isfinite(found["forces"]).all()):
+        return None
+    kept = {key: values for key, values in columns.items() if key not in RESULTS}
+    return replace(block, columns=kept | found)
+
+
+def _columns(out: Properties, shape: tuple[int, ...]) -> Columns:
+    """Predictions of n structures of equal size as columns; a stress that is not whole is none."""
+    stress = full_3x3_to_voigt_6_stress(out.stress.numpy())
+    whole = np.isfinite(stress).all(axis=1)
+    found = {"energy": out.energy.numpy(), "forces": out.forces.numpy().reshape(*shape, 3)}
+    return found | ({"stress": np.where(whole[:, None], stress, np.nan)} if whole.any() else {})

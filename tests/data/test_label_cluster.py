@@ -1,0 +1,118 @@
+"""Are labels of a cluster those of one process, whatever happens to its workers?"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import molecule
+from structures import shaken
+
+from mlpot.data import h5md
+from mlpot.data.errors import LabelError
+from mlpot.data.label import label
+from mlpot.data.label_cluster import WorkerError, on_cluster
+from mlpot.data.quantum import CODES, Label, SettingsError
+
+distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'mlpot[dask]'")
+dask = pytest.importorskip("dask")
+
+
+pytestmark = pytest.mark.xdist_group("dask")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[distributed.LocalCluster]:
+    """A scheduler on this machine and two workers, each a process; Dask gives a task up when one died of it."""
+    settings = {"distributed.scheduler.allowed-failures": 0}
+    with dask.config.set(settings), distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0"
+    ) as local:  # fmt: skip
+        yield local
+
+
+class Crashing:
+    """A code that takes its process down with it at every water molecule."""
+
+    package = "numpy"  # for its version
+
+    def compute(self, atoms: Atoms) -> Label:
+        if len(atoms) == 3:
+            os._exit(139)
+        return Label(1.0, np.zeros((len(atoms), 3)))
+
+
+class Newer(Crashing):
+    """A code whose version in a worker is another one."""
+
+    def __init__(self) -> None:
+        self.here = os.getpid()
+
+    @property
+    def package(self) -> str:  # type: ignore[override]  # a constant elsewhere
+        return "numpy" if os.getpid() == self.here else "ase"
+
+
+def test_a_dead_worker_costs_no_label_and_doubles_none(tmp_path: Path, cluster: distributed.LocalCluster) -> None:
+    pytest.importorskip("tblite")
+    waters = [shaken(molecule("H2O"), seed=k) for k in range(24)]
+    ase.io.write(tmp_path / "waters.extxyz", waters)
+    done: list[int] = []
+
+    def kill(n: int, _: int) -> None:
+        done.append(n)
+        if n == 5:
+            os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
+
+    report = label(
+        tmp_path / "waters.extxyz", tmp_path / "there.h5", calculator="tblite",
+        on=cluster.scheduler_address.replace("tcp://", "dask://"), progress=kill,
+    )  # fmt: skip
+    assert (report.labeled, report.failures, done) == (24, {}, list(range(1, 25)))
+    label(tmp_path / "waters.extxyz", tmp_path / "here.h5", calculator="tblite")
+    with h5md.Reader(tmp_path / "there.h5") as there, h5md.Reader(tmp_path / "here.h5") as here:
+        for a, b, water in zip(there.frames(), here.frames(), waters, strict=True):
+            assert np.abs(a.positions - water.positions).max() < 1e-7
+            assert a.get_potential_energy() == b.get_potential_energy()
+            assert (a.get_forces() == b.get_forces()).all()
+
+
+@pytest.mark.slow  # each death costs the start of a process
+def test_a_structure_that_kills_its_workers_is_named_and_others_are_labeled(
+    cluster: distributed.LocalCluster,
+) -> None:
+    frames = list(enumerate(molecule(name) for name in ("CH4", "H2O", "NH3")))
+    found = sorted(on_cluster(Crashing(), frames, cluster.scheduler_address), key=lambda o: o.frame)  # type: ignore[arg-type]
+    assert [o.energy for o in found] == [1.0, None, 1.0]
+    assert "each worker that computed it died" in str(found[1].failure)
+
+
+def test_workers_that_cannot_be_trusted_end_the_run(cluster: distributed.LocalCluster) -> None:
+    frames = [(0, molecule("CH4"))]
+    with pytest.raises(WorkerError, match=r"A worker has ase .* this process"):
+        list(on_cluster(Newer(), frames, cluster.scheduler_address))  # type: ignore[arg-type]
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, protocol="tcp", dashboard_address=":0"
+    ) as other, pytest.raises(WorkerError, match=r"2 threads.*--nthreads 1"):  # fmt: skip
+        list(on_cluster(Crashing(), frames, other.scheduler_address))  # type: ignore[arg-type]
+
+
+def test_no_scheduler_is_an_error_that_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlpot.data.label_cluster.SECONDS", 0.5)
+    for address in ("tcp://127.0.0.1:9", "nowhere", "dask://"):
+        with pytest.raises(LabelError, match=r"No Dask scheduler answers at .*`dask scheduler`"):
+            list(on_cluster(CODES["tblite"](), [], address))
+
+
+def test_workers_are_counted_here_or_those_of_the_cluster(tmp_path: Path) -> None:
+    ase.io.write(tmp_path / "water.extxyz", molecule("H2O"))
+    with pytest.raises(SettingsError, match="either a number of workers or `on`"):
+        label(
+            tmp_path / "water.extxyz", tmp_path / "out.h5", calculator="pyscf", workers=2, on="tcp://127.0.0.1:1"
+        )
