@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from mlpot.equivariance import warn_of_rotations
 from mlpot.forces import native_call_of, periodic_directions, predict, predict_atoms, volumes
 from mlpot.graph import AtomGraph
-from mlpot.model_file import load_potential
+from mlpot.model_file import own_potential
 from mlpot.neighbors import SkinList
 from mlpot.potential import Potential
-from mlpot.torch_settings import known_device, known_dtype
 
 
 def no_stress(atoms: Atoms) -> str:
@@ -62,13 +61,9 @@ class MLPotCalculator(Calculator):
         skin: float = 0.5,
     ):
         super().__init__()
-        if isinstance(potential, Potential):
-            number = potential.dtype if dtype is None else known_dtype(dtype)
-            potential = deepcopy(potential).to(device=known_device(device), dtype=number).freeze()
-        else:
-            potential = load_potential(potential, device=device, dtype=dtype)
-        self.potential, self.device = potential, device
-        self.neighbors = SkinList(potential.cutoff, skin)
+        self.potential, self.device = own_potential(potential, device, dtype), device
+        warn_of_rotations(self.potential)
+        self.neighbors = SkinList(self.potential.cutoff, skin)
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
         """What changed since the last calculation, to the bit; ASE's comparison takes longer than a molecule."""

@@ -63,7 +63,7 @@ class Domain(nn.Module):
         limits = [_limit((c @ w.T).square().sum(dim=1), n_features) for c, w in zip(centered, whiten, strict=True)]
         domain = cls(n_elements, n_features)
         domain.mean = torch.stack(mean).float()
-        domain.measure = (whiten / torch.tensor(limits)[:, None, None]).float()
+        domain.measure = (whiten / torch.tensor(limits, dtype=torch.float64)[:, None, None]).float()
         return domain
 
 

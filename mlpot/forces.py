@@ -21,11 +21,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from mlpot.cpu.calls import StagedTraining, native_call
+from mlpot.cpu.calls import ExchangedCall, StagedTraining, native_call
 from mlpot.graph import AtomGraph, Edges, Movable, Properties, edge_vectors
 from mlpot.models.native import Elements, obstacle_of_weights
 from mlpot.potential import Potential
-from mlpot.torch_settings import usual_settings, without_autocast
+from mlpot.stages.network import StagedNetwork
+from mlpot.torch_settings import usual_settings
 
 FLAT = 1e-9
 """A cell whose volume is less than this part of the product of its edges has none."""
@@ -76,19 +77,43 @@ def predict(
 
     Raises:
         ValueError: weights of a type of 16 bits.
+        RuntimeError: when a gradient of what training gave is taken under autocast.
     """
+    if training:
+        with _settled(potential, graph, training=True) as settled, torch.enable_grad():
+            known = _natively(potential, settled) if native else None
+            return _for_a_loss(known or _predict(potential, settled, training=True))
     _check_type(potential)
-    known, call = None, native_call_of(potential) if native else None
-    if call is not None:
-        with torch.set_grad_enabled(training):
-            known = call(graph)
+    with torch.no_grad():
+        known = _natively(potential, graph) if native else None
     if known is not None:
-        energy, forces, virial = known
-        return Properties(energy, forces, _stress(virial, graph))
-    if training:  # in the precision that the training chose
-        return _predict(potential, graph, training=True)
-    with _evaluation(potential, graph) as settled:
+        return known
+    with _settled(potential, graph) as settled:
         return _predict(potential, settled, training=False)
+
+
+def _for_a_loss(out: Properties) -> Properties:
+    """The same, whose gradient is not taken in 16 bits."""
+    for values in (out.energy, out.forces, out.stress):
+        if values.requires_grad:
+            values.register_hook(_refuse_autocast)  # type: ignore[no-untyped-call]  # torch.Tensor has no types here
+    return out
+
+
+def _refuse_autocast(gradient: Tensor) -> None:
+    if torch.is_autocast_enabled(gradient.device.type):
+        raise RuntimeError(
+            "Autocast would round the gradient of a loss to 16 bits. Call backward() outside of torch.autocast."
+        )
+
+
+def _natively(potential: AtomicEnergies, graph: AtomGraph) -> Properties | None:
+    call = native_call_of(potential)
+    known = None if call is None else call(graph)
+    if known is None:
+        return None
+    energy, forces, virial = known
+    return Properties(energy, forces, _stress(virial, graph))
 
 
 def native_obstacle(potential: Potential) -> str | None:
@@ -133,6 +158,15 @@ def native_call_with_ghosts(potential: Potential) -> Native | None:
         return native_call(*known)
 
 
+def native_call_with_exchanges(potential: Potential) -> ExchangedCall | None:
+    """As `native_call_with_ghosts`, where processes send each other the features of their atoms."""
+    if native_obstacle(potential) is not None or not isinstance(potential.backbone, StagedNetwork):
+        return None
+    with usual_settings():
+        elements = _elements(potential)._replace(ghosts=True)
+        return ExchangedCall(potential.backbone, elements, potential.isolated)
+
+
 def _call_in_training(potential: Potential, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor] | None:
     if potential not in _in_training:
         _in_training[potential] = StagedTraining()
@@ -141,14 +175,18 @@ def _call_in_training(potential: Potential, graph: AtomGraph) -> tuple[Tensor, T
 
 def _elements(potential: Potential) -> Elements:
     of = potential
-    return Elements(of.elements, of.reference, of.energy_scale, of.energy_shift, of.repulsion, of.core_repulsion)
+    terms = of.repulsion, of.core_repulsion, of.cutoff
+    return Elements(of.elements, of.reference, of.energy_scale, of.energy_shift, *terms)
 
 
 @contextmanager
-def _evaluation(potential: AtomicEnergies, graph: AtomGraph) -> Iterator[AtomGraph]:
-    """The graph for a block that computes with the usual settings of PyTorch, whatever is set outside."""
+def _settled(potential: AtomicEnergies, graph: AtomGraph, training: bool = False) -> Iterator[AtomGraph]:
+    """The graph for a block that computes with the usual settings of PyTorch, whatever is set outside.
+
+    In training the precision of products stays what the training chose.
+    """
     _check_type(potential)
-    with usual_settings():
+    with usual_settings(full_precision=not training):
         yield graph.clone() if graph.positions.is_inference() else graph
 
 
@@ -211,7 +249,7 @@ def predict_atoms(potential: AtomicEnergies, graph: AtomGraph, n_own: int | None
         n_own: how many atoms, the first, count with their energies; all by default. Others get a virial by their
             pull on these, and NaN for their energy.
     """
-    with _evaluation(potential, graph) as settled:
+    with _settled(potential, graph) as settled:
         atom_energy, vectors, g = _gradient(potential, settled, n_own=n_own)
         if n_own is not None:
             atom_energy[n_own:] = torch.nan
@@ -223,7 +261,7 @@ def predict_atoms(potential: AtomicEnergies, graph: AtomGraph, n_own: int | None
 
 def predict_own(potential: AtomicEnergies, graph: AtomGraph, n_own: int) -> tuple[Tensor, Tensor, Tensor]:
     """The energy of the first atoms of one graph, (1,) eV, with its forces (n_atoms, 3) and virial (1, 3, 3)."""
-    with _evaluation(potential, graph) as settled:
+    with _settled(potential, graph) as settled:
         atom_energy, vectors, g = _gradient(potential, settled, n_own=n_own)
         virial = (vectors[:, :, None] * g[:, None, :]).sum(0, keepdim=True)
         return atom_energy[:n_own].sum(0, keepdim=True).detach(), _to_atoms(g, settled).detach(), virial.detach()
@@ -231,7 +269,7 @@ def predict_own(potential: AtomicEnergies, graph: AtomGraph, n_own: int) -> tupl
 
 def hessian_vector_product(potential: AtomicEnergies, graph: AtomGraph, direction: Tensor) -> Tensor:
     """H v = ∂²E/∂r∂r · v for a displacement v (n_atoms, 3) Å: (n_atoms, 3) eV/Å."""
-    with _evaluation(potential, graph) as settled:
+    with _settled(potential, graph) as settled:
         return _hessian_products(potential, settled, direction[None])[0]
 
 
@@ -239,7 +277,7 @@ def hessian(potential: AtomicEnergies, graph: AtomGraph) -> Tensor:
     """∂²E/∂r∂r as (3 n_atoms, 3 n_atoms) float64, eV/Å², one product a column."""
     n = 3 * graph.n_atoms
     directions = torch.eye(n, dtype=torch.float64, device=graph.positions.device).view(n, graph.n_atoms, 3)
-    with _evaluation(potential, graph) as settled:
+    with _settled(potential, graph) as settled:
         return _hessian_products(potential, settled, directions).reshape(n, n)
 
 
@@ -272,8 +310,7 @@ def _gradient(
             vectors = exact.clone().requires_grad_()
         atom_energy = potential(graph.numbers, graph.edges, vectors)
         total = atom_energy[:n_own].sum()
-        with without_autocast(vectors):  # derivatives of what was computed, as it was computed
-            (g,) = torch.autograd.grad(total, vectors, create_graph=create_graph, materialize_grads=True)
+        (g,) = torch.autograd.grad(total, vectors, create_graph=create_graph, materialize_grads=True)
     return atom_energy.double() + reference, exact, g.double()
 
 

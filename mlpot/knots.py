@@ -50,6 +50,7 @@ class RadialTable(nn.Module):
 
     exact_basis: Tensor
     exact_envelope: Tensor
+    exact_products: Tensor
     kept: Tensor
 
     def __init__(
@@ -62,7 +63,7 @@ class RadialTable(nn.Module):
         self._functions = basis, envelope  # in a tuple, so that the network's state has them once
         nothing = torch.empty(0, dtype=torch.float32, device="cpu")
         # No buffers, which averages of weights copy from one network to the other: found when they are needed.
-        self.exact_basis, self.exact_envelope = nothing.clone(), nothing.clone()
+        self.exact_basis, self.exact_envelope, self.exact_products = (nothing.clone() for _ in range(3))
         self.register_buffer("kept", nothing.clone(), persistent=False)
         self.keeps = False
         if not any(buffer.is_meta for function in self._functions if function for buffer in function.buffers()):
@@ -103,6 +104,8 @@ class RadialTable(nn.Module):
         if not len(self.exact_basis) or _without_gradient(self.exact_basis):  # a copy made where autograd was off
             self._take_derivatives()
         dtype = self.kept.dtype
+        if all(len(network) < 2 and all(map(_is_matrix, network)) for network in networks):
+            return self._linear_in_products(networks)
         if self._in_one_pass(networks):
             return _fused_rows(self.exact_basis.to(dtype), self.exact_envelope[..., 0].to(dtype), networks)
         f = [row.expand(len(networks), -1, -1) for row in self.exact_basis.to(dtype)]
@@ -111,13 +114,24 @@ class RadialTable(nn.Module):
                 f = _linear(f, cast("Sequence[nn.Linear]", same))
             else:
                 f = _activate(f, cast("Activation", same[0]))
-        f = _product(list(self.exact_envelope.to(dtype)), f)
+        return self._rows_of(_product(list(self.exact_envelope.to(dtype)), f))
+
+    def _rows_of(self, f: list[Tensor]) -> Tensor:
+        """Rows of a table from (n_networks, n_knots + 1, n_features) of each derivative."""
         return _b_spline(f[0]) if self.degree == 3 else torch.stack(f, dim=2).flatten(1, 2)
+
+    def _linear_in_products(self, networks: Sequence[nn.Sequential]) -> Tensor:
+        """u W e = W (u e), in one product with what no weight changes; without layers W is one."""
+        products = self.exact_products.to(self.kept.dtype)
+        if not len(networks[0]):
+            return products.expand(len(networks), -1, -1)
+        weight = torch.stack([cast("Tensor", network[0].weight) for network in networks]).mT
+        return torch.matmul(products, weight)
 
     def _in_one_pass(self, networks: Sequence[nn.Sequential]) -> bool:
         """Whether the compiled loops of `kernels.jets` know these networks."""
-        if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-            return False  # autocast rounds the products to a type that the loops do not know
+        if torch.compiler.is_compiling():
+            return False
         if self.kept.dtype not in (torch.float32, torch.float64):
             return False
         if self.degree != 5 or self.kept.device.type != "cpu" or not has_loops():
@@ -133,7 +147,9 @@ class RadialTable(nn.Module):
             knots[0] = 1e-3 * knots[1]  # some bases divide by the distance
             basis, envelope = (self._derivatives(function, knots) for function in self._functions)
         device = self.kept.device
+        products = self._rows_of(_product(list(envelope[:, None, :, None]), list(basis[:, None])))
         self.exact_basis, self.exact_envelope = basis.to(device), envelope[..., None].to(device)
+        self.exact_products = products.to(device)
 
     def _derivatives(self, function: nn.Module | None, knots: Tensor) -> Tensor:
         """What the table needs of f, h f′, h² f″: (1 or 3, n_knots + 1, …) float64."""
@@ -148,10 +164,10 @@ class RadialTable(nn.Module):
         return torch.stack([row(knots).detach() for row in rows])
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
-        exact = self.exact_basis, self.exact_envelope
+        exact = self.exact_basis, self.exact_envelope, self.exact_products
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         # Moved, but never rounded; tables of another type or device are built when they are needed.
-        self.exact_basis, self.exact_envelope = (t.to(self.kept.device) for t in exact)
+        self.exact_basis, self.exact_envelope, self.exact_products = (t.to(self.kept.device) for t in exact)
         self.kept = self.kept.new_empty(0)
         return self
 
@@ -174,8 +190,12 @@ def _slope(f: Callable[[Tensor], Tensor], h: float) -> Callable[[Tensor], Tensor
 
 def _forget(table: RadialTable, _: object) -> None:
     """A network that was given other weights may have been given another basis."""
-    table.exact_basis, table.exact_envelope = table.exact_basis.new_empty(0), table.exact_envelope.new_empty(0)
-    table.kept = table.kept.new_empty(0)
+    for name in ("exact_basis", "exact_envelope", "exact_products", "kept"):
+        setattr(table, name, getattr(table, name).new_empty(0))
+
+
+def _is_matrix(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) and layer.bias is None
 
 
 class _BSpline(torch.autograd.Function):

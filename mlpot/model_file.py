@@ -5,6 +5,7 @@ No code is stored and none is run on loading: the backbone is looked up by name 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -73,7 +74,7 @@ def save_potential(potential: Potential, path: str | Path, card: Mapping[str, An
         "card": dict(card or {}),
     }
     weights = {name: t.detach().cpu().contiguous() for name, t in potential.state_dict().items()}
-    _write(Path(path), weights, header)
+    write_tensors(Path(path), weights, header)
 
 
 def attach_certificate(path: str | Path, certificate: Mapping[str, Any]) -> None:
@@ -89,7 +90,7 @@ def attach_certificate(path: str | Path, certificate: Mapping[str, Any]) -> None
     header, path = read_header(path), Path(path)
     weights = read_weights(path)
     header["certificate"] = {"weights_sha256": hash_of(weights), "result": dict(certificate)}
-    _write(path, weights, header)
+    write_tensors(path, weights, header)
 
 
 def hash_of(weights: Mapping[str, torch.Tensor]) -> str:
@@ -102,7 +103,8 @@ def hash_of(weights: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _write(path: Path, weights: dict[str, torch.Tensor], header: Mapping[str, Any]) -> None:
+def write_tensors(path: Path, weights: dict[str, torch.Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON-able header to one file; the old file stays whole until the new one is."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -121,9 +123,36 @@ def read_header(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ModelFileError: it is not a potential, or of a later format.
     """
+    header = read_metadata(path)
+    if "format_version" not in header:
+        kind = f"a {header['kind']}" if isinstance(header.get("kind"), str) else "something else"
+        raise ModelFileError(
+            f"{path} is {kind[:40]}, and no potential. Give a file that `mlpot train` wrote; propagators have the "
+            "commands of `mlpot propagate`."
+        )
+    if header.get("format_version") not in range(1, FORMAT_VERSION + 1):
+        raise ModelFileError(
+            f"{path} has format version {header.get('format_version')}, this mlpot reads {FORMAT_VERSION}. "
+            "Update mlpot."
+        )
+    if wrong := [name for name, kind in FIELDS.items() if not isinstance(header.get(name), kind)]:
+        raise ModelFileError(f"{path}: its header lacks {', '.join(wrong)}. Give a file that mlpot wrote.")
+    header["arguments"] = former_arguments(header["backbone"], header["arguments"], header["format_version"])
+    if header["format_version"] < 3:
+        header["renamed_weights"] = RENAMED
+    return header
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The JSON header of a file of `write_tensors`, of whatever; tensors are not read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ModelFileError: not of mlpot, or damaged.
+    """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}. Give the path of a trained potential (*.safetensors).")
+        raise FileNotFoundError(f"There is no file {path}. Give the path of a trained model (*.safetensors).")
     _check_size(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -140,16 +169,6 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise ModelFileError(
             f"{path}: its header is unreadable ({error}). The file is damaged; take another."
         ) from None
-    if header.get("format_version") not in range(1, FORMAT_VERSION + 1):
-        raise ModelFileError(
-            f"{path} has format version {header.get('format_version')}, this mlpot reads {FORMAT_VERSION}. "
-            "Update mlpot."
-        )
-    if wrong := [name for name, kind in FIELDS.items() if not isinstance(header.get(name), kind)]:
-        raise ModelFileError(f"{path}: its header lacks {', '.join(wrong)}. Give a file that mlpot wrote.")
-    header["arguments"] = former_arguments(header["backbone"], header["arguments"], header["format_version"])
-    if header["format_version"] < 3:
-        header["renamed_weights"] = RENAMED
     return header
 
 
@@ -173,6 +192,25 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors in a potential's file, by name."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
+
+
+def own_potential(
+    given: Potential | str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | str | None = None
+) -> Potential:
+    """A frozen potential that nobody else has: a copy of one, or that of a file.
+
+    Args:
+        given: a potential, or the path of its file.
+        device: as `load_potential`.
+        dtype: as `load_potential`.
+
+    Raises:
+        As `load_potential`.
+    """
+    if not isinstance(given, Potential):
+        return load_potential(given, device=device, dtype=dtype)
+    number = given.dtype if dtype is None else known_dtype(dtype)
+    return copy.deepcopy(given).to(device=known_device(device), dtype=number).freeze()
 
 
 def load_potential(
@@ -240,6 +278,7 @@ def _build(header: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Po
         header["arguments"],
         reference_energies=dict.fromkeys(header["elements"], 0.0),
         repulsion=header["repulsion"] and _form(header.get("repulsion_form")),
+        cutoff=header.get("cutoff"),
     )
     if "domain.mean" in weights:
         potential.domain = Domain(*weights["domain.mean"].shape)

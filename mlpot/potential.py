@@ -9,7 +9,7 @@ After training, `terms.core_repulsion` takes over where atoms are closer than in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,11 +22,14 @@ from mlpot.kernels.reductions import distances, sum_at_centers
 from mlpot.knots import RadialTable
 from mlpot.models import build_backbone
 from mlpot.models.backbone import atom_features
-from mlpot.models.layers import MAX_Z
+from mlpot.models.layers import LIMITS, MAX_Z
 from mlpot.stages.radial import PolynomialEnvelope
 from mlpot.terms.core_repulsion import CoreRepulsion, TrainingLimits
 from mlpot.terms.zbl import UNIVERSAL, ZBL, Form
-from mlpot.torch_settings import usual_settings
+from mlpot.torch_settings import usual_settings, without_autocast
+
+Outputs = Callable[[Tensor, Edges, Tensor], Tensor]
+"""b (n_atoms,) from numbers, edges and vectors, as of `models.backbone`."""
 
 
 class UnknownElementError(ValueError):
@@ -43,6 +46,10 @@ class Potential(nn.Module):
         energy_scale: eV by atomic number.
         energy_shift: eV by atomic number.
         repulsion: add the ZBL repulsion at short range; in the form of another package if one is given.
+        cutoff: Å, of u and of the repulsion, where it is larger than that of the backbone.
+
+    Raises:
+        ValueError: an element or a cutoff is none.
     """
 
     element_index: Tensor
@@ -61,6 +68,7 @@ class Potential(nn.Module):
         energy_scale: Mapping[int, float] | None = None,
         energy_shift: Mapping[int, float] | None = None,
         repulsion: bool | Form = False,
+        cutoff: float | None = None,
     ):
         super().__init__()
         self.header = {}
@@ -69,7 +77,12 @@ class Potential(nn.Module):
             raise ValueError(f"A potential needs elements with 1 <= Z <= {MAX_Z}, got {self.elements}.")
         self.backbone_name, self.arguments = backbone, dict(arguments)
         self.backbone = build_backbone(backbone, elements=self.elements, **self.arguments)
-        self.cutoff = float(self.backbone.cutoff)  # Å
+        self.cutoff = float(self.backbone.cutoff if cutoff is None else cutoff)  # Å
+        if not self.backbone.cutoff <= self.cutoff <= LIMITS["cutoff"]:
+            raise ValueError(
+                f"The cutoff of a potential, {self.cutoff:g} Å, is at least that of its backbone, "
+                f"{self.backbone.cutoff:g} Å, and at most {LIMITS['cutoff']:g} Å."
+            )
         self.envelope = PolynomialEnvelope(self.cutoff)
         form = repulsion if isinstance(repulsion, Form) else UNIVERSAL
         self.repulsion = ZBL(self.cutoff, form) if repulsion else None
@@ -92,12 +105,25 @@ class Potential(nn.Module):
         """The type of the weights, in which the backbone computes."""
         return self.energy_scale.dtype
 
-    def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
-        """Atomic energies (n_atoms,) eV above the references, from edge vectors (n_edges, 3) Å."""
+    def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor, outputs: Outputs | None = None) -> Tensor:
+        """Atomic energies (n_atoms,) eV above the references, from edge vectors (n_edges, 3) Å.
+
+        Autocast changes nothing: energies of 16 bits, and slopes of splines of 16 bits, are noise.
+
+        Args:
+            numbers: (n_atoms,) atomic numbers.
+            edges: from each atom to its neighbors.
+            vectors: of the type of the weights.
+            outputs: what computes b instead of the backbone, of a frozen potential.
+        """
+        with without_autocast(vectors):
+            return self._atomic_energies(numbers, edges, vectors, outputs or self.backbone)
+
+    def _atomic_energies(self, numbers: Tensor, edges: Edges, vectors: Tensor, outputs: Outputs) -> Tensor:
         kind, repelled = self.element_index.index_select(0, numbers), None
         if self.core_repulsion is not None:
             vectors, repelled = self.core_repulsion(numbers, kind, edges, vectors)
-        backbone = self._above_isolated(numbers, kind, edges, vectors)
+        backbone = self._above_isolated(numbers, kind, edges, vectors, outputs)
         coordination = sum_at_centers(self.envelope(distances(vectors)), edges)
         energy: Tensor = self.energy_scale.index_select(0, kind) * backbone
         if self.core_repulsion is not None:
@@ -178,6 +204,14 @@ class Potential(nn.Module):
         return max(1, self.backbone.n_passes)
 
     @property
+    def mirror_images(self) -> str:
+        """Whether a structure and its mirror image can have different energies, in words."""
+        obstacle = self.backbone.handedness_obstacle()
+        if self.backbone.parity or obstacle is not None:
+            return "have one energy" + ("" if obstacle is None else f" ({obstacle})")
+        return "are told apart"
+
+    @property
     def is_frozen(self) -> bool:
         """Whether `freeze` was called, and no `train` since then."""
         return len(self.isolated) > 0
@@ -187,10 +221,12 @@ class Potential(nn.Module):
         with usual_settings():
             _let_autograd_keep(self)
 
-    def _above_isolated(self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
+    def _above_isolated(
+        self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor, outputs: Outputs
+    ) -> Tensor:
         """b_i − b(Z_i isolated); in training, one isolated atom of each element is computed in the same pass."""
         if self.is_frozen:
-            return self.backbone(numbers, edges, vectors) - self.isolated.index_select(0, kind)
+            return outputs(numbers, edges, vectors) - self.isolated.index_select(0, kind)
         elements = torch.tensor(self.elements, dtype=torch.int64, device=numbers.device)
         row_ptr = torch.cat([edges.row_ptr, edges.row_ptr[-1:].expand(len(elements))])
         with_isolated = Edges(edges.center, edges.neighbor, row_ptr, edges.reverse)

@@ -18,16 +18,25 @@ from torch import Tensor
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
+# The first exponentials of a process are taken here, by one thread. Where several threads of PyTorch took them
+# at once, MKL gave one of them four digits (PyTorch 2.13 on an Intel Xeon, in one new process of thirty), so that
+# the first energy of a worker was 0.015 eV off.
+for _dtype in DTYPES.values():
+    torch.exp(torch.zeros(64, dtype=_dtype, device="cpu"))
+
 _one_at_a_time = Lock()
 _precise = 0  # blocks that need full precision at this moment, in all threads
 _precision_before: Any = None
 
 
 @contextmanager
-def usual_settings() -> Iterator[None]:
+def usual_settings(*, full_precision: bool = True) -> Iterator[None]:
     """Within the block PyTorch computes as in a new process, on tensors that autograd may keep.
 
     Not the default type, which belongs to all threads at once: tensors are made with an explicit one.
+
+    Args:
+        full_precision: of products of float32 matrices, where a program, or a training, allowed TF32.
     """
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
@@ -38,7 +47,8 @@ def usual_settings() -> Iterator[None]:
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         stack.enter_context(_subnormal_numbers())
-        stack.enter_context(_full_precision())
+        if full_precision:
+            stack.enter_context(_full_precision())
         yield
 
 

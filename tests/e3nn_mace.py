@@ -54,10 +54,16 @@ class Size(NamedTuple):
     radial: tuple[int, ...] = (6,)
     n_hidden: int = 3
     neighbors: float = 7.0
+    parity: bool = True
 
     def hidden(self, degree: int) -> str:
-        """Irreps of n channels of every degree."""
-        return " + ".join(f"{self.n}x{k}{'eo'[k % 2]}" for k in range(degree + 1))
+        """Irreps of n channels of every degree: of natural parity, or even all of them."""
+        return " + ".join(f"{self.n}x{k}{'eo'[k % 2 * self.parity]}" for k in range(degree + 1))
+
+    @property
+    def harmonics(self) -> o3.Irreps:
+        """One of every degree."""
+        return o3.Irreps(self._replace(n=1).hidden(self.max_degree))
 
     def before(self, layer: int) -> int:
         """Highest degree of what neighbors send."""
@@ -78,7 +84,7 @@ class Interaction(nn.Module):
     def __init__(self, size: Size, layer: int):
         super().__init__()
         before, target = o3.Irreps(size.hidden(size.before(layer))), o3.Irreps(size.hidden(size.max_degree))
-        attributes, harmonics = f"{len(size.elements)}x0e", o3.Irreps.spherical_harmonics(size.max_degree)
+        attributes, harmonics = f"{len(size.elements)}x0e", size.harmonics
         self.size, self.residual = size, size.residual(layer)
         self.linear_up = o3.Linear(before, before)
         middle, instructions = _paths(before, harmonics, target)
@@ -86,6 +92,12 @@ class Interaction(nn.Module):
             before, harmonics, middle, instructions, shared_weights=False, internal_weights=False
         )
         sizes = [size.n_radial, *size.radial, self.conv_tp.weight_numel]
+        degrees = [
+            tuple(part.l for part in (before[p[0]].ir, harmonics[p[1]].ir, middle[p[2]].ir)) for p in instructions
+        ]
+        signs = torch.tensor([-1.0 if d in OTHER_SIGN else 1.0 for d in degrees], dtype=torch.float64)
+        self.signs = signs.repeat_interleave(size.n)
+        self.couplings = [first_sign(*d) * (-1 if d in OTHER_SIGN else 1) for d in degrees]
         self.conv_tp_weights = FullyConnectedNet(sizes, torch.nn.functional.silu)
         self.linear = o3.Linear(middle, target)
         skipped = (before, size.hidden(size.after(layer))) if self.residual else (target, target)
@@ -94,10 +106,16 @@ class Interaction(nn.Module):
     def forward(self, kind: Tensor, h: Tensor, y: Tensor, radial: Tensor, edges: Tensor) -> tuple[Tensor, Any]:
         sender, receiver = edges
         skip = self.skip_tp(h, kind) if self.residual else None
-        messages = self.conv_tp(self.linear_up(h)[sender], y, self.conv_tp_weights(radial))
+        messages = self.conv_tp(self.linear_up(h)[sender], y, self.conv_tp_weights(radial) * self.signs)
         a = self.linear(messages.new_zeros(len(h), messages.shape[1]).index_add(0, receiver, messages))
         a = a / self.size.neighbors
         return a if self.residual else self.skip_tp(a, kind), skip
+
+
+def first_sign(*degrees: int) -> float:
+    """Of the numbers of a Wigner symbol."""
+    w = o3.wigner_3j(*degrees, dtype=torch.float64)
+    return float(w[w.abs() > 1e-6][0].sign())
 
 
 def _paths(one: o3.Irreps, two: o3.Irreps, target: o3.Irreps) -> tuple[o3.Irreps, list[Any]]:
@@ -120,7 +138,7 @@ class Contraction(nn.Module):
     def __init__(self, size: Size, degree: int):
         super().__init__()
         self.degree, self.highest = degree, size.correlation
-        irreps = o3.Irreps.spherical_harmonics(size.max_degree)
+        irreps = size.harmonics
         n_elements, self.weights = len(size.elements), nn.ParameterList()
         for order in range(1, size.correlation + 1):
             self.register_buffer(f"U_matrix_{order}", couplings(irreps, degree, order))
@@ -172,7 +190,8 @@ def couplings(irreps: o3.Irreps, degree: int, order: int) -> Tensor:
                     c[..., a:b] = torch.einsum("j...,ijl->i...l", c_left, w)
                     longer.append((out, c))
         found = sorted(longer, key=lambda pair: pair[0])
-    own = [c for ir, c in found if ir == o3.Irrep(degree, (-1) ** degree)]
+    parity = irreps[1].ir.p  # −1, or 1 if all are even
+    own = [c for ir, c in found if ir == o3.Irrep(degree, parity**degree)]
     u = torch.stack(own, dim=-1) if own else torch.zeros(2 * degree + 1, *[n] * order, 1, dtype=torch.float64)
     return u[0] if degree == 0 else u
 
@@ -182,7 +201,7 @@ class Product(nn.Module):
 
     def __init__(self, size: Size, layer: int):
         super().__init__()
-        self.n, self.irreps = size.n, o3.Irreps.spherical_harmonics(size.max_degree)
+        self.n, self.irreps = size.n, size.harmonics
         self.symmetric_contractions = nn.Module()
         self.symmetric_contractions.contractions = nn.ModuleList(
             Contraction(size, degree) for degree in range(size.after(layer) + 1)
@@ -232,8 +251,8 @@ class Definition(nn.Module):
 
     def forward(self, kind: Tensor, edges: Tensor, vectors: Tensor) -> Tensor:
         """(n_atoms,) from elements (n_atoms, n_elements) one-hot, edges (2, n_edges) and vectors (n_edges, 3)."""
-        irreps = o3.Irreps.spherical_harmonics(self.size.max_degree)
-        y = o3.spherical_harmonics(irreps, vectors, True, normalization="component")
+        degrees = list(range(self.size.max_degree + 1))
+        y = o3.spherical_harmonics(degrees, vectors, True, normalization="component")
         radial = radial_functions(vectors.norm(dim=1), self.size)
         h, energy = self.node_embedding.linear(kind), kind.new_zeros(len(kind))
         for interaction, product, readout in zip(self.interactions, self.products, self.readouts, strict=True):
@@ -260,7 +279,7 @@ def description(size: Size) -> dict[str, Any]:
         "class": "ScaleShiftMACE",
         "children": ["interactions", "products", "readouts"],
         "heads": ["Default"],
-        "options": {"use_so3": False},
+        "options": {"use_so3": not size.parity},
         "radial": {
             "basis": "BesselBasis",
             "envelope": "PolynomialCutoff",
@@ -302,6 +321,7 @@ def _described_interaction(size: Size, k: int, silu: list[Any]) -> dict[str, Any
         "target_irreps": size.hidden(size.max_degree),
         "hidden_irreps": size.hidden(size.after(k)),
         "neighbors": size.neighbors,
+        "couplings": Interaction(size, k).couplings,
         "radial": "FullyConnectedNet",
         "activations": [*[silu] * len(size.radial), None],
         "variances": [],

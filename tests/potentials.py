@@ -21,6 +21,11 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "egnn_moving": ("egnn", {"n_layers": 3, "move_coordinates": True}),
     "egnn_attention": ("egnn", {"n_layers": 2, "move_coordinates": True, "attention": True}),
     "deepsets": ("deepsets", {}),
+    "se3_transformer": (
+        "se3_transformer",
+        {"n_features": 8, "n_radial": 6, "max_degree": 1, "n_heads": 2, "n_interactions": 2},
+    ),
+    "transformer": ("transformer", {"n_layers": 2, "n_heads": 4, "n_radial": 24}),
     "mace": (
         "mace",
         {
@@ -33,8 +38,21 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
             "n_neighbors": 0.5,
         },
     ),
+    "nequip": (
+        "nequip",
+        {
+            "n_features": 8,
+            "n_radial": 6,
+            "max_degree": 1,
+            "n_interactions": 3,
+            "radial_layers": [16],
+            "n_knots": 64,  # second derivatives of splines lose digits with the square of it
+        },
+    ),
 }
 """Name of a test's potential -> backbone and its arguments, beside the sizes in `new_potential`."""
+ROTATING = [name for name in VARIANTS if name != "transformer"]
+"""Those that rotate with their structures by construction."""
 
 
 class Morse:

@@ -29,6 +29,8 @@ from mlpot.signals import BlowUpError
 from mlpot.stages.pointwise import SECOND_MOMENT
 from mlpot.training.fit import train
 
+pytestmark = pytest.mark.usefixtures("_no_pictures")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -99,6 +101,8 @@ def test_the_features_of_every_backbone_are_seen(variant: str) -> None:
             backbone.readouts.zero_()
         hidden = SECOND_MOMENT * torch.nn.functional.silu(features @ backbone.hidden[0])
         read = hidden @ backbone.last_readout
+    elif variant == "nequip":
+        read = features @ potential.backbone.energy
     else:
         read = readout(features)
     energies = potential.backbone(graph.numbers, graph.edges, edge_vectors(graph))

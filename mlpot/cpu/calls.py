@@ -15,6 +15,7 @@ from mlpot.graph import AtomGraph
 from mlpot.kernels import loops
 from mlpot.kernels.ops import has_loops
 from mlpot.models.native import Elements, of_elements, offsets
+from mlpot.stages.exchange import Halo
 from mlpot.stages.network import StagedNetwork
 from mlpot.stages.run import Program
 
@@ -55,8 +56,8 @@ class StagedCall:
             program = backbone.program()
             self.executor = compiled_code().Executor(program, elements.scale.dtype)
             self.plan = self.executor.layout.plan(program.weights)
-        self.n_elements, self.places = len(elements.numbers), elements.places()
-        self.outer = outer_of(elements, isolated, backbone.cutoff)
+        self.n_elements, self.places, self.numbers = len(elements.numbers), elements.places(), elements.numbers
+        self.outer = outer_of(elements, isolated)
         kind = torch.empty(0, dtype=elements.scale.dtype, device="cpu").numpy().dtype
         assert {self.plan.weights.dtype, self.plan.numbers.dtype, self.plan.polynomials.dtype} == {kind}
         self._last: tuple[AtomGraph, Tensor, Array] | None = None
@@ -70,14 +71,20 @@ class StagedCall:
         Returns:
             None if an element is unknown.
         """
+        structure = self._structure(graph)
+        if structure is None:
+            return None
+        found = self.executor.energies(self.plan, structure, self.outer, graph.batch.numpy(), graph.n_graphs)
+        energy, forces, virial = map(torch.from_numpy, found)
+        return energy, forces, virial
+
+    def _structure(self, graph: AtomGraph) -> Any:
+        """Its arrays; None if an element is unknown."""
         kind = np.empty(graph.n_atoms, np.int64)
         if not loops.structure.elements(graph.numbers.numpy(), self.places, kind):
             return None
         element = kind % self.n_elements if self.n_elements < len(self.outer.nuclei) else kind
-        structure = structure_of(graph, element, self._offset(graph), kind)
-        found = self.executor.energies(self.plan, structure, self.outer, graph.batch.numpy(), graph.n_graphs)
-        energy, forces, virial = map(torch.from_numpy, found)
-        return energy, forces, virial
+        return structure_of(graph, element, self._offset(graph), kind)
 
     def _offset(self, graph: AtomGraph) -> Array:
         """cell_shift · cell of each edge; kept while list and cell are the same."""
@@ -90,6 +97,50 @@ class StagedCall:
         return offset
 
 
+class ExchangedCall(StagedCall):
+    """The same of the atoms of one process, which exchanges features with others: see `stages.exchange`."""
+
+    def __init__(self, backbone: StagedNetwork, elements: Elements, isolated: Tensor):
+        super().__init__(backbone, elements, isolated)
+        self._array = backbone.features
+        self._n_features = backbone.program().shapes[self._array].n_channels
+
+    def of_own(self, graph: AtomGraph, n_own: int, halo: Halo) -> Found:
+        """The energy (1,) eV of the first atoms, forces (n_atoms, 3) eV/Å and virial (1, 3, 3) eV that they give.
+
+        Args:
+            graph: own atoms, and ghosts with `models.native.GHOST` added to their numbers.
+            n_own: how many are own.
+            halo: knows whose the ghosts are. Every process calls this at the same time.
+
+        Raises:
+            ValueError: an element is unknown.
+        """
+        executor, structure = self.executor, self._known(graph)
+        exchanges = compiled_code().Exchanges(n_own, halo)
+        evaluation = executor.evaluate(self.plan, structure, self.outer, exchanges=exchanges)
+        executor.release(evaluation)
+        answer, energy, virial = evaluation.answer, np.empty(1), np.empty((1, 3, 3))
+        batch = np.zeros(graph.n_atoms, np.int64)
+        compiled_code().driver.totals(batch, answer.energy, answer.virial, energy, virial)
+        return torch.from_numpy(energy), torch.from_numpy(answer.forces), torch.from_numpy(virial)
+
+    def features(self, graph: AtomGraph, n_own: int, halo: Halo) -> Tensor:
+        """What the readout receives of the first atoms, (n_own, n_features): `models.backbone.atom_features`."""
+        executor, exchanges = self.executor, compiled_code().Exchanges(n_own, halo)
+        still = torch.zeros(graph.n_atoms, dtype=executor.layout.dtype, device="cpu")
+        evaluation = executor.evaluate(self.plan, self._known(graph), seeds=still, exchanges=exchanges)
+        array: Tensor = executor.array(evaluation, self._array, self._n_features)
+        executor.release(evaluation)
+        return array[:n_own, 0]
+
+    def _known(self, graph: AtomGraph) -> Any:
+        structure = self._structure(graph)
+        if structure is None:
+            raise ValueError(f"Atoms have numbers that are not among {self.numbers}, or ghosts of them.")
+        return structure
+
+
 class StagedTraining:
     """Energies, forces and virials of a network, differentiable once by its parameters, see `stages.run`."""
 
@@ -98,7 +149,7 @@ class StagedTraining:
 
     def __call__(self, backbone: object, elements: Elements, graph: AtomGraph) -> Found | None:
         """As `StagedCall`; None if there is an obstacle, or an element is unknown."""
-        if native_obstacle(backbone, elements.scale) is not None or torch.is_autocast_enabled("cpu"):
+        if native_obstacle(backbone, elements.scale) is not None:
             return None
         assert isinstance(backbone, StagedNetwork)
         numbers = torch.cat(
@@ -111,10 +162,11 @@ class StagedTraining:
         if dtype not in self._executors:
             self._executors[dtype] = compiled_code().Executor(program, dtype)
         nothing = torch.zeros_like(elements.scale)  # isolated atoms are subtracted below
-        outer = outer_of(elements, nothing, backbone.cutoff)
+        outer = outer_of(elements, nothing)
         structure = structure_of(graph, element.numpy(), offsets(graph))
+        parts = compiled_code().parts_of_graphs(structure, graph.batch.numpy(), graph.n_graphs)  # as in use
         b, forces, virial, added, coordination = _Outputs.apply(  # type: ignore[no-untyped-call]
-            self._executors[dtype], program, structure, outer, *program.weights
+            self._executors[dtype], program, structure, outer, parts, *program.weights
         )
         n, kind = graph.n_atoms, element[: graph.n_atoms]
         learned = elements.scale.double().index_select(0, kind) * (b[:n] - b[n:].index_select(0, kind))
@@ -128,10 +180,10 @@ class _Outputs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, executor: Any, program: Program, structure: Any, outer: Any, *weights: Tensor
+        ctx: Any, executor: Any, program: Program, structure: Any, outer: Any, parts: Any, *weights: Tensor
     ) -> tuple[Tensor, ...]:
         plan = executor.plan(weights)
-        evaluation = executor.evaluate(plan, structure, outer, training=True)
+        evaluation = executor.evaluate(plan, structure, outer, training=True, parts=parts)
         ctx.kept = executor, program, evaluation
         if not any(ctx.needs_input_grad):
             executor.release(evaluation)
@@ -152,14 +204,14 @@ class _Outputs(torch.autograd.Function):
         gradients = executor.loss_gradient(evaluation, program, b, forces, virial)
         executor.release(evaluation)
         executor.forget(evaluation.plan)
-        return None, None, None, None, *gradients
+        return None, None, None, None, None, *gradients
 
 
-def outer_of(elements: Elements, isolated: Tensor, cutoff: float) -> Any:
+def outer_of(elements: Elements, isolated: Tensor) -> Any:
     """What the loops read of the elements of a potential."""
     arrays = of_elements(elements, isolated)
     return compiled_code().Outer(
-        **{name: t.double().contiguous().numpy() for name, t in arrays.items()}, cutoff=cutoff
+        **{name: t.double().contiguous().numpy() for name, t in arrays.items()}, cutoff=elements.cutoff
     )
 
 

@@ -3,9 +3,15 @@
 Only a `NeighborSum` and an `EdgeNetwork` read other atoms, and they serve a part of them at once. So between two
 of them a block of atoms goes through all stages while its rows are in the cache, and threads meet before each
 alone. The parts do not depend on the number of threads, and so no sum does.
+
+Ghosts are atoms of which another process computes the features: here they have those of their element, and what is
+sent between two calls, see `exchange`. The way of a call says how far it walks (`plan.Way`).
 """
 
 from __future__ import annotations
+
+from functools import cache
+from typing import Any
 
 from mlpot.cpu import edge_network, edge_tiles, linear, neighbor_sum, outer, pointwise, products
 from mlpot.cpu.plan import (
@@ -22,75 +28,114 @@ from mlpot.cpu.plan import (
 )
 from mlpot.kernels.simd import bare, compiled, wait_for_all
 
-
-@bare
-def _value(begin, end, s, plan, room):
-    kind = s[KIND]
-    if kind == LINEAR:
-        linear.value(begin, end, s, plan, room)
-    elif kind == PRODUCTS:
-        products.value(begin, end, s, plan, room)
-    elif kind == ACTIVATION:
-        pointwise.value(begin, end, s, plan, room)
-    elif kind == EMBEDDING:
-        pointwise.embed(begin, end, s, plan, room)
-    elif kind == READOUT:
-        pointwise.read(begin, end, s, plan, room)
-    elif kind != EDGE_COLLECT:
-        pointwise.copy(begin, end, s, room.values, room)
+Kinds = frozenset[int]
+SUMS: Kinds = frozenset({NEIGHBOR_SUM, PRODUCTS})
 
 
-@bare
-def _adjoint(begin, end, s, plan, room):
-    kind = s[KIND]
-    if s[STATIC] or kind == EDGE_NETWORK:
-        return
-    if kind == LINEAR:
-        linear.adjoint(begin, end, s, plan, room, room.adjoints)
-    elif kind == PRODUCTS:
-        products.adjoint(begin, end, s, plan, room)
-    elif kind == ACTIVATION:
-        pointwise.adjoint(begin, end, s, plan, room)
-    elif kind == READOUT:
-        pointwise.unread(begin, end, s, plan, room, room.seeds, room.adjoints)
-    elif kind != EMBEDDING:
-        pointwise.copy_back(begin, end, s, room.adjoints, room)
+def kinds_in(steps: list[list[int]]) -> Kinds:
+    """Kinds of stages that loops for some steps know, of those that take long to compile: one of three sets."""
+    own = frozenset(s[KIND] for s in steps)
+    if EDGE_NETWORK not in own:
+        return SUMS
+    return SUMS | {EDGE_NETWORK} if own & SUMS else frozenset({EDGE_NETWORK})
 
 
-@bare
-def _tangent(begin, end, s, plan, room):
-    kind = s[KIND]
-    if s[STATIC] or kind in (EMBEDDING, READOUT, EDGE_COLLECT):
-        return
-    if kind == LINEAR:
-        linear.tangent(begin, end, s, plan, room)
-    elif kind == PRODUCTS:
-        products.tangent(begin, end, s, plan, room)
-    elif kind == ACTIVATION:
-        pointwise.tangent(begin, end, s, plan, room)
-    else:
-        pointwise.copy(begin, end, s, room.dots, room)
+@cache
+def _value(kinds: Kinds) -> Any:
+    """Forward through a stage that reads no other atom."""
+    has_products = PRODUCTS in kinds
+
+    @bare
+    def value(begin, end, s, plan, room):
+        kind = s[KIND]
+        if kind == LINEAR:
+            linear.value(begin, end, s, plan, room)
+        elif has_products and kind == PRODUCTS:
+            products.value(begin, end, s, plan, room)
+        elif kind == ACTIVATION:
+            pointwise.value(begin, end, s, plan, room)
+        elif kind == EMBEDDING:
+            pointwise.embed(begin, end, s, plan, room)
+        elif kind == READOUT:
+            pointwise.read(begin, end, s, plan, room)
+        elif kind != EDGE_COLLECT:
+            pointwise.copy(begin, end, s, room.values, room)
+
+    return value
 
 
-@bare
-def _both_adjoints(begin, end, s, plan, room, w_bar):
-    kind = s[KIND]
-    if kind == EDGE_NETWORK:
-        return
-    if kind == LINEAR:
-        linear.adjoint(begin, end, s, plan, room, room.backs)
-        linear.bias_back(begin, end, s, room, w_bar)
-    elif kind == PRODUCTS:
-        products.both_adjoints(begin, end, s, plan, room, w_bar)
-    elif kind == ACTIVATION:
-        pointwise.both_adjoints(begin, end, s, plan, room)
-    elif kind == EMBEDDING:
-        pointwise.embed_back(begin, end, s, plan, room, w_bar)
-    elif kind == READOUT:
-        pointwise.unread(begin, end, s, plan, room, room.b_bar, room.backs)
-        pointwise.unread_weights(begin, end, s, plan, room, w_bar)
-    else:
-        pointwise.copy_back(begin, end, s, room.backs, room)
+@cache
+def _adjoint(kinds: Kinds) -> Any:
+    """Back to the forces."""
+    has_products = PRODUCTS in kinds
+
+    @bare
+    def adjoint(begin, end, s, plan, room):
+        kind = s[KIND]
+        if s[STATIC] or kind == EDGE_NETWORK:
+            return
+        if kind == LINEAR:
+            linear.adjoint(begin, end, s, plan, room, room.adjoints)
+        elif has_products and kind == PRODUCTS:
+            products.adjoint(begin, end, s, plan, room)
+        elif kind == ACTIVATION:
+            pointwise.adjoint(begin, end, s, plan, room)
+        elif kind == READOUT:
+            pointwise.unread(begin, end, s, plan, room, room.seeds, room.adjoints)
+        elif kind != EMBEDDING:
+            pointwise.copy_back(begin, end, s, room.adjoints, room)
+
+    return adjoint
+
+
+@cache
+def _tangent(kinds: Kinds) -> Any:
+    """Forward, of tangents."""
+    has_products = PRODUCTS in kinds
+
+    @bare
+    def tangent(begin, end, s, plan, room):
+        kind = s[KIND]
+        if s[STATIC] or kind in (EMBEDDING, READOUT, EDGE_COLLECT):
+            return
+        if kind == LINEAR:
+            linear.tangent(begin, end, s, plan, room)
+        elif has_products and kind == PRODUCTS:
+            products.tangent(begin, end, s, plan, room)
+        elif kind == ACTIVATION:
+            pointwise.tangent(begin, end, s, plan, room)
+        else:
+            pointwise.copy(begin, end, s, room.dots, room)
+
+    return tangent
+
+
+@cache
+def _both_adjoints(kinds: Kinds) -> Any:
+    """Back of the loss."""
+    has_products = PRODUCTS in kinds
+
+    @bare
+    def both_adjoints(begin, end, s, plan, room, w_bar):
+        kind = s[KIND]
+        if kind == EDGE_NETWORK:
+            return
+        if kind == LINEAR:
+            linear.adjoint(begin, end, s, plan, room, room.backs)
+            linear.weights_back(begin, end, s, plan, room, w_bar)
+        elif has_products and kind == PRODUCTS:
+            products.both_adjoints(begin, end, s, plan, room, w_bar)
+        elif kind == ACTIVATION:
+            pointwise.both_adjoints(begin, end, s, plan, room)
+        elif kind == EMBEDDING:
+            pointwise.embed_back(begin, end, s, plan, room, w_bar)
+        elif kind == READOUT:
+            pointwise.unread(begin, end, s, plan, room, room.b_bar, room.backs)
+            pointwise.unread_weights(begin, end, s, plan, room, w_bar)
+        else:
+            pointwise.copy_back(begin, end, s, room.backs, room)
+
+    return both_adjoints
 
 
 @bare
@@ -110,69 +155,196 @@ def _meet(counter, n_threads):
         wait_for_all(counter, n_threads)
 
 
-@compiled
-def energies(first, last, n_threads, counter, parts, plan, room, near, around, answer):
-    """b, energies, forces and virials of atoms and ∂E/∂r of all edges, for the parts first ≤ p < last."""
-    room.b[parts[first] : parts[last]] = 0
-    near.gradient[near.row_ptr[parts[first]] : near.row_ptr[parts[last]]] = 0
-    for part in range(first, last):
-        outer.find(parts[part], parts[part + 1], plan, around, room, near)
-        if plan.edge_networks:
-            edge_tiles.lay(parts[part], parts[part + 1], near)
-        if around.cutoff > 0:
-            outer.seed(parts[part], parts[part + 1], around, room, near, answer)
-    for n in range(len(plan.segments)):
-        if n > 0:
-            _meet(counter, n_threads)
-        for part in range(first, last):
-            _forward(parts[part], parts[part + 1], n, first, plan, room, near)
-    for n in range(len(plan.segments_back)):
-        if n > 0:
-            _meet(counter, n_threads)
-        for part in range(first, last):
-            _back(parts[part], parts[part + 1], n, first, plan, room, near)
-    outer.to_vectors(parts[first], parts[last], plan, near)
-    if around.cutoff > 0:
-        outer.energies(parts[first], parts[last], around, room, answer)
-        _meet(counter, n_threads)
-        for part in range(first, last):
-            outer.forces(parts[part], parts[part + 1], around, room, near, answer)
-
-
-@bare
-def _forward(begin, end, n, place, plan, room, near):
+@cache
+def _forward(kinds: Kinds) -> Any:
     """A segment of the way forward for the atoms of a part; edges work at a place that this thread has."""
-    k, stop = plan.segments[n]
-    _clear(room.values, begin, end, plan, room.n_atoms, n, 0, 1)
-    if plan.steps[k, KIND] == NEIGHBOR_SUM:
-        neighbor_sum.value(begin, end, plan.steps[k], plan, room, near)
-        k += 1
-    elif plan.steps[k, KIND] == EDGE_NETWORK:
-        edge_network.value(begin, end, place, plan.steps[k], plan, room, near)
-        k += 1
-    for block in range(begin, end, plan.block):
-        _clear(room.values, block, min(block + plan.block, end), plan, room.n_atoms, n, 0, 0)
-        for step in range(k, stop):
-            _value(block, min(block + plan.block, end), plan.steps[step], plan, room)
+    has_sums, has_networks = NEIGHBOR_SUM in kinds, EDGE_NETWORK in kinds
+    through = _value(kinds)
+
+    @bare
+    def forward(begin, end, n, place, plan, room, near, own):
+        k, stop = plan.segments[n]
+        _clear(room.values, begin, end, plan, room.n_atoms, n, 0, 1)
+        if has_sums and plan.steps[k, KIND] == NEIGHBOR_SUM:
+            if own:
+                neighbor_sum.value(begin, end, plan.steps[k], plan, room, near)
+            k += 1
+        elif has_networks and plan.steps[k, KIND] == EDGE_NETWORK:
+            if own:
+                edge_network.value(begin, end, place, plan.steps[k], plan, room, near)
+            k += 1
+        for block in range(begin, end, plan.block):
+            _clear(room.values, block, min(block + plan.block, end), plan, room.n_atoms, n, 0, 0)
+            for step in range(k, stop):
+                if own or plan.steps[step, STATIC]:
+                    through(block, min(block + plan.block, end), plan.steps[step], plan, room)
+
+    return forward
 
 
-@bare
-def _back(begin, end, n, place, plan, room, near):
-    """A segment of the way back to the forces."""
-    k, stop = plan.segments_back[n]
-    _clear(room.adjoints, begin, end, plan, room.n_atoms, n, 1, 1)
-    if plan.steps[k, KIND] == NEIGHBOR_SUM:
-        neighbor_sum.adjoint(begin, end, plan.steps[k], plan, room, near)
-        k -= 1
-    elif plan.steps[k, KIND] == EDGE_COLLECT:
-        edge_network.collect(begin, end, plan.steps[k], plan, room, near, room.adjoints, not plan.steps[k, STATIC])
-        k -= 1
-    for block in range(begin, end, plan.block):
-        _clear(room.adjoints, block, min(block + plan.block, end), plan, room.n_atoms, n, 1, 0)
-        for step in range(k, stop, -1):
-            _adjoint(block, min(block + plan.block, end), plan.steps[step], plan, room)
-    if stop + 1 < len(plan.steps) and plan.steps[stop + 1, KIND] == EDGE_NETWORK:
-        edge_network.adjoint(begin, end, place, plan.steps[stop + 1], plan, room, near)
+@cache
+def _back(kinds: Kinds) -> Any:
+    """A segment of the way back to the forces, or one half of it: the sum that it begins with, and the rest."""
+    has_sums, has_networks = NEIGHBOR_SUM in kinds, EDGE_NETWORK in kinds
+    through = _adjoint(kinds)
+
+    @bare
+    def back(begin, end, n, place, plan, room, near, own, with_sum, with_rest):
+        k, stop = plan.segments_back[n]
+        is_sum = has_sums and plan.steps[k, KIND] == NEIGHBOR_SUM
+        is_network = has_networks and plan.steps[k, KIND] == EDGE_COLLECT
+        if with_sum:
+            _clear(room.adjoints, begin, end, plan, room.n_atoms, n, 1, 1)
+            if is_sum:
+                neighbor_sum.adjoint(begin, end, plan.steps[k], plan, room, near)
+            elif is_network:
+                reads = not plan.steps[k, STATIC]
+                edge_network.collect(begin, end, plan.steps[k], plan, room, near, room.adjoints, reads)
+        if not with_rest:
+            return
+        if is_sum or is_network:
+            k -= 1
+        for block in range(begin, end, plan.block):
+            _clear(room.adjoints, block, min(block + plan.block, end), plan, room.n_atoms, n, 1, 0)
+            for step in range(k, stop if own else k, -1):
+                through(block, min(block + plan.block, end), plan.steps[step], plan, room)
+        if has_networks and stop + 1 < len(plan.steps) and plan.steps[stop + 1, KIND] == EDGE_NETWORK:
+            if own:
+                edge_network.adjoint(begin, end, place, plan.steps[stop + 1], plan, room, near)
+            else:
+                edge_network.silence(begin, plan.steps[stop + 1], plan, near)
+
+    return back
+
+
+@cache
+def _tangents(kinds: Kinds) -> Any:
+    """A segment of the way forward of the tangents."""
+    has_sums, has_networks = NEIGHBOR_SUM in kinds, EDGE_NETWORK in kinds
+    through = _tangent(kinds)
+
+    @bare
+    def tangents(begin, end, n, place, plan, room, near):
+        k, stop = plan.segments[n]
+        _clear(room.dots, begin, end, plan, room.n_atoms, n, 0, 1)
+        if has_sums and plan.steps[k, KIND] == NEIGHBOR_SUM:
+            neighbor_sum.tangent(begin, end, plan.steps[k], plan, room, near)
+            k += 1
+        elif has_networks and plan.steps[k, KIND] == EDGE_NETWORK:
+            edge_network.tangent(begin, end, place, plan.steps[k], plan, room, near)
+            k += 1
+        for block in range(begin, end, plan.block):
+            _clear(room.dots, block, min(block + plan.block, end), plan, room.n_atoms, n, 0, 0)
+            for step in range(k, stop):
+                through(block, min(block + plan.block, end), plan.steps[step], plan, room)
+
+    return tangents
+
+
+@cache
+def _gradients(kinds: Kinds) -> Any:
+    """A segment of the way back of the loss."""
+    has_sums, has_networks = NEIGHBOR_SUM in kinds, EDGE_NETWORK in kinds
+    through = _both_adjoints(kinds)
+
+    @bare
+    def gradients(begin, end, n, place, plan, room, near, w_bar):
+        k, stop = plan.segments_back[n]
+        _clear(room.backs, begin, end, plan, room.n_atoms, n, 1, 1)
+        if has_sums and plan.steps[k, KIND] == NEIGHBOR_SUM:
+            neighbor_sum.both_adjoints(begin, end, plan.steps[k], plan, room, near, w_bar)
+            k -= 1
+        elif has_networks and plan.steps[k, KIND] == EDGE_COLLECT:
+            edge_network.collect(begin, end, plan.steps[k], plan, room, near, room.backs, True)
+            k -= 1
+        for block in range(begin, end, plan.block):
+            _clear(room.backs, block, min(block + plan.block, end), plan, room.n_atoms, n, 1, 0)
+            for step in range(k, stop, -1):
+                through(block, min(block + plan.block, end), plan.steps[step], plan, room, w_bar)
+        if has_networks and stop + 1 < len(plan.steps) and plan.steps[stop + 1, KIND] == EDGE_NETWORK:
+            edge_network.both_adjoints(begin, end, place, plan.steps[stop + 1], plan, room, near, w_bar)
+
+    return gradients
+
+
+@cache
+def energies(kinds: Kinds) -> Any:
+    """b, energies, forces and virials of atoms and ∂E/∂r of all edges, for the parts first ≤ p < last."""
+    has_networks = EDGE_NETWORK in kinds
+    forward, back = _forward(kinds), _back(kinds)
+
+    @bare
+    def _begin(begin, end, plan, room, near, around, answer):
+        room.b[begin:end] = 0
+        near.gradient[near.row_ptr[begin] : near.row_ptr[end]] = 0
+        outer.find(begin, end, plan, around, room, near)
+        if has_networks:
+            edge_tiles.lay(begin, end, near)
+        if around.cutoff > 0:
+            outer.seed(begin, end, around, room, near, answer)
+
+    @compiled
+    def energies_and_forces(first, last, n_threads, counter, parts, plan, room, near, around, answer, way):
+        if way.begins:
+            for part in range(first, last):
+                _begin(parts[part], parts[part + 1], plan, room, near, around, answer)
+        for n in range(way.forward, way.forward_end):
+            if n > way.forward:
+                _meet(counter, n_threads)
+            for part in range(first, last):
+                forward(parts[part], parts[part + 1], n, first, plan, room, near, part < way.own)
+        for n in range(way.back // 2, (way.back_end + 1) // 2):
+            if n > way.back // 2:
+                _meet(counter, n_threads)
+            with_sum, with_rest = 2 * n >= way.back, 2 * n + 1 < way.back_end
+            for part in range(first, last):
+                own = part < way.own
+                back(parts[part], parts[part + 1], n, first, plan, room, near, own, with_sum, with_rest)
+        if not way.ends:
+            return
+        outer.to_vectors(parts[first], parts[last], plan, near)
+        if around.cutoff > 0:
+            outer.energies(parts[first], parts[last], around, room, answer)
+            _meet(counter, n_threads)
+            for part in range(first, last):
+                outer.forces(parts[part], parts[part + 1], around, room, near, answer)
+
+    return energies_and_forces
+
+
+@cache
+def loss_gradient(kinds: Kinds) -> Any:
+    """The tangents, and the adjoints of the loss, for groups of parts: first ≤ g < last.
+
+    w_bar (n_groups, n_weights). Without rows in it the tangents alone, of a motion of the atoms by −forces.
+    """
+    has_networks = EDGE_NETWORK in kinds
+    tangents, gradients = _tangents(kinds), _gradients(kinds)
+
+    @compiled
+    def gradient_of_loss(first, last, n_threads, counter, groups, parts, plan, room, near, forces, virials, w_bar):
+        begin, end = groups[first], groups[last]
+        outer.move(parts[begin], parts[end], forces, virials, plan, near)
+        if has_networks:
+            for part in range(begin, end):
+                edge_tiles.move(parts[part], forces, virials, near)
+        for n in range(len(plan.segments)):
+            if n > 0:
+                _meet(counter, n_threads)
+            for part in range(begin, end):
+                tangents(parts[part], parts[part + 1], n, begin, plan, room, near)
+        if len(w_bar) == 0:
+            return
+        for group in range(first, last):
+            w_bar[group] = 0
+        for n in range(len(plan.segments_back)):
+            if n > 0:
+                _meet(counter, n_threads)
+            for group in range(first, last):
+                for part in range(groups[group], groups[group + 1]):
+                    gradients(parts[part], parts[part + 1], n, begin, plan, room, near, w_bar[group])
+
+    return gradient_of_loss
 
 
 @compiled
@@ -185,68 +357,3 @@ def totals(batch, energy, virial, energies, virials):
         for a in range(3):
             for b in range(3):
                 virials[batch[i], a, b] += virial[i, a, b]
-
-
-@compiled
-def loss_gradient(first, last, n_threads, counter, groups, parts, plan, room, near, forces, virials, w_bar):
-    """The tangents, and the adjoints of the loss, for groups of parts: first ≤ g < last.
-
-    w_bar (n_groups, n_weights) but for the matrices of `Linear`. Without rows in it the tangents alone, of a
-    motion of the atoms by −forces.
-    """
-    begin, end = groups[first], groups[last]
-    outer.move(parts[begin], parts[end], forces, virials, plan, near)
-    if plan.edge_networks:
-        for part in range(begin, end):
-            edge_tiles.move(parts[part], forces, virials, near)
-    for n in range(len(plan.segments)):
-        if n > 0:
-            _meet(counter, n_threads)
-        for part in range(begin, end):
-            _tangents(parts[part], parts[part + 1], n, begin, plan, room, near)
-    if len(w_bar) == 0:
-        return
-    for group in range(first, last):
-        w_bar[group] = 0
-    for n in range(len(plan.segments_back)):
-        if n > 0:
-            _meet(counter, n_threads)
-        for group in range(first, last):
-            for part in range(groups[group], groups[group + 1]):
-                _gradients(parts[part], parts[part + 1], n, begin, plan, room, near, w_bar[group])
-
-
-@bare
-def _tangents(begin, end, n, place, plan, room, near):
-    """A segment of the way forward of the tangents."""
-    k, stop = plan.segments[n]
-    _clear(room.dots, begin, end, plan, room.n_atoms, n, 0, 1)
-    if plan.steps[k, KIND] == NEIGHBOR_SUM:
-        neighbor_sum.tangent(begin, end, plan.steps[k], plan, room, near)
-        k += 1
-    elif plan.steps[k, KIND] == EDGE_NETWORK:
-        edge_network.tangent(begin, end, place, plan.steps[k], plan, room, near)
-        k += 1
-    for block in range(begin, end, plan.block):
-        _clear(room.dots, block, min(block + plan.block, end), plan, room.n_atoms, n, 0, 0)
-        for step in range(k, stop):
-            _tangent(block, min(block + plan.block, end), plan.steps[step], plan, room)
-
-
-@bare
-def _gradients(begin, end, n, place, plan, room, near, w_bar):
-    """A segment of the way back of the loss."""
-    k, stop = plan.segments_back[n]
-    _clear(room.backs, begin, end, plan, room.n_atoms, n, 1, 1)
-    if plan.steps[k, KIND] == NEIGHBOR_SUM:
-        neighbor_sum.both_adjoints(begin, end, plan.steps[k], plan, room, near, w_bar)
-        k -= 1
-    elif plan.steps[k, KIND] == EDGE_COLLECT:
-        edge_network.collect(begin, end, plan.steps[k], plan, room, near, room.backs, True)
-        k -= 1
-    for block in range(begin, end, plan.block):
-        _clear(room.backs, block, min(block + plan.block, end), plan, room.n_atoms, n, 1, 0)
-        for step in range(k, stop, -1):
-            _both_adjoints(block, min(block + plan.block, end), plan.steps[step], plan, room, w_bar)
-    if stop + 1 < len(plan.steps) and plan.steps[stop + 1, KIND] == EDGE_NETWORK:
-        edge_network.both_adjoints(begin, end, place, plan.steps[stop + 1], plan, room, near, w_bar)

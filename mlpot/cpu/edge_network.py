@@ -42,7 +42,7 @@ def tangent(begin, end, place, s, plan, room, near):
     for start in range(0, len(q.edge), TILE):
         n = min(TILE, len(q.edge) - start)
         again(1, start, n, q)
-        tangents(start, n, q)
+        tangents(0, start, n, q)
         for k in range(n):
             y0, u, u_dot = (
                 target + q.center[start + k] * s[TARGET_ROW],
@@ -163,6 +163,16 @@ def _to_vectors(start, n, q, gradient):
 
 
 @bare
+def silence(begin, s, plan, near):
+    """Instead of the first walk back, of a part whose atoms are ghosts: their edges give nothing."""
+    net = plan.lists[s[LISTS] :]
+    parity, first = net[t.PARITY], near.row_ptr[begin]
+    for n in range(first, first + near.n_near[begin]):
+        t.clear(near.edge_bars[parity, near.edge[n]], 0, net[t.WIDTH])
+        near.edge_moves[parity, near.edge[n]] = 0
+
+
+@bare
 def collect(begin, end, s, plan, room, near, array, reads):
     """The second walk back: b̄_j += Σ_i z̄, and D̄_j += Σ_i R̄ − its own, if they are wanted."""
     net, unit = plan.lists[s[LISTS] :], array.dtype.type(1)
@@ -187,7 +197,7 @@ def both_adjoints(begin, end, place, s, plan, room, near, w_bar):
         n = min(TILE, len(q.edge) - start)
         again(2, start, n, q)
         t.radial(0, n, 0, q)
-        tangents(start, n, q)
+        tangents(1, start, n, q)
         _both_from_sums(start, n, q, room.backs, room.adjoints, target, s[TARGET_ROW])
         _both_through_layers(n, q)
         _leave(start, n, q, room.backs, True, near.edge_bars, near.edge_moves)

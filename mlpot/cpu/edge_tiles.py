@@ -60,6 +60,7 @@ class Walk(NamedTuple):
     values: Array  # those of `plan.Room`
     dots: Array
     tape: Array
+    tape_dot: Array
     neighbor: Array  # (n_listed,) int64
 
 
@@ -92,6 +93,7 @@ def walk_of(begin, place, s, plan, room, near):
         room.values,
         room.dots,
         near.tape,
+        near.tape_dot,
         near.listed,
     )
 
@@ -311,11 +313,28 @@ def measure_dots(start, n, q):
 
 
 @bare
-def tangents(start, n, q):
-    """The tangents of a tile of edges for which `again` was called; those of φ behind its values."""
+def keep(number, slot, start, n, q):
+    """Keeps the tangents of z, y or x of a tile of edges, if there is room."""
+    n_numbers = filled_up(n) * q.net[WIDTH] if len(q.tape_dot) else 0
+    copy(q.work, slot * TILE * q.net[WIDTH], n_numbers, q.tape_dot, place_of(number, start, q))
+
+
+@bare
+def recall(number, slot, start, n, q):
+    """What `keep` kept."""
+    n_numbers = filled_up(n) * q.net[WIDTH]
+    copy(q.tape_dot, place_of(number, start, q), n_numbers, q.work, slot * TILE * q.net[WIDTH])
+
+
+@bare
+def tangents(known, start, n, q):
+    """The tangents of a tile of edges for which `again` was called; those of φ behind its values.
+
+    Those of z, y and x are kept, if there is room, until they are wanted again.
+    """
     apart()
     net, weights, work, width, one = q.net, q.weights, q.work, q.net[WIDTH], q.single
-    rows, area, panel = filled_up(n), TILE * width, net[PANEL]
+    rows, area, panel, is_kept = filled_up(n), TILE * width, net[PANEL], known != 0 and len(q.tape_dot) > 0
     measure_dots(start, n, q)
     radial(1, n, rows, q)
     for k in range(n):
@@ -323,18 +342,31 @@ def tangents(start, n, q):
         for c in range(net[RADIAL]):
             row[c] *= moved
     f, m, x = F * area + rows * width, M * area + rows * width, K * area + rows * width
-    ends(q.dots, q.source, q.source_row, q.center, q.edge, q.neighbor, start, n, width, work, Z_DOT * area)
-    multiply(q.e, rows * net[RADIAL], rows, net[RADIAL], weights, net[DISTANCE], panel, work, Z_DOT * area, width)
+    if is_kept:
+        recall(Z, Z_DOT, start, n, q)
+    else:
+        ends(q.dots, q.source, q.source_row, q.center, q.edge, q.neighbor, start, n, width, work, Z_DOT * area)
+        e0, n_radial = rows * net[RADIAL], net[RADIAL]
+        multiply(q.e, e0, rows, n_radial, weights, net[DISTANCE], panel, work, Z_DOT * area, width)
+        keep(Z, Z_DOT, start, n, q)
     times(work, Z_SLOPE * area, Z_DOT * area, rows * width, f)
     if net[DEEP]:
-        clear(work, Y_DOT * area, area)
-        multiply(work, f, rows, width, weights, net[SECOND], panel, work, Y_DOT * area, width)
+        if is_kept:
+            recall(Y, Y_DOT, start, n, q)
+        else:
+            clear(work, Y_DOT * area, area)
+            multiply(work, f, rows, width, weights, net[SECOND], panel, work, Y_DOT * area, width)
+            keep(Y, Y_DOT, start, n, q)
         times(work, Y_SLOPE * area, Y_DOT * area, rows * width, m)
     else:
         copy(work, f, rows * width, work, m)
     if net[MOVES]:
-        clear(work, X_DOT * area, area)
-        multiply(work, m, rows, width, weights, net[MOVE], panel, work, X_DOT * area, width)
+        if is_kept:
+            recall(X, X_DOT, start, n, q)
+        else:
+            clear(work, X_DOT * area, area)
+            multiply(work, m, rows, width, weights, net[MOVE], panel, work, X_DOT * area, width)
+            keep(X, X_DOT, start, n, q)
         times(work, X_SLOPE * area, X_DOT * area, rows * width, x)
     for k in range(n):
         if net[GATED]:

@@ -15,11 +15,12 @@ from torch import Tensor
 from mlpot.cpu import driver
 from mlpot.cpu.edge_tiles import n_rows_kept
 from mlpot.cpu.edge_writer import EDGES
+from mlpot.cpu.exchange import Exchanges, stops, whole
 from mlpot.cpu.layout import Layout, layout_of
 from mlpot.cpu.outer import Answer, Outer
-from mlpot.cpu.plan import EDGE_COLLECT, KIND, STATIC, Near, Plan, Room
+from mlpot.cpu.plan import Near, Plan, Room
 from mlpot.kernels.threads import run, shares, take
-from mlpot.stages.linear import Linear, grouped
+from mlpot.stages.exchange import exchanged
 from mlpot.stages.run import Program
 
 Array = NDArray[Any]
@@ -28,7 +29,6 @@ Found = tuple[Array, Array, Array]
 GROUPS = 4  # at most, of parts: each sums gradients of weights for itself
 WHOLE, PART, PARTS = 96, 512, 32  # atoms that make one part, and two parts; most parts
 ON_EDGES = 512 << 20  # bytes of what `EdgeNetwork`s may keep of edges
-KEPT = 1 << 20  # bytes of T and T′ that training keeps from pass to pass: what the second cache holds
 
 
 class Structure(NamedTuple):
@@ -68,13 +68,17 @@ class Executor:
     """
 
     def __init__(self, program: Program, dtype: torch.dtype):
-        self.layout = layout_of(program, dtype)
+        self.layout, self._sent = layout_of(program, dtype), exchanged(program)
+        self._kinds = driver.kinds_in(self.layout.steps)
         self._free: list[Memory] = []
         self._plans: list[Plan] = []  # whose weights nobody needs any more
 
     def energies(self, plan: Plan, structure: Structure, outer: Outer, batch: Array, n_graphs: int) -> Found:
-        """Energies (n_graphs,) eV, forces (n_atoms, 3) eV/Å and virials (n_graphs, 3, 3) eV."""
-        evaluation = self.evaluate(plan, structure, outer)
+        """Energies (n_graphs,) eV, forces (n_atoms, 3) eV/Å and virials (n_graphs, 3, 3) eV.
+
+        Those of a graph do not depend on the others, to the last bit. `batch` (n_atoms,) ascends.
+        """
+        evaluation = self.evaluate(plan, structure, outer, parts=parts_of_graphs(structure, batch, n_graphs))
         self.release(evaluation)
         answer, energy, virial = evaluation.answer, np.empty(n_graphs), np.empty((n_graphs, 3, 3))
         driver.totals(batch, answer.energy, answer.virial, energy, virial)
@@ -88,6 +92,8 @@ class Executor:
         *,
         seeds: Tensor | None = None,
         training: bool = False,
+        parts: Array | None = None,
+        exchanges: Exchanges | None = None,
     ) -> Evaluation:
         """Everything; `release` it when it is no longer needed.
 
@@ -97,13 +103,26 @@ class Executor:
             outer: the terms around the network; they say what ∂E/∂b is.
             seeds: ∂E/∂b (n_atoms,) without outer terms.
             training: whether `loss_gradient` will be asked.
+            parts: (n_parts + 1,) where the atoms are cut; by their number alone without it.
+            exchanges: of features with other processes; what ghosts are left with means nothing.
         """
         memory = take(self._free) or Memory()
-        room, near = memory.records(self.layout, structure, training)
+        if parts is None:
+            parts = _parts(structure.row_ptr)
+        walk = whole(plan, len(parts) - 1)
+        if exchanges is not None:
+            parts, n_own = _parts_of_process(structure.row_ptr, exchanges.n_own)
+            walk = stops(plan, self._sent, n_own)
+        room, near = memory.records(self.layout, structure, training, len(parts) - 1)
         if seeds is not None:
             room.seeds[:] = seeds.numpy()
-        answer, parts = _answer(len(structure.element)), _parts(structure.row_ptr)
-        self._run(driver.energies, parts, near, parts, plan, room, near, outer, answer)
+        answer = _answer(len(structure.element))
+        for way, sent, back in walk:
+            self._run(driver.energies(self._kinds), parts, near, parts, plan, room, near, outer, answer, way)
+            if exchanges is not None and sent is not None:
+                arena = room.adjoints if back else room.values
+                rows = _array(self.layout, arena, room.n_atoms, sent.array)[:, sent.components, : sent.n_channels]
+                (exchanges.halo.gather if back else exchanges.halo.fill)(rows)
         return Evaluation(memory, plan, room, near, answer, parts)
 
     def plan(self, weights: Sequence[Tensor]) -> Plan:
@@ -147,29 +166,23 @@ class Executor:
         layout, room = self.layout, at.room
         room.b_bar[:] = b_bar.numpy()
         n_groups = min(GROUPS, len(at.parts) - 1)
-        w_bar = torch.empty(n_groups, layout.n_weights + layout.panel, dtype=layout.dtype, device="cpu")
+        w_bar = at.memory.get("w_bar", n_groups, layout.n_weights + layout.panel, dtype=layout.dtype)
         of_forces, of_virials = (t.double().contiguous().numpy() for t in (forces, virials))
-        self._along(at, of_forces, of_virials, w_bar.numpy())
-        total = w_bar[0]
+        self._along(at, of_forces, of_virials, w_bar)
+        total = torch.from_numpy(w_bar[0])
         for part in w_bar[1:]:
-            total = total + part
+            total += torch.from_numpy(part)
         gradients = [torch.zeros(0, device="cpu")] * len(program.weights)
         for slot in layout.slots:
-            if slot.back < 0 and not slot.is_copy:
-                flat = total[slot.place : slot.place + math.prod(slot.shape)].view(slot.shape)
-                gradients[slot.weight] = slot.unpack(flat)
-        number, rows = 0, [row for row in layout.steps if row[KIND] != EDGE_COLLECT]  # one for each step
-        for step, numbers in zip(program.steps, rows, strict=True):
-            if isinstance(step.stage, Linear):
-                gradients[number] = _matrices(layout, program, room, step, bool(numbers[STATIC]))
-            number += 0 if step.stage is None else len(step.stage.weights)
+            flat = total[slot.place : slot.place + math.prod(slot.shape)].view(slot.shape)
+            gradients[slot.weight] = slot.unpack(flat).clone()  # the memory is used again
         return gradients
 
     def _along(self, at: Evaluation, forces: Array, virials: Array, w_bar: Array) -> None:
         n_parts = len(at.parts) - 1
         groups = np.linspace(0, n_parts, min(GROUPS, n_parts) + 1).astype(np.int64)
         arrays = at.plan, at.room, at.near, forces, virials, w_bar
-        self._run(driver.loss_gradient, at.parts[groups], at.near, groups, at.parts, *arrays)
+        self._run(driver.loss_gradient(self._kinds), at.parts[groups], at.near, groups, at.parts, *arrays)
 
     def _run(self, loop: Any, ends: Array, near: Near, *rest: Any) -> None:
         """All parts or groups of them, which end at some atoms, by as many threads as there are and as pay."""
@@ -195,12 +208,43 @@ def _parts(row_ptr: Array) -> Array:
     return ends.astype(np.int64)
 
 
+def parts_of_graphs(structure: Structure, batch: Array, n_graphs: int) -> Array:
+    """Where the parts begin: between graphs, and within a large one where it would be cut if it were alone.
+
+    Small graphs have two parts together, so that two threads share a batch of a training.
+
+    Args:
+        structure: the atoms of all graphs, and perhaps isolated atoms behind them.
+        batch: (n_atoms,) the graph of each atom but the isolated ones, ascending.
+        n_graphs: their number.
+    """
+    row_ptr, n_atoms = structure.row_ptr, len(batch)
+    if n_graphs == 1:
+        return _parts(row_ptr)
+    ends, n_parts = np.searchsorted(batch, np.arange(n_graphs + 1)), max(2, _n_parts(n_atoms))
+    wanted = n_atoms * np.arange(n_parts + 1) // n_parts
+    cuts = [ends[np.searchsorted(ends, wanted)]]
+    for k in np.flatnonzero(np.diff(ends) > WHOLE):
+        first, last = ends[k : k + 2]
+        cuts.append(first + _parts(row_ptr[first : last + 1] - row_ptr[first]))
+    parts = np.unique(np.concatenate(cuts))
+    parts[-1] = len(row_ptr) - 1
+    return parts
+
+
+def _parts_of_process(row_ptr: Array, n_own: int) -> tuple[Array, int]:
+    """Where the parts begin of own atoms, which come first, and of ghosts; how many are of own ones."""
+    own = np.unique(_parts(row_ptr[: n_own + 1]))
+    ghosts = n_own + _parts(row_ptr[n_own:] - row_ptr[n_own])
+    return np.unique(np.concatenate([own, ghosts])), len(own) - 1
+
+
 class Memory:
     """Arrays that grow when they must, and are used again."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, Array] = {}
-        self._last: tuple[tuple[int, int, bool], Room, Near] | None = None
+        self._last: tuple[tuple[int, int, bool, int], Room, Near] | None = None
 
     def get(self, name: str, *shape: int, dtype: torch.dtype = torch.float64) -> Array:
         """An array of that shape, with anything in it."""
@@ -211,9 +255,9 @@ class Memory:
             kept = self._arrays[name] = torch.empty(n + n // 8, dtype=dtype, device="cpu").numpy()
         return kept[:n].reshape(shape)
 
-    def records(self, layout: Layout, structure: Structure, training: bool) -> tuple[Room, Near]:
+    def records(self, layout: Layout, structure: Structure, training: bool, n_parts: int) -> tuple[Room, Near]:
         """All arrays for some atoms and edges; those of the last structure if there are as many."""
-        key = len(structure.element), len(structure.neighbor), training
+        key = len(structure.element), len(structure.neighbor), training, n_parts
         if self._last is not None and self._last[0] == key:
             _, room, near = self._last
             kind = structure.element if structure.kind is None else structure.kind
@@ -225,7 +269,7 @@ class Memory:
                 positions=structure.positions,
                 offset=structure.offset,
             )
-        room, near = _room(self, layout, structure, training), _near(self, layout, structure, training)
+        room, near = _room(self, layout, structure, training), _near(self, layout, structure, training, n_parts)
         self._last = key, room, near
         return room, near
 
@@ -247,12 +291,9 @@ def _room(memory: Memory, layout: Layout, structure: Structure, training: bool) 
     )
 
 
-def _near(memory: Memory, layout: Layout, structure: Structure, training: bool) -> Near:
+def _near(memory: Memory, layout: Layout, structure: Structure, training: bool, n_parts: int) -> Near:
     n_atoms, n_listed, dtype = len(structure.element), len(structure.neighbor), layout.dtype
     n, n_grids, get, whole = n_listed + 2 * EDGES * n_atoms, len(layout.grids), memory.get, torch.int64
-    is_kept = (
-        training and n_listed * layout.n_radial * dtype.itemsize <= KEPT
-    )  # half of the edges serve both directions
     return Near(
         row_ptr=structure.row_ptr,
         listed=structure.neighbor,
@@ -271,24 +312,27 @@ def _near(memory: Memory, layout: Layout, structure: Structure, training: bool) 
         gradient=get("gradient", n_listed, 3),
         d_dot=get("d_dot", n if training else 0, dtype=dtype),
         harmonics_dot=get("harmonics_dot", n if training else 0, 16, dtype=dtype),
-        radial=get("radial", n * 2 * layout.n_radial if is_kept else 0, dtype=dtype),
-        **_on_edges(memory, layout, structure, training),
+        **_on_edges(memory, layout, structure, training, n_parts),
     )
 
 
-def _on_edges(memory: Memory, layout: Layout, structure: Structure, training: bool) -> dict[str, Array]:
+def _on_edges(
+    memory: Memory, layout: Layout, structure: Structure, training: bool, n_parts: int
+) -> dict[str, Array]:
     """What `EdgeNetwork`s read and leave."""
     get, whole, dtype, there = memory.get, torch.int64, layout.dtype, layout.n_bar > 0
     n_atoms, n = len(structure.element) * there, len(structure.neighbor) * there
     n_tape = layout.n_tape * n_rows_kept(n, n_atoms)
+    tapes = [n_tape * (k * n_tape * dtype.itemsize <= ON_EDGES) for k in (1, 2)]
     return {
         "n_near": get("n_near", n_atoms, dtype=whole),
         "center": get("center", n, dtype=whole),
         "edge": get("edge", n, dtype=whole),
         "seen": get("seen", n, 4),
         "seen_dot": get("seen_dot", n * training, 4),
-        "tape": get("tape", n_tape if n_tape * dtype.itemsize <= ON_EDGES else 0, dtype=dtype),
-        "work": get("work", _n_parts(len(structure.element)), layout.n_work, dtype=dtype),
+        "tape": get("tape", tapes[0], dtype=dtype),
+        "tape_dot": get("tape_dot", tapes[1] * training, dtype=dtype),
+        "work": get("work", n_parts, layout.n_work, dtype=dtype),
         "edge_bars": get("edge_bars", 2, n, layout.n_bar, dtype=dtype),
         "edge_moves": get("edge_moves", 2, n, 3),
     }
@@ -303,35 +347,6 @@ def _answer(n: int) -> Answer:
         forces=np.empty((n, 3)),
         virial=np.empty((n, 3, 3)),
     )
-
-
-def _matrices(layout: Layout, program: Program, room: Room, step: Any, is_static: bool) -> Tensor:
-    """Σ over atoms of x ⊗ ȳ + ẋ ⊗ g for the matrices of a `Linear`, by a BLAS; ẋ of what is static is zero."""
-    stage: Linear = step.stage
-    (read, write), n = program.windows(step), room.n_atoms
-    _, _, n_in, n_out = stage.weight.shape
-    arrays = [_array(layout, a, n, step.source)[:, read, :n_in] for a in (room.values, room.dots)]
-    arrays += [_array(layout, a, n, step.target)[:, write, :n_out] for a in (room.backs, room.adjoints)]
-    groups = grouped(stage.blocks)
-    empty = torch.empty if len(groups) == stage.weight.shape[1] else torch.zeros
-    out = empty(stage.weight.shape, dtype=layout.dtype)
-    element = torch.from_numpy(room.element)
-    for z in range(len(out)):
-        own = arrays if len(out) == 1 else [a[element == z] for a in arrays]
-        for number, (sources, targets) in groups:
-            left, right = _components(sources), _components(targets)
-            x, dots = (a[:, left].reshape(-1, n_in) for a in own[:2])
-            y, g = (a[:, right].reshape(-1, n_out) for a in own[2:])
-            torch.mm(x.T, y, out=out[z, number])
-            if not is_static:
-                out[z, number].addmm_(dots.T, g)
-    return out
-
-
-def _components(numbers: list[int]) -> slice | list[int]:
-    """As a slice, which copies nothing, if they stand side by side."""
-    first, n = numbers[0], len(numbers)
-    return slice(first, first + n) if numbers == list(range(first, first + n)) else numbers
 
 
 def _array(layout: Layout, arena: Array, n_atoms: int, name: str) -> Tensor:

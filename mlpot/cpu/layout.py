@@ -15,7 +15,7 @@ from torch.nn import functional
 from mlpot.cpu import plan as p
 from mlpot.cpu.edge_functions import BASIS_NUMBERS
 from mlpot.cpu.edge_tiles import n_work
-from mlpot.cpu.packing import pack_matrices
+from mlpot.cpu.packing import Combination, pack_matrices
 from mlpot.cpu.pointwise import NUMBERS
 from mlpot.cpu.products import tree
 from mlpot.kernels.simd import BYTES, LINE
@@ -47,9 +47,9 @@ class Slot:
     shape: tuple[int, ...]  # with padding
     pack: Pack  # to that shape
     unpack: Pack  # of a gradient of that shape
-    is_copy: bool = field(default=False, kw_only=True)  # a second form of a weight, without a gradient of its own
-    sizes: tuple[int, int] = (0, 0)  # of matrices, whose gradient is a product of whole arrays: padded, in and out
+    sizes: tuple[int, int] = (0, 0)  # of matrices: padded, in and out
     back: int = -1  # the place of their transposes
+    filled: bool = True  # whether matrices have rows of zeros, up to those sizes
 
 
 @dataclass
@@ -65,9 +65,7 @@ class Layout:
     grids: list[SplineGrid] = field(default_factory=list)
     slots: list[Slot] = field(default_factory=list)
     constants: list[tuple[int, Tensor]] = field(default_factory=list)  # places and rows that no weight changes
-    n_weights: int = 0  # numbers of those whose gradients the loops add up
-    n_matrices: int = 0  # of matrices, both ways, which stand behind them
-    n_radial: int = 0  # numbers of T that an edge has in all `NeighborSum`s
+    n_weights: int = 0  # numbers of all, and of transposed matrices
     n_tape: int = 0  # numbers that all `EdgeNetwork`s keep of an edge
     n_bar: int = 0  # channels of the widest of them
     n_work: int = 0  # numbers that a tile of the largest takes
@@ -88,40 +86,40 @@ class Layout:
         whole = max(self.panel, LINE // self.dtype.itemsize)
         return -(-n // whole) * whole
 
-    def slot(self, weight: int, shape: Sequence[int], pack: Pack, unpack: Pack, *, is_copy: bool = False) -> int:
+    def slot(self, weight: int, shape: Sequence[int], pack: Pack, unpack: Pack) -> int:
         """Room for a weight; where it begins."""
         place = self.n_weights
-        self.slots.append(Slot(weight, place, tuple(shape), pack, unpack, is_copy=is_copy))
+        self.slots.append(Slot(weight, place, tuple(shape), pack, unpack))
         self.n_weights += self.padded(int(np.prod(shape)))
         return place
 
-    def matrices(self, weight: int, shape: Sequence[int]) -> tuple[int, int]:
-        """Room for matrices (…, n_in, n_out) and for their transposes, behind all other weights."""
-        n, n_in, n_out = int(np.prod(shape[:-2])), *shape[-2:]
-        sizes, place = (self.padded(n_in), self.padded(n_out)), self.n_matrices
-        back = place + n * n_in * sizes[1]
-        self.slots.append(Slot(weight, place, tuple(shape), lambda t: t, lambda t: t, sizes, back))
-        self.n_matrices = back + n * n_out * sizes[0]
-        return place, back
+    def matrices(self, weight: int, shape: Sequence[int], *, filled: bool) -> tuple[int, int]:
+        """Room for matrices (…, n_in, n_out) in panels, and for their transposes; where both begin.
 
-    def place_matrices(self) -> None:
-        """Behind the other weights, once there are all."""
-        for slot in self.slots:
-            if slot.back >= 0:
-                slot.place, slot.back = slot.place + self.n_weights, slot.back + self.n_weights
-        for row in self.steps:
-            if row[p.KIND] == p.LINEAR:
-                row[p.WEIGHTS] += self.n_weights
-                row[p.BACK] += self.n_weights
+        `filled` asks for rows of zeros up to a whole panel, in each.
+        """
+        n, n_in, n_out = int(np.prod(shape[:-2])), *shape[-2:]
+        sizes, place = (self.padded(n_in), self.padded(n_out)), self.n_weights
+        rows, rows_back = sizes if filled else (n_in, n_out)
+        back = place + n * rows * sizes[1]
+
+        def unpack(t: Tensor) -> Tensor:
+            return t.transpose(1, 2).reshape(n, rows, sizes[1])[:, :n_in, :n_out].reshape(tuple(shape))
+
+        packed = (n, sizes[1] // self.panel, rows, self.panel)
+        self.slots.append(Slot(weight, place, packed, lambda t: t, unpack, sizes, back, filled))
+        self.n_weights = back + n * rows_back * sizes[0]
+        return place, back
 
     def pack(self, weights: Sequence[Tensor], flat: Tensor | None = None) -> np.ndarray:
         """All weights as the loops read them, in new memory or where others stood."""
         if flat is None:
-            flat = torch.empty(self.n_weights + self.n_matrices + self.panel, dtype=self.dtype, device="cpu")
+            flat = torch.empty(self.n_weights + self.panel, dtype=self.dtype, device="cpu")
         for slot in self.slots:
             weight = weights[slot.weight].detach()
             if slot.back >= 0:
-                pack_matrices(weight, *slot.sizes, self.panel, flat[slot.place :], flat[slot.back :])
+                there, back = flat[slot.place :], flat[slot.back :]
+                pack_matrices(weight, slot.sizes, self.panel, there, back, filled=slot.filled)
                 continue
             out = flat[slot.place : slot.place + int(np.prod(slot.shape))].view(slot.shape)
             out.copy_(slot.pack(weight))
@@ -157,7 +155,6 @@ class Layout:
             cutoff=self.cutoff,
             block=BLOCK if self.n_arena <= NARROW else BLOCK // 3,
             harmonics=int(any(s[p.KIND] == p.NEIGHBOR_SUM and s[p.N_FACTORS] for s in self.steps)),
-            edge_networks=int(p.EDGE_NETWORK in kinds),
         )
 
     def _first(self, forward: list[tuple[int, int]], back: list[tuple[int, int]]) -> list[tuple[int, ...]]:
@@ -199,7 +196,6 @@ def layout_of(program: Program, dtype: torch.dtype) -> Layout:
             out.touched.append((step.source, str(step.source)))
         out.steps.append(numbers)
         out.touched.append((step.source, step.target))
-    out.place_matrices()
     return out
 
 
@@ -239,7 +235,7 @@ def _linear(out: Layout, row: list[int], stage: Linear, w: int) -> None:
     n_elements, n_matrices, n_in, n_out = stage.weight.shape
     row[p.KIND], row[p.N_IN], row[p.N_OUT], row[p.N_ROWS] = p.LINEAR, n_in, n_out, n_matrices
     row[p.BY_ELEMENT] = n_elements if n_elements > 1 else 0
-    row[p.WEIGHTS], row[p.BACK] = out.matrices(w, stage.weight.shape)
+    row[p.WEIGHTS], row[p.BACK] = out.matrices(w, stage.weight.shape, filled=False)
     row[p.BIAS] = -1
     if stage.bias is not None:
         pack, unpack, width = _wide(out, n_out)
@@ -267,12 +263,9 @@ def _products(out: Layout, row: list[int], stage: Products, w: int) -> None:
         return
     n_elements, _, n = stage.weight.shape
     row[p.BY_ELEMENT] = n_elements if n_elements > 1 else 0
-    kappa = kappa.to(out.dtype)
+    nodes = Combination(kappa, out.dtype)
     row[p.WEIGHTS] = out.slot(
-        w,
-        (n_elements, len(kappa), width),
-        lambda t: _filled(kappa.to(t.dtype) @ t, width),
-        lambda t: kappa.T @ t[..., :n],
+        w, (n_elements, len(kappa), width), lambda t: nodes.forth(t, width), lambda t: nodes.back(t, n)
     )
 
 
@@ -297,8 +290,7 @@ def _neighbor_sum(out: Layout, row: list[int], stage: NeighborSum, w: int) -> No
     if grid not in out.grids:
         out.grids.append(grid)
     row[p.KIND], row[p.STRIDE], row[p.GRID] = p.NEIGHBOR_SUM, SPLINES[grid.degree].stride, out.grids.index(grid)
-    row[p.N_COEFFICIENTS], row[p.N_ROWS], row[p.CACHED] = grid.degree + 1, n_paths * width, out.n_radial
-    out.n_radial += n_paths * width
+    row[p.N_COEFFICIENTS], row[p.N_ROWS] = grid.degree + 1, n_paths * width
     row[p.WEIGHTS] = out.slot(w, (n_rows, n_paths, width), pack, unpack)
     out.cutoff = max(out.cutoff, grid.cutoff)
     groups: dict[tuple[int, int, int], list[Term]] = {}
@@ -331,12 +323,12 @@ def _edge_network(out: Layout, row: list[int], stage: EdgeNetwork, w: int) -> No
     exponent = stage.envelope.exponent if isinstance(stage.envelope, PolynomialEnvelope) else 0
     width, kind = row[p.CHANNELS], BASIS_NUMBERS[type(stage.basis)]
     row[p.KIND], row[p.LISTS], row[p.KAPPA] = p.EDGE_NETWORK, len(out.lists), len(out.numbers)
-    places = [_row_slot(out, n_radial, w + 1), *_matrix_slots(out, n_radial, n, w)]
+    places = [_row_slot(out, n_radial, w + 1), *out.matrices(w, (n_radial, n), filled=True)]
     w += 2
     for there, weights in zip(parts, ("mr", "rb", "mrr"), strict=True):
         for letter in weights:
             if letter == "m":
-                places += _matrix_slots(out, n, n, w) if there else (0, 0)
+                places += out.matrices(w, (n, n), filled=True) if there else (0, 0)
             else:
                 places.append(_row_slot(out, n if letter == "r" else 1, w) if there else 0)
             w += int(there)
@@ -347,26 +339,6 @@ def _edge_network(out: Layout, row: list[int], stage: EdgeNetwork, w: int) -> No
     out.n_tape += (1 + deep + moves) * width
     out.n_work = max(out.n_work, n_work(width, out.padded(n_radial)))
     out.n_bar, out.cutoff = max(out.n_bar, width), max(out.cutoff, stage.envelope.cutoff)
-
-
-def _matrix_slots(out: Layout, n_in: int, n_out: int, w: int) -> tuple[int, int]:
-    """Where a matrix and its transpose begin, packed for `tiles.multiply`."""
-    wide_in, wide_out, panel = out.padded(n_in), out.padded(n_out), out.panel
-
-    def wide(t: Tensor) -> Tensor:
-        return functional.pad(t, (0, wide_out - n_out, 0, wide_in - n_in))
-
-    def back(t: Tensor) -> Tensor:
-        return t.transpose(0, 1).reshape(wide_in, wide_out)[:n_in, :n_out]
-
-    there = out.slot(w, (wide_out // panel, wide_in, panel), lambda t: _panels(wide(t), panel), back)
-    shape = wide_in // panel, wide_out, panel
-    return there, out.slot(w, shape, lambda t: _panels(wide(t).mT, panel), back, is_copy=True)
-
-
-def _panels(t: Tensor, panel: int) -> Tensor:
-    """(n_in, n_out) -> (n_panels, n_in, panel)."""
-    return t.reshape(len(t), -1, panel).transpose(0, 1)
 
 
 def _row_slot(out: Layout, n: int, w: int) -> int:

@@ -21,10 +21,12 @@ from mlpot.cpu.plan import (
     N_WRITTEN,
     OUT_CHANNELS,
     PANEL,
+    STATIC,
     WEIGHTS,
     source_of,
     target_of,
 )
+from mlpot.cpu.tiles import add_outer_of_rows
 from mlpot.cpu.vectors import add_products, add_scaled, stack
 from mlpot.kernels.simd import bare
 
@@ -89,8 +91,24 @@ def adjoint(begin, end, s, plan, room, array):
 
 
 @bare
-def bias_back(begin, end, s, room, w_bar):
-    """b̄ += ȳ; the gradients of matrices are products of whole arrays, see `training`."""
+def weights_back(begin, end, s, plan, room, w_bar):
+    """W̄ += x ⊗ ȳ + ẋ ⊗ g and b̄ += ȳ; ẋ of what is static is zero."""
+    lists, width = plan.lists, s[PANEL]
+    at = s[LISTS] + 1
+    for _ in range(lists[s[LISTS]]):
+        xs, ys = stack((end - begin) * lists[at + 1], lists), stack((end - begin) * lists[at + 1], lists)
+        for z in range(s[BY_ELEMENT] if s[BY_ELEMENT] else 1):
+            n = _rows(begin, end, s, lists, at, z if s[BY_ELEMENT] else -1, room, xs, ys)
+            place = s[WEIGHTS] + (z * s[N_ROWS] + lists[at]) * s[N_IN] * s[OUT_CHANNELS]
+            if n > 0:
+                add_outer_of_rows(
+                    room.values, xs, s[N_IN], room.backs, ys, s[OUT_CHANNELS], n, w_bar, place, width
+                )
+            if n > 0 and not s[STATIC]:
+                add_outer_of_rows(
+                    room.dots, xs, s[N_IN], room.adjoints, ys, s[OUT_CHANNELS], n, w_bar, place, width
+                )
+        at += 2 + 2 * lists[at + 1]
     if s[BIAS] < 0:
         return
     n, one = s[N_WRITTEN] * s[OUT_CHANNELS], w_bar.dtype.type(1)

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from mlpot.cpu import edges
 from mlpot.cpu.edge_writer import EDGES
 from mlpot.cpu.plan import (
-    CACHED,
     CHANNELS,
     FIRST_TERM,
     GRID,
@@ -81,12 +80,12 @@ def _factors(first, last, s, plan, harmonics, g):
 
 @inlined
 def _radial(e, outs, s, plan, near, t):
-    """Writes T or T′ or both of all paths for a few edges, where `_place` says."""
+    """Writes T or T′ or both of all paths for a few edges."""
     n = len(near.other)
     interpolate(
         outs,
         t,
-        _place(e, s, near),
+        0,
         s[N_ROWS],
         near.coefficients,
         12 * (s[GRID] * n + e),
@@ -97,12 +96,6 @@ def _radial(e, outs, s, plan, near, t):
         s[GRID] * n + e,
         s[STRIDE] * s[N_ROWS],
     )
-
-
-@inlined
-def _place(e, s, near):
-    """Where T of edge e begins."""
-    return (s[CACHED] * len(near.other) + e * s[N_ROWS]) * 2 if len(near.radial) else 0
 
 
 @inlined
@@ -123,7 +116,7 @@ def _places(i, e, first, at, pair, source, target, s, plan, room, near):
         s[TARGET] * n + s[WRITE] + shift,
         s[TARGET_ROW],
         e,
-        _place(e, s, near) + path,
+        path,
         path,
         s[N_ROWS],
         s[CHANNELS],
@@ -149,8 +142,8 @@ def _table(plan, near):
 @bare
 def value(begin, end, s, plan, room, near):
     """y_i += Σ_j T ∘ Z x_j."""
-    work, is_kept, lists = _work(begin, end, s, room, near), len(near.radial) > 0, plan.lists
-    t, own = near.radial if is_kept else work.radial, (room.values, room.values, near.other, work.g, lists)
+    work, lists = _work(begin, end, s, room, near), plan.lists
+    t, own = work.radial, (room.values, room.values, near.other, work.g, lists)
     for i in range(begin, end):
         x0, y0 = source_of(i, s, room), target_of(i, s, room)
         for pair in range(2):
@@ -158,7 +151,7 @@ def value(begin, end, s, plan, room, near):
             _factors(first, last, s, plan, near.harmonics, work.g)
             for e in range(first, last, EDGES):
                 at = s[FIRST_TERM] + 1
-                if s[IS_PLAIN] and not is_kept:
+                if s[IS_PLAIN]:
                     k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
                     arrays = own + _table(plan, near)
                     if s[N_COEFFICIENTS] == 4:
@@ -166,7 +159,7 @@ def value(begin, end, s, plan, room, near):
                     else:
                         edges.value_6(t, arrays, k)
                     continue
-                _radial(e, ALL if is_kept else VALUES, s, plan, near, t)
+                _radial(e, VALUES, s, plan, near, t)
                 for _ in range(lists[s[FIRST_TERM]]):
                     k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
                     edges.value(t, own, k)
@@ -176,8 +169,8 @@ def value(begin, end, s, plan, room, near):
 @bare
 def tangent(begin, end, s, plan, room, near):
     """ẏ_i += Σ_j T ∘ (Z ẋ_j + Ż x_j) + ḋ T′ ∘ Z x_j."""
-    work, is_kept, lists = _work(begin, end, s, room, near), len(near.radial) > 0, plan.lists
-    t = near.radial if is_kept else work.radial
+    work, lists = _work(begin, end, s, room, near), plan.lists
+    t = work.radial
     own = room.values, room.dots, near.d_dot, near.other, work.g, work.g_dot, lists
     for i in range(begin, end):
         x0, y0 = source_of(i, s, room), target_of(i, s, room)
@@ -187,7 +180,7 @@ def tangent(begin, end, s, plan, room, near):
             _factors(first, last, s, plan, near.harmonics_dot, work.g_dot)
             for e in range(first, last, EDGES):
                 at = s[FIRST_TERM] + 1
-                if s[IS_PLAIN] and not is_kept:
+                if s[IS_PLAIN]:
                     k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
                     arrays = own + _table(plan, near)
                     if s[N_COEFFICIENTS] == 4:
@@ -195,8 +188,7 @@ def tangent(begin, end, s, plan, room, near):
                     else:
                         edges.tangent_6(t, arrays, k)
                     continue
-                if not is_kept:
-                    _radial(e, ALL, s, plan, near, t)
+                _radial(e, ALL, s, plan, near, t)
                 for _ in range(lists[s[FIRST_TERM]]):
                     k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
                     edges.tangent(t, own, k)
@@ -206,8 +198,8 @@ def tangent(begin, end, s, plan, room, near):
 @bare
 def adjoint(begin, end, s, plan, room, near):
     """x̄_j += Σ_i Zᵀ (T ∘ ȳ_i), and ∂E/∂d and ∂E/∂Y of the edges: of what i gives to j, and of both for pairs."""
-    work, is_kept, lists = _work(begin, end, s, room, near), len(near.radial) > 0, plan.lists
-    t = near.radial if is_kept else work.radial
+    work, lists = _work(begin, end, s, room, near), plan.lists
+    t = work.radial
     outs = SLOPES if s[STATIC] and s[N_FACTORS] == 0 else ALL
     own = room.values, room.adjoints, near.by_distance, work.lanes, near.other, work.g, lists
     for i in range(begin, end):
@@ -217,7 +209,7 @@ def adjoint(begin, end, s, plan, room, near):
             _factors(first, last, s, plan, near.harmonics, work.g)
             for e in range(first, last, EDGES):
                 at = s[FIRST_TERM] + 1
-                if s[IS_PLAIN] and not is_kept:
+                if s[IS_PLAIN]:
                     k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
                     arrays = own + _table(plan, near)
                     if s[N_COEFFICIENTS] == 4:
@@ -225,8 +217,7 @@ def adjoint(begin, end, s, plan, room, near):
                     else:
                         edges.adjoint_6(t, arrays, k)
                     continue
-                if not is_kept:
-                    _radial(e, outs, s, plan, near, t)
+                _radial(e, outs, s, plan, near, t)
                 work.lanes[:] = 0
                 for _ in range(lists[s[FIRST_TERM]]):
                     k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
@@ -248,8 +239,8 @@ def _to_harmonics(e, last, s, plan, near, lanes):
 @bare
 def both_adjoints(begin, end, s, plan, room, near, w_bar):
     """x̄_j += Σ_i Zᵀ (T ∘ ȳ + ḋ T′ ∘ g) + Żᵀ (T ∘ g), and what the edges give to the table."""
-    work, is_kept, lists = _work(begin, end, s, room, near), len(near.radial) > 0, plan.lists
-    t = near.radial if is_kept else work.radial
+    work, lists = _work(begin, end, s, room, near), plan.lists
+    t = work.radial
     own = (room.values, room.dots, room.backs, room.adjoints, near.d_dot, work.bars, near.other, work.g,
            work.g_dot, lists)  # fmt: skip
     for i in range(begin, end):
@@ -261,7 +252,7 @@ def both_adjoints(begin, end, s, plan, room, near, w_bar):
             for e in range(first, last, EDGES):
                 work.bars[:] = 0
                 at = s[FIRST_TERM] + 1
-                if s[IS_PLAIN] and not is_kept:
+                if s[IS_PLAIN]:
                     k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
                     arrays = own + _table(plan, near)
                     if s[N_COEFFICIENTS] == 4:
@@ -270,8 +261,7 @@ def both_adjoints(begin, end, s, plan, room, near, w_bar):
                         edges.both_adjoints_6(t, arrays, k)
                     _to_table(e, last, s, near, work.bars, w_bar)
                     continue
-                if not is_kept:
-                    _radial(e, ALL, s, plan, near, t)
+                _radial(e, ALL, s, plan, near, t)
                 for _ in range(lists[s[FIRST_TERM]]):
                     k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
                     edges.both_adjoints(t, own, k)

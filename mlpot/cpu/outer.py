@@ -159,7 +159,7 @@ def find(begin, end, plan, outer, room, near):
 @inlined
 def _measure(i, j, listed, e, plan, outer, room, near):
     """Writes an edge unless it is beyond the cutoff; how many were written."""
-    r, cutoff = near.positions, plan.cutoff
+    r, cutoff = near.positions, max(plan.cutoff, outer.cutoff)
     x, y, z = r[j, 0] - r[i, 0], r[j, 1] - r[i, 1], r[j, 2] - r[i, 2]
     if len(near.offset):
         x, y, z = x + near.offset[listed, 0], y + near.offset[listed, 1], z + near.offset[listed, 2]

@@ -24,11 +24,11 @@ N_READ, N_WRITTEN, WEIGHTS, LISTS, BY_ELEMENT, N_ROWS = range(9, 15)
 """Components; where weights and lists begin; whether there are weights for each element, and rows of each."""
 BIAS, BIAS_BY_ELEMENT, BACK, N_IN, N_OUT, FUNCTION = range(15, 21)
 """Of `Linear`: where bias (or -1) and transposed matrices are, channels without padding. Of `Activation`: f."""
-STRIDE, N_COEFFICIENTS, GRID, N_FACTORS, KAPPA, FIRST_TERM, CACHED, IS_PLAIN = range(21, 29)
-"""Of `NeighborSum`: see `neighbor_sum`; numbers of T of an edge in those before; whether it is one plain group."""
-STATIC, PANEL = 29, 30
+STRIDE, N_COEFFICIENTS, GRID, N_FACTORS, KAPPA, FIRST_TERM, IS_PLAIN = range(21, 28)
+"""Of `NeighborSum`: see `neighbor_sum`; whether it is one plain group."""
+STATIC, PANEL = 28, 29
 """Whether no edge moves what is read; numbers of a panel."""
-N_INTEGERS = 31
+N_INTEGERS = 30
 
 EMBEDDING, LINEAR, PRODUCTS, ACTIVATION, READOUT, NEIGHBOR_SUM, COPY, EDGE_NETWORK, EDGE_COLLECT = range(9)
 """An `EdgeNetwork` takes two steps: on the way back threads meet between them, see `edge_network`."""
@@ -53,7 +53,20 @@ class Plan(NamedTuple):
     cutoff: float  # Å, of the longest table
     block: int  # atoms that go through the stages together
     harmonics: int  # whether any stage reads them
-    edge_networks: int  # whether there are any
+
+
+class Way(NamedTuple):
+    """How far a call walks, see `driver`: all of the way, or a part of it between two exchanges."""
+
+    begins: int  # whether it finds the edges
+    forward: int  # the first segment, and the one behind the last
+    forward_end: int
+    # Halves of the segments back, from and to (not reached): 2 n is the sum that segment n begins with, 2 n + 1
+    # the rest of it
+    back: int
+    back_end: int
+    ends: int  # whether it adds up energies and forces
+    own: int  # parts that are walked; atoms of those behind are ghosts
 
 
 class Room(NamedTuple):
@@ -96,7 +109,6 @@ class Near(NamedTuple):
     gradient: Array
     d_dot: Array  # (n_edges,), how the distance moves; empty without training
     harmonics_dot: Array  # (n_edges, 16), likewise
-    radial: Array  # T and T′ of all edges and `NeighborSum`s, if there is room for them
     # Of `EdgeNetwork`, which takes every edge from its center; without one all are empty. See `edge_tiles`.
     n_near: Array  # (n_atoms,) int64, edges of a part within the cutoff, at the place of its first atom
     center: Array  # (n_listed,) int64, of these, from the place row_ptr of that atom on
@@ -104,6 +116,7 @@ class Near(NamedTuple):
     seen: Array  # (n_listed, 4) float64: d as the network sees it, u
     seen_dot: Array  # (n_listed, 4) float64: how d and r move; empty without training
     tape: Array  # what is kept of each edge; empty if that is computed again
+    tape_dot: Array  # tangents of that, likewise
     work: Array  # (n_parts, numbers) for a tile of edges
     edge_bars: Array  # (2, n_listed, channels of the widest) z̄ at the places in the list
     edge_moves: Array  # (2, n_listed, 3) float64, R̄, likewise

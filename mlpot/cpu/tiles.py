@@ -12,10 +12,10 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from mlpot.cpu.vectors import Flat, _void
-from mlpot.kernels.simd import bare
+from mlpot.kernels.simd import BYTES, LINE, bare
 
 ROWS = 6  # as many sums as registers hold
-COLUMNS = 4  # rows of the matrix x ⊗ y at a time; they divide a panel
+COLUMNS = 8 if BYTES == LINE else 4  # rows of the matrix x ⊗ y at a time, likewise; they divide a panel
 
 
 @intrinsic  # type: ignore[misc]
@@ -62,6 +62,40 @@ def _product(n_rows: int, turned: bool) -> Any:
 _rows, _columns = _product(ROWS, False), _product(COLUMNS, True)
 
 
+def _outer(n_columns: int) -> Any:
+    @intrinsic  # type: ignore[misc]
+    def add_outer(typing, x, xs, k, n_rows, y, ys, column, out, place, panel):
+        """Σ over rows of some numbers of x by a panel of y, to as many rows of out."""
+
+        def write(w: Flat) -> None:
+            builder = w.builder
+            x, y = w.plus(w.data(0), w.index(2)), w.plus(w.data(4), w.index(6))
+            xs, ys, n_rows = w.data(1), w.data(5), w.index(3)
+            zero = n_rows.type(0)
+            sums = [[w.variable() for _ in range(2)] for _ in range(n_columns)]
+            with cgutils.for_range(builder, n_rows) as loop:
+                source = w.plus(x, builder.load(w.plus(xs, loop.index)))
+                target = w.plus(y, builder.load(w.plus(ys, loop.index)))
+                y_r = [w.load(target, zero, v) for v in range(2)]
+                for j, two in enumerate(sums):
+                    x_r = w.number(w.plus(source, n_rows.type(j)))
+                    for y_rv, total in zip(y_r, two, strict=True):
+                        builder.store(w.fma(x_r, y_rv, builder.load(total)), total)
+            out, panel = w.plus(w.data(7), w.index(8)), w.index(9)
+            for j, two in enumerate(sums):
+                row = w.plus(out, w.times(panel, j))
+                for v, total in enumerate(two):
+                    w.store(builder.fadd(w.load(row, zero, v), builder.load(total)), row, zero, v)
+
+        n = types.intp
+        return types.void(x, xs, n, n, y, ys, n, out, n, n), _void(write)
+
+    return add_outer
+
+
+_several, _single = _outer(COLUMNS), _outer(1)
+
+
 @bare
 def multiply(a, a0, n_rows, n_inner, weights, place, panel, c, c0, width):
     """c[c0:] += a[a0:] @ matrix, rows of n_inner and of width numbers; packed as (n_panels, n_inner, panel)."""
@@ -80,3 +114,16 @@ def add_outer(x, x0, n_x, y, y0, n_y, n_rows, out, place, panel):
         for k in range(0, n_x, COLUMNS):
             to = place + column * n_x + k * panel
             _columns(x, x0 + k, n_x, n_rows, y, y0 + column, n_y, out, to, panel)
+
+
+@bare
+def add_outer_of_rows(x, xs, n_in, y, ys, wide, n_rows, out, place, panel):
+    """out += Σ x[xs[r]:] ⊗ y[ys[r]:] over n_rows wherever they stand; out packed as the matrix of `multiply`."""
+    for column in range(0, wide, panel):
+        k, to = 0, place + column * n_in
+        while k + COLUMNS <= n_in:
+            _several(x, xs, k, n_rows, y, ys, column, out, to + k * panel, panel)
+            k += COLUMNS
+        while k < n_in:
+            _single(x, xs, k, n_rows, y, ys, column, out, to + k * panel, panel)
+            k += 1

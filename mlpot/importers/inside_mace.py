@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from mace.data.neighborhood import get_neighborhood
+from mace.modules.blocks import o3  # mace-torch lets e3nn load its constants, which alone it may not
 from torch import Tensor
 
 TYPES = {"torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64", "torch.int32": "I32"}
@@ -89,11 +90,22 @@ def interaction(block: Any) -> dict[str, Any]:
         "children": sorted(name for name, _ in block.named_children()),
         **{name: str(getattr(block, name, getattr(block, "node_feats_irreps", ""))) for name in names},
         "neighbors": float(block.avg_num_neighbors),
+        "couplings": couplings(block.conv_tp),
         "radial": type(block.conv_tp_weights).__name__,
         "activations": [function(layer.act) for layer in layers],
         "variances": [[float(layer.var_in), float(layer.var_out)] for layer in layers],
         "cueq": plain(getattr(block, "cueq_config", None)),
     }
+
+
+def couplings(messages: Any) -> list[float]:
+    """The sign of the first number of each path's Wigner symbol: versions of e3nn differ in some."""
+    out = []
+    for path in getattr(messages, "instructions", []):
+        both = messages.irreps_in1[path.i_in1], messages.irreps_in2[path.i_in2]
+        symbol = o3.wigner_3j(*(part.ir.l for part in (*both, messages.irreps_out[path.i_out])))
+        out.append(float(symbol[symbol.abs() > 1e-6][0].sign()))
+    return out
 
 
 def product(block: Any) -> dict[str, Any]:

@@ -241,7 +241,7 @@ def _outside(weights: Answers, head: int) -> tuple[dict[int, float], float, floa
     e0 = weights["atomic_energies_fn.atomic_energies"].double().view(-1, len(numbers))
     constants = []
     for name, default in (("scale_shift.scale", 1.0), ("scale_shift.shift", 0.0)):
-        values = weights.get(name, torch.tensor(default)).double().flatten()
+        values = weights.get(name, torch.tensor(default, dtype=torch.float64)).double().flatten()
         constants.append(float(values[head if len(values) > 1 else 0]))
     row = e0[head if len(e0) > 1 else 0]
     return dict(zip(numbers, row.tolist(), strict=True)), constants[0], constants[1]

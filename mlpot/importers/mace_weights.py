@@ -2,22 +2,26 @@
 
 mace-torch keeps normalizations beside its weights, ours are in them: a linear map has 1/√fan-in, an activation the
 factor that e3nn found for it. Its products have a weight for each coupling, and many are equal once factors are
-exchanged; ours have one for each independent product, so w = M w′ with M from both polynomials.
+exchanged; ours have one for each independent product, so w = M w′ with M from both polynomials. Its edges point
+from neighbor to center, ours to the neighbor: with natural parity that is the same function, without parity
+(`use_so3`) harmonics of odd degree change their sign. Signs of couplings of odd sum are those of a version of
+e3nn.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mlpot.models.mace import Path, paths
-from mlpot.stages.coupling import symmetric_products
+from mlpot.models.mace import paths
+from mlpot.models.tensors import Path
+from mlpot.stages.coupling import symmetric_products, wigner_3j
 from mlpot.stages.pointwise import SECOND_MOMENT
 
 Description = Mapping[str, Any]
@@ -50,8 +54,9 @@ def arguments(model: Description, weights: Tensors) -> dict[str, Any]:
     """
     _check(model)
     layers, n = model["interactions"], len(model["interactions"])
-    _, before = _tensor(layers[-1]["node_feats_irreps"], "node_feats_irreps")
-    n_features, max_degree = _tensor(layers[0]["target_irreps"], "target_irreps")
+    parity = _has_parity(model)
+    _, before = _tensor(layers[-1]["node_feats_irreps"], "node_feats_irreps", parity)
+    n_features, max_degree = _tensor(layers[0]["target_irreps"], "target_irreps", parity)
     radial = [weights[f"interactions.0.conv_tp_weights.layer{k}.weight"] for k in range(_n_radial(weights))]
     exponent = int(weights["radial_embedding.cutoff_fn.p"])
     out = {
@@ -60,6 +65,7 @@ def arguments(model: Description, weights: Tensors) -> dict[str, Any]:
         "max_degree": max_degree,
         "message_degree": before,
         "correlation": model["products"][0]["correlation"][0],
+        "parity": parity,
         "n_interactions": n,
         "residual_first": layers[0]["class"] == FIRST[1],
         "n_radial": len(radial[0]),
@@ -82,7 +88,7 @@ def _check(model: Description) -> None:
         ("envelope", model["radial"]["envelope"], ("PolynomialCutoff",)),
         ("distance transform", model["radial"]["distance_transform"], ("NoneType",)),
         ("pair repulsion", model["repulsion"], ("NoneType", "ZBLBasis")),
-        ("SO(3) without parity (use_so3)", model["options"]["use_so3"], (None, False)),
+        ("SO(3) without parity (use_so3)", model["options"]["use_so3"], (None, False, True)),
         ("normalization of harmonics", model["harmonics"][1], ("component",)),
         ("normalized harmonics", model["normalized"], (True,)),
     ]
@@ -122,9 +128,9 @@ def _check(model: Description) -> None:
 
 def _check_irreps(model: Description) -> None:
     """Degrees of every array are those that ours has."""
-    layers = model["interactions"]
-    n, degree = _tensor(layers[0]["target_irreps"], "target_irreps")
-    message = _tensor(layers[-1]["node_feats_irreps"], "node_feats_irreps")[1]
+    layers, parity = model["interactions"], _has_parity(model)
+    n, degree = _tensor(layers[0]["target_irreps"], "target_irreps", parity)
+    message = _tensor(layers[-1]["node_feats_irreps"], "node_feats_irreps", parity)[1]
     last = len(layers) - 1
     for k, (layer, product) in enumerate(zip(layers, model["products"], strict=True)):
         expected = {
@@ -133,8 +139,10 @@ def _check_irreps(model: Description) -> None:
             "target_irreps": (n, degree),
             "hidden_irreps": (n, message if k < last else 0),
         }
-        wrong = [(name, layer[name]) for name, pair in expected.items() if _tensor(layer[name], name) != pair]
-        if _tensor(product["irreps_out"], "irreps_out") != expected["hidden_irreps"]:
+        wrong = [
+            (name, layer[name]) for name, pair in expected.items() if _tensor(layer[name], name, parity) != pair
+        ]
+        if _tensor(product["irreps_out"], "irreps_out", parity) != expected["hidden_irreps"]:
             wrong.append(("irreps_out", product["irreps_out"]))
         if wrong:
             raise NotCoveredError(
@@ -146,15 +154,19 @@ def _check_irreps(model: Description) -> None:
         raise NotCoveredError(f"Harmonics to degree {degree}, messages to {message}: covered are 3 and 2.")
 
 
-def _tensor(irreps: str, name: str) -> tuple[int, int]:
-    """Channels and highest degree of irreps such as 64x0e+64x1o."""
+def _has_parity(model: Description) -> bool:
+    return not model["options"]["use_so3"]
+
+
+def _tensor(irreps: str, name: str, parity: bool) -> tuple[int, int]:
+    """Channels and highest degree of irreps such as 64x0e+64x1o, or 64x0e+64x1e without parity."""
     parts = [re.fullmatch(r"(\d+)x(\d+)([eo])", part) for part in irreps.replace(" ", "").split("+")]
     n = {part[1] for part in parts if part}
-    if len(n) == 1 and all(p and (int(p[2]), p[3]) == (k, "eo"[k % 2]) for k, p in enumerate(parts)):
+    if len(n) == 1 and all(p and (int(p[2]), p[3]) == (k, "eo"[k % 2 * parity]) for k, p in enumerate(parts)):
         return int(n.pop()), len(parts) - 1
     raise NotCoveredError(
-        f"{name} is {irreps}: covered are equal numbers of channels of the degrees 0 to L, of natural parity. "
-        "Use this model with mace-torch itself."
+        f"{name} is {irreps}: covered are equal numbers of channels of the degrees 0 to L, of natural parity, or "
+        "all even with use_so3. Use this model with mace-torch itself."
     )
 
 
@@ -210,10 +222,12 @@ def _order(weights: Tensors) -> list[int]:
 def _layer(model: Description, k: int, w: Tensors, n: int, order: list[int]) -> dict[str, Tensor]:
     """Weights of `models.mace.Layer`."""
     interaction = model["interactions"][k]
+    parity = _has_parity(model)
     before, degree, after = (
-        _tensor(interaction[name], name)[1] for name in ("node_feats_irreps", "target_irreps", "hidden_irreps")
+        _tensor(interaction[name], name, parity)[1]
+        for name in ("node_feats_irreps", "target_irreps", "hidden_irreps")
     )
-    own, n_elements = paths(before, degree), len(order)
+    own, n_elements = paths(before, degree, parity=parity), len(order)
     prefactor = float(w["prefactor"]) / math.sqrt(2 / float(w["r_max"]))
     out = {"up": w["linear_up.weight"].view(before + 1, n, n) / math.sqrt(n)}
     factor = prefactor
@@ -221,12 +235,22 @@ def _layer(model: Description, k: int, w: Tensors, n: int, order: list[int]) -> 
         layer = w[f"conv_tp_weights.layer{number}.weight"]
         out[f"radial.{2 * number}.weight"] = factor * layer.T / math.sqrt(len(layer))
         factor = act[1] if act else 1.0
-    out["mix"] = w["linear.weight"].view(len(own), n, n) / (math.sqrt(n) * _fan_in(own))
+    signs = _signs(own, interaction["couplings"], parity)
+    out["mix"] = signs * w["linear.weight"].view(len(own), n, n) / (math.sqrt(n) * _fan_in(own))
     skip = w["skip_tp.weight"].view(-1, n, n_elements, n).permute(2, 0, 1, 3)[order]
     out["skip"] = skip / math.sqrt(n * n_elements)
     out["linear"] = w["after"].view(after + 1, n, n) / math.sqrt(n)
     out["coupling"] = torch.cat([_coupling(w, degree, to, model, k) for to in range(after + 1)], dim=1)[order]
     return out
+
+
+def _signs(own: tuple[Path, ...], theirs: Sequence[float], parity: bool) -> Tensor:
+    """Of each path: of its coupling, and of its harmonic where the direction of edges matters."""
+    symbols = [wigner_3j(*path) for path in own]
+    ours = [float(np.sign(symbol[symbol != 0][0])) for symbol in symbols]
+    turned = [1.0 if parity else (-1.0) ** path.harmonic for path in own]
+    signs = [a * b * c for a, b, c in zip(ours, theirs, turned, strict=True)]
+    return torch.tensor(signs, dtype=torch.float64)[:, None, None]
 
 
 def _fan_in(own: tuple[Path, ...]) -> Tensor:
@@ -241,14 +265,17 @@ def _coupling(w: Tensors, degree: int, to: int, model: Description, k: int) -> T
     out = []
     for order in range(1, highest + 1):
         theirs = w[f"{name}.weights_max" if order == highest else f"{name}.weights.{highest - 1 - order}"]
-        matrix = torch.from_numpy(independent(w[f"{name}.U_matrix_{order}"].numpy(), degree, to, order))
+        u, parity = w[f"{name}.U_matrix_{order}"].numpy(), _has_parity(model)
+        matrix = torch.from_numpy(independent(u, degree, to, order, parity=parity))
         if model["products"][k]["agnostic"]:
             theirs = theirs.expand(len(w["skip"]), -1, -1)
         out.append(torch.einsum("pk,zkc->zpc", matrix, theirs))
     return torch.cat(out, dim=1)
 
 
-def independent(u: np.ndarray[Any, Any], max_degree: int, degree: int, order: int) -> np.ndarray[Any, Any]:
+def independent(
+    u: np.ndarray[Any, Any], max_degree: int, degree: int, order: int, *, parity: bool
+) -> np.ndarray[Any, Any]:
     """M (n_products, n_couplings): what each coupling U of A ⊗ … ⊗ A is in our independent products.
 
     Args:
@@ -256,13 +283,14 @@ def independent(u: np.ndarray[Any, Any], max_degree: int, degree: int, order: in
         max_degree: l of A, n = (l + 1)².
         degree: L of the products.
         order: number of factors.
+        parity: only products of natural parity.
 
     Raises:
         NotCoveredError: a coupling is no sum of ours.
     """
     n = (max_degree + 1) ** 2
     u = u.reshape(2 * degree + 1, *[n] * order, -1)
-    ours = symmetric_products(tuple(range(max_degree + 1)), degree, order)
+    ours = symmetric_products(tuple(range(max_degree + 1)), degree, order, parity=parity)
     b: dict[tuple[int, ...], Any] = {}
     every: Any = slice(None)
     for place in np.argwhere(np.abs(u).max(axis=(0, -1)) > 0).tolist():

@@ -1,7 +1,7 @@
 """Numba's compiler for this CPU, with a cache of machine code that a damaged file or a full disk does not break.
 
 Loops keep the arithmetic that they are written in: no sum is reordered, and no product fused with a sum unless
-`simd.fma` says so. So the bits are the same whoever compiles, and whatever is inlined where.
+`fma` of a `Writer` says so. So the bits are the same whoever compiles, and whatever is inlined where.
 """
 
 from __future__ import annotations
@@ -20,33 +20,20 @@ from typing import Any
 
 import llvmlite
 import numba
-from llvmlite import binding
-from numba.core.compiler import CompileResult
+from numba.core.compiler import CompilerBase, CompileResult
 from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
+from numba.core.types.misc import unliteral
+
+from mlpot.kernels.pipeline import BYTES as BYTES
+from mlpot.kernels.pipeline import FastFlags, PartCompiler, WholeCompiler
 
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 HOUSE = Path(__file__).parents[1]
+ROOM = 2**21  # bytes, more than a kernel takes
 ROOMS = ("kernels", "cpu")  # where compiled code lives
 IMPORT = re.compile(r"^from mlpot((?:\.\w+)*) import (.*)$", re.MULTILINE)
 compiled_here: list[str] = []  # what this process compiled, as it was not in the cache
-
-
-def vector_bytes() -> int:
-    """Bytes of a vector of this CPU, 16, 32 or 64; MLPOT_VECTOR_BYTES takes another width.
-
-    Raises:
-        ValueError: it says something else.
-    """
-    if given := os.environ.get("MLPOT_VECTOR_BYTES"):
-        if given not in ("16", "32", "64"):
-            raise ValueError(f"MLPOT_VECTOR_BYTES is {given!r}. Set it to 16, 32 or 64, or not at all.")
-        return int(given)
-    features = binding.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
-
-
-BYTES = vector_bytes()
 
 
 @cache
@@ -85,12 +72,14 @@ class KernelCache:
         """What was compiled for a signature, None if it must be compiled."""
         target.refresh()
         name = self._file_name(signature, target.codegen())
+        wrong = ""
         for folder in folders():
-            content = _read(folder / name)
+            content, why = _read(folder / name)
             if content is not None:
                 return CompileResult._rebuild(target, *pickle.loads(content))
+            wrong = why or wrong
         if not compiled_here:
-            _announce()
+            _announce(wrong)
         compiled_here.append(name)
         return None
 
@@ -158,8 +147,10 @@ def _home() -> tuple[Path | None, str]:
         probe = folder / f".probe.{os.getpid()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"")
-            probe.unlink()
+            try:
+                probe.write_bytes(bytes(ROOM))
+            finally:
+                probe.unlink(missing_ok=True)
         except OSError as error:
             why = error.strerror or str(error)
         else:
@@ -167,16 +158,20 @@ def _home() -> tuple[Path | None, str]:
     return None, why
 
 
-def _announce() -> None:
+def _announce(wrong: str) -> None:
+    """One line, whatever is wrong with what was kept."""
     folder, why = _home()
-    if folder is not None:
-        tell(f"mlpot compiles its kernels for this CPU, once, in some 15 seconds; they are kept in {folder}.")
-    else:
+    if folder is None:
         where = " or ".join(map(str, folders()))
+        wrong = f"{wrong}, and " if wrong else ""
         tell(
-            f"mlpot compiles its kernels for this process alone, in some 15 seconds: {where} cannot be written "
+            f"mlpot compiles kernels for this process alone, in some 30 seconds: {wrong}{where} cannot be written "
             f"({why}). Set NUMBA_CACHE_DIR to a folder that can."
         )
+    elif wrong:
+        tell(f"mlpot compiles kernels anew: {wrong}. They are kept in {folder}, or where NUMBA_CACHE_DIR says.")
+    else:
+        tell(f"mlpot compiles its kernels for this CPU, once, in some 30 seconds; they are kept in {folder}.")
 
 
 def tell(line: str) -> None:
@@ -184,21 +179,17 @@ def tell(line: str) -> None:
     logging.getLogger("mlpot").warning(line)
 
 
-def _read(path: Path) -> bytes | None:
-    """The content of a file if it is there, readable and whole."""
+def _read(path: Path) -> tuple[bytes | None, str]:
+    """The content of a file if it is there, readable and whole; if it is there, what is wrong."""
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return None, ""
     except OSError as error:
-        tell(f"mlpot compiles a kernel anew: {path} cannot be read ({error.strerror}). See NUMBA_CACHE_DIR.")
-        return None
+        return None, f"{path} cannot be read ({error.strerror})"
     if hashlib.sha256(content[32:]).digest() == content[:32]:
-        return content[32:]
-    tell(
-        f"mlpot compiles a kernel anew: {path} is damaged. It is replaced, or lies in a folder of NUMBA_CACHE_DIR."
-    )
-    return None
+        return content[32:], ""
+    return None, f"{path} is damaged"
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -220,10 +211,19 @@ def _tell_of_failure(folder: str, why: str) -> None:
     )
 
 
-def _compiler(**options: bool) -> Callable[[Callable[..., Any]], Any]:
+def _compiler(pipeline: type[CompilerBase], **options: Any) -> Callable[[Callable[..., Any]], Any]:
     def compiler(function: Callable[..., Any]) -> Any:
-        dispatcher = numba.njit(**OPTIONS, **options)(function)
-        dispatcher._cache = KernelCache(function)
+        dispatcher = numba.njit(**OPTIONS, pipeline_class=pipeline, **options)(function)
+        dispatcher._compiler._customize_flags = FastFlags
+        template = dispatcher.get_call_template
+
+        def without_literals(args: Any, kws: Any) -> Any:
+            """One function for all values of an argument that callers write as a number."""
+            return template(tuple(map(unliteral, args)), kws)
+
+        dispatcher.get_call_template = without_literals
+        if pipeline is WholeCompiler:
+            dispatcher._cache = KernelCache(function)
         return dispatcher
 
     return compiler
@@ -231,13 +231,13 @@ def _compiler(**options: bool) -> Callable[[Callable[..., Any]], Any]:
 
 # Compiled functions have no annotations: Numba finds the types of each call, in either precision and with tuples
 # that mypy cannot follow. So they are marked `no-untyped-def`, here and wherever these decorators are used.
-compiled = _compiler()
+compiled = _compiler(WholeCompiler, no_cfunc_wrapper=True)
 # For what only compiled functions call: unpacking Python's objects is most of the code, and time to compile, else.
-inner = numba.njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inner = _compiler(PartCompiler, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 # For what makes no arrays: nothing counts references to those that it is given, which are most of a call, else.
-_OPTIONS = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
-bare = numba.njit(**_OPTIONS)
+_BARE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
+bare = _compiler(PartCompiler, **_BARE)
 # For what stands in an innermost loop and takes whole records: to hand over hundreds of numbers takes longer.
-inlined = numba.njit(**_OPTIONS, forceinline=True)
+inlined = _compiler(PartCompiler, **_BARE, forceinline=True)
 # For what takes memory of the stack for its caller: LLVM frees that where a function that it inlines ends.
-expanded = numba.njit(**_OPTIONS, inline="always")
+expanded = _compiler(PartCompiler, **_BARE, inline="always")

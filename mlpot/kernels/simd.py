@@ -323,35 +323,3 @@ def _compiled_exp(x):
     if isinstance(x, types.Float):
         return lambda x: _exp(x)
     return lambda x: _exp(float(x))
-
-
-@intrinsic  # type: ignore[misc]
-def row_dot(typing, a, b):
-    """Σ_f a_f b_f of two rows of whole lines."""
-
-    def generate(context, builder, signature, arguments):
-        w = Writer(context, builder, signature, arguments)
-        left, right = w.array(0), w.array(1)
-        sums = w.sums()
-        with w.lines(left) as (f, _):
-            for v, total in enumerate(sums):
-                product = w.fma(w.load(left.data, f, v), w.load(right.data, f, v), builder.load(total))
-                builder.store(product, total)
-        return w.sum_of(sums)
-
-    return a.dtype(a, b), generate
-
-
-@intrinsic  # type: ignore[misc]
-def row_sum(typing, a):
-    """Σ_f a_f of a row of whole lines."""
-
-    def generate(context, builder, signature, arguments):
-        w = Writer(context, builder, signature, arguments)
-        row, sums = w.array(0), w.sums()
-        with w.lines(row) as (f, _):
-            for v, total in enumerate(sums):
-                builder.store(builder.fadd(w.load(row.data, f, v), builder.load(total)), total)
-        return w.sum_of(sums)
-
-    return a.dtype(a), generate

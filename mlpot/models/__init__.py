@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from mlpot.models.ace import ACE
+from mlpot.models.averaged import Averaged
 from mlpot.models.backbone import Backbone
+from mlpot.models.committee import Committee
 from mlpot.models.deepsets import DeepSets
-from mlpot.models.egnn import EGNN
-from mlpot.models.layers import choose
-from mlpot.models.mace import MACE
-from mlpot.models.painn import PaiNN
-from mlpot.models.schnet import SchNet
+from mlpot.models.layers import check_arguments, choose
+from mlpot.models.networks import NETWORKS
+from mlpot.models.se3_transformer import SE3Transformer
+from mlpot.models.transformer import Transformer
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
-    "ace": ACE,
-    "mace": MACE,
-    "painn": PaiNN,
-    "schnet": SchNet,
-    "egnn": EGNN,
+    **NETWORKS,
+    "se3_transformer": SE3Transformer,
     "deepsets": DeepSets,
+    "transformer": Transformer,
 }
+"""What a recipe may name. A committee is made by training several of one kind."""
+COMMITTEE = "committee"
+AVERAGED = "averaged"  # made of a trained one of any other kind
 DEFAULT = "schnet"  # of a recipe that names none
-LIMITS = {"cutoff": 100.0, "n_features": 4096, "n_radial": 1024, "n_knots": 8192, "n_neighbors": 1000.0}
-MAX_ARGUMENT = 64  # of all others, such as the number of layers
-"""What is larger is a slip of the pen, or a file made to fill the memory."""
-MAY_BE_ZERO = {"message_degree"}
 
 
 def build_backbone(name: str, *, elements: Sequence[int] = (), **arguments: object) -> Backbone:
     """The backbone called `name`, with the keyword arguments of its class.
 
     Args:
-        name: in `BACKBONES`.
+        name: in `BACKBONES`, `COMMITTEE` or `AVERAGED`.
         elements: atomic numbers of the potential, for a class that has weights by element.
         arguments: of the class.
 
@@ -41,16 +39,19 @@ def build_backbone(name: str, *, elements: Sequence[int] = (), **arguments: obje
         ValueError: there is no such backbone, or an argument is absurd.
         TypeError: it has no such argument.
     """
-    for key, value in arguments.items():
-        limit = LIMITS.get(key, MAX_ARGUMENT)
-        if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value <= limit:
-            if key in MAY_BE_ZERO and value == 0:
-                continue
-            raise ValueError(f"{key} is {str(value)[:20]}, expected above 0 and at most {limit:g}. Correct it.")
-    backbone: Callable[..., Backbone] = choose(BACKBONES, name, "backbone")
+    check_arguments(arguments)
+    if name == AVERAGED:
+        return _averaged(elements, **arguments)  # type: ignore[arg-type]  # checked there
+    backbone: Callable[..., Backbone] = choose(BACKBONES | {COMMITTEE: Committee}, name, "backbone")
     if "elements" in inspect.signature(backbone).parameters:
         return backbone(elements=tuple(elements), **arguments)
     return backbone(**arguments)
+
+
+def _averaged(elements: Sequence[int], network: str, arguments: dict[str, object], **own: Any) -> Averaged:
+    if network == AVERAGED or not isinstance(arguments, dict):
+        raise ValueError(f"an averaged network has no network {str(network)[:20]!r} of such arguments")
+    return Averaged(build_backbone(network, elements=elements, **arguments), **own)
 
 
 def former_arguments(name: str, arguments: dict[str, object], format_version: int) -> dict[str, object]:

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mlpot.knots import RadialTable
-from mlpot.models.layers import choose
+from mlpot.models.layers import choose, normal
 from mlpot.stages.coupling import couplings
 from mlpot.stages.linear import Block, Linear, per_degree
 from mlpot.stages.neighbor_sum import NeighborSum, Term
@@ -98,16 +99,34 @@ class ACE(StagedNetwork):
             nn.Linear(n_radial, n_paths * n_message, bias=False, dtype=torch.float32)
         )
         nn.init.normal_(self.radial_message[0].weight, std=1 / math.sqrt(n_radial))  # type: ignore[arg-type]
-        self.mix = _normal(len(self.degrees), n_radial * kinds, n)
+        self.mix = normal(len(self.degrees), n_radial * kinds, n)
         self.first_weight = _couplings(n_elements, self.first_products, n)
-        self.scalars, self.vectors = _normal(1, n, n), _normal(message_degree, n, n_message)
-        self.to_message = _normal(1, n, n_message)
+        self.scalars, self.vectors = normal(1, n, n), normal(message_degree, n, n_message)
+        self.to_message = normal(1, n, n_message)
         self.first_readout = nn.Parameter(torch.randn(n, dtype=torch.float32) / math.sqrt(n))
-        self.mix_messages = _normal(len(self.slots), n_message, n)
+        self.mix_messages = normal(len(self.slots), n_message, n)
         self.last_weight = _couplings(n_elements, self.last_products, n)
-        self.last_scalars, self.skip = _normal(1, n, n), _normal(n_elements, 1, n, n)
-        self.hidden = _normal(1, n, N_HIDDEN)
+        self.last_scalars, self.skip = normal(1, n, n), normal(n_elements, 1, n, n)
+        self.hidden = normal(1, n, N_HIDDEN)
         self.last_readout = nn.Parameter(0.1 * torch.randn(N_HIDDEN, dtype=torch.float32) / math.sqrt(N_HIDDEN))
+
+    def widened(self, weights: Mapping[str, Tensor], elements: Sequence[int]) -> dict[str, Tensor]:
+        """Known elements have zero in the dimensions e_k that are new; each new element has one of these alone.
+
+        Tables have the factor √(number of dimensions), by which the matrices of the old ones shrink.
+        """
+        old, mix = weights["neighbor_element"], weights["mix"]
+        kinds, more = old.shape[1], self.neighbor_element.shape[1]
+        directions = old.new_zeros(len(old), more)
+        directions[:, :kinds] = old
+        wider = self.mix.detach().clone()
+        wider[:, : mix.shape[1]] = mix.to(wider.dtype) * math.sqrt(kinds / more)
+        new = [row for row, z in enumerate(self.elements) if z not in elements]
+        with torch.no_grad():
+            for dimension, row in enumerate(new[: more - kinds], start=kinds):
+                self.neighbor_element[row] = 0.0
+                self.neighbor_element[row, dimension] = 1.0
+        return {**weights, "neighbor_element": directions, "mix": wider}
 
     def stages(self) -> list[Step]:
         """The list; components of arrays are the tensors of all degrees, side by side."""
@@ -200,11 +219,6 @@ def _products(degrees: tuple[int, ...], message_degree: int) -> tuple[Product, .
     return tuple(products)
 
 
-def _normal(*shape: int) -> nn.Parameter:
-    """Matrices that keep the size of what they are applied to."""
-    return nn.Parameter(torch.randn(*shape, dtype=torch.float32) / math.sqrt(shape[-2]))
-
-
 def _couplings(n_elements: int, products: tuple[Product, ...], n_features: int) -> nn.Parameter:
     n = 1 + max(t.path for t in products)
     return nn.Parameter(torch.randn(n_elements, n, n_features, dtype=torch.float32) / n)
@@ -215,4 +229,4 @@ def _directions(n_elements: int, n: int) -> Tensor:
     if n_elements <= n:
         return torch.eye(n_elements, n, dtype=torch.float32)
     vectors = torch.randn(n_elements, n, dtype=torch.float32)
-    return vectors / vectors.norm(dim=1, keepdim=True)
+    return vectors if vectors.is_meta else vectors / vectors.norm(dim=1, keepdim=True)  # see `without_values`

@@ -9,19 +9,22 @@ what an edge adds reaches zero at the cutoff with two continuous derivatives.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mlpot.graph import AtomGraph, Edges, edge_vectors
+from mlpot.torch_settings import usual_settings
 
 
 class Backbone(Protocol):
     """A module with these attributes; whatever is made of stages has them from `stages.network.StagedNetwork`."""
 
     cutoff: float  # Å; no edge beyond it changes anything
+    parity: bool  # whether mirror images have one energy by construction
+    equivariant: bool  # whether rotated copies have one energy by construction
 
     @property
     def readout(self) -> nn.Module:
@@ -47,6 +50,22 @@ class Backbone(Protocol):
         """What keeps compiled code from computing this network wherever it stands; None if nothing does."""
         ...
 
+    def handedness_obstacle(self) -> str | None:
+        """Why mirror images have one energy although `parity` is false; None if they have not, or it is true."""
+        ...
+
+    def widened(self, weights: Mapping[str, Tensor], elements: Sequence[int]) -> dict[str, Tensor]:
+        """The weights of the network for fewer elements in the shapes of this one; its function stays the same.
+
+        Rows by element are left as they are: whoever adds elements moves them (`training.starting`). The network's
+        own rows of elements that are new may change, so that they differ from those of the others.
+
+        Args:
+            weights: by name, of the smaller network.
+            elements: atomic numbers that it knows, sorted.
+        """
+        ...
+
     # Of every nn.Module: what training and model files ask for.
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -59,14 +78,29 @@ class Backbone(Protocol):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
 
 
+class PlainNetwork(nn.Module):
+    """A backbone that is no list of stages, and has a table of elements with a row for each that there is."""
+
+    def native_obstacle(self) -> str | None:
+        """Compiled code knows stages alone."""
+        return f"{type(self).__name__} is not made of stages"
+
+    def widened(self, weights: Mapping[str, Tensor], elements: Sequence[int]) -> dict[str, Tensor]:
+        """As they are: whoever adds elements moves the rows of the table."""
+        return dict(weights)
+
+
 def atom_features(backbone: Backbone, graph: AtomGraph) -> Tensor:
-    """The features that a backbone's readout receives, (n_atoms, n_features), without gradients."""
+    """The features that a backbone's readout receives, (n_atoms, n_features), without gradients.
+
+    Of a network that computes several copies of each atom, those of the first.
+    """
     given: list[Tensor] = []
     hook = backbone.readout.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
     try:
-        with torch.no_grad():
+        with usual_settings(), torch.no_grad():
             dtype = next(backbone.parameters()).dtype
             backbone(graph.numbers, graph.edges, edge_vectors(graph).to(dtype))
     finally:
         hook.remove()
-    return given[0]
+    return given[0][: graph.n_atoms]

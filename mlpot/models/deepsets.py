@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from mlpot.graph import Edges
 from mlpot.kernels.reductions import distances, gather, sum_at_centers
+from mlpot.models.backbone import PlainNetwork
 from mlpot.models.layers import ACTIVATIONS, choose, dense, distance_layer, embedding, mlp
 from mlpot.stages.radial import BASES, ENVELOPES
 
 
-class DeepSets(nn.Module):
+class DeepSets(PlainNetwork):
     """Atomic energies from the set of an atom's neighbors.
 
     Args:
@@ -27,6 +28,9 @@ class DeepSets(nn.Module):
         envelope: a name in `radial.ENVELOPES`.
         activation: "silu" or "ssp".
     """
+
+    parity = True
+    equivariant = True
 
     def __init__(
         self,
@@ -55,9 +59,9 @@ class DeepSets(nn.Module):
         """What makes an atom's energy of its features, as in every backbone."""
         return self.atom
 
-    def native_obstacle(self) -> str | None:
-        """It is a yardstick for others, and short rather than fast."""
-        return f"{type(self).__name__} is not made of stages"
+    def handedness_obstacle(self) -> str | None:
+        """None: it sees distances alone."""
+        return None
 
     @property
     def n_passes(self) -> int:

@@ -3,33 +3,64 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from mlpot.stages.pointwise import SECOND_MOMENT
+
 MAX_Z = 118
+LIMITS = {"cutoff": 100.0, "n_features": 4096, "n_radial": 1024, "n_knots": 8192, "n_neighbors": 1000.0}
+LIMITS |= {"n_rotations": 1024, "seed": 2**31}
+MAX_ARGUMENT = 64  # of all others, such as the number of layers
+"""What is larger is a slip of the pen, or a file made to fill the memory."""
+MAY_BE_ZERO = {"message_degree", "seed"}
 
 
-class _NoRandomNumbers(TorchFunctionMode):
-    """Leaves a tensor as it is where it would be filled with random numbers."""
+FILLED, MADE = ("normal_", "uniform_"), ("eye", "randn")
+BY_ELEMENT = ("mul", "__mul__", "__rmul__", "div", "__truediv__", "rsqrt")
+
+
+class _NoValues(TorchFunctionMode):
+    """Fills no tensor with random numbers, and multiplies none that has no values.
+
+    For arithmetic on device "meta" PyTorch imports its compiler, which takes longer than to load a model.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        if name in FILLED:
             return args[0] if args else kwargs["tensor"]
+        if name in MADE:
+            return torch.empty(*args, **kwargs)
+        factors = [a for a in args if isinstance(a, Tensor)]
+        if name in BY_ELEMENT and any(a.is_meta for a in factors):
+            shape = np.broadcast_shapes(*(tuple(a.shape) for a in factors))
+            return torch.empty(shape, dtype=factors[0].dtype, device="meta")
         return func(*args, **kwargs)
 
 
 @contextmanager
 def without_values() -> Iterator[None]:
     """Modules made within the block have shapes and types, but no memory; no random number is drawn for them."""
-    with torch.device("meta"), _NoRandomNumbers():
+    with torch.device("meta"), _NoValues():
         yield
+
+
+def check_arguments(arguments: Mapping[str, object]) -> None:
+    """Raise ValueError if an argument of a backbone is absurd."""
+    for key, value in arguments.items():
+        limit = LIMITS.get(key, MAX_ARGUMENT)
+        if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value <= limit:
+            if key in MAY_BE_ZERO and value == 0:
+                continue
+            raise ValueError(f"{key} is {str(value)[:20]}, expected above 0 and at most {limit:g}. Correct it.")
 
 
 class SiLU(nn.SiLU):
@@ -76,6 +107,21 @@ def mlp(*sizes: int, activation: str) -> nn.Sequential:
     for n_in, n_out in pairwise(sizes):
         layers += [dense(n_in, n_out), choose(ACTIVATIONS, activation, "activation")()]
     return nn.Sequential(*layers[:-1])
+
+
+def radial_layers(sizes: Sequence[int]) -> nn.Sequential:
+    """Dense layers without bias; an activation in between, and its factor in the weights after it."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(sizes):
+        layer = nn.Linear(n_in, n_out, bias=False, dtype=torch.float32)
+        nn.init.normal_(layer.weight, std=(SECOND_MOMENT if layers else 1) / math.sqrt(n_in))
+        layers += [layer, SiLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def normal(*shape: int) -> nn.Parameter:
+    """Matrices that keep the size of what they are applied to."""
+    return nn.Parameter(torch.randn(*shape, dtype=torch.float32) / math.sqrt(shape[-2]))
 
 
 def distance_layer(basis: nn.Module, n_radial: int, n_features: int, cutoff: float) -> nn.Linear:

@@ -1,6 +1,6 @@
 """MACE: messages of many bodies.
 
-    m_i,p   = Σ_j R_p(d_ij) (Y_l₁(u_ij) ⊗ U h_j)_l / M       of each path p = (l₂, l₁, l) of natural parity
+    m_i,p   = Σ_j R_p(d_ij) (Y_l₁(u_ij) ⊗ U h_j)_l / M       of each path p = (l₂, l₁, l)
     A_i,l   = Σ_p W_p m_i,p           in a first layer that is not residual with W of the atom's element
     B_i,L   = Σ_η w_z,η (A ⊗ … ⊗ A)_η,L                      one to three factors
     h_i,L   = V_L B_i,L + K_z,L h_i,L
@@ -17,17 +17,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import nn
 
 from mlpot.knots import RadialTable
-from mlpot.models.layers import SiLU
-from mlpot.stages.coupling import couplings
+from mlpot.models.layers import normal, radial_layers
+from mlpot.models.tensors import Path, per_path
 from mlpot.stages.linear import Block, Linear, per_degree
-from mlpot.stages.neighbor_sum import NeighborSum, Term
+from mlpot.stages.neighbor_sum import NeighborSum
 from mlpot.stages.network import StagedNetwork
 from mlpot.stages.pointwise import SECOND_MOMENT, Activation
 from mlpot.stages.products import Product, Products, coupled_products
@@ -36,22 +35,14 @@ from mlpot.stages.readout import Embedding, Readout
 from mlpot.stages.run import ENERGY, Step
 
 
-class Path(NamedTuple):
-    """A coupling of a message: degrees of what the neighbor has, of the harmonic, and of the sum."""
-
-    source: int
-    harmonic: int
-    target: int
-
-
-def paths(message_degree: int, max_degree: int) -> tuple[Path, ...]:
-    """All of natural parity, in the order of the sums: by their degree, then by source and harmonic."""
+def paths(message_degree: int, max_degree: int, *, parity: bool = True) -> tuple[Path, ...]:
+    """All, or those of natural parity, in the order of the sums: by their degree, then by source and harmonic."""
     found = (
         Path(source, harmonic, target)
         for source in range(message_degree + 1)
         for harmonic in range(max_degree + 1)
         for target in range(abs(source - harmonic), min(source + harmonic, max_degree) + 1)
-        if (source + harmonic + target) % 2 == 0
+        if not parity or (source + harmonic + target) % 2 == 0
     )
     return tuple(sorted(found, key=lambda p: p.target))
 
@@ -62,6 +53,7 @@ class Layer(nn.Module):
     Args:
         n: channels.
         degrees: highest ones of what neighbors have, of the harmonics, and of the features after the layer.
+        parity: whether all tensors have their natural parity.
         n_elements: rows of weights by element.
         correlation: highest number of factors.
         residual: whether the features before it are added.
@@ -74,6 +66,7 @@ class Layer(nn.Module):
         n: int,
         degrees: tuple[int, int, int],
         *,
+        parity: bool,
         n_elements: int,
         correlation: int,
         residual: bool,
@@ -82,20 +75,25 @@ class Layer(nn.Module):
     ):
         super().__init__()
         before, of_harmonics, after = degrees
-        self.paths, self.after = paths(before, of_harmonics), after
-        self.harmonics = tuple(range(of_harmonics + 1))
-        self.products = products(of_harmonics, after, correlation)
+        self.paths, self.after = paths(before, of_harmonics, parity=parity), after
+        self.terms, first = per_path(self.paths, [p.source**2 for p in self.paths])
+        self.blocks = tuple(
+            Block(first[k] + m, p.target**2 + m, k)
+            for k, p in enumerate(self.paths)
+            for m in range(2 * p.target + 1)
+        )
+        self.products = products(of_harmonics, after, correlation, parity=parity)
         self.residual, self.table = residual, table
-        self.radial = _radial([*radial, len(self.paths) * n])
-        self.up = _normal(before + 1, n, n)
+        self.radial = radial_layers([*radial, len(self.paths) * n])
+        self.up = normal(before + 1, n, n)
         fan_in = [sum(p.target == path.target for p in self.paths) for path in self.paths]
         scale = torch.tensor(fan_in, dtype=torch.float32)[:, None, None].rsqrt()
-        self.mix = nn.Parameter(_normal(len(self.paths), n, n).data * scale)
+        self.mix = nn.Parameter(normal(len(self.paths), n, n).data * scale)
         n_paths = 1 + max(t.path for t in self.products)
         self.coupling = nn.Parameter(torch.randn(n_elements, n_paths, n, dtype=torch.float32) / n_paths)
-        self.linear = _normal(after + 1, n, n)
+        self.linear = normal(after + 1, n, n)
         shared = min(before, after) + 1 if residual else of_harmonics + 1
-        self.skip = nn.Parameter(_normal(n_elements, shared, n, n).data / math.sqrt(n_elements))
+        self.skip = nn.Parameter(normal(n_elements, shared, n, n).data / math.sqrt(n_elements))
 
 
 class MACE(StagedNetwork):
@@ -108,6 +106,8 @@ class MACE(StagedNetwork):
         max_degree: highest degree l of the harmonics, 1 to 3.
         message_degree: highest degree L of the features that neighbors send, 0 to 2.
         correlation: highest number of factors of a product, 1 to 3; a layer sees one body more.
+        parity: whether all tensors have their natural parity, so that mirror images have one energy (E(3)); if
+            not, all degrees couple that can (SE(3), mace-torch's `use_so3`).
         n_interactions: layers.
         residual_first: whether the first layer adds the features of the element, as all others do; if not, it
             mixes its sums by element. mace-torch has true in `--model=ScaleShiftMACE`, false in `--model=MACE`.
@@ -121,6 +121,8 @@ class MACE(StagedNetwork):
         degree: of the splines on the grid, 3 or 5.
     """
 
+    for_handedness = "n_interactions of 2 or more, message_degree of 1 or more, and correlation of 2 or more"
+
     def __init__(
         self,
         *,
@@ -130,6 +132,7 @@ class MACE(StagedNetwork):
         max_degree: int = 3,
         message_degree: int = 0,
         correlation: int = 3,
+        parity: bool = True,
         n_interactions: int = 2,
         residual_first: bool = False,
         n_radial: int = 8,
@@ -142,10 +145,10 @@ class MACE(StagedNetwork):
         degree: int = 5,
     ):
         _check(max_degree, message_degree, correlation)
-        n, scalars = n_features, products(max_degree, 0, correlation)
+        n, scalars = n_features, products(max_degree, 0, correlation, parity=parity)
         linear = {f"A{k}": (scalars, n) for k in range(1, n_interactions + 1)}
         super().__init__(elements=elements, cutoff=cutoff, features=f"h{n_interactions}", linear=linear)
-        self.n_neighbors, self.n_interactions = n_neighbors, n_interactions
+        self.n_neighbors, self.n_interactions, self.parity = n_neighbors, n_interactions, parity
         bessel, envelope = BesselBasis(n_radial, cutoff), PolynomialEnvelope(cutoff, envelope_exponent)
         self.basis = bessel if envelope_last else Enveloped(bessel, envelope)
         last = envelope if envelope_last else None
@@ -156,6 +159,7 @@ class MACE(StagedNetwork):
             Layer(
                 n,
                 (message_degree if k else 0, max_degree, message_degree if k + 1 < n_interactions else 0),
+                parity=parity,
                 n_elements=len(self.elements),
                 correlation=correlation,
                 residual=residual_first or k > 0,
@@ -164,9 +168,9 @@ class MACE(StagedNetwork):
             )
             for k in range(n_interactions)
         )
-        self.readouts = _normal(max(n_interactions - 1, 1), n, 1)
+        self.readouts = normal(max(n_interactions - 1, 1), n, 1)
         if n_interactions > 1:
-            self.hidden, self.last_readout = _normal(1, n, n_hidden), _normal(n_hidden, 1)
+            self.hidden, self.last_readout = normal(1, n, n_hidden), normal(n_hidden, 1)
 
     def stages(self) -> list[Step]:
         """The list; components of arrays are the tensors of all degrees, side by side."""
@@ -186,14 +190,13 @@ class MACE(StagedNetwork):
 
     def _message(self, layer: Layer, k: str, h: str) -> list[Step]:
         """From the features of neighbors to A."""
-        terms, blocks = _couplings(layer.paths)
         (radial,) = layer.table([layer.radial])
         table = radial.view(len(radial), len(layer.paths), -1) / self.n_neighbors
         mix = layer.mix if layer.residual else layer.mix @ layer.skip[:, [p.target for p in layer.paths]]
         return [
             Step(Linear(layer.up, per_degree(range(len(layer.up)))), h, "u" + k),
-            Step(NeighborSum(table, layer.table.grid, terms), "u" + k, "m" + k),
-            Step(Linear(mix, blocks), "m" + k, "A" + k),
+            Step(NeighborSum(table, layer.table.grid, layer.terms), "u" + k, "m" + k),
+            Step(Linear(mix, layer.blocks), "m" + k, "A" + k),
         ]
 
     def _products(self, layer: Layer, k: str, h: str) -> list[Step]:
@@ -217,41 +220,12 @@ def _check(max_degree: int, message_degree: int, correlation: int) -> None:
         raise ValueError(f"message_degree {message_degree} is above max_degree {max_degree}. Lower it.")
 
 
-def products(max_degree: int, degree: int, correlation: int) -> tuple[Product, ...]:
+def products(max_degree: int, degree: int, correlation: int, *, parity: bool = True) -> tuple[Product, ...]:
     """All products of A to tensors of degree 0, 1, … `degree`, which stand side by side."""
     out: list[Product] = []
     for to in range(degree + 1):
         first = 1 + max((t.path for t in out), default=-1)
-        own = coupled_products(tuple(range(max_degree + 1)), to, tuple(range(1, correlation + 1)))
+        orders = tuple(range(1, correlation + 1))
+        own = coupled_products(tuple(range(max_degree + 1)), to, orders, parity=parity)
         out += [Product(t.factors, to**2 + t.target, first + t.path, t.value) for t in own]
     return tuple(out)
-
-
-def _couplings(all_paths: tuple[Path, ...]) -> tuple[tuple[Term, ...], tuple[Block, ...]]:
-    """Terms of the sum over neighbors, each path with components of its own, and the blocks that mix these."""
-    terms: list[Term] = []
-    blocks: list[Block] = []
-    first = 0
-    for number, (source, harmonic, target) in enumerate(all_paths):
-        terms += [
-            Term(number, harmonic**2 + c.m2, source**2 + c.m1, first + c.m, c.value)
-            for c in couplings(source, harmonic, target)
-        ]
-        blocks += [Block(first + m, target**2 + m, number) for m in range(2 * target + 1)]
-        first += 2 * target + 1
-    return tuple(terms), tuple(blocks)
-
-
-def _radial(sizes: Sequence[int]) -> nn.Sequential:
-    """Dense layers without bias; an activation in between, and its factor in the weights after it."""
-    layers: list[nn.Module] = []
-    for n_in, n_out in pairwise(sizes):
-        layer = nn.Linear(n_in, n_out, bias=False, dtype=torch.float32)
-        nn.init.normal_(layer.weight, std=(SECOND_MOMENT if layers else 1) / math.sqrt(n_in))
-        layers += [layer, SiLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-def _normal(*shape: int) -> nn.Parameter:
-    """Matrices that keep the size of what they are applied to."""
-    return nn.Parameter(torch.randn(*shape, dtype=torch.float32) / math.sqrt(shape[-2]))

@@ -42,6 +42,7 @@ class Elements(NamedTuple):
     shift: Tensor
     repulsion: ZBL | None
     core_repulsion: CoreRepulsion | None
+    cutoff: float  # Å, of the coordination
     ghosts: bool = False  # whether each element is there a second time, see `GHOST`
 
     @property

@@ -28,7 +28,6 @@ from mlpot.stages.radial import BASES, ENVELOPES
 from mlpot.stages.readout import Embedding, Readout
 from mlpot.stages.run import ENERGY, Step
 from mlpot.stages.spline_grid import KnotEdges
-from mlpot.torch_settings import without_autocast
 
 ONE = (Term(0, 0, 0, 0),)  # one radial function times the neighbor's channels
 Convolution = Callable[[Tensor, int], Tensor]  # Σ_j x_j ∘ W^l(d_ij) of x and the layer l
@@ -136,10 +135,9 @@ class SchNet(StagedNetwork):
         return cast("list[Interaction]", list(self.interactions))
 
     def _on_knots(self, table: RadialTable, vectors: Tensor, edges: Edges) -> Convolution:
-        with without_autocast(vectors):  # a slope of a spline whose knots have 16 bits is noise
-            tables = table([layer.filter for layer in self._layers()])
+        tables = table([layer.filter for layer in self._layers()])
         on = KnotEdges(edges, distances(vectors), cutoff=table.cutoff, n_knots=table.n_knots, degree=table.degree)
-        return lambda x, layer: ops.conv(x.to(tables[layer].dtype), tables[layer], on)
+        return lambda x, layer: ops.conv(x, tables[layer], on)
 
     def _on_edges(self, vectors: Tensor, edges: Edges) -> Convolution:
         first, pair = pairs(edges)  # filters depend on distance alone: both directions share one

@@ -5,7 +5,8 @@ The coefficients are those of e3nn's `wigner_3j`, for the harmonics of `harmonic
     (x ⊗ y)_lm = √(2l + 1) Σ w_{m₁m₂m} x_{l₁m₁} y_{l₂m₂}
 
 has components of the size of those of x and y. A tensor of degree l with natural parity changes by (−1)^l under
-inversion; only products with l₁ + l₂ + l even keep that (R. Drautz, Phys. Rev. B 99, 014104 (2019)).
+inversion; only products with l₁ + l₂ + l even keep that (R. Drautz, Phys. Rev. B 99, 014104 (2019)). Others turn
+as tensors too, but have the other parity: 1 ⊗ 1 -> 1 is a cross product.
 """
 
 from __future__ import annotations
@@ -86,20 +87,23 @@ def couplings(l1: int, l2: int, l3: int) -> tuple[Coupling, ...]:
 
 
 @cache
-def symmetric_products(degrees: tuple[int, ...], degree: int, order: int) -> tuple[Polynomial, ...]:
-    """Independent products of `order` factors of one tensor A to a tensor of one degree, natural parity.
+def symmetric_products(
+    degrees: tuple[int, ...], degree: int, order: int, *, parity: bool = True
+) -> tuple[Polynomial, ...]:
+    """Independent products of `order` factors of one tensor A to a tensor of one degree.
 
     Args:
         degrees: those of A, each once; components stand in this order, 2l + 1 of each.
         degree: of the products.
         order: number of factors; the products of order ν are the invariants of ν + 1 bodies.
+        parity: only products of natural parity.
 
     Returns:
         Each product as a polynomial in the components of A. Together they span all symmetric products.
     """
     kept: list[Polynomial] = []
     basis: list[Array] = []
-    for candidate in _trees(degrees, degree, order):
+    for candidate in _trees(degrees, degree, order, parity):
         vector = _flat(candidate, sum(2 * n + 1 for n in degrees), order)
         rest = vector / max(float(np.linalg.norm(vector)), 1e-300)
         for _ in range(2):
@@ -111,8 +115,8 @@ def symmetric_products(degrees: tuple[int, ...], degree: int, order: int) -> tup
     return tuple(kept)
 
 
-def _trees(degrees: Sequence[int], degree: int, order: int) -> Iterator[Polynomial]:
-    """All products ((A ⊗ A) ⊗ A) … of natural parity."""
+def _trees(degrees: Sequence[int], degree: int, order: int, parity: bool) -> Iterator[Polynomial]:
+    """All products ((A ⊗ A) ⊗ A) …, with parity those whose every step has the natural one."""
     first = dict(zip(degrees, np.cumsum([0, *(2 * n + 1 for n in degrees)]).tolist(), strict=False))
     single: dict[int, Polynomial] = {
         n: {(first[n] + m,): np.eye(2 * n + 1)[m] for m in range(2 * n + 1)} for n in degrees
@@ -122,8 +126,9 @@ def _trees(degrees: Sequence[int], degree: int, order: int) -> Iterator[Polynomi
             yield single[degree]
         return
     for last, between in itertools.product(degrees, range(sum(degrees) + max(degrees) + 1)):
-        if abs(last - between) <= degree <= last + between and (last + between + degree) % 2 == 0:
-            for tree in _trees(degrees, between, order - 1):
+        is_odd = (last + between + degree) % 2 == 1
+        if abs(last - between) <= degree <= last + between and not (parity and is_odd):
+            for tree in _trees(degrees, between, order - 1, parity):
                 product = _coupled(tree, between, single[last], last, degree)
                 if product:
                     yield product

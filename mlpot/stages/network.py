@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from mlpot.graph import Edges
 from mlpot.stages.edge_network import EdgeNetwork
+from mlpot.stages.handedness import tells_mirror_images
 from mlpot.stages.neighbor_sum import NeighborSum
 from mlpot.stages.products import Product, Products
 from mlpot.stages.readout import Readout
 from mlpot.stages.run import ENERGY, Program, Step, forward
 from mlpot.stages.stage import Environments
-from mlpot.torch_settings import without_autocast
 
 
 class StagedNetwork(nn.Module):
@@ -32,6 +32,9 @@ class StagedNetwork(nn.Module):
     """
 
     element_index: Tensor
+    equivariant: bool = True  # whether rotated copies have one energy by construction
+    parity: bool = True  # whether mirror images have one energy by construction
+    for_handedness: str = ""  # of a class that can do without parity: what tells mirror images apart
 
     def __init__(
         self,
@@ -64,6 +67,16 @@ class StagedNetwork(nn.Module):
         """None: compiled code knows every stage."""
         return None
 
+    def handedness_obstacle(self) -> str | None:
+        """Why mirror images have one energy although `parity` is false; None if they have not, or it is true."""
+        if self.parity or tells_mirror_images(self.program()):
+            return None
+        return f"parity is false, but a pseudoscalar needs {self.for_handedness}"
+
+    def widened(self, weights: Mapping[str, Tensor], elements: Sequence[int]) -> dict[str, Tensor]:
+        """As they are: only rows by element depend on how many elements there are."""
+        return dict(weights)
+
     def linear_weight(self, name: str) -> Tensor:
         """Weights (n_elements, n_paths, n_channels) of the products of an array; the energy is linear in them."""
         return self.get_buffer(f"linear_{name}")
@@ -89,12 +102,8 @@ class StagedNetwork(nn.Module):
         return passes[ENERGY]
 
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
-        """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å, by the definition of each stage.
-
-        Autocast changes nothing: products of tensors with sums over hundreds of terms want the weights' type.
-        """
-        with without_autocast(vectors):
-            at = Environments(self.element_index.index_select(0, numbers), edges, vectors)
-            arrays = forward(self.program(), at)
+        """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å, by the definition of each stage."""
+        at = Environments(self.element_index.index_select(0, numbers), edges, vectors)
+        arrays = forward(self.program(), at)
         self.readout(arrays[self.features][:, 0])
         return arrays[ENERGY][:, 0, 0]

@@ -58,6 +58,8 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
 
 SECOND_MOMENT = 1.6791767923989418
 """1/√⟨silu²⟩ over a normal distribution, e3nn's factor; it keeps the size of what goes through."""
+TANH_SECOND_MOMENT = 1.5937334472592695
+"""That of tanh."""
 
 
 @dataclass(eq=False)

@@ -33,19 +33,20 @@ class Product(NamedTuple):
 
 @cache
 def coupled_products(
-    degrees: tuple[int, ...], degree: int, orders: tuple[int, ...] = (1, 2, 3)
+    degrees: tuple[int, ...], degree: int, orders: tuple[int, ...] = (1, 2, 3), *, parity: bool = True
 ) -> tuple[Product, ...]:
-    """All independent products of natural parity to a tensor of one degree, see `coupling.symmetric_products`.
+    """All independent products to a tensor of one degree, see `coupling.symmetric_products`.
 
     Args:
         degrees: of the tensors that stand side by side, each once.
         degree: of the products; they stand in components 0 to 2l.
         orders: numbers of factors.
+        parity: only products of natural parity.
 
     Returns:
         Terms whose paths are numbered from 0, one for each independent product.
     """
-    polynomials = [p for order in orders for p in symmetric_products(degrees, degree, order)]
+    polynomials = [p for order in orders for p in symmetric_products(degrees, degree, order, parity=parity)]
     return tuple(
         Product(factors, m, path, float(c))
         for path, polynomial in enumerate(polynomials)

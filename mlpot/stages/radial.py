@@ -91,7 +91,8 @@ class BesselBasis(nn.Module):
 
     def __init__(self, n_radial: int, cutoff: float):
         super().__init__()
-        self.register_buffer("frequencies", torch.arange(1, n_radial + 1, dtype=torch.float32) * math.pi / cutoff)
+        whole = torch.arange(1, n_radial + 1, dtype=torch.float32, device="cpu")  # as in `_even`
+        self.register_buffer("frequencies", (whole * math.pi / cutoff).to(torch.get_default_device()))
         self.prefactor = math.sqrt(2 / cutoff)
 
     def forward(self, d: Tensor) -> Tensor:

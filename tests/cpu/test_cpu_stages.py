@@ -143,7 +143,7 @@ def _properties(potential: Potential, native: bool, training: bool) -> tuple[Pro
 
 
 @pytest.mark.parametrize("repulsion", [False, True], ids=["plain", "with_core_repulsion_and_zbl"])
-@pytest.mark.parametrize("backbone", ["painn", "ace", "egnn"])
+@pytest.mark.parametrize("backbone", ["painn", "ace", "egnn", "nequip"])
 def test_native_calls_of_potentials_are_their_definition(backbone: str, repulsion: bool) -> None:
     """Energy, forces, stress and, in training, the gradient of a loss; molecules and crystals in one batch."""
     torch.manual_seed(0)
@@ -171,7 +171,7 @@ def test_native_calls_of_potentials_are_their_definition(backbone: str, repulsio
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("backbone", ["schnet", "painn", "ace", "mace"])
+@pytest.mark.parametrize("backbone", ["schnet", "painn", "ace", "mace", "nequip"])
 def test_networks_of_the_size_of_recipes_are_their_definition(backbone: str, dtype: torch.dtype) -> None:
     """Their loops need more memory than small ones: forces were wrong by 10 %, while energies were right."""
     torch.manual_seed(0)

@@ -24,10 +24,12 @@ SIZES = [
     {"elements": [1, 6, 8], "n": 3, "message_degree": 1, "residual_first": True, "radial": [5, 4], "exponent": 6},
     {"elements": [1, 6, 8], "n": 2, "max_degree": 2, "message_degree": 2, "correlation": 2, "n_layers": 3},
     {"elements": [1, 6, 8], "n": 5, "max_degree": 2, "message_degree": 1, "n_layers": 1},
+    {"elements": [1, 6, 8], "n": 3, "max_degree": 2, "message_degree": 1, "parity": False},
 ]
 DEFAULTS = {
     "cutoff": 4.0, "n": 4, "max_degree": 3, "message_degree": 0, "correlation": 3, "n_layers": 2,
     "residual_first": False, "n_radial": 5, "exponent": 5, "radial": [6], "n_hidden": 3, "neighbors": 7.0,
+    "parity": True,
 }  # fmt: skip
 STRUCTURES = [
     {
@@ -47,17 +49,18 @@ STRUCTURES = [
 
 
 def model(elements, cutoff, n, max_degree, message_degree, correlation, n_layers, residual_first, n_radial,
-          exponent, radial, n_hidden, neighbors):  # type: ignore[no-untyped-def]  # fmt: skip
+          exponent, radial, n_hidden, neighbors, parity):  # type: ignore[no-untyped-def]  # fmt: skip
     """A ScaleShiftMACE of scale 1, shift 0 and no reference energies."""
     block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
     first = block if residual_first else modules.interaction_classes["RealAgnosticInteractionBlock"]
-    irreps = " + ".join(f"{n}x{k}{'eo'[k % 2]}" for k in range(message_degree + 1))
+    irreps = " + ".join(f"{n}x{k}{'eo'[k % 2 * parity]}" for k in range(message_degree + 1))
     made = modules.ScaleShiftMACE(
         r_max=cutoff, num_bessel=n_radial, num_polynomial_cutoff=exponent, max_ell=max_degree,
         interaction_cls=block, interaction_cls_first=first, num_interactions=n_layers, num_elements=len(elements),
         hidden_irreps=o3.Irreps(irreps), MLP_irreps=o3.Irreps(f"{n_hidden}x0e"),
         atomic_energies=torch.zeros(len(elements)).numpy(), avg_num_neighbors=neighbors, atomic_numbers=elements,
         correlation=correlation, gate=torch.nn.functional.silu, radial_MLP=radial, use_reduced_cg=False,
+        use_so3=not parity,
         atomic_inter_scale=1.0, atomic_inter_shift=0.0,
     )  # fmt: skip
     fill(made)

@@ -110,7 +110,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "activation of interaction 0 is tanh": lambda m: m["interactions"][0].update(activations=[["tanh", 1.0]]),
     "contraction 0 is CueqContraction": lambda m: m["products"][0].update(contraction="CueqContraction"),
     "part is joint_embedding": lambda m: m["children"].append("joint_embedding"),
-    "SO": lambda m: m["options"].update(use_so3=True),
+    "target_irreps is 3x0e . 3x1o.*even with use_so3": lambda m: m["options"].update(use_so3=True),
     "target_irreps": lambda m: [layer.update(target_irreps="3x0e+3x1e") for layer in m["interactions"]],
     "hidden_irreps of layer 1": lambda m: m["interactions"][1].update(hidden_irreps="3x0e+3x1o"),
 }

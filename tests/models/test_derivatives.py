@@ -14,6 +14,7 @@ from mlpot.forces import hessian, hessian_vector_product, predict, predict_atoms
 from mlpot.graph import edge_vectors
 from mlpot.potential import Potential
 
+pytestmark = pytest.mark.pairs
 H = 1e-3  # Å, or strain
 # At fourth order the short C-O bond of the slab left 8e-7 eV/Å of a moving EGNN, which fell 16-fold
 # when H was halved, so it was the error of the difference; at sixth order 7e-9 eV/Å are left.

@@ -44,6 +44,7 @@ def in_crystal(distance: float) -> tuple[Atoms, np.ndarray]:
     return atoms, displacement
 
 
+pytestmark = pytest.mark.pairs
 SCANS = pytest.mark.parametrize("scan", [dimer, in_crystal])
 
 
@@ -85,6 +86,9 @@ def test_the_cosine_envelope_is_only_c1(variant: str, scan) -> None:  # type: ig
     assert worst(before.energy, after.energy) <= 1e-9
     assert worst(before.forces, after.forces) <= 1e-8
     jumps = [jump_of_curvature(potential, scan, step)[0] for step in (1e-5, 1e-6)]
+    if variant == "transformer" and scan is dimer:  # an only neighbor's message has the square of the envelope
+        assert max(jumps) < 1e-6
+        return
     assert jumps[0] > 1e-6
     assert abs(jumps[0] / jumps[1] - 1) < 0.1  # it stays, however small the step
 

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from definitions import KNOTS, by_definition, check_energies_and_forces, check_gradients
 from e3nn_mace import Definition, Size, description, in_double, o3, state
 from places import TESTS
-from structures import copper, ethanol, graph_of, worst
+from structures import graph_of, worst
 from test_symmetry import random_orthogonal
 from torch import Tensor
-from torch.func import functional_call
 
 from mlpot.forces import predict
-from mlpot.graph import AtomGraph
 from mlpot.importers.mace_weights import arguments, backbone_weights
 from mlpot.models.mace import MACE, paths, products
 from mlpot.potential import Potential
@@ -27,13 +26,14 @@ from mlpot.stages.products import Products
 from mlpot.stages.stage import Environments
 
 GOLDEN = json.loads((TESTS / "golden" / "mace_torch.json").read_text())
-KNOTS = 4096  # so many that the splines differ by less than 1e-13 from what they are splines of
 SIZES = {
     "scalars": Size((1, 6, 8)),
     "one element": Size((29,), n=5, message_degree=1),
     "one layer": Size((1, 6, 8), n_layers=1, residual_first=True),
     "three layers of vectors": Size((1, 6, 8), n_layers=3, message_degree=1, max_degree=2, n=3),
     "degree 2, two factors": Size((1, 6, 8), n=2, message_degree=2, correlation=2, radial=(5, 4), exponent=6),
+    "no parity": Size((1, 6, 8), n=3, max_degree=2, message_degree=1, parity=False),
+    "no parity, degree 3": Size((1, 6, 8), n=2, message_degree=2, correlation=2, n_layers=3, parity=False),
     "sums alone": Size((1, 6, 8), max_degree=1, correlation=1, n_hidden=1, residual_first=True),
 }
 
@@ -53,20 +53,6 @@ def both(size: Size) -> tuple[Definition, Potential]:
     own = backbone_weights(description(size), weights)
     potential.backbone.load_state_dict({**potential.backbone.state_dict(), **own})
     return model, potential.freeze()
-
-
-def by_definition(model: Definition, graph: AtomGraph, positions: Tensor) -> Tensor:
-    """Atomic energies (n_atoms,)."""
-    center, neighbor = graph.edges.center, graph.edges.neighbor
-    shift = torch.einsum("ea,eab->eb", graph.cell_shift.double(), graph.cell[graph.batch[center]])
-    kinds = torch.tensor([model.size.elements.index(z) for z in graph.numbers.tolist()])
-    one_hot = torch.nn.functional.one_hot(kinds, len(model.size.elements)).double()
-    to_center = positions[center] - positions[neighbor] - shift
-    return model(one_hot, torch.stack([neighbor, center]), to_center)  # type: ignore[no-any-return]
-
-
-def structure(size: Size) -> Atoms:
-    return copper() if size.elements == (29,) else ethanol()
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: str(case["size"]))
@@ -90,46 +76,16 @@ def test_e3nn_and_mlpot_give_the_numbers_of_mace_torch(case: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_energies_and_forces_are_those_of_e3nn(name: str) -> None:
-    size = SIZES[name]
-    model, potential = both(size)
-    graph = graph_of(structure(size))
-    positions = graph.positions.clone().requires_grad_()
-    energy = by_definition(model, graph, positions)
-    (gradient,) = torch.autograd.grad(energy.sum(), positions)
-    alone = potential.isolated[potential.element_index[graph.numbers]].sum()
-    for native in (True, False):
-        out = predict(potential, graph, native=native)
-        assert worst(out.energy + alone, energy.sum().item()) < 1e-10
-        assert worst(out.forces, -gradient) < 1e-10
-    assert gradient.abs().max() > 1e-3  # or there is nothing to compare
+    check_energies_and_forces(*both(SIZES[name]))
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_gradients_of_a_loss_on_forces_are_those_of_e3nn(name: str) -> None:
     size = SIZES[name]
     model, potential = both(size)
-    graph, weights = graph_of(structure(size)), state(model)
+    weights = state(model)
     own = [t for t in weights.values() if t.requires_grad]
-    positions = graph.positions.clone().requires_grad_()
-    wanted = torch.sin(torch.arange(positions.numel(), dtype=torch.float64)).view_as(positions)
-
-    def gradient(energy: Tensor) -> tuple[Tensor, ...]:
-        (slope,) = torch.autograd.grad(energy.sum(), positions, create_graph=True)
-        return torch.autograd.grad(energy.sum().square() + (slope * wanted).sum(), own, allow_unused=True)
-
-    theirs = gradient(by_definition(model, graph, positions))
-    backbone = potential.backbone
-    assert isinstance(backbone, MACE)
-    backbone.train()
-    state_of_ours = {**backbone.state_dict(), **backbone_weights(description(size), weights)}
-    shift = torch.einsum("ea,eab->eb", graph.cell_shift.double(), graph.cell[graph.batch[graph.edges.center]])
-    vectors = positions[graph.edges.neighbor] - positions[graph.edges.center] + shift
-    ours = gradient(functional_call(backbone, state_of_ours, (graph.numbers, graph.edges, vectors)))
-    backbone.eval()
-    for a, b in zip(ours, theirs, strict=True):
-        if b is not None and a is not None:
-            assert worst(a, b) <= 1e-10 * max(1.0, float(b.abs().max()))
-        assert (a is None or not a.any()) == (b is None or not b.any())
+    check_gradients(model, potential, backbone_weights(description(size), weights), own)
 
 
 def rotations(degree: int, q: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from mlpot.calculator import MLPotCalculator
 from mlpot.graph import edge_vectors
 from mlpot.potential import Potential
 
+pytestmark = pytest.mark.pairs
 CRYSTAL = pytest.mark.parametrize("matter", CRYSTALS)
 RELATIVE, FORCES = 1e-11, 1e-10  # of the energy; eV/Å and eV/Å³
 
@@ -156,6 +157,7 @@ def test_a_flat_cell_is_an_error() -> None:
         graph_of(Atoms("Cu", cell=[[3, 0, 0], [0, 3, 0], [3, 3, 0]], pbc=True))
 
 
+@pytest.mark.filterwarnings("ignore::mlpot.equivariance.RotationWarning")
 @pytest.mark.parametrize("make", [ethanol, slab])
 def test_stress_without_a_volume_is_refused_by_the_calculator(potential: Potential, make) -> None:  # type: ignore[no-untyped-def]
     atoms = make()

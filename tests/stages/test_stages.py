@@ -67,23 +67,43 @@ def test_gradients_of_harmonics_hold_on_the_axes_too() -> None:
     close(harmonic_gradients(r / d[:, None], d), exact, 1e-13)
 
 
+@pytest.mark.parametrize("parity", [True, False])
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("degree", [0, 1, 2])
-def test_products_turn_as_tensors_of_their_degree(order: int, degree: int) -> None:
+def test_products_turn_as_tensors_of_their_degree(order: int, degree: int, parity: bool) -> None:
     degrees, directions = (0, 1, 2, 3), torch.nn.functional.normalize(randn(50, 3), dim=1)
     rotation = torch.linalg.qr(randn(3, 3))[0]  # perhaps with a reflection, which natural parity allows
+    if not parity:
+        rotation = rotation * torch.linalg.det(rotation)
     by_rotation = torch.linalg.lstsq(harmonics(directions), harmonics(directions @ rotation.T)).solution.T
     at, x = environments(3, 1), randn(3, 16, 1)
-    for polynomial in symmetric_products(degrees, degree, order):
+    for polynomial in symmetric_products(degrees, degree, order, parity=parity):
         terms = [Product(f, m, 0, float(v)) for f, c in polynomial.items() for m, v in enumerate(c) if v]
         stage, window = Products(tuple(terms)), slice(degree**2, (degree + 1) ** 2)
         turned = by_rotation[window, window] @ stage.value(at, x)
         close(stage.value(at, by_rotation @ x), turned, 1e-11)
 
 
-def test_numbers_of_independent_products() -> None:
-    """R. Drautz, Phys. Rev. B 99, 014104 (2019); counted for l ≤ 3 and invariants: 1, 4 and 8."""
-    assert [len(symmetric_products((0, 1, 2, 3), 0, order)) for order in (1, 2, 3)] == [1, 4, 8]
+@pytest.mark.parametrize("parity", [True, False])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_numbers_of_independent_products(order: int, degree: int, parity: bool) -> None:
+    """As many as characters tell: how often a degree is in a symmetric power of the degrees 0 to 3."""
+    angle = torch.arange(64, **f64) * torch.pi / 64 + torch.pi / 128
+
+    def character(l: int, a: Tensor, inverted: int) -> Tensor:  # noqa: E741
+        return (-1) ** (l * inverted) * sum(torch.cos(m * a) for m in range(-l, l + 1))  # type: ignore[no-any-return]  # a sum of tensors
+
+    def of_power(k: int, inverted: int) -> Tensor:
+        return torch.stack([character(l, k * angle, k * inverted) for l in range(4)]).sum(0)  # noqa: E741
+
+    found = []
+    for inverted in (0, 1):
+        one, two, three = (of_power(k, inverted) for k in (1, 2, 3))
+        power = {1: one, 2: (one**2 + two) / 2, 3: (one**3 + 3 * one * two + 2 * three) / 6}[order]
+        found.append(float((power * character(degree, angle, inverted) * (1 - torch.cos(angle))).mean()))
+    expected = sum(found) / 2 if parity else found[0]
+    assert len(symmetric_products((0, 1, 2, 3), degree, order, parity=parity)) == pytest.approx(expected, abs=1e-9)
 
 
 def by_autograd(

@@ -27,6 +27,8 @@ from mlpot.terms.core_repulsion import EARLY, FEW, LATE, WIDTH, TrainingLimits
 from mlpot.training.fit import train
 from mlpot.training.outputs import training_limits
 
+pytestmark = pytest.mark.usefixtures("_no_pictures")
+
 LIMITS = TrainingLimits(distance={(1, 6): 1.0, (6, 8): 1.35, (29, 29): 2.2}, coordination={6: 1.5, 29: 6.0})
 PAIRS = [(a, b) for i, a in enumerate(ELEMENTS) for b in ELEMENTS[i:]]
 
@@ -212,7 +214,7 @@ def test_no_pair_is_kept_farther_apart_than_the_cutoff() -> None:
     assert potential.core_repulsion.distances.max() < 1.0
 
 
-@pytest.mark.parametrize("backbone", ["schnet", "egnn", "deepsets"])
+@pytest.mark.parametrize("backbone", ["schnet", "egnn", "deepsets", "se3_transformer"])
 def test_training_adds_core_repulsion_unless_told_not_to(backbone: str, tmp_path: Path) -> None:
     data = write(tmp_path / "set.h5", crystals())
     potential = load_potential(train(small_recipe(data, tmp_path / "run", backbone=backbone)).model)

@@ -1,0 +1,22 @@
+"""Are the settings that a comparison of networks takes valid, and is there one for each network?"""
+
+from __future__ import annotations
+
+import pytest
+
+from mlpot.models import BACKBONES
+from mlpot.models.presets import FIRST, PRESETS, Preset, preset_of
+from mlpot.training.recipe import OptimizerSection, checked_arguments
+
+
+def test_presets_are_of_networks_and_one_without_has_the_defaults() -> None:
+    assert set(FIRST) <= set(PRESETS) <= set(BACKBONES)
+    for name in BACKBONES.keys() - PRESETS.keys():
+        assert preset_of(name) == Preset({}, {})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_of_arguments_that_its_network_takes(name: str) -> None:
+    preset = PRESETS[name]
+    assert checked_arguments(name, preset.arguments).items() >= preset.arguments.items()
+    assert OptimizerSection(**preset.optimizer).learning_rate == preset.optimizer["learning_rate"]
