@@ -25,7 +25,7 @@ from mlpot.figures.parity import compare, plot_parity, write_compared
 from mlpot.graph import Properties, collate_properties
 from mlpot.model_file import hash_of, load_potential
 from mlpot.potential import Potential
-from mlpot.predictions import BATCH_ATOMS, Progress, predict_structures
+from mlpot.predictions import Progress, predict_structures
 from mlpot.version import __version__
 
 MAGNITUDES = {"0-0.5": 0.0, "0.5-1": 0.5, "1-2": 1.0, "2-4": 2.0, "4-8": 4.0, "above 8": 8.0}
@@ -175,7 +175,7 @@ def evaluate(
     *,
     device: str = "cpu",
     dtype: str | None = None,
-    batch_atoms: int = BATCH_ATOMS,
+    batch_atoms: int | None = None,
     output: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -185,7 +185,7 @@ def evaluate(
         potential: a potential, used as it is, or the path of its file.
         data: structures whose calculators hold labels, or a file of them.
         device, dtype: where and in which type ("float32", "float64") a potential from a file computes.
-        batch_atoms: atoms computed at once.
+        batch_atoms: atoms computed at once, as in `predict_structures`.
         output: a folder for evaluation.json, frames.csv, parity.json and parity.png.
         progress: told how far it is.
 
@@ -222,7 +222,7 @@ def evaluate(
 
 
 def _compared(
-    potential: Potential, data: Iterable[Atoms] | Source, batch_atoms: int
+    potential: Potential, data: Iterable[Atoms] | Source, batch_atoms: int | None
 ) -> Iterator[tuple[int, Atoms, Frame, Properties]]:
     """Structures with their numbers in the file, their labels and the predictions."""
     ahead: deque[int] = deque()  # numbers of frames that were read and are not yet predicted

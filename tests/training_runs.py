@@ -34,6 +34,39 @@ STATE = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers
 """What a checkpoint holds of a training, and not of its clock."""
 
 
+class PowerCutError(Exception):
+    """What stops a run."""
+
+
+PICTURES = {"plot_parity": outputs.plot_parity, "plot_learning_curve": outputs.plot_learning_curve}
+
+
+def no_pictures(patch: pytest.MonkeyPatch) -> None:
+    """Trainings draw none, which take as long as small trainings."""
+    for name in PICTURES:
+        patch.setattr(outputs, name, lambda *arguments, **settings: None)
+
+
+def pictures(patch: pytest.MonkeyPatch) -> None:
+    """Trainings draw them after all."""
+    for name, plot in PICTURES.items():
+        patch.setattr(outputs, name, plot)
+
+
+class StopIn(Callback):
+    """Stops one of several trainings after so many steps."""
+
+    def __init__(self, number: int, *, step: int):
+        self.number, self.step, self.begun = number, step, 0
+
+    def on_fit_start(self, *_: object) -> None:
+        self.begun += 1
+
+    def on_train_batch_end(self, trainer, *_: object) -> None:  # type: ignore[no-untyped-def]  # Lightning's
+        if self.begun == self.number + 1 and trainer.global_step == self.step:
+            raise PowerCutError
+
+
 def checkpoint(path: Path) -> dict[str, object]:
     """What is in one."""
     loaded: dict[str, object] = torch.load(path, weights_only=True)
@@ -95,8 +128,7 @@ def attempt(recipe: Recipe, killed: Fault | None, wait: float | None) -> bool:
     directory = Path(recipe.training.directory)
 
     def train() -> None:
-        for name in ("plot_parity", "plot_learning_curve"):
-            pytest.MonkeyPatch().setattr(outputs, name, lambda *arguments, **settings: None)
+        no_pictures(pytest.MonkeyPatch())
         resume = (directory / "recipe.yaml").exists()
         fit.train(recipe, resume=resume, callbacks=[Diary(directory.with_suffix(".diary"))])
 

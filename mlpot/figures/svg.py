@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -35,3 +37,14 @@ def svg(draw: Draw, *, width: float = 4.4, height: float = 3.2) -> bytes:
     content = BytesIO()
     figure.savefig(content, format="svg", dpi=150, metadata=NOTHING)
     return content.getvalue()
+
+
+def side_by_side(panels: Mapping[str, Draw], path: str | Path, *, title: str) -> None:
+    """Write a picture of several panels, whose format the ending of the path says; without any, of the title."""
+    n = max(1, len(panels))
+    figure = Figure(figsize=(4.6 * n, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    for draw, axes in zip(panels.values(), figure.subplots(1, n, squeeze=False)[0], strict=False):
+        draw(axes)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)

@@ -73,8 +73,9 @@ def _draw(columns: Columns, lines: Mapping[str, str], y_label: str, axes: Axes) 
 
 
 def logs_of(run: Path) -> list[Path]:
-    """The logs of the sessions of a training, in their order."""
-    logs = (run / LOGS).glob("version_*/metrics.csv")
+    """The logs of the sessions of a training, in their order; of a committee, those of its first member."""
+    first = run / "member_0"
+    logs = ((first if first.is_dir() else run) / LOGS).glob("version_*/metrics.csv")
     return sorted(logs, key=lambda path: int(path.parent.name.split("_")[1]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ class RunError(ValueError):
     """A folder holds no run of which a page can be made."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
     """The object in a JSON file.
+
+    Args:
+        needed: entries that it must have.
 
     Raises:
         RunError: it is damaged.
@@ -23,6 +27,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is damaged ({error}). Restore it, or repeat the run.") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} holds no JSON object. Restore it, or repeat the run.")
+    if lacking := [name for name in needed if name not in content]:
+        raise RunError(f"{path} is damaged, it has no {', '.join(lacking)}. Restore it, or repeat the run.")
     return content
 
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlpot.atomic_files import check_place, write_whole
+from mlpot.atomic_files import check_reports, write_whole
+from mlpot.html.curve import curve_page
 from mlpot.html.evaluation import evaluation_page
 from mlpot.html.files import RunError
 from mlpot.html.md import md_page
+from mlpot.html.pareto import pareto_page
 from mlpot.html.training import training_page
 
-PAGES = {"metrics.json": training_page, "evaluation.json": evaluation_page, "md.json": md_page}
-"""The makers of pages by the file that a run writes last."""
+PAGES = {
+    "curve.json": curve_page,
+    "pareto.json": pareto_page,
+    "metrics.json": training_page,
+    "evaluation.json": evaluation_page,
+    "md.json": md_page,
+}
+"""The makers of pages by the file that a run writes last; a study writes its own from the start."""
 
 
 def write_report(run: Path, output: Path | None = None) -> Path:
-    """Write the page of a training, an evaluation or a run of molecular dynamics, and tell where it is.
+    """Write the page of a training, a study, an evaluation or a run of molecular dynamics, and tell where it is.
 
     Args:
         run: the folder that it left; paths in its recipe are seen from where the command runs.
@@ -29,7 +37,7 @@ def write_report(run: Path, output: Path | None = None) -> Path:
     path = output or run / "report.html"
     if not run.is_dir():
         raise FileNotFoundError(f"There is no folder {run}. Give that of a training, an evaluation or an MD run.")
-    check_place(path)
+    check_reports(path)
     for name, make in PAGES.items():
         if (run / name).is_file():
             text = make(run)

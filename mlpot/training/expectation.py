@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from mlpot.forces import computed_by
 from mlpot.potential import Potential
 from mlpot.training.messages import Messages
+from mlpot.training.recipe import Augment, TrainingSection
 
 SKIPPED = 3  # steps that may compile, or fill caches
 MEASURED = 20
@@ -20,15 +21,18 @@ class Expectation(Callback):
 
     Args:
         tell: where it is said.
-        max_minutes: the training ends after so long in any case.
+        training: section of the recipe.
     """
 
-    def __init__(self, tell: Messages, max_minutes: float | None):
-        self.tell, self.max_minutes = tell, max_minutes
+    def __init__(self, tell: Messages, training: TrainingSection):
+        self.tell, self.max_minutes, self.augment = tell, training.max_minutes, training.augment
         self._n, self._since = 0, 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.tell(f"Energies and forces are computed by {computed_by(cast('Potential', pl_module.potential))}")
+        potential = cast("Potential", pl_module.potential)
+        self.tell(f"Energies and forces are computed by {computed_by(potential)}")
+        say_handedness(potential, self.tell)
+        say_rotations(potential, self.augment, self.tell)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._n += 1
@@ -39,6 +43,35 @@ class Expectation(Callback):
             epochs = trainer.max_epochs or 0
             n_steps = epochs * int(trainer.num_training_batches)
             self.tell(expected(step, n_steps - trainer.global_step, self.max_minutes))
+
+
+def say_handedness(potential: Potential, tell: Messages) -> None:
+    """Say of a network without parity whether it tells mirror images apart, or why it cannot."""
+    if potential.backbone.parity:
+        return
+    line = f"Handedness: mirror images {potential.mirror_images}"
+    if potential.backbone.handedness_obstacle() is None:
+        tell(line)
+    else:
+        tell.warn(line)
+
+
+def say_rotations(potential: Potential, augment: Augment, tell: Messages) -> None:
+    """Say of a network without built-in symmetry whether rotations are learned, of another that they need not."""
+    if potential.backbone.equivariant:
+        learns = augment == "rotations-and-reflections" and not potential.backbone.parity
+        if augment != "none" and not learns:
+            tell.warn(
+                f"training.augment: {augment} teaches this network nothing: rotated copies have one energy by "
+                "construction. Leave it out."
+            )
+    elif augment == "none":
+        tell.warn(
+            "Nothing tells this network of rotations: it has no built-in symmetry, and training.augment is none. "
+            "Its energies and forces will depend on how a structure lies. Set training.augment: rotations."
+        )
+    else:
+        tell(f"Rotations are learned: every structure is turned anew in each epoch ({augment})")
 
 
 def expected(step: float, n_steps: int, max_minutes: float | None) -> str:

@@ -6,6 +6,7 @@ import copy
 import os
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from mlpot.equivariance import error_in, graphs_of
+from mlpot.folder_lock import folder_lock
 from mlpot.potential import Potential
 from mlpot.signals import SignalledAtOnce, SignalledError, stop_request
 from mlpot.training import data_summary
@@ -30,10 +33,11 @@ from mlpot.training.loaders import (
     should_stream,
 )
 from mlpot.training.messages import Messages
-from mlpot.training.module import HALVINGS, TrainingDivergedError, TrainingModule
-from mlpot.training.outputs import examples, write_outputs
+from mlpot.training.module import HALVINGS, TrainingDivergedError, TrainingModule, diverged
+from mlpot.training.outputs import examples, to_rotate, write_outputs
 from mlpot.training.parameter_groups import element_rows, told
 from mlpot.training.rate_range import RateRange, rate_range
+from mlpot.training.reach import warn_of_reach
 from mlpot.training.recipe import Recipe
 from mlpot.training.run_directory import check_holds_run, data_of, prepare_directory, read_checkpoint
 from mlpot.training.schedule import (
@@ -101,13 +105,14 @@ def train(
         RunDirectoryError: there is a run already, or none to resume.
         RecipeError: the run to resume was started with another recipe.
         StorageError: the directory cannot be written, or is full.
+        LockedError: another process trains in the directory.
         ValueError: as `parts.make_parts`; DataError: as `data.h5md.Reader`.
         TrainingDivergedError: the loss is no longer finite.
         SignalledError: a signal asked to stop; the run is saved, and can be resumed.
     """
-    with stop_request(at_once=True) as stop:
+    with stop_request(at_once=True) as stop, ExitStack() as held:
         try:
-            return _train(recipe, [*callbacks, StopOnSignal(stop)], resume=resume, overwrite=overwrite)
+            return _train(recipe, [*callbacks, StopOnSignal(stop)], held, resume=resume, overwrite=overwrite)
         except SignalledAtOnce:
             assert stop.signal is not None
             raise SignalledError(
@@ -117,7 +122,9 @@ def train(
             ) from None
 
 
-def _train(recipe: Recipe, callbacks: Sequence[Callback], *, resume: bool, overwrite: bool) -> TrainingResult:
+def _train(
+    recipe: Recipe, callbacks: Sequence[Callback], held: ExitStack, *, resume: bool, overwrite: bool
+) -> TrainingResult:
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes that a strategy starts here
     directory, tell = Path(recipe.training.directory), Messages(show=recipe.training.progress and is_first)
     check_device(recipe)
@@ -128,18 +135,19 @@ def _train(recipe: Recipe, callbacks: Sequence[Callback], *, resume: bool, overw
     parts = make_parts(recipe.data, recipe.loss, keep=0.0 if recipe.data.stream is True else free_memory() / 4)
     start, potential, baseline = beginning(recipe, parts, source, tell)
     sets = make_sets(recipe, parts, potential.cutoff)
-    parts = replace(parts, examples=examples(parts.train))
+    parts = replace(parts, examples=examples(parts.train), to_rotate=to_rotate(parts.validation, potential))
     parts.forget()  # what is needed of the frames is in the sets
     if not resume:
         check_schedule(recipe, len(sets["train"]))
     is_new = start is not None and source is not None and not source.is_kept
     before = judge(start, sets) if start is not None and is_new else {}
-    callbacks = [*callbacks, Expectation(tell, recipe.training.max_minutes)]
+    callbacks = [*callbacks, Expectation(tell, recipe.training)]
     with announcements_off(), matmul_precision(recipe.training.precision):
         trainer = make_trainer(recipe, directory, callbacks)
         if trainer.local_rank > 0:
             end_with_parent()  # Lightning ends the parent with its children
         if trainer.is_global_zero:
+            held.enter_context(folder_lock(directory))
             for batches in sets.values():
                 batches.run = trainer
             content = data_of(parts, len(sets["train"]), trainer.world_size)
@@ -152,8 +160,7 @@ def _train(recipe: Recipe, callbacks: Sequence[Callback], *, resume: bool, overw
             tell.silence()
         if not recipe.training.epochs:
             return finish_untrained(recipe, start, parts, sets, data_summary.facts(parts, baseline))
-        elements = parts.train.elements
-        module, trainer = fit(recipe, potential, sets, elements, trainer, callbacks, tell, name, resume=resume)
+        module, trainer = fit(recipe, potential, sets, parts, trainer, callbacks, tell, name, resume=resume)
     if not trainer.is_global_zero:
         return TrainingResult(directory, potential, {})
     return finish(module, trainer, recipe, parts, sets, start, tell, data_summary.facts(parts, baseline))
@@ -186,6 +193,7 @@ def beginning(
         potential, baseline = for_training(start, recipe, tell), baseline_of(start)
     tell(*data_summary.told(parts, baseline))
     data_summary.tell_of_states(parts.train, tell)
+    warn_of_reach(parts.train.sample(), potential.cutoff, tell)
     tell("Weights that are trained:", *told(potential.backbone, recipe.optimizer, element_rows(potential)))
     if recipe.loss.energy > 0:
         check_energies(parts.train, baseline.reference_energies)
@@ -196,7 +204,7 @@ def fit(
     recipe: Recipe,
     potential: Potential,
     sets: dict[str, Batches],
-    elements: list[int],
+    parts: Parts,
     trainer: Trainer,
     callbacks: Sequence[Callback],
     tell: Messages,
@@ -210,7 +218,7 @@ def fit(
         TrainingDivergedError: it diverged again and again, or there are several processes.
     """
     directory = Path(recipe.training.directory)
-    fixed = [] if recipe.model.start is None else [z for z in potential.elements if z not in elements]
+    fixed = [] if recipe.model.start is None else [z for z in potential.elements if z not in parts.train.elements]
     untrained, halvings = copy.deepcopy(potential.state_dict()), 0
     while True:
         for batches in sets.values():
@@ -218,6 +226,7 @@ def fit(
         to_device(sets, trainer)
         module = make_module(recipe, potential, len(sets["train"]), fixed, halvings)
         module.run = name
+        module.to_rotate = graphs_of(parts.to_rotate, potential.cutoff)
         last = str(directory / LAST) if resume and (directory / LAST).exists() else None
         try:
             trainer.fit(module, sets["train"], sets["validation"], ckpt_path=last, weights_only=True)
@@ -233,16 +242,6 @@ def fit(
             trainer = make_trainer(recipe, directory, callbacks)
 
 
-def diverged(error: TrainingDivergedError, state: str, module: TrainingModule) -> TrainingDivergedError:
-    """The error for the user, when a training has diverged too often."""
-    lowered = f", after {module.halvings} halvings of the learning rate" if module.halvings else ""
-    rate = module.recipe.learning_rate / 2 ** max(2, module.halvings)
-    return TrainingDivergedError(
-        f"The training diverged{lowered}: {error}. The last good state is {state}. Look for wrong labels with "
-        f"`mlpot data check`, or start anew with optimizer.learning_rate={rate:.1g}, or a smaller training.clip."
-    )
-
-
 def initial_potential(recipe: Recipe, start: Baseline) -> Potential:
     """An untrained potential; its weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
@@ -254,6 +253,7 @@ def initial_potential(recipe: Recipe, start: Baseline) -> Potential:
             energy_scale=start.scale,
             energy_shift=start.shift,
             repulsion=recipe.model.repulsion,
+            cutoff=recipe.model.cutoff,
         )
     return potential.to(torch.float64 if recipe.training.precision == "float64" else torch.float32)
 
@@ -275,11 +275,15 @@ def batches_of(part: Part, recipe: Recipe, cutoff: float, times: int = 1, seed: 
     size = times * recipe.training.batch_size
     if edges is not None:
         size = max(1, round(times * edges / max(1.0, sample.table[3].double().mean().item())))
+    batches: Batches
     if should_stream(part, sample) if stream == "auto" else stream:
         workers = recipe.data.workers
-        return StreamedBatches(part, cutoff, size, seed, even=edges is not None, workers=workers)
-    frames = flatten(part.frames(), cutoff, part.names(), part.weights_of(part.indices))
-    return MemoryBatches(frames, size, seed, even=edges is not None)
+        batches = StreamedBatches(part, cutoff, size, seed, even=edges is not None, workers=workers)
+    else:
+        frames = flatten(part.frames(), cutoff, part.names(), part.weights_of(part.indices))
+        batches = MemoryBatches(frames, size, seed, even=edges is not None)
+    batches.augment = recipe.training.augment
+    return batches
 
 
 def to_device(sets: dict[str, Batches], trainer: Trainer) -> None:
@@ -333,6 +337,8 @@ def finish(
         keep_unseen(potential, start, parts.train.elements)
         facts["start"] = start.header["card"][BEFORE]
     metrics = write_outputs(directory, potential, recipe, parts, sets, facts, start)
+    if parts.to_rotate:
+        tell(f"In {len(parts.to_rotate)} validation structures {error_in(metrics)}")
     if start is not None:
         tell("Errors before the first step, and of the potential:", *table(facts["start"]["errors"], metrics))
         if lost := worse(facts["start"]["errors"], metrics):

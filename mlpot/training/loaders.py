@@ -22,11 +22,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from mlpot.data.h5md import SetReader
 from mlpot.graph import AtomGraph, Properties
+from mlpot.rotations import random_rotations, rotated, rotated_labels
 from mlpot.training.in_memory import FlatSet, flatten
+from mlpot.training.recipe import Augment
 from mlpot.training.splits import Part
 
 BLOCK = 16  # frames read together when streaming
 WINDOW = 10_000  # atoms shuffled together when streaming
+OF_ROTATIONS = 1  # before the seed of their stream, so that it is none of those that shuffle
 
 Batch = tuple[AtomGraph, Properties]
 Ints = NDArray[np.int64]
@@ -60,6 +63,8 @@ class Batches:
         even: all batches have about the same number of edges, and batch_size structures on average.
     """
 
+    augment: Augment = "none"  # of a part with a seed, how its structures are turned anew in each epoch
+
     def __init__(self, n_frames: int, batch_size: int, seed: int | None, *, even: bool = False):
         self.n_frames, self.batch_size, self.seed, self.even = n_frames, batch_size, seed, even
         self.run: Run = Alone()
@@ -74,7 +79,15 @@ class Batches:
             order = np.arange(self.n_frames)
         else:
             order = self.shuffled(np.random.default_rng((self.seed, epoch)))
-        return self.batches(self._share(order), first)
+        batches = self.batches(self._share(order), first)
+        if self.seed is None or self.augment == "none":
+            return batches
+        return (turned(batch, self.augment, self._stream(epoch, k)) for k, batch in enumerate(batches, first))
+
+    def _stream(self, epoch: int, batch: int) -> np.random.Generator:
+        """The random numbers of a batch's rotations: a run that goes on draws those of one that never stopped."""
+        assert self.seed is not None
+        return np.random.default_rng((OF_ROTATIONS, self.seed, epoch, batch, self.run.global_rank))
 
     def shuffled(self, rng: np.random.Generator) -> Ints:
         """A random order of all frames."""
@@ -185,6 +198,14 @@ class Windows(Dataset[FlatSet]):
             self.reader = SetReader(self.part.data.paths)
         names, weights = self.part.data.names(frames), self.part.weights_of(frames)
         return flatten(self.reader.columns(frames), self.cutoff, names, weights)
+
+
+def turned(batch: Batch, augment: Augment, rng: np.random.Generator) -> Batch:
+    """Each structure of a batch, with its labels, turned by a random rotation of its own, or also reflected."""
+    graph, labels = batch
+    matrices = random_rotations(graph.n_graphs, rng, reflections=augment == "rotations-and-reflections")
+    turns = torch.from_numpy(matrices).to(graph.positions.device)
+    return rotated(graph, turns), rotated_labels(labels, graph, turns)
 
 
 def even_ends(n_edges: Tensor, n_batches: int) -> Tensor:

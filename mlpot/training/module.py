@@ -11,9 +11,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from mlpot.equivariance import RotationError, rotation_error
 from mlpot.error_table import MILLI, QUANTITIES, UNITS
 from mlpot.forces import predict
-from mlpot.graph import AtomGraph, Properties
+from mlpot.graph import AtomGraph, Properties, collate
 from mlpot.potential import Potential
 from mlpot.training.losses import Loss
 from mlpot.training.parameter_groups import element_rows, make_optimizer
@@ -80,6 +81,8 @@ class TrainingModule(LightningModule):
         self._since = time.monotonic()
         self._loss: list[Tensor] = []  # of each step of this epoch
         self._tally = torch.zeros(0)
+        self.to_rotate: list[AtomGraph] = []  # structures whose rotated copies are compared in each validation
+        self._rotation_error: RotationError | None = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         graph, labels = batch
@@ -130,6 +133,8 @@ class TrainingModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         graph, labels = batch
         self._tally += self.loss.tally(predict(self.potential, graph), labels, graph)
+        if batch_idx == 0 and self.to_rotate:  # here the weights are the averaged ones
+            self._rotation_error = rotation_error(self.potential, collate(self.to_rotate))
 
     def on_validation_epoch_end(self) -> None:
         tally = self.trainer.strategy.reduce(self._tally, reduce_op="sum")
@@ -143,10 +148,14 @@ class TrainingModule(LightningModule):
             if n > 0:
                 log[f"validation/{name}_mae_{UNITS[name]}"] = MILLI * magnitude / n
                 log[f"validation/{name}_rmse_{UNITS[name]}"] = MILLI * (square / n).sqrt()
+        if self._rotation_error is not None:
+            for name, figure in self._rotation_error.as_dict().items():
+                log[f"validation/rotations_{name}"] = torch.tensor(figure, dtype=torch.float64)
         self.log_dict({name: value.float() for name, value in log.items()})
         shown = {
             "meV/atom (energy MAE)": "validation/energy_mae_meV_per_atom",
             "meV/Å (forces MAE)": "validation/forces_mae_meV_per_A",
+            "meV/Å (rotated copies)": "validation/rotations_rms_meV_per_A",
         }
         self.log_dict({k: log[v].float() for k, v in shown.items() if v in log}, prog_bar=True, logger=False)
         if self.recipe.schedule == "plateau":
@@ -168,8 +177,7 @@ class TrainingModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         r = self.recipe
-        # Lightning refuses to clip for a fused optimizer in mixed precision.
-        fused = self.trainer.precision == "32-true" and self.device.type in ("cpu", "cuda")
+        fused = self.device.type in ("cpu", "cuda")
         optimizer = make_optimizer(
             self.potential.backbone, r, fused=fused, rows=element_rows(self.potential), fixed=self.fixed
         )
@@ -203,6 +211,16 @@ class TrainingModule(LightningModule):
         self.first_loss = kept.get("first_loss", math.inf)
         self.halvings = max(self.halvings, kept.get("halvings", 0))
         self._lowered = self.halvings > kept.get("halvings", 0)
+
+
+def diverged(error: TrainingDivergedError, state: str, module: TrainingModule) -> TrainingDivergedError:
+    """The error for the user, when a training has diverged too often."""
+    lowered = f", after {module.halvings} halvings of the learning rate" if module.halvings else ""
+    rate = module.recipe.learning_rate / 2 ** max(2, module.halvings)
+    return TrainingDivergedError(
+        f"The training diverged{lowered}: {error}. The last good state is {state}. Look for wrong labels with "
+        f"`mlpot data check`, or start anew with optimizer.learning_rate={rate:.1g}, or a smaller training.clip."
+    )
 
 
 class Plateau:

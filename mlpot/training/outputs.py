@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mlpot.atomic_files import write_whole
 from mlpot.data.h5md import Frame
+from mlpot.equivariance import CARD, rotation_facts
 from mlpot.error_table import MILLI, error_of
 from mlpot.extrapolation import Domain, domain_of
 from mlpot.figures.parity import compare, plot_parity, write_compared
@@ -32,6 +33,7 @@ from mlpot.training.splits import Part, Parts
 
 Batch = tuple[AtomGraph, Properties]
 MOST_EXAMPLES = 4
+MOST_ROTATED, MOST_ROTATED_ATOMS = 8, 2000
 
 
 def write_outputs(
@@ -60,19 +62,16 @@ def write_outputs(
         predicted, reference, numbers, n_atoms = predict_all(potential, sets[name])
         metrics[name] = errors(predicted, reference, n_atoms)
         compared = compare(predicted, reference, numbers, n_atoms, of=f"{name} set")
+    about_rotations = rotation_facts(potential, parts.to_rotate)
+    if about_rotations is not None:
+        metrics[CARD] = {key: value for key, value in about_rotations.items() if key != "structures"}
     write_compared(compared, directory / "parity.json")
     plot_parity(compared, directory / "parity.png", title=f"{recipe.model.backbone}, {compared.of}")
     plot_learning_curve(logs_of(directory), directory / "learning_curve.png", title=recipe.model.backbone)
     write_whole(directory / "metrics.json", f"{json.dumps(metrics, indent=2)}\n".encode())
-    card = {
-        "training_set": parts.train.data.path,
-        "training_set_hash": parts.train_hash,
-        "labels": parts.train.n_labels(),
-        "ranges": ranges(parts.train, limits),
-        "examples": parts.examples,
-        "metrics": metrics,
-        "recipe": recipe.model_dump(mode="json"),
-    }
+    card = card_of(recipe, parts, limits, metrics)
+    if about_rotations is not None:
+        card[CARD] = about_rotations
     if start is not None:
         card["start"] = facts["start"]
     if not untrained or potential.domain is None:
@@ -84,6 +83,19 @@ def write_outputs(
         potential.domain = domain
     save_potential(potential, directory / "model.safetensors", card)
     return metrics
+
+
+def card_of(recipe: Recipe, parts: Parts, limits: TrainingLimits, metrics: dict[str, Any]) -> dict[str, Any]:
+    """What a model's file says of its training."""
+    return {
+        "training_set": parts.train.data.path,
+        "training_set_hash": parts.train_hash,
+        "labels": parts.train.n_labels(),
+        "ranges": ranges(parts.train, limits),
+        "examples": parts.examples,
+        "metrics": metrics,
+        "recipe": recipe.model_dump(mode="json"),
+    }
 
 
 def keep_domain(domain: Domain, former: Domain, rows: dict[int, int]) -> None:
@@ -157,15 +169,29 @@ def examples(train: Part) -> list[dict[str, Any]]:
         if len(chosen) < MOST_EXAMPLES and not set(frame.numbers.tolist()) <= here:
             here |= set(frame.numbers.tolist())
             chosen.append(frame)
-    return [
-        {
-            "numbers": frame.numbers.tolist(),
-            "positions": frame.positions.round(6).tolist(),
-            "cell": frame.cell.tolist(),
-            "pbc": frame.pbc.tolist(),
-        }
-        for frame in chosen
-    ]
+    return [_for_a_card(frame) | {"positions": frame.positions.round(6).tolist()} for frame in chosen]
+
+
+def to_rotate(validation: Part, potential: Potential) -> list[dict[str, Any]]:
+    """A few validation structures, evenly spread, whose rotated copies tell how much of rotations is learned.
+
+    None for a network that rotates with its structures by construction.
+    """
+    if potential.backbone.equivariant:
+        return []
+    matter = validation.indices[validation.data.n_atoms[validation.indices] > 1]
+    chosen: list[dict[str, Any]] = []
+    n_atoms = 0
+    for frame in validation.data.frames(matter[:: -(-len(matter) // MOST_ROTATED) or 1]):
+        n_atoms += len(frame.numbers)
+        if chosen and n_atoms > MOST_ROTATED_ATOMS:
+            break
+        chosen.append(_for_a_card(frame))
+    return chosen
+
+
+def _for_a_card(frame: Frame) -> dict[str, Any]:
+    return {key: getattr(frame, key).tolist() for key in ("numbers", "positions", "cell", "pbc")}
 
 
 def training_limits(batches: Iterable[Batch], cutoff: float) -> TrainingLimits:

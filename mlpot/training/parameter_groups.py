@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mlpot.models import build_backbone
@@ -16,6 +16,8 @@ from mlpot.models.backbone import Backbone
 from mlpot.models.layers import MAX_Z
 from mlpot.potential import Potential
 from mlpot.recipes import RecipeError
+from mlpot.stages.network import StagedNetwork
+from mlpot.stages.products import Products
 from mlpot.training.optimizers import SOAP, Muon
 from mlpot.training.recipe import OptimizerSection
 
@@ -39,14 +41,14 @@ def element_rows(potential: Potential) -> Rows:
 
 
 def make_optimizer(
-    backbone: Backbone,
+    backbone: Backbone | nn.Module,
     section: OptimizerSection,
     *,
     fused: bool,
     rows: Rows,
     fixed: Sequence[int] = (),
 ) -> Optimizer:
-    """The optimizer of a recipe for the weights of a backbone that want a gradient.
+    """The optimizer of a recipe for the weights of a backbone, or of another network, that want a gradient.
 
     Args:
         backbone: weights that want no gradient never change.
@@ -72,16 +74,20 @@ def make_optimizer(
     return optimizer
 
 
-def parameter_groups(backbone: Backbone, section: OptimizerSection, rows: Rows) -> list[dict[str, Any]]:
+def parameter_groups(
+    backbone: Backbone | nn.Module, section: OptimizerSection, rows: Rows
+) -> list[dict[str, Any]]:
     """Weights that want a gradient, grouped by learning rate and by whether they are treated as matrices."""
     names = [name for name, _ in backbone.named_parameters()]
     rates = dict.fromkeys(names, section.learning_rate)
     for pattern, rate in reversed(section.rates.items()):  # the first that matches counts
         rates |= dict.fromkeys(matching([pattern], names, "optimizer.rates"), rate)
     groups: dict[tuple[bool, float], list[Tensor]] = defaultdict(list)
+    of_products = _weights_of_products(backbone)
     for name, weight in backbone.named_parameters():
         if weight.requires_grad:
-            matrix = section.name != "adamw" and is_matrix(weight, name in rows)
+            is_coupling = weight.data_ptr() in of_products
+            matrix = section.name != "adamw" and not is_coupling and is_matrix(weight, name in rows)
             groups[matrix, rates[name]].append(weight)
     return [{"params": params, "lr": rate, "matrices": matrices} for (matrices, rate), params in groups.items()]
 
@@ -102,6 +108,17 @@ def is_matrix(weight: Tensor, by_element: bool) -> bool:
     return weight.dim() - by_element >= 2 and min(weight.shape[-2:]) > 1
 
 
+def _weights_of_products(backbone: Backbone | nn.Module) -> set[int]:
+    """Where the weights of products lie: one for each product and channel, and no matrix from one to the other.
+
+    Muon on them too costs 7 % in forces of acetylacetone (train/README).
+    """
+    if not isinstance(backbone, StagedNetwork):
+        return set()
+    stages = (step.stage for step in backbone.program().steps)
+    return {s.weight.data_ptr() for s in stages if isinstance(s, Products) and s.weight is not None}
+
+
 def matching(patterns: Sequence[str], names: Sequence[str], key: str) -> list[str]:
     """The names of weights that a pattern matches, wholly or in their first parts.
 
@@ -118,7 +135,7 @@ def matching(patterns: Sequence[str], names: Sequence[str], key: str) -> list[st
     return [name for name in names if name in chosen]
 
 
-def _hold_rows(optimizer: Optimizer, backbone: Backbone, rows: Rows, elements: Sequence[int]) -> None:
+def _hold_rows(optimizer: Optimizer, backbone: Backbone | nn.Module, rows: Rows, elements: Sequence[int]) -> None:
     """Restore the rows of some elements after each step: weight decay changes even weights without a gradient."""
     kept = []
     for name, weight in backbone.named_parameters():

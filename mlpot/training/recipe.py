@@ -15,6 +15,8 @@ from mlpot.models import BACKBONES, DEFAULT
 from mlpot.models.layers import choose
 from mlpot.recipes import Section
 
+Augment = Literal["none", "rotations", "rotations-and-reflections"]
+
 
 def argument_model(backbone: str) -> type[BaseModel]:
     """The keyword arguments of a backbone's constructor as a typed model; its elements are those of the data."""
@@ -123,6 +125,11 @@ class ModelSection(Section):
 
     backbone: str = Field(default=DEFAULT, description=f"one of {', '.join(BACKBONES)}")
     repulsion: bool = Field(default=False, description="add the ZBL repulsion of nuclei at short range")
+    cutoff: float | None = Field(
+        default=None,
+        gt=0,
+        description="Å, of coordination and repulsion, where it is larger than that of the backbone",
+    )
     core_repulsion: bool = Field(
         default=True,
         description="replace the network where atoms are closer than in training or have fewer neighbors",
@@ -277,10 +284,33 @@ class TrainingSection(Section):
         default=None, ge=1, description="stop after so many epochs without a better validation loss"
     )
     seed: int = Field(default=0, ge=0, description="of weights and of the order of frames")
-    precision: Literal["float32", "float64", "tf32", "bf16"] = Field(
+    augment: Augment = Field(
+        default="none",
+        description="turn each training structure and its labels anew in each epoch, at random, so that a network "
+        "without built-in symmetry learns it; cells turn with what is in them",
+    )
+    committee: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="so many networks are trained one by one, from seed, seed + 1, ..., and the potential is "
+        "their mean: it errs less, and costs as many times more; max_minutes are those of all",
+    )
+    members_at_once: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="of a committee: so many members are trained at once, each by a process of its own with its "
+        "share of the threads; small molecules gain by it what they do not by threads",
+    )
+    member_arguments: list[dict[str, Any]] = Field(
+        default=[],
+        description="of a committee: in which arguments of the backbone each member differs, in their order, such "
+        "as [{cutoff: 4.0}, {cutoff: 5.0}]; members that differ more err less alike",
+    )
+    precision: Literal["float32", "float64", "tf32"] = Field(
         default="float32",
-        description="of the weights; tf32 and bf16 take products of float32 weights coarsely, but for splines and "
-        "stages, which is faster on GPUs that have them and slower on a CPU",
+        description="of the weights; tf32 takes products of float32 weights coarsely, faster on GPUs that have it",
     )
     checkpoint_minutes: float | None = Field(
         default=10.0, ge=0, description="save within an epoch, so often, what a kill would cost"
@@ -293,6 +323,13 @@ class TrainingSection(Section):
     strategy: str = Field(default="auto", description="Lightning's: auto, ddp, ddp_spawn")
     nodes: int = Field(default=1, ge=1, description="machines")
     progress: bool = Field(default=True, description="show progress")
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_16_bits(cls, precision: Any) -> Any:
+        if isinstance(precision, str) and precision.lower() in ("bf16", "bfloat16", "fp16", "float16", "half"):
+            raise ValueError("products of 16 bits gave forces that were off by a tenth. Use float32 or tf32")
+        return precision
 
 
 class Recipe(Section):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -18,6 +20,42 @@ class References:
 
     energies: dict[int, float]  # eV, by atomic number
     sources: dict[int, str]  # "given", "isolated atom", "fitted", or "not determined"
+
+
+class ReferenceEnergyWarning(UserWarning):
+    """The set does not determine the energies of some isolated atoms."""
+
+
+def warn_of_references(found: References, unused: list[str], has_energies: bool) -> None:
+    """Warn of given energies without use, and of elements whose energy is fitted beside known ones of others.
+
+    Such an energy takes up what binds all atoms, so that a lone atom of the element is far off.
+    """
+    if unused:
+        message = f"data.reference_energies has {', '.join(unused)}, which no training structure holds."
+        warnings.warn(message, ReferenceEnergyWarning, stacklevel=3)
+    unclear = _symbols(found, NOT_DETERMINED)
+    if unclear and has_energies and len(unclear) < len(found.sources):
+        warnings.warn(
+            f"The compositions tell only sums of the reference energies of {', '.join(unclear)}: they are shared "
+            "out, which is right for compositions like those of the training set alone. Give these too in "
+            "data.reference_energies, or as isolated atoms in the set.",
+            ReferenceEnergyWarning,
+            stacklevel=3,
+        )
+    fitted, known = _symbols(found, "fitted"), [*_symbols(found, "isolated atom"), *_symbols(found, "given")]
+    if fitted and known:
+        warnings.warn(
+            f"The energy of an isolated atom is known of {', '.join(known)}, and fitted of {', '.join(fitted)}. "
+            "What is fitted takes up the binding of all atoms, so that lone atoms of these will be far off. Give "
+            "them too in data.reference_energies, or as isolated atoms in the set.",
+            ReferenceEnergyWarning,
+            stacklevel=3,
+        )
+
+
+def _symbols(found: References, source: str) -> list[str]:
+    return [chemical_symbols[z] for z, of in found.sources.items() if of == source]
 
 
 def reference_energies(

@@ -25,10 +25,20 @@ MAY_CHANGE = {
     "model": {"start"},  # of which the run has a copy
     "training": {
         *("epochs", "max_minutes", "patience", "checkpoint_minutes", "checkpoint_steps", "progress"),
-        *("directory", "accelerator", "devices", "strategy", "nodes"),
+        *(
+            "directory",
+            "accelerator",
+            "devices",
+            "strategy",
+            "nodes",
+            "committee",
+            "member_arguments",
+            "members_at_once",
+        ),
     },
 }
 """Keys that may differ in a resumed run. Frames are compared by content, the number of processes separately."""
+PROPAGATOR = "checkpoint.ckpt"  # what only a run of propagators has, beside a recipe, a model and metrics
 
 
 class RunDirectoryError(ValueError):
@@ -66,6 +76,7 @@ def prepare_directory(
         RunDirectoryError: there is a run already, or none to resume, or one on other data.
         RecipeError: the recipe of the run to resume was another.
     """
+    check_holds_no_propagator(directory)
     name = secrets.token_hex(8)
     if resume:
         name = check_same_run(directory, recipe, content, tell) or name
@@ -81,11 +92,34 @@ def prepare_directory(
         if not resume:
             (directory / LOG).unlink(missing_ok=True)
         (directory / "metrics.json").unlink(missing_ok=True)  # what is left last says that a run has finished
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_whole(directory / "splits.json", f"{json.dumps(content | {'run': name})}\n".encode())
-    write_whole(directory / "recipe.yaml", text.encode())
+    write_beginning(directory, recipe, content | {"run": name})
     tell.write_to(directory)
     return name
+
+
+def check_holds_no_propagator(directory: Path) -> None:
+    """Raise RunDirectoryError for the run of a propagator, which has files of the same names."""
+    if (directory / PROPAGATOR).exists() and not (directory / "splits.json").exists():
+        raise RunDirectoryError(
+            f"{directory} holds the training of a propagator. Give another training.directory, or remove it."
+        )
+
+
+def write_beginning(directory: Path, recipe: Recipe, content: dict[str, Any]) -> None:
+    """Write what says that a run was begun in a directory: splits.json, then recipe.yaml."""
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_whole(directory / "splits.json", f"{json.dumps(content)}\n".encode())
+    write_whole(directory / "recipe.yaml", text.encode())
+
+
+def has_begun(directory: Path) -> bool:
+    """Whether a directory holds a run, if only its beginning."""
+    return (directory / "recipe.yaml").is_file()
+
+
+def has_finished(directory: Path) -> bool:
+    """Whether the run in a directory has written all; metrics go when it goes on, and a model comes after them."""
+    return all((directory / name).is_file() for name in ("metrics.json", "model.safetensors"))
 
 
 def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any], tell: Messages) -> str | None:
@@ -96,6 +130,14 @@ def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any], tel
     """
     check_holds_run(directory)
     name = _name_of_run(directory)
+    earlier = check_same_recipe(directory, recipe)
+    _check_same_data(directory, content)
+    _tell_of_schedule(earlier, recipe, content["steps_per_epoch"], tell)
+    return name
+
+
+def check_same_recipe(directory: Path, recipe: Recipe) -> Recipe:
+    """The recipe of the run in a directory; raise RecipeError if this one differs in what may not change."""
     earlier = load_recipe(Recipe, directory / "recipe.yaml")
     before, now = (r.model_dump(exclude=MAY_CHANGE) for r in (earlier, recipe))
     changed = [f"{s}.{k}" for s, fields in now.items() for k, v in fields.items() if v != before[s][k]]
@@ -109,9 +151,7 @@ def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any], tel
             f"The run in {directory} was started with other values of {', '.join(changed)}. Resume it with "
             f"{directory / 'recipe.yaml'}, or start a run in another directory. What may change: {may}."
         )
-    _check_same_data(directory, content)
-    _tell_of_schedule(earlier, recipe, content["steps_per_epoch"], tell)
-    return name
+    return earlier
 
 
 def _name_of_run(directory: Path) -> str | None:
@@ -130,7 +170,7 @@ def _name_of_run(directory: Path) -> str | None:
 
 def check_holds_run(directory: Path) -> None:
     """Raise RunDirectoryError unless a run was begun in the directory."""
-    if not (directory / "recipe.yaml").is_file():
+    if not has_begun(directory):
         raise RunDirectoryError(
             f"{directory} holds no run to resume. Start it without resuming, or, if its folder was moved, give "
             "training.directory as it is called now."

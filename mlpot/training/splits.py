@@ -17,13 +17,7 @@ from mlpot.data.check.survey import Floats, Ints, Survey, survey
 from mlpot.data.h5md import Frame
 from mlpot.data.split import RareElementWarning
 from mlpot.training.recipe import DataSection, LossSection
-from mlpot.training.reference_energies import (
-    NOT_DETERMINED,
-    References,
-    force_scales,
-    reference_energies,
-    shifts,
-)
+from mlpot.training.reference_energies import force_scales, reference_energies, shifts, warn_of_references
 
 SAMPLE = 50_000  # atoms that tell how large forces are
 
@@ -113,6 +107,9 @@ class Parts:
     test: Part | None
     train_hash: str  # of the content of the training files
     examples: list[dict[str, Any]] = field(default_factory=list)  # some structures, for the model's card
+    to_rotate: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # of validation, of whose copies forces are compared
 
     def forget(self) -> None:
         """Give the memory of kept frames back."""
@@ -342,26 +339,6 @@ def check_leakage(parts: Parts, *, allow: bool) -> None:
                 LeakageWarning,
                 stacklevel=2,
             )
-
-
-class ReferenceEnergyWarning(UserWarning):
-    """The set does not determine the energies of some isolated atoms."""
-
-
-def warn_of_references(found: References, unused: list[str], has_energies: bool) -> None:
-    """Warn of given energies without use, and of elements that stay undetermined although others are known."""
-    if unused:
-        message = f"data.reference_energies has {', '.join(unused)}, which no training structure holds."
-        warnings.warn(message, ReferenceEnergyWarning, stacklevel=3)
-    unclear = [chemical_symbols[z] for z, source in found.sources.items() if source == NOT_DETERMINED]
-    if unclear and has_energies and len(unclear) < len(found.sources):
-        warnings.warn(
-            f"The compositions tell only sums of the reference energies of {', '.join(unclear)}: they are shared "
-            "out, which is right for compositions like those of the training set alone. Give these too in "
-            "data.reference_energies, or as isolated atoms in the set.",
-            ReferenceEnergyWarning,
-            stacklevel=3,
-        )
 
 
 @dataclass(frozen=True)

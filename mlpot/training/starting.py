@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mlpot.data.check.survey import Ints
 from mlpot.forces import predict
 from mlpot.model_file import hash_of, load_potential, read_header, save_potential
+from mlpot.models import AVERAGED, BACKBONES, COMMITTEE
 from mlpot.models.backbone import Backbone
 from mlpot.potential import Potential
 from mlpot.recipes import RecipeError
@@ -38,6 +39,10 @@ from mlpot.training.trainer import FOLDER
 
 START = f"{FOLDER}/start.safetensors"
 BEFORE = "before the first step"  # in the card of that file
+MADE_OF_OTHERS = {
+    COMMITTEE: "a committee, and a training starts from one network, such as that in member_0 of its folder",
+    AVERAGED: "averaged over rotated copies, and a training starts from the potential that it was made from",
+}
 MOST_FITTED = 2000  # structures suffice to fit reference energies
 Floats = NDArray[np.float64]
 
@@ -62,12 +67,18 @@ def open_source(recipe: Recipe, directory: Path, *, resume: bool) -> Source | No
 
     Raises:
         FileNotFoundError, ModelFileError: as `model_file.load_potential`.
+        RecipeError: its network is made of others, and not trained itself.
     """
     if recipe.model.start is None:
         return None
     is_kept = resume and (directory / START).exists()
     path = str(directory / START) if is_kept else recipe.model.start
     model = load_potential(path)
+    if model.backbone_name not in BACKBONES:
+        raise RecipeError(
+            f"{path} is {MADE_OF_OTHERS[model.backbone_name]}. Give that as model.start, and make the same of the "
+            "result if you wish."
+        )
     return Source(path, model, hash_of(model.state_dict()), is_kept)
 
 
@@ -167,10 +178,10 @@ def keep(start: Potential, source: Source, errors: Mapping[str, Any], directory:
 
 def keep_unseen(potential: Potential, start: Potential, elements: list[int]) -> None:
     """Restore the weights of elements without new data, and freeze the potential again."""
-    former = start.backbone.state_dict()
+    former, weights = start.backbone.state_dict(), potential.backbone.state_dict()
     for name, places in element_rows(potential).items():
         for z in (z for z in places if z not in elements):
-            potential.backbone.get_parameter(name).data[places[z]] = former[name][places[z]]
+            weights[name][places[z]] = former[name][places[z]]
     potential.freeze()
 
 
@@ -211,18 +222,15 @@ def _with_elements(
             reference_energies={z: references.get(z, reference.get(z, 0.0)) for z in elements},
             energy_scale=force_scales(*forces_by_atom(train), elements),
             repulsion=False if old.repulsion is None else old.repulsion.form,
+            cutoff=old.cutoff,
         ).to(torch.promote_types(dtype, old.dtype))
     for z, k in own.items():
         place = new.elements.index(z)
         new.energy_scale[place], new.energy_shift[place] = old.energy_scale[k], old.energy_shift[k]
     weights = dict(new.backbone.state_dict())
     rows = element_rows(old), element_rows(new)
-    for name, weight in old.backbone.state_dict().items():
-        if weight.shape[name in rows[0] :] != weights[name].shape[name in rows[0] :]:
-            raise RecipeError(
-                f"{train.data.path} has elements that {source.path} does not know, and the size of {name} of "
-                f"{old.backbone_name} depends on how many there are: such a model takes no more. Train a new one."
-            )
+    for name, weight in new.backbone.widened(old.backbone.state_dict(), old.elements).items():
+        assert weight.shape[name in rows[0] :] == weights[name].shape[name in rows[0] :], f"{name} is not widened"
         if name not in rows[0]:
             weights[name] = weight
             continue

@@ -39,6 +39,8 @@ LAST = f"{FOLDER}/last.ckpt"
 MONITOR = "validation/loss"  # it chooses the best epoch; its weights in the loss stay the same during a run
 BEST = f"{FOLDER}/best.ckpt"
 
+Callbacks = Sequence[Callback]  # what rooms above call Lightning's, without importing it
+
 
 def _accelerator(name: str) -> str:
     """A kind of device that is here and has float64, in which positions and sums are: never Apple's GPUs.
@@ -99,7 +101,7 @@ def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> 
         devices=t.devices,
         num_nodes=t.nodes,
         strategy=t.strategy,
-        precision="bf16-mixed" if t.precision == "bf16" else "32-true",  # float64: the weights are
+        precision="32-true",  # float64: the weights are
         max_epochs=t.epochs,
         gradient_clip_val=t.clip,
         callbacks=[*callbacks, *extra],

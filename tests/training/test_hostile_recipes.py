@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from work import little_work
 
 from mlpot.cli.options import check_quotes
 from mlpot.dynamics.recipe import MDRecipe
@@ -41,10 +41,9 @@ def test_a_hostile_recipe_is_refused(model, name, tmp_path, monkeypatch):
     text, message = RECIPES[name]
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text(text)
-    start = time.process_time()
-    with pytest.raises(RecipeError, match=message if model is Recipe or name != "infinity" else "loss"):
+    told = message if model is Recipe or name != "infinity" else "loss"
+    with little_work(), pytest.raises(RecipeError, match=told):
         load_recipe(model, "recipe.yaml")
-    assert time.process_time() - start < 20  # a bomb takes hours
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 

@@ -10,6 +10,7 @@ from places import PROJECT
 
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.models import BACKBONES, build_backbone
+from mlpot.propagators.recipe import PropagatorRecipe
 from mlpot.recipes import RecipeError, load_recipe, parse_recipe, template
 from mlpot.training.recipe import Recipe, checked_arguments
 
@@ -66,6 +67,10 @@ def test_a_value_that_makes_no_sense_is_refused(override: str) -> None:
     assert override.partition("=")[0].split(".")[0] in refusal(MINIMAL, override)
 
 
+def test_products_of_16_bits_are_refused_with_the_reason() -> None:
+    assert "Use float32 or tf32" in refusal(MINIMAL, "training.precision=bf16")
+
+
 def test_overrides_go_before_the_file() -> None:
     recipe = parse_recipe(Recipe, MINIMAL, ["training.epochs=7", "optimizer.learning_rate=1e-4", "loss.stress=0"])
     assert (recipe.training.epochs, recipe.optimizer.learning_rate, recipe.loss.stress) == (7, 1e-4, 0.0)
@@ -112,6 +117,9 @@ def test_keys_stand_once() -> None:
     assert "train" in refusal("data: {train: a.h5, train: b.h5}")
 
 
+PROPAGATORS = ("charged_particles", "ethanol_propagator")
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_recipes_of_the_workbench_are_valid(path: Path) -> None:
-    load_recipe(Recipe, path)
+    load_recipe(PropagatorRecipe if path.stem in PROPAGATORS else Recipe, path)

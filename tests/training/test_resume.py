@@ -12,16 +12,12 @@ import pytest
 from lightning.pytorch import Callback
 from places import TESTS
 from sets import crystals, small_recipe, write
-from training_runs import assert_same, assert_same_training, checkpoint, diary
+from training_runs import PowerCutError, assert_same, assert_same_training, checkpoint, diary
 
 from mlpot.recipes import RecipeError
 from mlpot.training.fit import TrainingResult, train
 from mlpot.training.run_directory import RunDirectoryError
 from mlpot.training.trainer import BEST, LAST
-
-
-class PowerCutError(Exception):
-    """What stops a run."""
 
 
 class StopAt(Callback):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback
 from sets import crystals, small_recipe, write
-from training_runs import assert_same_training
+from training_runs import PowerCutError, assert_same_training
 
 from mlpot.cli.main import main
 from mlpot.recipes import RecipeError
@@ -18,10 +18,6 @@ from mlpot.training.messages import LOG, TrainingWarning
 from mlpot.training.run_directory import RunDirectoryError
 
 EPOCHS = "training.epochs=4"
-
-
-class PowerCutError(Exception):
-    """What stops a run."""
 
 
 class Cut(Callback):

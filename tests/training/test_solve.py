@@ -56,7 +56,7 @@ def labeled(*seeds: int) -> Batch:
     return graph, Properties(truth.energy, forces, truth.stress)
 
 
-@pytest.mark.parametrize("backbone", ["ace", "painn"])
+@pytest.mark.parametrize("backbone", ["ace", "painn", "nequip"])
 def test_rows_are_the_derivatives_of_energies_and_forces_by_the_weights(backbone: str) -> None:
     potential = new(backbone).double()
     features = features_of(potential)
@@ -106,7 +106,7 @@ def test_the_solve_is_that_of_a_dense_least_squares(monkeypatch: pytest.MonkeyPa
     assert solved.after.forces < 0.9 * solved.before.forces
 
 
-@pytest.mark.parametrize("backbone", ["ace", "painn"])
+@pytest.mark.parametrize("backbone", ["ace", "painn", "nequip"])
 def test_a_frozen_potential_that_was_used_before_predicts_with_its_new_weights(backbone: str) -> None:
     potential, (graph, labels) = new(backbone).double().freeze(), labeled(3)
     predict(potential, graph)

@@ -18,12 +18,17 @@ from sets import crystals, labeled, small_recipe, write
 from training_runs import assert_same, assert_same_training
 
 import mlpot
+from mlpot.averaging import averaged
 from mlpot.forces import predict
+from mlpot.model_file import ModelFileError
 from mlpot.models import BACKBONES
 from mlpot.neighbors import build_graph
+from mlpot.propagators.propagator import Propagator
+from mlpot.propagators.propagator_file import save_propagator
 from mlpot.recipes import RecipeError, load_recipe
 from mlpot.training.fit import TrainingResult, train
 from mlpot.training.messages import LOG, TrainingWarning
+from mlpot.training.parameter_groups import element_rows
 from mlpot.training.recipe import Recipe
 from mlpot.training.start_references import StrangeEnergiesError
 
@@ -85,6 +90,7 @@ def references(model: Path) -> dict[int, float]:
 # --- N1: zero steps ---
 
 
+@pytest.mark.filterwarnings("ignore:Nothing tells this network of rotations")
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_zero_steps_give_the_model_to_the_bit(backbone: str, data: Path, tmp_path: Path) -> None:
     first = train(small_recipe(data, tmp_path / "first", "training.epochs=1", backbone=backbone))
@@ -191,13 +197,25 @@ def test_the_order_of_elements_never_matters(model: Path, silver: Path, tmp_path
     assert_same(*(dict(m.potential.state_dict()) for m in models))
 
 
-def test_a_network_whose_size_depends_on_the_elements_takes_no_more(
-    data: Path, silver: Path, tmp_path: Path
-) -> None:
-    ace = small_recipe(data, tmp_path / "ace", "training.epochs=1", backbone="ace")
-    asked = small_recipe(silver, tmp_path / "run", f"model.start={train(ace).model}", backbone="ace")
-    with pytest.raises(RecipeError, match="size of neighbor_element of ace depends"):
-        train(asked)
+@pytest.mark.filterwarnings("ignore:Nothing tells this network of rotations")
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_networks_take_new_elements_and_keep_those_without_data(backbone: str, data: Path, tmp_path: Path) -> None:
+    """N1, N3: sizes that depend on how many elements there are, and weights of the closing solve."""
+    first = small_recipe(data, tmp_path / "first", "training.epochs=1", backbone=backbone)
+    old = mlpot.load(train(first).model, dtype=torch.float64)
+    other = write(tmp_path / "silver.h5", with_silver(gold="Ag"))  # silver is new, of gold there is nothing
+    both = [f"model.start={tmp_path / 'first' / 'model.safetensors'}", "training.precision=float64"]
+    zero = small_recipe(other, tmp_path / "zero", *both, "training.epochs=0", backbone=backbone)
+    new = mlpot.load(train(zero).model)
+    assert new.elements == (CU, AG, AU)
+    np.testing.assert_allclose(energies(new, crystals(5)), energies(old, crystals(5)), rtol=0, atol=1e-10)
+    trained = train(small_recipe(other, tmp_path / "run", *both, "training.epochs=2", backbone=backbone)).potential
+    rows = element_rows(trained)
+    assert rows
+    for name, places in rows.items():
+        before, after = (p.backbone.state_dict()[name] for p in (new, trained))
+        assert torch.equal(after[places[AU]], before[places[AU]]), name
+        assert not before.any() or not torch.equal(before[places[AG]], before[places[AU]]), name
 
 
 # --- N4: contradictions ---
@@ -231,6 +249,28 @@ def test_what_the_recipe_leaves_out_comes_from_the_model(model: Path, data: Path
     result = train(load_recipe(Recipe, recipe, run))
     assert result.potential.arguments == mlpot.load(model).arguments
     assert json.loads((tmp_path / "run/metrics.json").read_text())["backbone"] == "deepsets"
+
+
+@pytest.mark.parametrize("kind", ["averaged", "committee", "propagator"])
+def test_a_training_starts_from_one_potential_and_says_so(
+    kind: str, model: Path, data: Path, tmp_path: Path
+) -> None:
+    path, potential = tmp_path / "made.safetensors", mlpot.load(model)
+    if kind == "averaged":
+        mlpot.save(averaged(potential, over="octahedral"), path)
+    elif kind == "committee":
+        arguments = {"member": "schnet", "arguments": {"n_features": 4, "n_interactions": 1}, "n_members": 2}
+        mlpot.save(mlpot.Potential("committee", arguments, reference_energies={29: 0.0, 79: 0.0}), path)
+    else:
+        arguments = {"n_features": 4, "n_layers": 1, "speed": 0.05}
+        save_propagator(Propagator(arguments, elements=(1, 8), interval=1.0), path)
+    told = {
+        "averaged": "averaged over rotated copies",
+        "committee": "a committee",
+        "propagator": "is a propagator",
+    }
+    with pytest.raises((RecipeError, ModelFileError), match=told[kind]):
+        go(path, data, tmp_path / "run")
 
 
 # --- N5: before and after ---

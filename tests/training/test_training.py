@@ -28,6 +28,7 @@ from mlpot.neighbors import build_graph
 from mlpot.training.fit import train
 from mlpot.training.in_memory import flatten
 from mlpot.training.losses import FUNCTIONS, Loss
+from mlpot.training.messages import TrainingWarning
 from mlpot.training.module import TrainingDivergedError
 from mlpot.training.splits import (
     LeakageError,
@@ -112,7 +113,10 @@ def test_forces_of_masked_atoms_are_not_learnt() -> None:
     assert tally[:, 1].tolist() == [1, 3, 9]
 
 
-@pytest.mark.parametrize("backbone", ["schnet", "egnn", "deepsets"])
+@pytest.mark.usefixtures("_pictures")
+@pytest.mark.parametrize(
+    "backbone", ["schnet", "egnn", "deepsets", pytest.param("se3_transformer", marks=pytest.mark.slow)]
+)
 def test_training_lowers_errors_and_leaves_all_files(backbone: str, tmp_path: Path) -> None:
     data = write(tmp_path / "set.h5", crystals(20) + free_atoms())
     test = write(tmp_path / "test.h5", [labeled(a) for a in crystals(26)[20:]])
@@ -164,6 +168,7 @@ def test_the_best_epoch_is_kept_with_averaged_weights(tmp_path: Path) -> None:
     assert best == pytest.approx(result.metrics["validation"]["forces_mae_meV_per_A"], rel=1e-4)
 
 
+@pytest.mark.usefixtures("_pictures")
 @pytest.mark.parametrize("names", [("energy",), ("forces",), ("energy", "stress")], ids="+".join)
 def test_any_kind_of_label_is_enough(names: tuple[str, ...], tmp_path: Path) -> None:
     data = write(tmp_path / "set.h5", crystals(12, *names) + free_atoms())
@@ -173,18 +178,20 @@ def test_any_kind_of_label_is_enough(names: tuple[str, ...], tmp_path: Path) -> 
     assert all(np.isfinite(v) for v in result.metrics["validation"].values())
 
 
+@pytest.mark.usefixtures("_pictures")
 def test_structures_without_edges_train_without_nan(tmp_path: Path) -> None:
     frames = []
     for k in range(8):
         atoms = Atoms("H2", [(0, 0, 0), (0, 0, 20 + k)])
         atoms.calc = SinglePointCalculator(atoms, energy=-2.0, forces=np.full((2, 3), 0.1))
         frames.append(atoms)
-    result = train(small_recipe(write(tmp_path / "set.h5", frames), tmp_path / "run", "loss.energy=0"))
+    with pytest.warns(TrainingWarning, match="no atom has a neighbor within the cutoff"):
+        result = train(small_recipe(write(tmp_path / "set.h5", frames), tmp_path / "run", "loss.energy=0"))
     assert result.metrics["validation"]["forces_mae_meV_per_A"] == pytest.approx(100)
     assert all(p.isfinite().all() for p in result.potential.parameters())
 
 
-@pytest.mark.parametrize("precision", ["float64", "bf16", "tf32"])
+@pytest.mark.parametrize("precision", ["float64", "tf32"])
 def test_other_precisions_on_request(precision: str, tmp_path: Path) -> None:
     before = torch.get_float32_matmul_precision()
     data = write(tmp_path / "set.h5", crystals())

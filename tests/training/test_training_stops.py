@@ -18,6 +18,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from places import TESTS
+from processes import running
 from sets import crystals, small_recipe, write
 from training_runs import assert_same_training
 
@@ -179,7 +180,7 @@ def test_a_process_whose_parent_is_killed_ends() -> None:
             os.write(tell, b"x")
             time.sleep(300)
             os.write(tell, b"still there")
-        time.sleep(300)
+        signal.pause()
         os._exit(0)
     os.close(tell)
     assert os.read(ready, 1)
@@ -216,10 +217,10 @@ def test_when_one_of_two_processes_is_ended_so_is_the_other(
     run, script = tmp_path / "run", TESTS / "training_runs.py"
     two = ["training.devices=2", "training.strategy=ddp", "training.accelerator=cpu"]
     command = [sys.executable, script, "--together", data, run, *two, "training.checkpoint_minutes=0"]
-    first = subprocess.Popen([*command, "training.epochs=1000"], stderr=subprocess.PIPE, text=True)
-    both = pids(run, 10)
-    os.kill(both[rank], number)
-    told = first.communicate()[1]  # 1000 epochs, if the other went on
+    with running([*command, "training.epochs=1000"], stderr=subprocess.PIPE, text=True) as first:
+        both = pids(run, 10)
+        os.kill(both[rank], number)
+        told = first.communicate()[1]  # 1000 epochs, if the other went on
     assert first.returncode != 0
     while not all(is_gone(pid) for pid in both):
         time.sleep(0.1)

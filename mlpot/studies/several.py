@@ -1,0 +1,176 @@
+"""What all studies share: a directory of many trainings, each in one of its own, which goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlpot.atomic_files import storing, write_whole
+from mlpot.folder_lock import folder_lock
+from mlpot.signals import SignalledError
+from mlpot.training import committee
+from mlpot.training.messages import Messages
+from mlpot.training.module import TrainingDivergedError
+from mlpot.training.recipe import Recipe
+from mlpot.training.run_directory import RunDirectoryError, has_begun, has_finished
+from mlpot.training.trainer import Callbacks
+
+DATA, REASON = "data", "failed.txt"
+FINISHED, FAILED = "finished", "failed"
+METRICS = "best_epoch", "seconds", "n_weights", "halvings", "repeated_structures", "validation", "test"
+"""What a study says of a training that has finished."""
+MAY_CHANGE = {
+    "data": {"train", "validation", "test", "workers"},  # of which the content is compared
+    "training": {"directory", "progress", "checkpoint_minutes", "checkpoint_steps", "accelerator"},
+}
+"""Keys of a recipe that may differ when a study goes on."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A kind of study."""
+
+    name: str  # in messages
+    file: str  # what it writes first, and after each training
+    folders: str  # a pattern of those of the trainings
+    where: str  # what says the directory
+
+    @contextmanager
+    def opened(self, directory: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+        """Lock a directory for this process, and leave nothing there if a new study is refused before it begins.
+
+        Raises:
+            RunDirectoryError: there is a study or another run already, or none to resume.
+            LockedError: another process has it; StorageError: it cannot be written.
+        """
+        with folder_lock(directory):
+            self.check(directory, resume=resume, overwrite=overwrite)
+            if not resume and (directory / self.file).is_file():
+                self._clear(directory)
+            try:
+                yield
+            finally:
+                if not (directory / self.file).is_file():
+                    self._clear(directory)
+
+    def check(self, directory: Path, *, resume: bool, overwrite: bool) -> None:
+        """Raise RunDirectoryError unless the study may be in the directory."""
+        there = (directory / self.file).is_file()
+        if resume and not there:
+            raise RunDirectoryError(f"{directory} holds no {self.name} to resume. Start it without resuming.")
+        if not there and (has_begun(directory) or any(directory.glob("*.json"))):
+            raise RunDirectoryError(f"{directory} holds another run. Give another {self.where}.")
+        if not there and (directory / DATA).exists():  # which is not ours, or of a start that was killed
+            raise RunDirectoryError(
+                f"{directory} has a folder {DATA} already, where the {self.name} would put its sets. Give another "
+                f"{self.where}, or remove that folder."
+            )
+        if there and not (resume or overwrite):
+            raise RunDirectoryError(
+                f"{directory} holds a {self.name} already. Resume it, overwrite it, or give another {self.where}."
+            )
+
+    def _clear(self, directory: Path) -> None:
+        with storing(directory, 0):
+            (directory / self.file).unlink(missing_ok=True)
+            for folder in [directory / DATA, *directory.glob(self.folders)]:
+                if folder.is_dir():
+                    shutil.rmtree(folder)
+
+    def write(self, directory: Path, content: Mapping[str, Any]) -> None:
+        """Write the file of the study."""
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        write_whole(directory / self.file, f"{text}\n".encode())
+
+    @contextmanager
+    def before(self, directory: Path) -> Iterator[dict[str, Any]]:
+        """What the file says of a study that goes on, for a block that takes it apart.
+
+        Raises:
+            RunDirectoryError: the file is damaged, or lacks what the block asks it for.
+        """
+        path = directory / self.file
+        try:
+            yield json.loads(path.read_text(encoding="utf-8"))
+        except RunDirectoryError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            lacking = f"has no entry {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+            raise RunDirectoryError(
+                f"{path} is damaged: {lacking}. Restore it, or start the {self.name} anew with --overwrite."
+            ) from error
+
+
+def changed_keys(earlier: Recipe, now: Recipe) -> list[str]:
+    """The keys of a recipe that may not change when a study goes on, and did."""
+    before, after = (r.model_dump(mode="json", exclude=MAY_CHANGE) for r in (earlier, now))
+    return [f"{s}.{k}" for s, fields in after.items() for k, v in fields.items() if v != before[s][k]]
+
+
+def state_of(directory: Path) -> str:
+    """How far the training in a directory is."""
+    if (directory / REASON).is_file():
+        return FAILED
+    if has_finished(directory):
+        return FINISHED
+    return "begun" if has_begun(directory) else "waiting"
+
+
+def facts_of(recipe: Recipe) -> dict[str, Any]:
+    """State, directory and epochs of one training, why it failed, or some entries of its metrics."""
+    directory = Path(recipe.training.directory)
+    state = state_of(directory)
+    facts = {"state": state, "directory": directory.name, "epochs": recipe.training.epochs}
+    if state == FAILED:
+        facts["reason"] = (directory / REASON).read_text(encoding="utf-8").strip()
+    if state == FINISHED:
+        metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
+        facts |= {key: metrics[key] for key in METRICS if key in metrics}
+    return facts
+
+
+def train_each(
+    recipes: Mapping[str, Recipe],
+    after: Callable[[], object],
+    tell: Messages,
+    *,
+    resume: bool,
+    callbacks: Callbacks,
+) -> None:
+    """Train one after the other what has neither finished nor failed.
+
+    Args:
+        recipes: by what each is, in words.
+        after: called after each training.
+        tell: where it is said.
+        resume: go on from checkpoints.
+        callbacks: Lightning's, of every training.
+
+    Raises:
+        As `committee.train`, but for a training that diverges: the reason is kept in its directory.
+    """
+    for k, (what, recipe) in enumerate(recipes.items()):
+        directory = Path(recipe.training.directory)
+        if state_of(directory) in (FINISHED, FAILED):
+            continue
+        tell(f"Training {k + 1} of {len(recipes)}: {what}; log: {directory}/train.log")
+        try:
+            committee.train(recipe, resume=resume and has_begun(directory), callbacks=callbacks)
+        except TrainingDivergedError as error:
+            write_whole(directory / REASON, f"{error}\n".encode())
+        except SignalledError as error:  # which names the command of a single training
+            told = f"Stopped in {directory}, and saved. Go on by the same command with --resume."
+            raise SignalledError(told, error.exit_code - 128) from None
+        after()
+
+
+def of_failures(points: Sequence[Mapping[str, Any]], called: Callable[[Mapping[str, Any]], str]) -> list[str]:
+    """That some trainings are still to be done, and which ones failed."""
+    left = sum(p["state"] not in (FINISHED, FAILED) for p in points)
+    notes = [f"Half-finished: {left} of {len(points)} trainings are still to be done."] if left else []
+    return notes + [f"{called(p)}: {p['reason']}" for p in points if p["state"] == FAILED]
