@@ -55,7 +55,7 @@ def prepared(folder: Path) -> Iterator[Path]:
     """A folder with a model and structures, for runs that draw nothing."""
     prepare(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlpot.dynamics.run.plot_md", without_picture)
+        patch.setattr("mlpot.dynamics.summary.plot_md", without_picture)
         yield folder
 
 

@@ -17,7 +17,7 @@ from mlpot.atomic_files import check_folder, make_folder, write_whole
 from mlpot.data.h5md import Reader
 from mlpot.dynamics.checkpoints import Checkpoints
 from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
-from mlpot.dynamics.recipe import MDRecipe
+from mlpot.dynamics.recipe import REPLICA, MDRecipe
 from mlpot.dynamics.sampling import (
     WAVENUMBER,
     diffusion_obstacle,
@@ -135,8 +135,7 @@ def analysis_of(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0) -> Analy
         recipe = MDRecipe.model_validate_json(reader.card["recipe"])
         stage, began = _last_stage(recipe, reader[-1].info["time"] / 1e3)
         motion = _motion(reader, began + skip_ps)
-    newest = Checkpoints(run).newest
-    n_degrees = 3 * len(motion.numbers) if newest is None else int(newest.facts["n_degrees"])
+    n_degrees = _degrees(run) or 3 * len(motion.numbers)
     log = of_stage(read_log(run / "log.csv"), began + skip_ps)
     steady = stage.ensemble != "nve" and stage.temperature_end_K is None
     temperature, error = mean_and_error(log["temperature_K"])
@@ -156,6 +155,17 @@ def analysis_of(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0) -> Analy
         curves=curves,
         notes=notes,
     )
+
+
+def _degrees(run: Path) -> int | None:
+    """Degrees of freedom, from the checkpoint of a run or of the batch whose replica it is."""
+    newest = Checkpoints(run).newest
+    if newest is None and run.resolve().name.startswith(REPLICA):
+        newest = Checkpoints(run.resolve().parent).newest
+        own = None if newest is None else newest.facts["replicas"][int(run.resolve().name.removeprefix(REPLICA))]
+    else:
+        own = None if newest is None else newest.facts
+    return None if own is None else int(own["n_degrees"])
 
 
 def _curves(

@@ -7,7 +7,7 @@ nine atoms would run 29 % too hot.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,50 @@ class _Constrained:
         super()._integrate_p(delta)  # type: ignore[misc]  # of the integrator that stands behind
         for constraint in self.atoms.constraints:
             constraint.adjust_momenta(self.atoms, self._p)
+
+
+class ChainThermostat(NoseHooverChainThermostat):
+    """ASE's chain of thermostats, of one structure or of each of many whose atoms stand one after another.
+
+    Every number is found by the same operations in both, so that a replica in a batch is what it is alone.
+
+    Args:
+        n_degrees: degrees of freedom; (n_replicas,) of many.
+        masses: (n_atoms, 1) u.
+        temperature_K: of the bath.
+        tdamp: period in ASE's units of time.
+        sizes: atoms of each replica.
+    """
+
+    def __init__(
+        self,
+        n_degrees: float | NDArray[np.float64],
+        masses: NDArray[np.float64],
+        temperature_K: float,
+        tdamp: float,
+        sizes: NDArray[np.integer],
+    ):
+        super().__init__(num_atoms_global=1, masses=masses, temperature_K=temperature_K, tdamp=tdamp)
+        self._num_atoms_global = n_degrees / 3  # stands for the degrees of freedom wherever ASE uses it
+        shape = (self._tchain, *np.shape(n_degrees))
+        self._eta, self._p_eta, self._Q = np.zeros(shape), np.zeros(shape), np.empty(shape)
+        self._Q[:] = self._kT * tdamp**2
+        self._Q[0] *= n_degrees
+        self._sizes, self._starts = sizes, 3 * (np.cumsum(sizes) - sizes)
+
+    def _integrate_p_eta_j(self, p: NDArray[np.float64], j: int, delta2: float, delta4: float) -> None:
+        p_eta, inertia = self._p_eta, self._Q
+        is_last = j == self._tchain - 1
+        drag = 1.0 if is_last else np.exp(-delta4 * p_eta[j + 1] / inertia[j + 1])
+        if j == 0:
+            twice = np.add.reduceat((np.square(p) / self._masses).ravel(), self._starts)
+            force = twice.reshape(np.shape(self._num_atoms_global)) - 3 * self._num_atoms_global * self._kT
+        else:
+            force = np.square(p_eta[j - 1]) / inertia[j - 1] - self._kT
+        p_eta[j] = (p_eta[j] * drag + delta2 * force) * drag
+
+    def _integrate_nhc_p(self, p: NDArray[np.float64], delta: float) -> None:
+        p *= np.repeat(np.exp(-delta * self._p_eta[0] / self._Q[0]), self._sizes)[:, None]
 
 
 class ConstrainedChain(_Constrained, NoseHooverChainNVT):
@@ -133,12 +177,7 @@ def _bussi(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.Genera
 
 
 def _nose_hoover(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.Generator) -> Ensemble:
-    dynamics = ConstrainedChain(
-        atoms,
-        recipe.timestep_fs * units.fs,
-        temperature_K=recipe.temperature_K,
-        tdamp=recipe.thermostat_fs * units.fs,
-    )
+    dynamics = _chain(atoms, recipe)
     dynamics._thermostat = _thermostat(dynamics, recipe, n_degrees)
     return Ensemble(recipe.ensemble, dynamics, n_degrees, _steady(dynamics, recipe))
 
@@ -168,18 +207,37 @@ def _mtk(atoms: Atoms, recipe: MDRecipe, n_degrees: int) -> Ensemble:
         pdamp=recipe.barostat_fs * units.fs,
     )
     atoms.set_constraint(constraints)
-    dynamics._num_atoms_global = n_degrees / 3  # stands for the degrees of freedom wherever ASE uses it
+    dynamics._num_atoms_global = n_degrees / 3  # as in `ChainThermostat`
     dynamics._thermostat = _thermostat(dynamics, recipe, n_degrees)
     return Ensemble(recipe.ensemble, dynamics, n_degrees, _steady(dynamics, recipe))
 
 
-def _thermostat(dynamics: MolecularDynamics, recipe: MDRecipe, n_degrees: int) -> NoseHooverChainThermostat:
-    return NoseHooverChainThermostat(
-        num_atoms_global=n_degrees / 3,
-        masses=dynamics.masses,
+def chains(
+    batch: Atoms, recipe: MDRecipe, n_degrees: Sequence[int], sizes: NDArray[np.integer]
+) -> ConstrainedChain:
+    """The integrator of many replicas of `_nose_hoover`, whose atoms stand one after another in one structure."""
+    dynamics = _chain(batch, recipe)
+    dynamics._thermostat = _thermostat(dynamics, recipe, np.array(n_degrees, dtype=float), sizes)
+    return dynamics
+
+
+def _chain(atoms: Atoms, recipe: MDRecipe) -> ConstrainedChain:
+    return ConstrainedChain(
+        atoms,
+        recipe.timestep_fs * units.fs,
         temperature_K=recipe.temperature_K,
         tdamp=recipe.thermostat_fs * units.fs,
     )
+
+
+def _thermostat(
+    dynamics: MolecularDynamics,
+    recipe: MDRecipe,
+    n_degrees: float | NDArray[np.float64],
+    sizes: NDArray[np.integer] | None = None,
+) -> ChainThermostat:
+    own = np.array([len(dynamics.masses)]) if sizes is None else sizes
+    return ChainThermostat(n_degrees, dynamics.masses, recipe.temperature_K, recipe.thermostat_fs * units.fs, own)
 
 
 def _steady(dynamics: MolecularDynamics, recipe: MDRecipe) -> Callable[[], float] | None:

@@ -39,10 +39,10 @@ class Distances:
     """
 
     def __init__(self, numbers: NDArray[np.int64], least: Floats):
-        self._numbers, self._least = numbers, least
+        self._numbers, self.least = numbers, least
         present = np.unique(numbers)
         self._most = least[np.ix_(present, present)].max()
-        self._reach = max(2 * NEAR * covalent_radii[present].max(), self._most + 0.5)
+        self.reach = max(2 * NEAR * covalent_radii[present].max(), self._most + 0.5)
         self._clear: tuple[float, Floats, Floats] | None = (
             None  # smallest excess distance (Å), positions and cell at the last search
         )
@@ -53,8 +53,8 @@ class Distances:
             return None
         center, neighbor, distance = self._pairs(atoms)
         z = self._numbers
-        excess = distance - self._least[z[center], z[neighbor]]
-        least = min(float(excess.min(initial=np.inf)), self._reach - self._most)
+        excess = distance - self.least[z[center], z[neighbor]]
+        least = min(float(excess.min(initial=np.inf)), self.reach - self._most)
         if least >= 0:
             self._clear = (least, atoms.positions.copy(), atoms.cell.array.copy())
             return None
@@ -62,7 +62,7 @@ class Distances:
         i, j = int(center[e]), int(neighbor[e])
         return (
             f"Atoms {i} ({chemical_symbols[z[i]]}) and {j} ({chemical_symbols[z[j]]}) are {distance[e]:.3f} Å "
-            f"apart, closer than {self._least[z[i], z[j]]:.3f} Å"
+            f"apart, closer than {self.least[z[i], z[j]]:.3f} Å"
         )
 
     def _is_clear(self, atoms: Atoms) -> bool:
@@ -89,7 +89,7 @@ class Distances:
         return float(self._pairs(atoms)[2].min(initial=np.inf))
 
     def _pairs(self, atoms: Atoms) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-        graph = build_graph(self._numbers, atoms.positions, atoms.cell.array, atoms.pbc, float(self._reach))
+        graph = build_graph(self._numbers, atoms.positions, atoms.cell.array, atoms.pbc, float(self.reach))
         return graph.edges.center.numpy(), graph.edges.neighbor.numpy(), edge_vectors(graph).norm(dim=1).numpy()
 
 
@@ -112,6 +112,18 @@ class SlowChecks:
 
 
 NOT_CHECKED = SlowChecks(math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a monitor does not object to, and does not note either, before the next `WINDOW` of steps."""
+
+    apart: Floats  # (119, 119) Å, at least, of atoms of two elements
+    force: float  # eV/Å, of an atom
+    kinetic: float  # eV
+    energy: float  # eV, from which the conserved quantity
+    change: float  # eV at most; infinite where it is not guarded
+    escape: float  # Å from the center of mass
 
 
 class Monitor:
@@ -165,8 +177,32 @@ class Monitor:
             self._set_references(atoms, step)
         return found
 
-    def nearest(self, atoms: Atoms) -> float:
-        """The shortest distance, Å; infinite if no pair is near. Warns below the distances in training."""
+    def bounds(self) -> Bounds:
+        """Those of the state that was checked last, while the cell stays."""
+        thermal = (self._guards.energy or math.inf) * self._thermal
+        return Bounds(
+            apart=self._distances.least,
+            force=min(self._max_force, MANY_FORCES * self._trained_force),
+            kinetic=self._max_temperature * self._ensemble.n_degrees * units.kB / 2,
+            energy=self._energy,
+            change=math.inf if self._ensemble.conserved is None else thermal,
+            escape=self._guards.escape_A or math.inf,
+        )
+
+    @property
+    def trained(self) -> Floats:
+        """(119, 119) Å, the shortest distances in training."""
+        return self._seen.least
+
+    def nearest(self, atoms: Atoms, listed: float = math.nan) -> float:
+        """The shortest distance, Å; infinite if no pair is near. Warns below the distances in training.
+
+        Args:
+            atoms: as they are.
+            listed: the shortest distance in a list of pairs, none of which is closer than in training.
+        """
+        if listed < self._distances.reach:
+            return listed
         unseen = self._seen.too_close(atoms)
         if unseen is not None:
             self.warnings.setdefault("distance", f"{unseen}, the shortest in training.")

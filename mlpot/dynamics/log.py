@@ -7,7 +7,7 @@ import os
 import resource
 import time
 from array import array
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
@@ -125,7 +125,7 @@ class Log:
 
     def add(self, observation: Observation) -> None:
         """Write one line."""
-        self._write(",".join("" if math.isnan(x) else repr(x) for x in astuple(observation)))
+        self._write(",".join("" if math.isnan(x) else repr(x) for x in vars(observation).values()))
 
     def _write(self, line: str) -> None:
         content = f"{line}\n".encode()

@@ -8,9 +8,13 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from mlpot.equivariance import LARGEST
 from mlpot.recipes import Section
 
+REPLICA = "replica_"
+"""Before the number of a replica in the name of its folder."""
 NPT = ("npt-isotropic", "npt")
+MOST_STEPS = 1e12
 EnsembleName = Literal["nve", "langevin", "bussi", "nose-hoover", "npt-isotropic", "npt"]
 
 
@@ -64,7 +68,12 @@ class MDRecipe(Section):
 
     model: Path = Field(description="trained potential, a file that mlpot wrote", examples=["model.safetensors"])
     structure: Path = Field(description="any file that ASE reads, or H5MD", examples=["start.xyz"])
-    frame: int = Field(0, description="which structure of the file; negative counts from the end")
+    frame: int | Literal["all"] = Field(
+        0, description="which structure of the file; negative counts from the end; all: each is a replica"
+    )
+    replicas: int = Field(
+        1, ge=1, description="runs in one batch, of each structure, each as it would be alone with the next seed"
+    )
     elements: str | None = Field(
         None, description="of types, such as Si,O, where the structure is of LAMMPS and does not name elements"
     )
@@ -90,9 +99,17 @@ class MDRecipe(Section):
     )
     seed: int = Field(0, ge=0, description="of velocities and thermostat; equal seeds give equal runs on a CPU")
     max_start_force: float = Field(100.0, gt=0, description="eV/Å; a start with a greater force is refused")
+    max_rotation_error: float = Field(
+        LARGEST,
+        gt=0,
+        description="of a network without built-in symmetry: a run is refused if forces of rotated copies differ "
+        "by more from rotated forces, as part of their root mean square (`mlpot info` tells it)",
+    )
     write_every: int = Field(20, ge=1, description="steps between frames of the trajectory")
     log_every: int = Field(10, ge=1, description="steps between lines of the log")
-    checkpoint_s: float = Field(10.0, ge=0, description="seconds between checkpoints")
+    checkpoint_s: float = Field(
+        10.0, ge=0, description="seconds between checkpoints, or 20 times what one takes; 0: as often as possible"
+    )
     wall_time_s: float | None = Field(
         None, gt=0, description="seconds after which the run is saved and stops; what the queue gives less 120"
     )
@@ -103,6 +120,17 @@ class MDRecipe(Section):
     )
     output: Path = Field(Path("md_run"), description="folder for trajectory.h5, log.csv, md.json, md.png")
     overwrite: bool = Field(False, description="replace an earlier run in that folder")
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it is a batch of replicas."""
+        return self.replicas > 1 or self.frame == "all"
+
+    @property
+    def one_frame(self) -> int:
+        """Of a run that is no batch of several structures."""
+        assert self.frame != "all"
+        return self.frame
 
     @property
     def n_steps(self) -> int:
@@ -133,11 +161,21 @@ class MDRecipe(Section):
     def _consistent(self) -> Self:
         if min(self.repeat) < 1:
             raise ValueError(f"repeat needs whole numbers of at least 1, got {list(self.repeat)}")
+        if self.steps is None and not 1000 * self.time_ps / self.timestep_fs < MOST_STEPS:
+            raise ValueError(
+                f"time_ps = {self.time_ps:g} in steps of timestep_fs = {self.timestep_fs:g} are more than "
+                f"{MOST_STEPS:g} steps, which no run takes: choose a longer step or a shorter time"
+            )
         if self.stages:
             if self.temperature_end_K is not None:
                 raise ValueError("temperature_end_K is of a stage where there are stages: move it there")
             self.plan()
             return self
+        if self.is_batch and self.ensemble in NPT:
+            raise ValueError(
+                f"ensemble {self.ensemble!r} changes the cell, and replicas run in cells that stay: choose "
+                "nve, langevin, bussi or nose-hoover, or run them one after another"
+            )
         if self.pressure_GPa != 0 and self.ensemble not in NPT:
             raise ValueError(
                 f"ensemble {self.ensemble!r} has no barostat, so pressure_GPa would do nothing: "

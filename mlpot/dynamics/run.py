@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlpot.atomic_files import write_whole
 from mlpot.calculator import MLPotCalculator
-from mlpot.data.constraints import held_coordinates
 from mlpot.dynamics.checkpoints import Checkpoint, CheckpointError, Checkpoints
-from mlpot.dynamics.lock import folder_lock
-from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.simulation import Simulation
 from mlpot.dynamics.start import starting_atoms
 from mlpot.dynamics.states import identical
-from mlpot.figures.md import plot_md
+from mlpot.dynamics.summary import End, MDSummary, draw, summary_of, write_report
+from mlpot.folder_lock import folder_lock
 from mlpot.forces import computed_by
 from mlpot.signals import BlowUpError, StoppedError, stop_request
 from mlpot.version import __version__
@@ -43,30 +38,6 @@ PHYSICS = (
     "dtype",
 )
 """Keys of a recipe that a run keeps when it is continued."""
-
-
-@dataclass(frozen=True)
-class MDSummary:
-    """The summary of a run; the log has the details."""
-
-    formula: str
-    n_atoms: int
-    n_degrees: int
-    n_fixed: int  # atoms of which a coordinate is held
-    ensemble: str  # of the last stage
-    steps: int
-    time_ps: float
-    temperature_K: float
-    temperature_error: float | None  # K, standard error from blocks
-    pressure_GPa: float | None
-    pressure_error: float | None  # GPa
-    drift: Drift | None  # of the conserved quantity, in the last stage
-    wall_s: float  # since the run was begun or continued
-    steps_per_s: float
-    ns_per_day: float
-    warnings: tuple[str, ...]
-    stopped: str | None  # why the run ended early
-    blown_up: bool  # a guard stopped it
 
 
 def run_md(
@@ -97,8 +68,10 @@ def run_md(
                 simulation.run(stop)
             except StoppedError as error:
                 stopped = error
-        summary = _summary(simulation, time.perf_counter() - began, stopped)
-        _write_report(recipe, simulation, summary)
+        end = _end(simulation, time.perf_counter() - began, stopped)
+        summary = summary_of(recipe, simulation.atoms, end, simulation.warnings)
+        write_report(recipe, summary, simulation.card)
+        draw(recipe, summary)
     if stopped is not None:
         raise stopped
     return summary
@@ -118,28 +91,38 @@ def _prepared(recipe: MDRecipe, resume: bool) -> Simulation:
         raise FileExistsError(f"{there} exists. Choose another output, overwrite it, or continue it: --continue.")
     calculator = MLPotCalculator(recipe.model, device=recipe.device, dtype=recipe.dtype)
     rng = np.random.default_rng(recipe.seed)
-    terms: dict[str, Any] = {"model": _sha256(recipe.model), "plan": [_physics(stage) for stage in recipe.plan()]}
+    terms = terms_of(recipe)
     if newest is None:
         atoms = starting_atoms(recipe, calculator, rng)
         checkpoints.clear()
     else:
-        _check_terms(newest, terms)
+        check_terms(newest, terms)
         atoms = identical(newest.arrays)
         atoms.calc = calculator
     ranges = calculator.potential.header.get("card", {}).get("ranges", {})
-    card = _provenance(recipe, calculator, terms["model"])
+    card = provenance(recipe, calculator, terms["model"])
     return Simulation(recipe, atoms, rng, checkpoints, card=card, ranges=ranges, terms=terms)
+
+
+def terms_of(recipe: MDRecipe) -> dict[str, Any]:
+    """What stays as it is when a run is continued."""
+    return {"model": _hash(recipe.model), "plan": [_physics(stage) for stage in recipe.plan()]}
 
 
 def _physics(stage: MDRecipe) -> dict[str, Any]:
     return {key: getattr(stage, key) for key in PHYSICS} | {"n_steps": stage.n_steps}
 
 
-def _check_terms(checkpoint: Checkpoint, terms: dict[str, Any]) -> None:
+def check_terms(checkpoint: Checkpoint, terms: dict[str, Any]) -> None:
     """Raise CheckpointError unless a continued run has the same model and, up to its state, the same plan."""
     facts, before = checkpoint.facts, checkpoint.facts["terms"]
     if terms["model"] != before["model"]:
         raise CheckpointError("The run was begun with another model. Give that one, or begin a new run.")
+    for key in ("replicas", "frame"):
+        alone = {"replicas": 1, "frame": 0}[key]
+        old, new = before.get(key, alone), terms.get(key, alone)
+        if old != new:
+            raise CheckpointError(f"The run was begun with {key} = {old}, not {new}. Continue it as it was.")
     now = facts["stage"]
     if len(terms["plan"]) <= now:
         raise CheckpointError(f"The run is in stage {now + 1} of {len(before['plan'])}, the recipe has fewer.")
@@ -153,12 +136,13 @@ def _check_terms(checkpoint: Checkpoint, terms: dict[str, Any]) -> None:
                 )
 
 
-def _sha256(path: Path) -> str:
+def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _provenance(recipe: MDRecipe, calculator: MLPotCalculator, model_hash: str) -> dict[str, str]:
+def provenance(recipe: MDRecipe, calculator: MLPotCalculator, model_hash: str) -> dict[str, str]:
+    """The card of a trajectory: how it was made."""
     packages = {name: version(name) for name in ("torch", "numpy", "ase", "h5py")}
     return {
         "made with": f"mlpot {__version__}",
@@ -171,44 +155,16 @@ def _provenance(recipe: MDRecipe, calculator: MLPotCalculator, model_hash: str) 
     }
 
 
-def _write_report(recipe: MDRecipe, simulation: Simulation, summary: MDSummary) -> None:
-    report = {
-        "summary": asdict(summary),
-        "recipe": recipe.model_dump(mode="json"),
-        "provenance": simulation.card,
-        "mlpot": __version__,
-    }
-    write_whole(recipe.output / "md.json", (json.dumps(report, indent=2) + "\n").encode())
-    columns = read_log(recipe.output / "log.csv")
-    plot_md(
-        columns, len(simulation.atoms), recipe.output / "md.png", title=f"{summary.formula}, {summary.ensemble}"
-    )
-
-
-def _summary(simulation: Simulation, wall_s: float, stopped: StoppedError | None) -> MDSummary:
-    columns = of_stage(read_log(simulation.recipe.output / "log.csv"), simulation.stage_began_ps)
-    atoms, progress = simulation.atoms, simulation.progress
-    temperature, temperature_error = mean_and_error(columns["temperature_K"])
-    pressure, pressure_error = mean_and_error(columns["pressure_GPa"]) if atoms.pbc.all() else (None, None)
-    speed = (simulation.step - simulation.first) / wall_s
-    recipe = simulation.plan[progress.stage]
-    return MDSummary(
-        formula=atoms.get_chemical_formula(),
-        n_atoms=len(atoms),
+def _end(simulation: Simulation, wall_s: float, stopped: StoppedError | None) -> End:
+    progress = simulation.progress
+    return End(
+        stage=simulation.plan[progress.stage],
+        stage_began_ps=simulation.stage_began_ps,
         n_degrees=progress.n_degrees,
-        n_fixed=int(held_coordinates(atoms).any(axis=1).sum()),
-        ensemble=recipe.ensemble,
         steps=simulation.step,
         time_ps=simulation.time_fs(progress.stage, progress.step) / 1e3,
-        temperature_K=temperature,
-        temperature_error=temperature_error,
-        pressure_GPa=pressure,
-        pressure_error=pressure_error,
-        drift=drift(columns["time_ps"], columns["conserved_eV"], len(atoms)),
+        steps_per_s=(simulation.step - simulation.first) / wall_s,
         wall_s=wall_s,
-        steps_per_s=speed,
-        ns_per_day=speed * recipe.timestep_fs * 86400 / 1e6,
-        warnings=tuple(simulation.warnings.values()),
         stopped=None if stopped is None else str(stopped),
         blown_up=isinstance(stopped, BlowUpError),
     )

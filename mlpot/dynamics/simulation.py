@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -14,18 +11,16 @@ from typing import Any, Self
 import numpy as np
 from ase import Atoms
 
-from mlpot.atomic_files import StorageError
 from mlpot.data.h5md.trajectory import TrajectoryWriter
 from mlpot.data.sources.output import write_structures
 from mlpot.dynamics.checkpoints import Checkpoint, Checkpoints
+from mlpot.dynamics.course import Course
 from mlpot.dynamics.ensembles import Ensemble, build_ensemble
 from mlpot.dynamics.guards import NOT_CHECKED, WINDOW, Monitor
-from mlpot.dynamics.log import Log, Observation, Pace, Slope, observe, resident_memory
+from mlpot.dynamics.log import Log, Observation, Slope, observe, resident_memory
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.states import State, identity
-from mlpot.signals import BlowUpError, SignalledError, StoppedError, StopRequest
-
-HOUR = 3600.0  # seconds
+from mlpot.signals import BlowUpError
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,7 @@ class Progress:
     log_bytes: int
 
 
-class Simulation:
+class Simulation(Course):
     """A run, from its current state to its end.
 
     Args:
@@ -54,6 +49,8 @@ class Simulation:
         terms: settings that must be the same when the run is continued, JSON-able.
     """
 
+    progress: Progress
+
     def __init__(
         self,
         recipe: MDRecipe,
@@ -65,18 +62,12 @@ class Simulation:
         ranges: dict[str, Any],
         terms: dict[str, Any],
     ):
-        self.recipe, self.plan, self.atoms, self.rng = recipe, recipe.plan(), atoms, rng
+        super().__init__(recipe, checkpoints)
+        self.atoms, self.rng, self.card, self._ranges, self._terms = atoms, rng, card, ranges, terms
         self.warnings: dict[str, str] = {}
-        self.tell: Callable[[int, int | None], None] | None = None
-        self._checkpoints, self.card, self._ranges, self._terms = checkpoints, card, ranges, terms
-        lengths = [stage.n_steps for stage in self.plan]
-        times = [stage.n_steps * stage.timestep_fs for stage in self.plan]
-        self._first_steps = np.concatenate([[0], np.cumsum(lengths)]).tolist()
-        self._first_times = np.concatenate([[0.0], np.cumsum(times)]).tolist()  # fs
-        self.n_steps = self._first_steps[-1]
         newest = checkpoints.newest
         if newest is None:
-            self._enter(0)
+            self._build(0)
             self.progress = self._progress(0, Slope(), n_frames=0, log_bytes=0)
             self.save()
         else:
@@ -98,28 +89,20 @@ class Simulation:
 
     # --- the state of the run ---
 
-    @property
-    def step(self) -> int:
-        """Steps done, of the whole run."""
-        return int(self._first_steps[self.progress.stage]) + self.progress.step
+    def _enter(self, stage: int) -> None:
+        self._build(stage)
+        self.progress = self._progress(
+            0, Slope(), n_frames=self.progress.n_frames, log_bytes=self.progress.log_bytes
+        )
 
-    @property
-    def stage_began_ps(self) -> float:
-        """When the stage that runs began."""
-        return float(self._first_times[self.progress.stage]) / 1e3
-
-    def time_fs(self, stage: int, step: int) -> float:
-        """Simulated since the beginning of the run."""
-        return float(self._first_times[stage]) + step * self.plan[stage].timestep_fs
-
-    def _enter(self, stage: int, n_degrees: int | None = None) -> None:
+    def _build(self, stage: int, n_degrees: int | None = None) -> None:
         self._stage = stage
         self._ensemble: Ensemble = build_ensemble(self.atoms, self.plan[stage], self.rng, n_degrees)
 
     def _resume(self, checkpoint: Checkpoint) -> Progress:
         facts = checkpoint.facts
         self.warnings = facts["warnings"]
-        self._enter(facts["stage"], facts["n_degrees"])
+        self._build(facts["stage"], facts["n_degrees"])
         state = State.stored(checkpoint.arrays, facts["rng"])
         state.put_back(self.atoms, self._ensemble, self.rng)
         slope = Slope(*facts["slope"])
@@ -131,44 +114,13 @@ class Simulation:
 
     # --- steps ---
 
-    def run(self, stop: StopRequest) -> None:
-        """Run all remaining stages.
-
-        Raises:
-            StoppedError: a guard, a signal or the clock ended the run; it is saved.
-            StorageError: the run cannot be stored; the last checkpoint is whole.
-        """
-        self._began = self._saved = time.monotonic()
-        self._pace = Pace(self.step)
-        try:
-            for stage in range(self.progress.stage, len(self.plan)):
-                if stage != self._stage:
-                    self._enter(stage)
-                    self.progress = self._progress(
-                        0, Slope(), n_frames=self.progress.n_frames, log_bytes=self.progress.log_bytes
-                    )
-                self._run_stage(stop)
-        except (StorageError, BlowUpError):
-            raise  # either nothing can be stored, or all is stored already
-        except BaseException:
-            self.save()
-            raise
-        self.save()
-
-    def _run_stage(self, stop: StopRequest) -> None:
-        stage = self.plan[self._stage]
-        self._monitor = Monitor(stage, self.atoms, self._ensemble, self._ranges)
+    def _watch(self) -> None:
+        self._monitor = Monitor(self.plan[self._stage], self.atoms, self._ensemble, self._ranges)
         self._monitor.warnings = self.warnings
         if self.step == 0 and self.progress.log_bytes == 0:
             self._monitor.check_slowly(self.atoms)
             self._count(0)
             self.save()
-        while self.progress.step < stage.n_steps:
-            self._stop_if_asked(stop)
-            self._advance(stage)
-            if time.monotonic() - self._saved >= self.recipe.checkpoint_s:
-                self.save()
-                self._check_disk()
 
     def _advance(self, stage: MDRecipe) -> None:
         step = self.progress.step + 1
@@ -189,7 +141,7 @@ class Simulation:
 
     def _count(self, step: int) -> None:
         """Record a valid step."""
-        of_run, time_fs = int(self._first_steps[self._stage]) + step, self.time_fs(self._stage, step)
+        of_run, time_fs = self.step_in(self._stage, step), self.time_fs(self._stage, step)
         slope = self.progress.slope
         if of_run % self.recipe.log_every == 0:
             slope = self._observe(step, of_run, time_fs)
@@ -223,11 +175,7 @@ class Simulation:
     # --- checkpoints ---
 
     def save(self) -> None:
-        """Write everything up to the last valid step to disk, and a checkpoint.
-
-        Raises:
-            StorageError: it cannot be written; the previous checkpoint is intact.
-        """
+        """As of a course."""
         if self.progress.n_frames or self.progress.log_bytes:
             self._trajectory.commit()
             self._log.sync()
@@ -245,35 +193,9 @@ class Simulation:
             "card": self.card,
         }
         self._checkpoints.write(Checkpoint(facts, identity(self.atoms) | progress.state.arrays()))
-        self._saved = time.monotonic()
 
-    # --- early ends ---
-
-    def _stop_if_asked(self, stop: StopRequest) -> None:
-        if stop.signal is not None:
-            raise SignalledError(
-                f"Step {self.step}: stopped by {stop.signal.name} and saved. Go on with --continue.", stop.signal
-            )
-        limit = self.recipe.wall_time_s
-        if limit is not None and time.monotonic() - self._began > limit:
-            raise StoppedError(f"Step {self.step}: the wall time of {limit:g} s is over. Go on with --continue.")
-
-    def _check_disk(self) -> None:
-        """Stop while the disk still has space for two checkpoints and the output of the next hour."""
-        if not self.recipe.guards.disk:
-            return
-        elapsed = time.monotonic() - self._began
-        done = max(1, self.step - self.first)
-        ahead = min(HOUR, elapsed * (self.n_steps - self.step) / done)
-        folder = self.recipe.output
-        grown = sum((folder / name).stat().st_size for name in ("trajectory.h5", "log.csv"))
-        needed = 2 * self._checkpoints.n_bytes + grown / max(1, self.step) * done / elapsed * ahead
-        free = shutil.disk_usage(folder).free
-        if free < needed:
-            raise StoppedError(
-                f"Step {self.step}: {folder} has {free} bytes free, and the next {ahead:.0f} s need {needed:.0f} "
-                "(guards.disk). Make room, then go on with --continue."
-            )
+    def _grown(self) -> list[Path]:
+        return [self.recipe.output / name for name in ("trajectory.h5", "log.csv")]
 
     def _stopped_by_guard(self, reason: str) -> BlowUpError:
         """Store the last valid state and the invalid one; returns the error."""

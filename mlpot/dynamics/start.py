@@ -11,11 +11,13 @@ from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 
 from mlpot.calculator import MLPotCalculator
-from mlpot.data.constraints import constraints_of, held_coordinates, holds_center, other_constraints
+from mlpot.data.constraints import constraints_of, held_coordinates, holds_center, other_constraints, unused_masks
 from mlpot.data.sources.read import named_elements, read_structure
 from mlpot.dynamics.recipe import MDRecipe
+from mlpot.equivariance import rotation_error, stated_error
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
+from mlpot.potential import Potential
 
 Floats = NDArray[np.float64]
 
@@ -37,7 +39,12 @@ def starting_atoms(recipe: MDRecipe, calculator: MLPotCalculator, rng: np.random
         UnknownElementError: an element the potential was not made for.
         FileNotFoundError, FormatError: as `read_structure`.
     """
-    atoms = read_structure(recipe.structure, recipe.frame, named_elements(recipe.elements, None))
+    atoms = read_structure(recipe.structure, recipe.one_frame, named_elements(recipe.elements, None))
+    return started(atoms, recipe, calculator, rng)
+
+
+def started(atoms: Atoms, recipe: MDRecipe, calculator: MLPotCalculator, rng: np.random.Generator) -> Atoms:
+    """As `starting_atoms`, of a structure that was read."""
     has_velocities = atoms.has("momenta")
     check_constraints(atoms, recipe.structure)
     check_masses(atoms, recipe.structure)
@@ -47,6 +54,7 @@ def starting_atoms(recipe: MDRecipe, calculator: MLPotCalculator, rng: np.random
     atoms.calc = calculator
     calculator.potential.check_elements(torch.as_tensor(atoms.numbers, device=calculator.device))
     check_overlap(atoms)
+    check_rotations(atoms, recipe, calculator.potential)
     forces = np.linalg.norm(atoms.get_forces(), axis=1)
     worst = int(forces.argmax())
     if not np.isfinite(forces).all() or forces[worst] > recipe.max_start_force:
@@ -64,7 +72,7 @@ def starting_atoms(recipe: MDRecipe, calculator: MLPotCalculator, rng: np.random
 
 
 def check_constraints(atoms: Atoms, where: str | Path) -> None:
-    """Raise StartError for constraints that the integrators do not keep.
+    """Raise StartError for constraints that the integrators do not keep, and columns that may be meant for some.
 
     `FixCom` beside held coordinates is one of them: ASE holds the center of mass by moving all atoms.
     """
@@ -73,6 +81,12 @@ def check_constraints(atoms: Atoms, where: str | Path) -> None:
         raise StartError(
             f"{where} has constraints {', '.join(what)}, which molecular dynamics here does not keep; it "
             "keeps FixAtoms, FixCartesian and FixCom. Remove them: atoms.set_constraint()."
+        )
+    if masks := unused_masks(atoms):
+        raise StartError(
+            f"{where} has a column {masks[0].removeprefix('-')!r}, which seems to say which atoms are held, and "
+            f"nothing holds them. If it does: mlpot data export {where} start.traj --key fixed={masks[0]} writes "
+            "a structure that holds them. Otherwise rename or remove the column."
         )
     if holds_center(atoms) and held_coordinates(atoms).any():
         raise StartError(
@@ -112,6 +126,25 @@ def _repeated(atoms: Atoms, times: tuple[int, int, int]) -> Atoms:
     repeated = atoms.repeat(times)
     repeated.set_constraint(constraints_of(np.tile(held, (int(np.prod(times)), 1)), center))
     return repeated
+
+
+def check_rotations(atoms: Atoms, recipe: MDRecipe, potential: Potential) -> None:
+    """Raise StartError for a network that learned rotations badly, by its card or, without one, on these atoms.
+
+    It pulls on a molecule with a torque and gives one crystal several energies, by how it lies.
+    """
+    if potential.backbone.equivariant:
+        return
+    error = stated_error(potential)
+    if error is None:
+        graph = build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, potential.cutoff)
+        error = rotation_error(potential, graph)
+    if not error.relative <= recipe.max_rotation_error:
+        raise StartError(
+            f"The network has no built-in symmetry: {error}, above max_rotation_error = "
+            f"{recipe.max_rotation_error:g}. Train it longer with training.augment: rotations, average it over a "
+            "group, or raise the bound."
+        )
 
 
 def check_overlap(atoms: Atoms) -> None:

@@ -41,15 +41,20 @@ class State:
     @classmethod
     def of(cls, atoms: Atoms, ensemble: Ensemble, rng: np.random.Generator) -> State:
         """The state as it is now, copied."""
-        dynamics = ensemble.dynamics
         return cls(
             atoms.positions.copy(),
             atoms.get_momenta(),
             atoms.cell.array.copy(),
-            {path: np.copy(reduce(getattr, path.split("."), dynamics)) for path in INTEGRATOR[ensemble.name]},
+            cls.of_integrator(ensemble),
             dict(rng.bit_generator.state),
             {} if atoms.calc is None else atoms.calc.results,
         )
+
+    @staticmethod
+    def of_integrator(ensemble: Ensemble) -> dict[str, Any]:
+        """The variables of an integrator beside the atoms, copied."""
+        paths, dynamics = INTEGRATOR[ensemble.name], ensemble.dynamics
+        return {path: np.copy(reduce(getattr, path.split("."), dynamics)) for path in paths}
 
     def put_back(self, atoms: Atoms, ensemble: Ensemble, rng: np.random.Generator) -> None:
         """Make atoms, integrator and random numbers as they were."""

@@ -26,6 +26,7 @@ from mlpot.dynamics.start import (
     check_vectors,
     degrees_of_freedom,
     draw_velocities,
+    inertia,
 )
 
 HELD: dict[str, Callable[[], list[Any]]] = {
@@ -197,6 +198,52 @@ def test_the_temperature_is_that_asked_for_within_three_standard_errors(ensemble
         assert error < 9
     if slope is not None:
         assert abs(slope.slope) < 3 * slope.slope_error + 5.0
+
+
+def by_motion_and_by_place(atoms: Atoms, n_degrees: int) -> tuple[float, float]:
+    """Two estimates of 1/kT, 1/eV, with the same mean at constant energy: (n − 2)/2K, and ∇·B + B·∇ ln g.
+
+    H. H. Rugh, Phys. Rev. Lett. 78, 772 (1997), with B = ∇U/|∇U|² of the coordinates that are free. Where the
+    angular momentum is zero, momenta leave the positions a weight g = 1/√(det I).
+    """
+    free = ~held_coordinates(atoms).ravel()
+    vectors = atoms.positions[:, None] - atoms.positions
+    d = np.sqrt(np.einsum("ija,ija->ij", vectors, vectors)) + np.eye(len(atoms))
+    slope, u = (d - 3.0) / d * (1 - np.eye(len(atoms))), vectors / d[..., None]
+    pair = np.einsum("ij,ija,ijb->ijab", 1 - slope, u, u) + slope[..., None, None] * np.eye(3)
+    curvature = -pair
+    curvature[np.diag_indices(len(atoms))] += pair.sum(axis=1)
+    hessian = curvature.swapaxes(1, 2).reshape(3 * len(atoms), -1)[np.ix_(free, free)]
+    gradient = -atoms.get_forces(apply_constraint=False).ravel()[free]
+    square = gradient @ gradient
+    by_place = hessian.trace() / square - 2 * gradient @ hessian @ gradient / square**2
+    if free.all():
+        ends = []
+        for sign in (-1e-4, 1e-4):
+            moved = atoms.copy()
+            moved.positions += sign * gradient.reshape(-1, 3) / square
+            ends.append(np.linalg.slogdet(inertia(moved))[1])
+        by_place -= (ends[1] - ends[0]) / 2e-4 / 2
+    return (n_degrees - 2) / 2 / atoms.get_kinetic_energy(), by_place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("held", HELD)
+def test_at_constant_energy_the_motion_has_the_temperature_of_the_places(held: str) -> None:
+    rng = np.random.default_rng(7)
+    atoms = tangle(held, rng)
+    ensemble = build_ensemble(atoms, recipe("nve"), rng)
+    found = []
+    for step in range(SLOW_STEPS):
+        ensemble.dynamics.step()
+        if step >= REST and step % 10 == 0:
+            found.append(by_motion_and_by_place(atoms, ensemble.n_degrees))
+    motion, place = np.array(found).T
+    apart, error = mean_and_error((motion - place) / place.mean())
+    assert error is not None
+    print(f"nve, {held}: 1/kT of motion and of places are apart by {100 * apart:.1f} ± {100 * error:.1f} %")
+    assert abs(apart) < 3 * error
+    assert error < 0.06  # a molecule whose momenta are all counted is apart by 0.33
 
 
 @pytest.mark.slow

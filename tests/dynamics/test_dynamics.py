@@ -373,6 +373,18 @@ def test_a_step_that_is_far_too_long_stops_the_run_by_name(folder: Path) -> None
         run_md(recipe(folder, ensemble="nve", timestep_fs=1e6, temperature_K=1e5, steps=500))
 
 
+def test_a_step_so_long_that_a_molecule_flies_apart_stops_the_run_by_name(folder: Path) -> None:
+    """The neighbor list ended the process there, without a word."""
+    with pytest.raises(BlowUpError, match="time step"):
+        run_md(recipe(folder, structure=folder / "ethanol.xyz", ensemble="langevin", timestep_fs=1e6, steps=5))
+
+
+def test_a_step_so_short_that_no_run_ends_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"more than 1e\+12 steps"):
+        MDRecipe(model=Path("m"), structure=Path("s"), timestep_fs=1e-320)
+    assert MDRecipe(model=Path("m"), structure=Path("s"), timestep_fs=1e-320, steps=3).n_steps == 3
+
+
 # --- figures ---
 
 
