@@ -81,7 +81,7 @@ def lammps_run(
     command += ["lammps", "in.script", "--model", str(model.resolve()), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     out = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=7200, check=False
     )
     assert code is None or out.returncode == code, f"{out.returncode}\n{out.stdout[-3000:]}\n{out.stderr[-3000:]}"
     return Run(out.returncode, out.stdout, out.stderr, folder)

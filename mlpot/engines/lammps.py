@@ -12,6 +12,7 @@ from mlpot.engines.lammps_fix import MPIAbortException, lammps, register
 from mlpot.engines.lammps_guards import LocalGuards
 from mlpot.engines.lammps_potential import RankPotential
 from mlpot.engines.mpi import stop_all
+from mlpot.equivariance import warn_of_rotations
 from mlpot.model_file import load_potential
 from mlpot.potential import Potential
 
@@ -63,6 +64,7 @@ def run_lammps(
     if not Path(script).is_file():
         raise FileNotFoundError(f"There is no file {script}. Give the path of a script of LAMMPS.")
     potential = load_potential(model, dtype=dtype)
+    warn_of_rotations(potential)
     try:  # with partitions LAMMPS wants to know of a script before it reads one
         lmp = lammps(cmdargs=["-in", str(script), *arguments], comm=comm)
     except RuntimeError as error:  # which LAMMPS has told

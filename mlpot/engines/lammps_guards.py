@@ -7,6 +7,7 @@ import math
 import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mlpot.dynamics.guards import WINDOW, least_distances
 from mlpot.dynamics.recipe import Guards
@@ -37,12 +38,16 @@ class LocalGuards:
         self._clear: tuple[Edges, float, Floats] | None = None  # since when atoms had how much room, Å
         self._calls = 0
 
-    def reason(self, local: LocalGraph, energy: float, forces: Floats) -> str | None:
-        """Why all ranks must stop after a calculation, None if nothing is wrong."""
+    def wants_grades(self) -> bool:
+        """Whether this calculation is one of those in which extrapolation is looked at; all ranks say the same."""
+        self._calls += 1
+        return self._grade is not None and self._potential.domain is not None and self._calls % WINDOW == 1
+
+    def reason(self, local: LocalGraph, energy: float, forces: Floats, grades: Tensor | None) -> str | None:
+        """Why all ranks must stop after a calculation, None if nothing is wrong; grades (n_own,) if wanted."""
         if not (np.isfinite(energy) and np.isfinite(forces).all()):
             return "The energy or a force is not finite: atoms may be far closer than any in training."
-        self._calls += 1
-        return self._too_close(local) or self._unlike_training(local)
+        return self._too_close(local) or self._unlike_training(local, grades)
 
     def strong_force(self, forces: Floats, ids: NDArray[np.integer]) -> str | None:
         """Why all ranks must stop when the forces (n_own, 3) are complete, eV/Å."""
@@ -79,13 +84,11 @@ class LocalGuards:
             f"closer than {least[e]:.3f} Å (--min-distance)."
         )
 
-    def _unlike_training(self, local: LocalGraph) -> str | None:
-        if self._grade is None or self._potential.domain is None or self._calls % WINDOW != 1 or not local.n_own:
+    def _unlike_training(self, local: LocalGraph, grades: Tensor | None) -> str | None:
+        if grades is None or not local.n_own:
             return None
-        graph = local.with_true_numbers().to(self._potential.energy_scale.device)
-        grades = self._potential.extrapolation_grade(graph)
-        assert grades is not None
-        worst = int(grades[: local.n_own].argmax())
+        assert self._grade is not None
+        worst = int(grades.argmax())
         if (most := float(grades[worst])) <= self._grade:
             return None
         return (

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mlpot.engines import lammps_fix
 from mlpot.engines.lammps_guards import LocalGuards
-from mlpot.engines.local_atoms import Box, LocalGraph, LocalList, farthest
+from mlpot.engines.lammps_passes import Passes, split
+from mlpot.engines.local_atoms import Box, LocalGraph, farthest
 from mlpot.engines.mpi import stop_all
-from mlpot.forces import native_call_with_ghosts, predict_atoms, predict_own
+from mlpot.engines.own_energies import OwnEnergies
 from mlpot.potential import Potential
 from mlpot.signals import BlowUpError
 
@@ -33,6 +33,11 @@ PAIRS_ALONE = {
 NULL = "NULL"
 
 
+def _told(error: Exception) -> str:
+    """For the user; with the way to it if it is no fault of theirs."""
+    return f"{error}" if isinstance(error, ValueError) else traceback.format_exc()
+
+
 class RankPotential(lammps_fix.Callbacks):
     """A potential for one instance of LAMMPS, as one rank sees it.
 
@@ -46,11 +51,10 @@ class RankPotential(lammps_fix.Callbacks):
     def __init__(self, lmp: Any, potential: Potential, elements: Sequence[str] | None, guards: LocalGuards):
         self.lmp, self.comm, self.potential = lmp, lmp.get_mpi_comm(), potential
         self.guards = guards
-        self.reach = potential.n_passes * potential.cutoff  # Å, of the energy of an atom
-        self._enough = (1 + STRAIN) * self.reach + SKIN
-        self._elements = elements
-        self._native = native_call_with_ghosts(potential)
-        self._list = LocalList(potential.cutoff, potential.n_passes)
+        self._passes, self._elements = Passes(lmp, potential), elements
+        self.own: OwnEnergies | None = (
+            None  # the way in which messages pass, once the script has the line of the potential
+        )
         self._fix: lammps_fix.Fix | None = None
         self._name = ""
         self._numbers = np.zeros(1, np.int64)  # by type, from 1; 0 for NULL
@@ -63,7 +67,8 @@ class RankPotential(lammps_fix.Callbacks):
         """As `Callbacks`.
 
         Raises:
-            ValueError: a second potential, a group other than all, or elements that do not fit.
+            ValueError: a second potential, a group other than all, elements that do not fit, or a way of passing
+                messages that the potential has not.
         """
         name, group, _, *words = arguments
         if self.is_there():
@@ -75,11 +80,23 @@ class RankPotential(lammps_fix.Callbacks):
             )
         if (units := self.lmp.extract_global("units")) != "metal":
             raise ValueError(f"The script has units {units}; energies and forces are in eV and Å: `units metal`.")
+        words, wanted = split(words)
         self._numbers = self._numbers_of_types(words)
+        self.own = self._passes.choose(wanted)
         self._name, self._fix = name, lammps_fix.Fix(self.lmp, name)
         self._begun = None
         enough = max(self._enough, lammps_fix.ghost_cutoff(self.lmp))
         self.lmp.command(f"comm_modify mode single cutoff {enough:.12g}")
+
+    @property
+    def reach(self) -> float:
+        """Å, how far out ghosts are needed."""
+        assert self.own is not None
+        return self.own.reach
+
+    @property
+    def _enough(self) -> float:
+        return (1 + STRAIN) * self.reach + SKIN
 
     def is_there(self) -> bool:
         """Whether the line of the potential was read and its fix is there yet."""
@@ -113,8 +130,8 @@ class RankPotential(lammps_fix.Callbacks):
         self._check_fixes()
         if (there := lammps_fix.ghost_cutoff(self.lmp)) < self.reach:
             raise ValueError(
-                f"LAMMPS keeps ghosts {there:.4g} Å out, and an atom's energy reaches {self.reach:.4g} Å "
-                f"({self.potential.n_passes} × {self.potential.cutoff:.4g} Å). Write "
+                f"LAMMPS keeps ghosts {there:.4g} Å out, and they are needed {self.reach:.4g} Å out "
+                f"({self.reach / self.potential.cutoff:.0f} × {self.potential.cutoff:.4g} Å). Write "
                 f"`comm_modify mode single cutoff {self._enough:.4g}`, after the potential's line."
             )
 
@@ -133,18 +150,28 @@ class RankPotential(lammps_fix.Callbacks):
 
     def compute(self, eflag: int, vflag: int) -> None:
         """As `Callbacks`: all ranks tell each other what they found, or what went wrong."""
-        energy, virial, forces, reason = 0.0, np.zeros((3, 3)), None, ""
+        energy, virial, forces, reason, local = 0.0, np.zeros((3, 3)), None, "", None
+        assert self.own is not None
         try:
             local = self._local_graph()
-            energy, forces, virial = self._predict(local)
-            reason = self.guards.reason(local, energy, forces) or ""
         except Exception as error:
-            reason = f"{error}" if isinstance(error, ValueError) else traceback.format_exc()
+            reason = _told(error)
+        if self.own.ready(local):
+            assert local is not None
+            try:
+                energy, forces, virial = self._predict(local)
+                grades = self.own.grades(local) if self.guards.wants_grades() and local.n_own else None
+                reason = self.guards.reason(local, energy, forces, grades) or ""
+            except Exception as error:
+                reason = _told(error)
+                if self.own.others_wait:  # and would not come to the sum below
+                    stop_all(self.comm, reason, 1)
         sums = np.array([energy, *(virial + virial.T)[VOIGT] / 2, bool(reason)])
         self.comm.Allreduce(sums.copy(), sums)
         if sums[-1] > 0:
             self._stop(reason)
         assert self._fix is not None
+        assert local is not None
         assert forces is not None
         self._add(local, forces)
         self._fix.tell(sums[0], -sums[1:7])
@@ -174,6 +201,10 @@ class RankPotential(lammps_fix.Callbacks):
             self._fix.tell_atoms(*self._answer)
             self._answer = None
 
+    def is_open(self) -> bool:
+        """As `Callbacks`."""
+        return self.lmp.lmp is not None
+
     def failed(self, error: BaseException) -> None:
         """As `Callbacks`; only what all ranks find alike comes here, but for faults of ours."""
         lammps_fix.flush(self.lmp)
@@ -202,7 +233,8 @@ class RankPotential(lammps_fix.Callbacks):
         self._check_ghosts(positions)
         if n and not ids[:n].all():
             raise ValueError("Atoms have no ids, by which ghosts are known. Leave out `atom_modify id no`.")
-        return self._list.graph(positions, self._numbers[types], ids.astype(np.int64), n_own, self._box())
+        assert self.own is not None
+        return self.own.graph(positions, self._numbers[types], ids.astype(np.int64), n_own, self._box())
 
     def _check_ghosts(self, positions: Floats) -> None:
         """No atom may have come near since LAMMPS looked which ghosts are near.
@@ -234,15 +266,10 @@ class RankPotential(lammps_fix.Callbacks):
 
     def _predict(self, local: LocalGraph) -> tuple[float, Floats, Floats]:
         """Energy, forces on the atoms of the graph and virial; eV, eV/Å."""
-        found: tuple[Tensor, Tensor, Tensor] | None = None
         if local.n_own == 0:
             return 0.0, np.zeros((len(local.kept), 3)), np.zeros((3, 3))
-        if self._native is not None:
-            found = self._native(local.graph)
-        if found is None:
-            device = self.potential.energy_scale.device
-            found = predict_own(self.potential, local.with_true_numbers().to(device), local.n_own)
-        energy, forces, virial = (t.cpu() for t in found)
+        assert self.own is not None
+        energy, forces, virial = (t.cpu() for t in self.own.predict(local))
         return energy.item(), forces.numpy(), virial[0].numpy()
 
     def _by_atom(self, local: LocalGraph) -> tuple[Floats, Floats]:
@@ -253,8 +280,8 @@ class RankPotential(lammps_fix.Callbacks):
         assert self._fix is not None
         energies, parts = np.zeros(self._n_all), np.zeros((2, self._n_all, 3))
         if local.n_own:
-            device = self.potential.energy_scale.device
-            found = predict_atoms(self.potential, local.with_true_numbers().to(device), local.n_own).to("cpu")
+            assert self.own is not None
+            found = self.own.by_atom(local).to("cpu")
             energies[local.kept[: local.n_own]] = found.energies[: local.n_own].numpy()
             virials = -found.virials.numpy()[:, VOIGT[0], VOIGT[1]]
             parts[0, local.kept], parts[1, local.kept] = virials[:, :3], virials[:, 3:]
@@ -284,9 +311,14 @@ class RankPotential(lammps_fix.Callbacks):
     def _labels(self, n_types: int) -> list[str]:
         """The elements that labels of types name, [] if not all do."""
         names = [""] * n_types
-        for symbol in (chemical_symbols[z] for z in self.potential.elements):
-            if int(self.lmp.eval(f"is_typelabel(atom,{symbol})")):
-                names[int(self.lmp.eval(f"label2type(atom,{symbol})")) - 1] = symbol
+        try:
+            for symbol in (chemical_symbols[z] for z in self.potential.elements):
+                if int(self.lmp.eval(f"is_typelabel(atom,{symbol})")):
+                    names[int(self.lmp.eval(f"label2type(atom,{symbol})")) - 1] = symbol
+        except Exception as error:  # of LAMMPS, which says in no other way that there are no labels
+            if "without a labelmap" not in str(error):
+                raise
+            return []
         return names if all(names) else []
 
     def _example(self) -> list[str]:

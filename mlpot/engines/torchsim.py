@@ -1,0 +1,63 @@
+"""TorchSim's door: a potential as a model of it, which computes many systems at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_sim.models.interface import ModelInterface
+
+from mlpot.equivariance import warn_of_rotations
+from mlpot.forces import predict
+from mlpot.model_file import own_potential
+from mlpot.neighbors import build_graphs
+from mlpot.potential import Potential
+
+
+class MLPotModel(ModelInterface):  # type: ignore[misc]  # TorchSim has no types
+    """Energies, forces and stresses of the systems of a state.
+
+    Args:
+        potential: a potential, of which a copy is used, or the path of its file.
+        device: where it computes, and where the state is; lists of neighbors are made on the CPU.
+        dtype: torch.float64, torch.float32 or their names, of the potential and of what is returned; that of the
+            potential by default.
+
+    Raises (on a call):
+        UnknownElementError: an element the potential was not made for.
+        ValueError: positions or a cell are not finite, or two atoms are in one place.
+    """
+
+    def __init__(
+        self,
+        potential: Potential | str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | str | None = None,
+    ):
+        super().__init__()
+        self.potential = own_potential(potential, device, dtype)
+        warn_of_rotations(self.potential)
+        self._device, self._dtype = torch.device(device), self.potential.dtype
+        self._compute_forces = self._compute_stress = True
+
+    def forward(self, state: Any, **_: Any) -> dict[str, Tensor]:
+        """Energies (n_systems,) eV, forces (n_atoms, 3) eV/Å and stresses (n_systems, 3, 3) eV/Å³.
+
+        The stress of a system without periods is NaN.
+
+        Args:
+            state: TorchSim's, in Å.
+        """
+        sizes = torch.bincount(state.system_idx, minlength=len(state.row_vector_cell)).tolist()
+        parts = (t.detach().cpu().split(sizes) for t in (state.atomic_numbers, state.positions.double()))
+        numbers, positions = ([part.numpy() for part in split] for split in parts)
+        cells = list(state.row_vector_cell.detach().double().cpu().numpy())
+        pbc = torch.as_tensor(state.pbc).cpu().expand(3).numpy()
+        graph = build_graphs(numbers, positions, cells, [pbc] * len(sizes), self.potential.cutoff)
+        self.potential.check_elements(graph.numbers.to(self._device))
+        out = predict(self.potential, graph.to(self._device))
+        found = {"energy": out.energy, "forces": out.forces, "stress": out.stress}
+        return {name: value.to(self._dtype) for name, value in found.items()}
