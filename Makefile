@@ -7,7 +7,7 @@ BIN := .venv/bin
 # Small molecules are bound by calls, not by arithmetic: a second thread only waits, and on a busy machine for long.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: release setup demo test slow skipped scatter pages sets lint types check bench bench-setup gpu gpu-wheels clean
+.PHONY: release setup demo test slow skipped scatter engines pages sets lint types check bench bench-setup gpu gpu-wheels clean
 
 setup: .venv/installed
 
@@ -29,13 +29,14 @@ demo: setup
 	@echo "pictures  runs/demo/learning_curve.png  runs/demo/parity.png  runs/demo/md/md.png"
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES)
+	$(BIN)/python tests/compile_kernels.py
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup
 
 slow: setup
 	$(BIN)/python -m pytest -m slow
 
 # What `make test` skips where it lacks something, with what it needs; here a test that still skips is a failure.
-skipped: scatter pages sets
+skipped: scatter engines pages sets
 
 scatter: .venv-scatter/installed
 	MLPOT_SKIPS_FAIL=1 .venv-scatter/bin/python -m pytest tests/kernels/test_reductions.py
@@ -44,6 +45,14 @@ scatter: .venv-scatter/installed
 	$(PYTHON) -m venv .venv-scatter
 	.venv-scatter/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]" setuptools wheel
 	.venv-scatter/bin/python -m pip install --quiet --no-build-isolation --constraint constraints.txt torch-scatter
+	touch $@
+
+engines: .venv-engines/installed
+	MLPOT_SKIPS_FAIL=1 .venv-engines/bin/python -m pytest tests/engines/test_other_engines.py
+
+.venv-engines/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-engines
+	.venv-engines/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,ipi,openmm,torchsim]"
 	touch $@
 
 pages: setup  # needs Chromium
@@ -89,4 +98,4 @@ gpu-wheels: setup
 	.ci/gpu-wheels
 
 clean:
-	rm -rf .venv .venv-bench .venv-scatter .gpu wheels runs
+	rm -rf .venv .venv-bench .venv-scatter .venv-engines .gpu wheels runs

@@ -35,6 +35,12 @@ CONTENDERS = (
     Contender("MACE 128x0e+128x1o", "mace", "128x0e+128x1o"),
     Contender("NequIP 32x0+32x1", "nequip", "small"),
 )
+MACES = (
+    Contender("mlpot MACE 64x0e", "mlpot", "mace-64x0e"),
+    Contender("MACE 64x0e", "mace", "64x0e"),
+    Contender("mlpot MACE 128x0e+128x1o", "mlpot", "mace-128x0e+128x1o"),
+    Contender("MACE 128x0e+128x1o", "mace", "128x0e+128x1o"),
+)
 EGNNS = (
     Contender("mlpot EGNN", "mlpot", "egnn"),
     Contender("plain EGNN", "mlpot", "egnn-plain"),

@@ -133,6 +133,14 @@ def _training(figures: Figures) -> list[str]:
     return ["One optimizer step with a force loss: median ms.", table(["ms", *batches], rows)]
 
 
+def _mace(figures: Figures) -> list[str]:
+    rows = [[name, _ms(seconds)] for name, seconds in figures["mace"].items()]
+    return [
+        "One optimizer step of MACE with a force loss on five acetylacetones: median ms.",
+        table(["", "ms"], rows),
+    ]
+
+
 def _memory(figures: Figures) -> list[str]:
     memory = figures["memory"]
     sizes = sorted({n for f in memory.values() for n in f}, key=int)
@@ -168,6 +176,7 @@ TABLES: dict[str, Callable[[Figures], list[str]]] = {
     "fidelity": _fidelity,
     "md": _md,
     "training": _training,
+    "mace": _mace,
     "egnn": _egnn,
     "nve": _nve,
 }
@@ -186,6 +195,11 @@ def bars(figures: Figures) -> Iterator[list[str]]:
         if OURS in batch and name in batch:
             ratio = batch[name]["median"] / batch[OURS]["median"]
             yield _bar(f"training step, 14 336 edges, against {name}", ratio, least)
+    maces = figures.get("mace", {})
+    for ours in (name for name in maces if name.startswith("mlpot") and name.removeprefix("mlpot ") in maces):
+        theirs = ours.removeprefix("mlpot ")
+        ratio = maces[theirs]["median"] / maces[ours]["median"]
+        yield _bar(f"training step, 5 acetylacetones, {ours}, against mace-torch", ratio, 8)
     seconds = figures.get("egnn", {}).get("seconds", {})
     for ours in (name for name in seconds if name.startswith("mlpot")):
         plain = seconds[ours.replace("mlpot", "plain")]["median"]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.io import write
-from contenders import CONTENDERS, EGNNS, PROJECT, Contender, Worker, WorkerError
-from systems import N_ATOMS, batches, ethanol, system
+from contenders import CONTENDERS, EGNNS, MACES, PROJECT, Contender, Worker, WorkerError
+from systems import N_ATOMS, acetylacetones, batches, ethanol, system
 
 MD_STEPS = 100
 STENCIL = {-3: -1 / 60, -2: 3 / 20, -1: -3 / 4, 1: 3 / 4, 2: -3 / 20, 3: 1 / 60}  # of a first derivative
@@ -227,6 +227,12 @@ def training(bench: Bench) -> Figures:
     return result
 
 
+def mace(bench: Bench) -> Figures:
+    """Seconds of an optimizer step of MACE, ours and mace-torch's, on five molecules as a recipe takes them."""
+    path, steps = bench.path("5 acetylacetones", acetylacetones()), 1 if bench.quick else 4
+    return bench.in_turn(bench.workers(MACES), bench.rounds, lambda w: w.ask("train", path=path, steps=steps))
+
+
 def memory(bench: Bench) -> Figures:
     """Peak resident memory, MiB, of a fresh process after energy and forces of one system."""
     result: Figures = {}
@@ -273,7 +279,7 @@ def nve(bench: Bench) -> Figures:
     return {"model": str(bench.model), "lines": run.stdout.splitlines()}
 
 
-SECTIONS = {f.__name__: f for f in (memory, energies, fidelity, md, training, egnn, nve)}
+SECTIONS = {f.__name__: f for f in (memory, energies, fidelity, md, training, mace, egnn, nve)}
 
 
 def measure(bench: Bench, name: str) -> Figures:

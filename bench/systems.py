@@ -54,6 +54,17 @@ def batches() -> dict[str, list[Atoms]]:
     }
 
 
+def acetylacetones(n: int = 5) -> list[Atoms]:
+    """A batch of molecules of 15 atoms: the enol drawn flat, and shaken."""
+    places = [
+        (-2.50, 0.05, 0.00), (-1.22, -0.70, 0.00), (0.00, 0.00, 0.00), (1.22, -0.70, 0.00), (2.50, 0.05, 0.00),
+        (-1.25, -1.98, 0.00), (1.25, -1.98, 0.00), (0.35, -2.35, 0.00), (0.00, 1.08, 0.00),
+        (-2.30, 1.12, 0.00), (-3.08, -0.21, 0.88), (-3.08, -0.21, -0.88),
+        (2.30, 1.12, 0.00), (3.08, -0.21, 0.88), (3.08, -0.21, -0.88),
+    ]  # fmt: skip
+    return [_rattled(Atoms("C5O2H8", places), seed) for seed in range(n)]
+
+
 def _rattled(atoms: Atoms, seed: int) -> Atoms:
     atoms.rattle(0.05, seed=seed)
     atoms.positions = atoms.positions.round(6)  # what an extxyz file holds exactly

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 
@@ -11,9 +12,54 @@ import potentials
 import pytest
 import torch
 
+from mlpot.models import BACKBONES
 from mlpot.potential import Potential
 
 torch.set_num_threads(1)  # sums of equal numbers in equal order; and tests may run side by side
+
+
+NETWORK = re.compile("|".join(BACKBONES))
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what `--dist loadgroup` gives to one process; all other tests are handed out one by one, last.
+
+    Tests of a network, which is compiled and trained once for all of them, and those of a file that share what a
+    fixture prepares. And make half of the products that are marked `pairs` slow.
+    """
+    for item in items:
+        if item.get_closest_marker("pairs") and _in_the_slow_half(item):
+            item.add_marker(pytest.mark.slow)
+        if group := _network(item) or _file_of_shared_fixtures(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _in_the_slow_half(item: pytest.Item) -> bool:
+    """Whether the numbers of a test's values have an odd sum.
+
+    Of three or more lists, one of them of two values (a network, its state, a structure, ...), every two values
+    still meet in the other half. Of two lists, all stays.
+    """
+    numbers = dict(item.callspec.indices) if hasattr(item, "callspec") else {}
+    for name in ("potential", "rotating_potential"):
+        if name in numbers:
+            numbers["network"], numbers["state"] = divmod(numbers.pop(name), 2)
+    return len(numbers) > 2 and sum(numbers.values()) % 2 == 1
+
+
+def _network(item: pytest.Item) -> str | None:
+    """The network that a test's parameters name, if they do: egnn for `egnn_moving-trained`."""
+    given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    found = (NETWORK.match(value) for value in given if isinstance(value, str))
+    return next((match[0] for match in found if match), None)
+
+
+def _file_of_shared_fixtures(item: pytest.Item) -> str | None:
+    """The file of a test that is given what was made once for all of its file."""
+    made = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+    shared = any(f.scope == "module" for name, fixtures in made.items() for f in fixtures if name[0] != "_")
+    return item.path.stem if shared else None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -32,6 +78,16 @@ def _seeded() -> Iterator[None]:
     np.random.seed(0)  # noqa: NPY002  (what other packages draw from)
     yield
     assert torch.get_default_dtype() == torch.float32, "a test changed the default dtype"
+
+
+@pytest.fixture(scope="module")
+def _no_pictures() -> Iterator[None]:
+    """Trainings of this module draw none, which take as long as small trainings, see `training_runs.pictures`."""
+    from training_runs import no_pictures  # with which Lightning comes
+
+    with pytest.MonkeyPatch.context() as patch:
+        no_pictures(patch)
+        yield
 
 
 @pytest.fixture
@@ -56,8 +112,18 @@ def variant(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def _frozen(request: pytest.FixtureRequest) -> Potential:
+    name, state = request.param.split("-")
+    return potentials.small_potential(name, trained=state == "trained").freeze()
+
+
 @pytest.fixture(params=[f"{v}-{s}" for v in potentials.VARIANTS for s in ("untrained", "trained")])
 def potential(request: pytest.FixtureRequest) -> Potential:
     """Each kind of potential in turn, untrained and trained, float64, frozen for use."""
-    name, state = request.param.split("-")
-    return potentials.small_potential(name, trained=state == "trained").freeze()
+    return _frozen(request)
+
+
+@pytest.fixture(params=[f"{v}-{s}" for v in potentials.ROTATING for s in ("untrained", "trained")])
+def rotating_potential(request: pytest.FixtureRequest) -> Potential:
+    """As `potential`, of kinds that rotate with their structures by construction."""
+    return _frozen(request)

@@ -1,4 +1,4 @@
-"""Are model files and checkpoints made to do harm refused: nothing run, in 2 s and 200 MB?"""
+"""Are model files and checkpoints made to do harm refused: nothing run, with little work?"""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import hashlib
 import io
 import json
 import pickle
-import resource
 import struct
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +19,15 @@ from potentials import new_potential
 from safetensors import safe_open
 from safetensors.torch import save
 from sets import crystals, small_recipe, write
+from work import little_work
 
 from mlpot.dynamics.checkpoints import Checkpoint, CheckpointError, Checkpoints
 from mlpot.model_file import ModelFileError, load_potential, save_potential
 from mlpot.training.fit import train
 from mlpot.training.run_directory import RunDirectoryError, read_checkpoint
 from mlpot.training.trainer import LAST
+
+pytestmark = pytest.mark.usefixtures("_no_pictures")
 
 
 class Bomb:
@@ -46,18 +47,14 @@ def no_guard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(path: Path, message: str = r"\S") -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.process_time()
-    with pytest.raises(ModelFileError, match=message):
+    with little_work(), pytest.raises(ModelFileError, match=message):
         load_potential(path)
-    assert time.process_time() - start < 20  # a bomb takes hours
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 
 
 # --- model files ---
 
 
-@pytest.fixture(scope="module", params=["schnet", "egnn_moving", "deepsets"])
+@pytest.fixture(scope="module", params=["schnet", "egnn_moving", "deepsets", "se3_transformer"])
 def honest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("honest") / "model.safetensors"
     save_potential(new_potential(request.param), path)
@@ -249,9 +246,7 @@ FACTS = '{"format": 1, "generation": 7}'
 def test_a_hostile_checkpoint_of_a_run_is_refused(tmp_path, content):
     Checkpoints(tmp_path).write(Checkpoint({}, {"x": np.zeros(3)}))
     (tmp_path / "checkpoint_A").write_bytes(content(tmp_path / "exploded"))
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    with pytest.raises(CheckpointError, match="checkpoint_A holds objects that are no plain arrays"):
+    told = "checkpoint_A holds objects that are no plain arrays"
+    with little_work(), pytest.raises(CheckpointError, match=told):
         Checkpoints(tmp_path)
-    assert time.process_time() - start < 20  # a bomb takes hours
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint_A", "checkpoint_B"}

@@ -20,11 +20,15 @@ from mlpot.calculator import MLPotCalculator
 from mlpot.kernels import loops, threads
 from mlpot.potential import Potential
 
-PATIENCE = 300  # seconds, after which a process counts as one that waits for ever
+PATIENCE = 7200  # seconds, after which a process counts as one that waits for ever, however slow the machine
 BACKBONES = {
     "schnet": {"n_interactions": 2, "n_knots": 32},
     "egnn": {"n_layers": 2},
     "deepsets": {},
+    "se3_transformer": {"max_degree": 1, "n_interactions": 2},
+    "painn": {"n_interactions": 1, "n_knots": 32},
+    "ace": {"max_degree": 1, "n_knots": 32},
+    "mace": {"max_degree": 1, "radial_layers": [8], "n_knots": 32},
 }
 
 
@@ -42,6 +46,7 @@ def asked(atoms: Atoms) -> tuple[float, np.ndarray, int]:
     """Energy and forces with two threads, and how many kernels this process compiled."""
     threads.ONE_THREAD = 0  # share even so little work
     torch.set_num_threads(2)
+    atoms.calc.reset()  # or a worker would give the answer that was sent along
     energy, forces = atoms.get_potential_energy(), atoms.get_forces()
     torch.set_num_threads(1)
     compiler = sys.modules.get("mlpot.kernels.compiler")
@@ -65,28 +70,47 @@ def test_calculators_and_atoms_can_be_sent(backbone: str) -> None:
         assert np.array_equal(copy.get_forces(), expected)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_workers_answer_whatever_started_them(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "ONE_THREAD", 0)
-    atoms = crystal(n=25)
-    energy, forces, _ = asked(atoms)  # the parent has used its threads
-    asked(crystal("deepsets", 25))  # and PyTorch's
-    fresh = [atoms.copy() for _ in range(4)]
-    for one in fresh:
-        one.calc = atoms.calc
-    n_before = 0 if method != "fork" else asked(atoms)[2]
-    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context(method)) as pool:
-        waiting = [pool.submit(asked, one) for one in fresh]
+def all_asked(crystals: list[Atoms]) -> list[tuple[float, np.ndarray, int]]:
+    """The task of a worker."""
+    return [asked(atoms) for atoms in crystals]
+
+
+def by_pool(method: str, task: list[Atoms]) -> list[list[tuple[float, np.ndarray, int]]]:
+    """The answers of two workers."""
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:
+        waiting = [pool.submit(all_asked, task) for _ in range(2)]
         try:
-            found = [future.result(timeout=PATIENCE) for future in waiting]
+            return [future.result(timeout=PATIENCE) for future in waiting]
         finally:
             for process in list(pool._processes.values()):
                 if any(not future.done() for future in waiting):
                     process.kill()
-    for there, forces_there, n_compiled in found:
-        assert there == energy
-        assert np.array_equal(forces_there, forces)
-        assert n_compiled == n_before
+
+
+def by_joblib(_: str, task: list[Atoms]) -> list[list[tuple[float, np.ndarray, int]]]:
+    """The answers of two workers of joblib's own kind of processes, loky."""
+    joblib = pytest.importorskip("joblib", reason="needs joblib: pip install joblib")
+    tasks = [joblib.delayed(all_asked)(task) for _ in range(2)]
+    try:
+        return joblib.Parallel(n_jobs=2, backend="loky", timeout=PATIENCE)(tasks)
+    finally:
+        joblib.externals.loky.get_reusable_executor().shutdown(kill_workers=True)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver", "joblib"])
+def test_workers_answer_whatever_started_them(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "ONE_THREAD", 0)
+    crystals = [crystal(backbone, 25) for backbone in BACKBONES]
+    expected = all_asked(crystals)  # the parent has used its threads, and PyTorch's
+    task = [atoms.copy() for atoms in crystals]
+    for fresh, atoms in zip(task, crystals, strict=True):
+        fresh.calc = atoms.calc
+    n_before = expected[-1][2] if method == "fork" else 0
+    for answers in (by_joblib if method == "joblib" else by_pool)(method, task):
+        for (energy, forces, _), (there, forces_there, n_compiled) in zip(expected, answers, strict=True):
+            assert there == energy
+            assert np.array_equal(forces_there, forces)
+            assert n_compiled == n_before
 
 
 def test_a_fork_after_threads_of_pytorch_goes_on() -> None:

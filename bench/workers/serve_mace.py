@@ -13,7 +13,7 @@ from e3nn import o3
 from mace import data, modules, tools
 from mace.calculators import MACECalculator
 from mace.tools import torch_geometric
-from protocol import CUTOFF, Answer, frozen, serve
+from protocol import CUTOFF, Answer, adamw, force_loss, frozen, serve
 
 ELEMENTS = [1, 6, 8, 14]
 
@@ -49,10 +49,7 @@ class MACE:
     def evaluation(self, atoms: Atoms, double: bool) -> tuple[Callable[[], Answer], int]:
         dtype = torch.float64 if double else torch.float32
         torch.set_default_dtype(dtype)  # MACE makes its inputs, and some constants on the way, in this type
-        table = tools.AtomicNumberTable(ELEMENTS)
-        graph = data.AtomicData.from_config(data.config_from_atoms(atoms), z_table=table, cutoff=CUTOFF)
-        inputs = next(iter(torch_geometric.dataloader.DataLoader([graph], batch_size=1))).to_dict()
-        model = self.frozen[double]
+        model, inputs = self.frozen[double], _inputs([atoms])
 
         def evaluate() -> Answer:
             torch.set_default_dtype(dtype)
@@ -61,8 +58,32 @@ class MACE:
 
         return evaluate, inputs["edge_index"].shape[1]
 
+    def training_step(self, batch: list[Atoms]) -> Callable[[], None]:
+        torch.set_default_dtype(torch.float32)
+        model, inputs = copy.deepcopy(self.model).float().train(), _inputs(batch)
+        optimizer = adamw(model.parameters())
+
+        def step() -> None:
+            out = model(dict(inputs), training=True, compute_force=True)
+            optimizer.zero_grad()
+            force_loss(out["energy"], out["forces"]).backward()
+            optimizer.step()
+
+        return step
+
     def calculator(self) -> MACECalculator:
         return MACECalculator(models=[copy.deepcopy(self.model).eval()], device="cpu", default_dtype="float32")
+
+
+def _inputs(structures: list[Atoms]) -> dict[str, torch.Tensor]:
+    """What the model takes, in PyTorch's default type."""
+    table = tools.AtomicNumberTable(ELEMENTS)
+    graphs = [
+        data.AtomicData.from_config(data.config_from_atoms(atoms), z_table=table, cutoff=CUTOFF)
+        for atoms in structures
+    ]
+    loader = torch_geometric.dataloader.DataLoader(graphs, batch_size=len(graphs))
+    return next(iter(loader)).to_dict()  # type: ignore[no-any-return]  # mace has no types
 
 
 if __name__ == "__main__":

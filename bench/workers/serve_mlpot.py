@@ -22,11 +22,14 @@ from plain_egnn import PlainEGNN
 
 SCHNET = {"cutoff": CUTOFF, "n_features": N_FEATURES, "n_interactions": N_INTERACTIONS, "n_radial": N_RADIAL}
 EGNN = {"cutoff": CUTOFF, "n_features": N_FEATURES}
+MACE = {"cutoff": CUTOFF, "residual_first": True}  # all else as in `serve_mace`
 VARIANTS = {
     "knots": ("schnet", {**SCHNET, "n_knots": 512, "degree": 3}),
     "quintic": ("schnet", {**SCHNET, "n_knots": 256, "degree": 5}),
     "plain": ("schnet", {**SCHNET, "n_knots": None}),
     "egnn": ("egnn", EGNN),
+    "mace-64x0e": ("mace", {**MACE, "n_features": 64}),
+    "mace-128x0e+128x1o": ("mace", {**MACE, "n_features": 128, "message_degree": 1}),
     "egnn-still": ("egnn", {**EGNN, "move_coordinates": False}),
 }
 ELEMENTS = (1, 6, 8, 14)

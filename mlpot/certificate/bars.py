@@ -5,6 +5,8 @@ Bars of a potential that computes in float32 stand at True, those of float64 at 
 
 from __future__ import annotations
 
+from mlpot.equivariance import LARGEST
+
 Bars = tuple[float, float, float]
 """Energy (eV/atom) and forces (eV/Å), and forces relative to the largest."""
 
@@ -100,5 +102,6 @@ WORDS = {
     "P29": "no difference",
     "P30": _forces(BACKENDS),
     "P31": _two(HISTORY, " eV/Å"),
+    "P32": f"{LARGEST:.0%} of the RMS force",
 }
 """The bars of each check in words; the result of a check states the bar of each measurement."""

@@ -23,6 +23,7 @@ LATTICES = {
 }
 SUPERCELLS = {"2×2×2": np.diag([2, 2, 2]), "skewed": np.array([[1, 1, 0], [-1, 2, 0], [0, 1, 2]])}
 MOST_ATOMS = 1000  # of a supercell
+ROUNDING = 1e-12  # of a stress that is projected on directions
 
 
 def supercell(tested: CalculatorUnderTest, structures: Structures) -> Check:
@@ -72,8 +73,25 @@ def boundaries(tested: CalculatorUnderTest, structures: Structures) -> Check:
         out = tested(slab)
         figures += _same(tested, tested(tilted), out, f"{name} as a slab, third vector changed")
         figures += _same(tested, tested(outside), out, f"{name} as a slab, outside the cell")
-        figures.append(_refused(tested, slab, "stress without volume", f"{name} as a slab", ask_stress=True))
+        figures.append(_across(tested, slab, f"{name} as a slab"))
     return verdict("P13", "open boundaries", figures)
+
+
+def _across(tested: CalculatorUnderTest, atoms: Atoms, where: str) -> Measurement:
+    """The stress across open directions: none if the calculator refuses a stress or answers NaN.
+
+    Along the periodic directions a slab has the stress of its cell's volume.
+    """
+    atoms, what = atoms.copy(), "stress across an open direction, eV/Å³"
+    atoms.calc = tested.calculator
+    periodic = atoms.cell.array[atoms.pbc]
+    open_directions = np.eye(3) - np.linalg.pinv(periodic) @ periodic
+    try:
+        stress = atoms.get_stress(voigt=False)
+    except Exception:  # calculators of other packages raise errors of any kind
+        return Measurement(what, where, 0.0, 0.0)
+    known = np.where(np.isnan(stress), 0.0, stress)  # NaN says that there is none
+    return Measurement(what, where, worst(known @ open_directions), ROUNDING * max(worst(known), 1.0))
 
 
 def _descriptions(atoms: Atoms) -> Iterator[tuple[str, Atoms]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ from mlpot.units import GPA
 Floats = NDArray[np.float64]
 SEEDS = (0, 1, 2)
 N_SAMPLES, EVERY = 200, 40  # samples of a run, steps between samples
-LONG, LONGER = 40.0, 8  # seconds that a longer run may take, and its largest length as a multiple
+WORK, LONGER = 1_000_000, 8  # steps times atoms that a longer run may have, and its largest length as a multiple
 
 
 class HeatBath(NamedTuple):
@@ -65,15 +64,8 @@ def run_in_heat_bath(tested: CalculatorUnderTest, name: str, atoms: Atoms, bath:
 
 
 def long_run_in_heat_bath(tested: CalculatorUnderTest, name: str, atoms: Atoms, bath: HeatBath) -> HeatBathRun:
-    """As `run_in_heat_bath`, with more samples if they take less than a minute, for means that need many."""
-    if name not in tested.runs:
-        began = perf_counter()
-        for k in range(10):
-            moved = atoms.copy()
-            moved.positions[0] += 1e-3 * k
-            tested(moved)
-        tested.runs[name] = (perf_counter() - began) / 10  # seconds of a step
-    times = LONG / (tested.runs[name] * bath.n_samples * bath.every)
+    """As `run_in_heat_bath`, with more samples of few atoms, as means need them; as many on every machine."""
+    times = WORK / (len(atoms) * bath.n_samples * bath.every)
     return run_in_heat_bath(
         tested, name, atoms, bath._replace(n_samples=int(bath.n_samples * np.clip(times, 1, LONGER)))
     )

@@ -14,6 +14,7 @@ from mlpot.certificate.bars import BATCH, NET_FORCE, PERMUTATION, ROTATION, TRAN
 from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, free, verdict, worst
 from mlpot.certificate.structures import shaken
 from mlpot.certificate.tested import Answer, CalculatorUnderTest
+from mlpot.equivariance import LARGEST, graphs_of, rotation_error, structures_of
 from mlpot.forces import predict
 from mlpot.graph import collate
 from mlpot.neighbors import build_graph
@@ -49,6 +50,25 @@ def rotation(tested: CalculatorUnderTest, structures: Structures) -> Check:
             yield rotated, Answer(out.energy, out.forces @ q.T, q @ out.stress @ q.T)
 
     return verdict("P2", "rotation and reflection", _compare(tested, structures, rotations, ROTATION))
+
+
+def learned_rotation(tested: CalculatorUnderTest, structures: Structures) -> Check:
+    """P32: forces of rotated copies are near rotated forces, in a network that learned rotations.
+
+    On the validation structures in the model's file, if it has them: the figure is that of its card.
+    """
+    potential = tested.potential
+    if potential is None or potential.backbone.equivariant:
+        raise NothingToCheckError("rotations are not learned, and P2 checks them")
+    held = structures_of(potential.header)
+    given = [
+        {"numbers": a.numbers, "positions": a.positions, "cell": a.cell.array, "pbc": a.pbc}
+        for a in structures.values()
+    ]
+    error = rotation_error(potential, *graphs_of(held or given, potential.cutoff))
+    where = "validation structures of its training" if held else "all structures"
+    figure = Measurement("forces, relative to their root mean square", where, error.relative, LARGEST)
+    return verdict("P32", "learned rotations", [figure], str(error))
 
 
 def permutation(tested: CalculatorUnderTest, structures: Structures) -> Check:

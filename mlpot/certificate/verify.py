@@ -50,6 +50,7 @@ ALWAYS: dict[str, Run] = {
     "P29": side_effects.side_effects,
     "P30": backends.agreement,
     "P31": side_effects.memory,
+    "P32": symmetry.learned_rotation,
 }
 QUICK = ALWAYS | {
     "P17": partial(nve.drift, picoseconds=0.5),

@@ -47,11 +47,11 @@ def check(
     elements_from: ElementsFrom = None,
 ) -> None:
     """Examine a training set; exit status 0: nothing wrong, 3: warnings, 4: errors."""
-    from mlpot.atomic_files import check_places
+    from mlpot.atomic_files import check_reports
     from mlpot.data.check.check import check as run
     from mlpot.html.data_check import write_page
 
-    check_places(json, html)
+    check_reports(json, html)
     source = source_of(file, elements, elements_from)
     report = run(source, against=against, quick=quick)
     _print_report(report)
@@ -81,7 +81,7 @@ def _print_info(info: DataInfo) -> None:
         if fact:
             console.print(f"[bold]{name}[/bold]: ", end="")
             console.print(fact, markup=False, soft_wrap=True)
-    table = new_table(f"{info.path}, cutoff {info.cutoff:g} Å", "min", "mean", "std", "max", "numbers")
+    table = new_table(f"{info.path}, cutoff {info.cutoff:g} Å", "", "min", "mean", "std", "max", "numbers")
     for name, s in {
         "atoms a frame": info.n_atoms,
         "energy, eV/atom": info.energy,

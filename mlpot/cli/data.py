@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -171,7 +171,7 @@ def split(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder; by default that of the file.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Draws the parts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the parts.")] = 0,
     elements: ElementNames = None,
     elements_from: ElementsFrom = None,
     overwrite: Overwrite = False,
@@ -214,6 +214,7 @@ def label(
     calculator: Annotated[str, typer.Option(help="pyscf, gpaw or tblite.")],
     settings: Settings = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each.")] = 1,
+    on: Annotated[str | None, typer.Option(help="Workers of a Dask scheduler instead: its address.")] = None,
     card: Card = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget an interrupted run.")] = False,
     elements: ElementNames = None,
@@ -235,6 +236,7 @@ def label(
             calculator=calculator,
             settings=assign({}, settings or ()),
             workers=workers,
+            on=on,
             card=pairs(card),
             resume=not restart,
             overwrite=overwrite,
@@ -260,10 +262,20 @@ def print_account(source: Source) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def new_table(title: str, *columns: str) -> Table:
-    """A table of figures with names on the left."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
+def new_table(title: str, names: str, *columns: str) -> Table:
+    """A table of figures with names on the left; `names` says of what they are."""
+    table = FigureTable(title=title, title_justify="left")
+    table.add_column(names)
     for column in columns:
         table.add_column(column, justify="right")
     return table
+
+
+class FigureTable(Table):
+    """A table each of whose rows has a cell in each column, so that no figure stands under another's head."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """As rich's, but a row of another length is an error."""
+        if len(cells) != len(self.columns):
+            raise ValueError(f"{len(cells)} cells for {len(self.columns)} columns: {cells}")
+        super().add_row(*cells, **options)

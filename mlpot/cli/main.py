@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlpot.cli.average import average
 from mlpot.cli.check import check, data_info
+from mlpot.cli.curve import curve
+from mlpot.cli.curves import curves
 from mlpot.cli.data import (
     ElementNames,
     ElementsFrom,
@@ -30,7 +33,10 @@ from mlpot.cli.imports import import_app
 from mlpot.cli.lammps import lammps
 from mlpot.cli.md import md_app
 from mlpot.cli.options import Device, Dtype, Overrides, check_quotes, of_convert
+from mlpot.cli.pareto import pareto
 from mlpot.cli.progress import progress, working
+from mlpot.cli.propagate import propagate_app
+from mlpot.cli.socket import answer
 from mlpot.cli.tables import print_evaluation
 from mlpot.cli.verify import verify
 from mlpot.signals import StoppedError
@@ -47,15 +53,24 @@ app = typer.Typer(
 data_app.command()(export)
 data_app.command("info")(data_info)
 data_app.command()(check)
+app.command()(average)
+app.command()(curve)
+app.command()(curves)
 app.command()(lammps)
+app.command()(answer)
+app.command()(pareto)
 app.command()(verify)
 app.add_typer(data_app, name="data")
 app.add_typer(import_app, name="import")
 app.add_typer(md_app, name="md")
+app.add_typer(propagate_app, name="propagate")
 
 
 Model = Annotated[Path, typer.Argument(help="Trained potential (*.safetensors).")]
-BatchAtoms = Annotated[int, typer.Option(min=1, help="Atoms computed at once.")]
+BatchAtoms = Annotated[
+    int | None,
+    typer.Option(min=1, help="Atoms computed at once: 8192, without compiled code 1024."),
+]
 
 
 @app.callback()
@@ -77,8 +92,8 @@ def train(
 ) -> None:
     """Train a potential by a recipe."""
     from mlpot.recipes import load_recipe
+    from mlpot.training.committee import train as run
     from mlpot.training.fit import range_test as find_rates
-    from mlpot.training.fit import train as run
     from mlpot.training.recipe import Recipe
     from mlpot.training.run_directory import moved_to
 
@@ -119,15 +134,24 @@ def recipe(
 
 @app.command()
 def info(model: Model) -> None:
-    """Print what a potential's file says of itself, and whether compiled code computes it here."""
+    """Print what a potential's file says of itself, whether compiled code computes it here, and of symmetry."""
     import json
+    import re
 
+    from mlpot.equivariance import rotated_copies
     from mlpot.forces import computed_by
     from mlpot.model_file import load_potential
 
     potential = load_potential(model)
-    told = {**potential.header, "computed on a CPU by": computed_by(potential)}
-    print(json.dumps(told, indent=2, ensure_ascii=False))
+    told = {
+        **potential.header,
+        "computed on a CPU by": computed_by(potential),
+        "mirror images": potential.mirror_images,
+        "rotated copies": rotated_copies(potential),
+    }
+    text = json.dumps(told, indent=2, ensure_ascii=False)
+    # Numbers of a list stand in one line; line breaks are never in a string of JSON.
+    print(re.sub(r'\[\n\s*([^][{}"]+?)\n\s*\]', lambda found: f"[{' '.join(found[1].split())}]", text))
 
 
 @app.command()
@@ -140,7 +164,7 @@ def evaluate(
     ] = None,
     device: Device = "cpu",
     dtype: Dtype = None,
-    batch_atoms: BatchAtoms = 1024,
+    batch_atoms: BatchAtoms = None,
     elements: ElementNames = None,
     elements_from: ElementsFrom = None,
 ) -> None:
@@ -166,7 +190,7 @@ def predict(
     output: Annotated[Path, typer.Option("--output", "-o", help="*.h5 (H5MD), *.xyz, *.traj or *.db.")],
     device: Device = "cpu",
     dtype: Dtype = None,
-    batch_atoms: BatchAtoms = 1024,
+    batch_atoms: BatchAtoms = None,
     elements: ElementNames = None,
     elements_from: ElementsFrom = None,
     skip_bad: Annotated[
@@ -200,7 +224,9 @@ def predict(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a training, an evaluation or an MD run.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a training, a curve, a comparison, an evaluation or an MD run.")
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The page; report.html in the folder by default.")
     ] = None,

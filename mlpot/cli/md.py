@@ -13,7 +13,7 @@ from mlpot.cli.options import Overrides
 from mlpot.cli.progress import progress, working
 
 if TYPE_CHECKING:
-    from mlpot.dynamics.run import MDSummary
+    from mlpot.dynamics.summary import MDSummary
 
 
 class RunOrElse(TyperGroup):
@@ -41,10 +41,16 @@ def md_run(
     """Run molecular dynamics by a recipe; `mlpot md RECIPE` is the same."""
     from mlpot.dynamics.recipe import MDRecipe
     from mlpot.dynamics.run import run_md
+    from mlpot.dynamics.run_replicas import run_replicas
     from mlpot.recipes import load_recipe
 
     length = [] if steps is None else [f"steps={steps}"]
     checked = load_recipe(MDRecipe, recipe, [*(overrides or ()), *length])
+    if checked.is_batch:
+        with progress("molecular dynamics") as tell:
+            summaries = run_replicas(checked, resume=resume, progress=tell)
+        _print_replicas(checked.output, summaries)
+        return
     with progress("molecular dynamics") as tell:
         summary = run_md(checked, resume=resume, progress=tell)
     _print_md(checked.output, summary)
@@ -95,6 +101,23 @@ def _print_md(output: Path, summary: MDSummary) -> None:
         lines.append(_drift(summary.drift.slope, summary.drift.slope_error))
     lines += [f"Warning: {warning}" for warning in summary.warnings]
     console.print("\n".join([*lines, f"Trajectory, log and picture: {output}"]), markup=False, soft_wrap=True)
+
+
+def _print_replicas(output: Path, summaries: list[MDSummary]) -> None:
+    formulas = sorted({summary.formula for summary in summaries})
+    n, first = len(summaries), summaries[0]
+    temperatures = [summary.temperature_K for summary in summaries]
+    mean = sum(temperatures) / n
+    lines = [
+        f"{n} replicas of {', '.join(formulas)}, {first.ensemble}: {first.steps} steps each, {first.time_ps:g} ps "
+        f"in {first.wall_s:.1f} s (all: {n * first.steps_per_s:.0f} steps/s, {n * first.ns_per_day:.3g} ns/day)",
+        f"Temperature: {mean:.4g} K, of replicas {min(temperatures):.4g} to {max(temperatures):.4g}",
+    ]
+    told = [f"{k}: {warning}" for k, summary in enumerate(summaries) for warning in summary.warnings]
+    lines += [f"Warning of replica {warning}" for warning in told[:5]]
+    lines += [f"and {len(told) - 5} more warnings, in md.json of each replica"] if len(told) > 5 else []
+    lines += [f"A folder for each, as of a run: {output}/replica_*"]
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def _with_error(value: float, error: float | None) -> str:

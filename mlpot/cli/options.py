@@ -15,6 +15,13 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[
     Literal["float32", "float64"] | None, typer.Option(help="In which it computes; as trained by default.")
 ]
+By = Annotated[
+    Literal["block", "composition", "group", "random"],
+    typer.Option(help="What stays together between training and validation, as in mlpot data split."),
+]
+Block = Annotated[
+    int | None, typer.Option(min=1, max=2**31, help="Frames of a block; by default as the set needs.")
+]
 
 
 def numbers_in(option: str, text: str | None, example: str, *, whole: bool = False) -> list[float]:

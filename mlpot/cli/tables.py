@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -22,7 +23,7 @@ def print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
     _print_errors("Forces by element, meV/Å", evaluation.forces_by_element)
     _print_errors("Forces, meV/Å, by reference |F| in eV/Å", evaluation.forces_by_magnitude)
     if evaluation.by_group:
-        table = new_table("MAE by group", *names.values())
+        table = new_table("MAE by group", "", *names.values())
         for group, errors in evaluation.by_group.items():
             table.add_row(group, *(f"{errors[name].mae:.4g}" if name in errors else "" for name in names))
         console.print(table)
@@ -30,15 +31,25 @@ def print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
 
 def _print_errors(title: str, errors: dict[str, Error]) -> None:
     if errors:
-        table = new_table(title, "MAE", "RMSE", "bias", "worst", "numbers")
+        table = new_table(title, "", "MAE", "RMSE", "bias", "worst", "numbers")
         for name, e in errors.items():
             table.add_row(name, *(f"{x:.4g}" for x in (e.mae, e.rmse, e.bias, e.worst)), str(e.n))
         console.print(table)
 
 
+def print_study(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table of many trainings."""
+    table = new_table(title, *head)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
 def print_certificate(certificate: Certificate) -> None:
     """What `mlpot verify` found."""
-    table = new_table(f"{certificate.subject}, {certificate.precision}", "check", "figure", "bar", "what, where")
+    table = new_table(
+        f"{certificate.subject}, {certificate.precision}", "", "check", "figure", "bar", "what, where"
+    )
     for c in certificate.checks:
         mark = "[green]pass[/]" if c.passed else "[red]FAIL[/]"
         told = escape(" ".join(filter(None, (f"{c.what}, {c.where}".strip(", "), c.note and f"({c.note})"))))

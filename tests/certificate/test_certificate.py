@@ -28,6 +28,7 @@ from torch import Tensor
 
 from mlpot import forces
 from mlpot.certificate import backends, cells, derivatives, locality, nve, side_effects, symmetry
+from mlpot.certificate import verify as levels
 from mlpot.certificate.check import Check, Measurement, NothingToCheckError, Structures, verdict
 from mlpot.certificate.structures import bundled
 from mlpot.certificate.tested import CalculatorUnderTest, of_calculator, of_potential
@@ -226,7 +227,8 @@ def test_every_row_is_told_or_said_not_to_apply() -> None:
     json.dumps(certificate.as_dict(), allow_nan=False)
 
 
-def test_what_is_not_run_is_said_with_its_reason(tmp_path: Path) -> None:
+def test_what_is_not_run_is_said_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(levels.LEVELS, "quick", {"P2": symmetry.rotation})  # it does not depend on what is run
     certificate = verify(of_backbone("schnet"), {"ethanol": ethanol()}, level="quick")
     told = certificate.as_dict()["not_run"]
     assert told["P7"] == told["P30 under torch.compile"] == "only at level full"
@@ -239,7 +241,16 @@ def test_what_is_not_run_is_said_with_its_reason(tmp_path: Path) -> None:
     assert "P7" not in dict(_not_run(of_backbone("schnet"), "full", 1000.0))
 
 
-@pytest.mark.parametrize("name", ["schnet", "egnn", "deepsets"])
+def test_a_slab_may_have_the_stress_of_its_plane_and_none_across() -> None:
+    crystal = {"copper": copper()}
+    check = cells.boundaries(of_backbone("schnet"), crystal)
+    assert check.passed, check
+    across = cells.boundaries(CalculatorUnderTest("EMT", EMT, (29,)), crystal)  # its stress is that of the crystal
+    assert not across.passed
+    assert "across an open direction" in across.what
+
+
+@pytest.mark.parametrize("name", ["schnet", "egnn", "deepsets", "se3_transformer"])
 @pytest.mark.slow
 def test_the_compiler_gives_the_same(name: str) -> None:
     check = backends.agreement(of_backbone(name), {"ethanol": ethanol()}, compiled=True)

@@ -160,5 +160,11 @@ def test_the_list_of_checks_has_every_check_its_sentence_and_its_bar() -> None:
     done = CliRunner().invoke(app, ["verify", "--list"])
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
-    assert [line.split()[0] for line in lines] == [f"P{k}" for k in range(1, 32)]
+    assert [line.split()[0] for line in lines] == [f"P{k}" for k in range(1, 33)]
     assert all(". Bar: " in line.replace("  ", " ") or ").  Bar: " in line for line in lines)
+
+
+def test_the_former_name_of_an_option_names_the_new_one() -> None:
+    done = CliRunner().invoke(app, ["verify", "--seal"])
+    assert "--seal is called --attach now" in done.output
+    assert "--attach needs the file" in str(done.exception)

@@ -16,6 +16,7 @@ from potentials import Morse, new_potential
 from structures import copper, ethanol, evaluate, isolated_atom
 
 from mlpot.cli import main as cli
+from mlpot.cli.data import new_table
 from mlpot.model_file import save_potential
 
 
@@ -157,3 +158,10 @@ def test_labels_are_computed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with Reader("two.h5") as reader:
         assert len(reader) == 2
         assert np.isfinite(reader[1].get_forces()).all()
+
+
+def test_no_figure_of_a_table_stands_under_the_head_of_another() -> None:
+    table = new_table("Errors", "set", "energy", "forces")
+    table.add_row("test", "1", "2")
+    with pytest.raises(ValueError, match="2 cells for 3 columns"):
+        table.add_row("1", "2")

@@ -10,6 +10,8 @@ import pytest
 import typer
 from potentials import new_potential
 
+from mlpot.certificate import verify as levels
+from mlpot.certificate.symmetry import rotation
 from mlpot.cli.main import app, main
 from mlpot.cli.options import CONVERT
 from mlpot.model_file import save_potential
@@ -43,6 +45,7 @@ def test_options_that_a_message_proposes_are_there(
     command: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(levels.LEVELS, "quick", {"P2": rotation})  # what is proposed does not depend on the checks
     for file in (name, "second.xyz"):
         Path(file).write_text(QUESTIONS.get(file, OTHER_NAME.replace("dft_", "")))
     if "model" in command:

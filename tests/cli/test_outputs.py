@@ -5,26 +5,33 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
 import h5py
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import fcc111
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
+from frames import assert_same, mixed
 from potentials import new_potential
 from structures import copper, ethanol
 
-from mlpot import load
+from mlpot import load, predictions, predictions_of_columns
 from mlpot.atomic_files import StorageError
 from mlpot.cli import main as cli
 from mlpot.data.errors import FormatError, LabelError
 from mlpot.data.h5md import Reader, write
 from mlpot.data.sources.output import output_format, write_structures
+from mlpot.data.sources.read import Source
+from mlpot.data.sources.reading import Reading
+from mlpot.graph import AtomGraph, Properties
 from mlpot.model_file import save_potential
+from mlpot.potential import Potential
 from mlpot.predictions import NotFiniteError, labeled, predict_file, predict_structures
 
 
@@ -199,23 +206,66 @@ def test_the_end_of_a_cut_file_is_told(folder: Path) -> None:
 
 
 def test_a_prediction_that_is_not_finite_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlpot import predictions as door
+    compute, bad = predictions.predict, torch.tensor(ethanol(1).positions)
 
-    compute, calls = door.predict, 0
+    def broken(potential: Potential, graph: AtomGraph) -> Properties:
+        out = compute(potential, graph)
+        of_bad = graph.batch[(graph.positions[:, None] == bad).all(-1).any(-1)]
+        energy = out.energy.index_fill(0, of_bad, torch.nan)
+        return replace(out, energy=energy)
 
-    def broken(*arguments: object) -> object:
-        nonlocal calls
-        calls += 1
-        out = compute(*arguments)  # type: ignore[arg-type]
-        return type(out)(out.energy * (np.nan if calls == 2 else 1), out.forces, out.stress)
-
-    monkeypatch.setattr(door, "predict", broken)
+    for module in (predictions, predictions_of_columns):
+        monkeypatch.setattr(module, "predict", broken)
     left: dict[int, str] = {}
-    assert predict_file("model.safetensors", "set.h5", "o.h5", batch_atoms=9, on_bad=left.__setitem__) == 4
+    assert predict_file("model.safetensors", "set.h5", "o.h5", batch_atoms=18, on_bad=left.__setitem__) == 4
+    assert list(left) == [1]
     assert "not finite" in left[1]
-    calls = 0
     with pytest.raises(NotFiniteError, match="--skip-bad"):
         predict_file("model.safetensors", "set.h5", "p.h5", batch_atoms=9)
+
+
+KNOWN = (1, 6, 8, 14)
+
+
+def everything(atoms: Atoms, k: int) -> Atoms:
+    """With what H5MD keeps besides: charges, masses, fixed atoms, velocities, a state, a clock, a weight."""
+    rng = np.random.default_rng(k)
+    if k % 3 == 0:
+        atoms.set_initial_charges(rng.normal(size=len(atoms)))
+        atoms.set_masses(rng.uniform(1, 20, size=len(atoms)))
+    if k % 4 == 0:
+        atoms.set_constraint(FixAtoms([0]))
+        atoms.info.update(charge=float(k % 2), config_weight=0.5)
+    if k % 5 == 0:
+        atoms.set_velocities(rng.normal(size=(len(atoms), 3)))
+        atoms.info.update(step=k, time=0.5 * k)
+    return atoms
+
+
+def test_columns_are_predicted_as_structures_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Molecules, crystals, slabs and atoms, with all that H5MD keeps of them, in batches of many sizes."""
+    arguments = {"cutoff": 4.0, "n_features": 8, "n_interactions": 1}
+    potential = Potential("schnet", arguments, reference_energies=dict.fromkeys(KNOWN, 0.0))
+    save_potential(potential.freeze(), "model.safetensors")
+    frames = [everything(atoms, k) for k, atoms in enumerate(mixed())]
+    write("in.h5", frames, card={})
+    source = Source("in.h5", Reading(labels=False, index="1::2"))
+    for batch_atoms in (1, 20, 1024):
+        n = predict_file("model.safetensors", source, "a.h5", batch_atoms=batch_atoms, overwrite=True)
+        account = source.report
+        with monkeypatch.context() as patched:
+            patched.setattr(Source, "in_columns", False)
+            assert predict_file("model.safetensors", source, "b.h5", batch_atoms=batch_atoms, overwrite=True) == n
+        assert account == source.report
+        with Reader("a.h5") as ours, Reader("b.h5") as theirs:
+            assert len(ours) == n == len(frames[1::2])
+            for a, b in zip(ours.frames(), theirs.frames(), strict=True):
+                assert_same(a, b)
+                assert a.info == b.info
+                assert a.arrays.keys() == b.arrays.keys()
+                for name in a.arrays:
+                    np.testing.assert_allclose(a.arrays[name], b.arrays[name], rtol=1e-14)
+                assert [c.todict() for c in a.constraints] == [c.todict() for c in b.constraints]
 
 
 def test_the_command_tells_what_it_left_out(
@@ -273,3 +323,19 @@ def test_a_folder_that_is_an_output_is_made(command: str, folder: Path, monkeypa
         cli.main()
     assert ended.value.code in (0, None)
     assert list((folder / "nowhere").iterdir())
+
+
+@pytest.mark.parametrize("command", ["data check set.h5 --html set.h5", "data check set.h5 --json set.h5",
+                                     "report run -o set.h5", "verify --calculator a:B --html set.h5"])  # fmt: skip
+def test_a_report_never_takes_the_place_of_data(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "set.h5", [ethanol(0)], card={})
+    (tmp_path / "run").mkdir()
+    before = (tmp_path / "set.h5").read_bytes()
+    monkeypatch.setattr("sys.argv", ["mlpot", *command.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert "set.h5 would be a report: let its name end in .json or .html" in str(ended.value.code)
+    assert (tmp_path / "set.h5").read_bytes() == before

@@ -63,6 +63,8 @@ READ = {
     "recover": ["data", "recover", "{}", "new.h5"],
     "label": ["data", "label", "{}", "new.h5", "--calculator", "tblite"],
     "verify": ["verify", "{}"],
+    "answer by": ["answer", "{}", "set.xyz", "--unix", "nobody"],
+    "answer for": ["answer", "model.safetensors", "{}", "--unix", "nobody"],
 }
 WRITTEN = {
     "predict": ["predict", "model.safetensors", "set.h5", "-o", "{}"],
@@ -75,7 +77,7 @@ WRITTEN = {
     "seal": ["verify", "absent", "--json", "{}"],
 }
 CONVERT = ("hold", "index", "drop", "format", "key", "unit", "correct", "card", "pbc", "elements", "cell")
-MD = ("ensemble", "timestep_fs", "temperature_K", "repeat", "frame", "stages", "guards", "dtype", "no")
+MD = ("ensemble", "timestep_fs", "temperature_K", "repeat", "frame", "replicas", "stages", "guards", "dtype", "no")
 GIVEN = {
     **{
         f"convert --{option}": ["data", "convert", "set.xyz", "new.h5", f"--{option}={{}}"]
@@ -95,6 +97,8 @@ GIVEN = {
     "label --set method": ["data", "label", "set.xyz", "new.h5", "--calculator", "tblite", "--set", "method={}"],
     "predict --dtype": ["predict", "model.safetensors", "set.h5", "-o", "new.h5", "--overwrite", "--dtype={}"],
     "predict --device": ["predict", "model.safetensors", "set.h5", "-o", "new.h5", "--overwrite", "--device={}"],
+    "answer --unix": ["answer", "model.safetensors", "set.xyz", "--unix={}"],
+    "answer --port": ["answer", "model.safetensors", "set.xyz", "--port={}"],
     "md --steps": ["md", "md.yaml", "--steps={}", "structure=absent"],
     "analyze --skip-ps": ["md", "analyze", "folder", "--skip-ps={}"],
     "verify --calculator": ["verify", "--calculator={}"],
