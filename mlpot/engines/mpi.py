@@ -71,7 +71,7 @@ def share_processors(comm: Any) -> int:
 def wait_until_read(stream: Any, seconds: float = 5.0) -> None:
     """Wait until the launcher took from a pipe what was written to it, at most for `seconds`.
 
-    mpirun kills its processes and reads nothing more when one of them aborts: what still lies in the pipe then is lost.
+    mpirun kills its processes when one of them aborts, and reads nothing more: what lies in the pipe is lost.
     """
     try:
         file = stream.fileno()
