@@ -45,15 +45,14 @@ class Passes:
         self._lmp, self._potential, self._comm = lmp, potential, lmp.get_mpi_comm()
         self._made: dict[str, OwnEnergies] = {}
 
-    def choose(self, wanted: str | None) -> OwnEnergies:
-        """The way that is wanted, or the cheaper one; all ranks ask, and the first tells which it is.
-
-        Raises:
-            ValueError: an exchange is wanted of a network that is no list of stages.
-        """
-        n, obstacle = self._potential.n_passes, self._obstacle()
-        if wanted == EXCHANGE and obstacle:
+    def check(self, wanted: str | None) -> None:
+        """Raise ValueError if an exchange is wanted of a network that is no list of stages."""
+        if wanted == EXCHANGE and (obstacle := self._obstacle()):
             raise ValueError(f"`{KEYWORD} {EXCHANGE}`: {obstacle}. Write `{KEYWORD} {GHOSTS}`, or leave it out.")
+
+    def choose(self, wanted: str | None) -> OwnEnergies:
+        """The way that is wanted, checked, or the cheaper one; all ranks ask, and the first tells which it is."""
+        n, obstacle = self._potential.n_passes, self._obstacle()
         if n == 1 or obstacle:
             why = obstacle or "one pass exchanges nothing"
             self._tell(f"ghosts out to {n} cutoffs, as {why}", n > 1 or wanted)

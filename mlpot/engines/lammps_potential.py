@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
@@ -31,11 +31,17 @@ PAIRS_ALONE = {
     *("numdiff", "numdiff/virial", "alchemy", "adapt/fep"),
 }
 NULL = "NULL"
+T = TypeVar("T")
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """For the user; with the way to it if it is no fault of theirs."""
-    return f"{error}" if isinstance(error, ValueError) else traceback.format_exc()
+    return f"{error}" if isinstance(error, ValueError) else "".join(traceback.format_exception(error))
+
+
+def _joined(reasons: Sequence[str]) -> str:
+    """Of all ranks, each once."""
+    return " ".join(dict.fromkeys(text for text in reasons if text))
 
 
 class RankPotential(lammps_fix.Callbacks):
@@ -66,10 +72,18 @@ class RankPotential(lammps_fix.Callbacks):
     def create(self, arguments: Sequence[str]) -> None:
         """As `Callbacks`.
 
-        Raises:
-            ValueError: a second potential, a group other than all, elements that do not fit, or a way of passing
-                messages that the potential has not.
+        A second potential, a group other than all, elements that do not fit, or a way of passing messages that the
+        potential has not end all ranks.
         """
+        wanted = self._together(lambda: self._read(arguments))
+        self.own = self._passes.choose(wanted)
+        self._name, self._fix = arguments[0], lammps_fix.Fix(self.lmp, arguments[0])
+        self._begun = None
+        enough = max(self._enough, lammps_fix.ghost_cutoff(self.lmp))
+        self.lmp.command(f"comm_modify mode single cutoff {enough:.12g}")
+
+    def _read(self, arguments: Sequence[str]) -> str | None:
+        """The way of passing messages that the line of the potential wants; elements are kept."""
         name, group, _, *words = arguments
         if self.is_there():
             raise ValueError(f"The script has a fix {lammps_fix.STYLE} already, {self._name}. Remove one line.")
@@ -82,11 +96,8 @@ class RankPotential(lammps_fix.Callbacks):
             raise ValueError(f"The script has units {units}; energies and forces are in eV and Å: `units metal`.")
         words, wanted = split(words)
         self._numbers = self._numbers_of_types(words)
-        self.own = self._passes.choose(wanted)
-        self._name, self._fix = name, lammps_fix.Fix(self.lmp, name)
-        self._begun = None
-        enough = max(self._enough, lammps_fix.ghost_cutoff(self.lmp))
-        self.lmp.command(f"comm_modify mode single cutoff {enough:.12g}")
+        self._passes.check(wanted)
+        return wanted
 
     @property
     def reach(self) -> float:
@@ -103,24 +114,22 @@ class RankPotential(lammps_fix.Callbacks):
         return self._fix is not None and self.lmp.has_id("fix", self._name)
 
     def begin_run(self, command: str) -> None:
-        """As `Callbacks`.
+        """As `Callbacks`; without a potential all ranks end."""
+        self._together(lambda: self._check_is_there(command))
+        self.n_runs += 1
 
-        Raises:
-            ValueError: there is no potential.
-        """
+    def _check_is_there(self, command: str) -> None:
         if not self.is_there():
             raise ValueError(
                 f"The script comes to `{command}` without a potential. Before it, where the atoms are there, "
                 f"write a line such as: fix potential all {lammps_fix.STYLE} {' '.join(self._example())}"
             )
-        self.n_runs += 1
 
     def init(self) -> None:
-        """As `Callbacks`.
+        """As `Callbacks`; what would give other forces than those of the potential ends all ranks."""
+        self._together(self._check)
 
-        Raises:
-            ValueError: what would give other forces than those of the potential.
-        """
+    def _check(self) -> None:
         if self.lmp.extract_global("units") != "metal":
             raise ValueError("The units are not metal any more. Write `units metal`.")
         if self.lmp.extract_global("respa_levels") is not None:
@@ -206,16 +215,25 @@ class RankPotential(lammps_fix.Callbacks):
         return self.lmp.lmp is not None
 
     def failed(self, error: BaseException) -> None:
-        """As `Callbacks`; only what all ranks find alike comes here, but for faults of ours."""
+        """As `Callbacks`: what one rank may have found alone ends all, and waits for none of them."""
         lammps_fix.flush(self.lmp)
-        if isinstance(error, ValueError):
-            stop_all(self.comm, str(error), 1, together=True)
-        stop_all(self.comm, "".join(traceback.format_exception(error)), 1)
+        stop_all(self.comm, _told(error), 1)
+
+    def _together(self, step: Callable[[], T]) -> T:
+        """What a step gives in which ranks do not meet; if it fails in one of them, all end with its reason."""
+        reason, found = "", None
+        try:
+            found = step()
+        except Exception as error:
+            reason = _told(error)
+        if any(reasons := self.comm.allgather(reason)):
+            lammps_fix.flush(self.lmp)
+            stop_all(self.comm, _joined(reasons), 1, together=True)
+        return found  # type: ignore[return-value]  # there where no rank has a reason
 
     def _stop(self, reason: str) -> None:
         """End all ranks, each of which may have a reason."""
-        reasons = [text for text in self.comm.allgather(reason) if text]
-        self._tell_and_stop(" ".join(dict.fromkeys(reasons)), together=True)
+        self._tell_and_stop(_joined(self.comm.allgather(reason)), together=True)
 
     def _tell_and_stop(self, reason: str, *, together: bool = False) -> None:
         step = self.lmp.extract_global("ntimestep")
