@@ -11,17 +11,20 @@
 
 i-PI loads this file by its path, which `python -m mlpot.engines.path_integrals` prints, and gives cells and
 positions in its own units. Energies and forces are the calculator's. The virial of a structure without periods is
-NaN: it has no volume.
+NaN: it has no volume. Atoms are those of the template, in its order, as i-PI tells no elements.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
 import torch
+from ipi.utils.softexit import softexit
 from ipi.utils.units import unit_to_internal, unit_to_user
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from mlpot.data.sources.read import read_structure
 from mlpot.equivariance import warn_of_rotations
@@ -37,6 +40,7 @@ Answer = tuple[float, Floats, Floats, str]
 """Energy, forces (n_atoms, 3), virial (3, 3) and no more, in i-PI's units."""
 OWN = {"verbosity", "verbose"}
 """Parameters that i-PI adds."""
+SAME_PLACE = 1e-3  # Å; files of structures have fewer digits than positions
 
 
 class MLPotDriver:
@@ -61,6 +65,7 @@ class MLPotDriver:
         warn_of_rotations(self._potential)
         self._template = read_structure(template)
         self._potential.check_elements(torch.as_tensor(self._template.numbers))
+        self._checked = False
 
     def __call__(self, cell: Any, pos: Any) -> Answer | list[Answer]:
         """Energy, forces and virial of a structure, or of each in a list.
@@ -68,14 +73,44 @@ class MLPotDriver:
         Args:
             cell: (3, 3), columns are cell vectors; or one for each structure.
             pos: (n_atoms, 3); or one for each structure.
+
+        Raises:
+            ValueError: positions are not finite, two atoms are in one place, or atoms are not the template's.
         """
-        if isinstance(cell, list):
-            return self._answers(cell, pos)
-        return self._answers([cell], [pos])[0]
+        try:
+            if isinstance(cell, list):
+                return self._answers(cell, pos)
+            return self._answers([cell], [pos])[0]
+        except Exception as error:
+            if threading.current_thread() is not threading.main_thread():  # else i-PI waits for this one for ever
+                softexit.trigger(status="bad", message=f"mlpot: {error}")
+            raise
+
+    def _check_order(self, positions: Floats) -> None:
+        """Atoms of the template that stand at its places, but in another order, have the wrong elements."""
+        template = self._template
+        if positions.shape != template.positions.shape:
+            raise ValueError(
+                f"i-PI has {len(positions)} atoms and the template {len(template)}. Give the structure with which "
+                "the run begins as the template."
+            )
+        if self._checked:
+            return
+        self._checked = True
+        distance, place = cKDTree(template.positions).query(positions)
+        if distance.max() < SAME_PLACE and (template.numbers[place] != template.numbers).any():
+            k = int(np.flatnonzero(template.numbers[place] != template.numbers)[0])
+            raise ValueError(
+                f"Atom {k} of i-PI is where the template has atom {place[k]} ({template.symbols[place[k]]}), and "
+                f"its own atom {k} is {template.symbols[k]}: the order of atoms is another one. Give the "
+                "structure with which the run begins as the template."
+            )
 
     def _answers(self, cells: list[Floats], positions: list[Floats]) -> list[Answer]:
         h = [unit_to_user("length", "angstrom", cell.T) for cell in cells]
         r = [unit_to_user("length", "angstrom", one) for one in positions]
+        for one in r:
+            self._check_order(one)
         z, pbc = self._template.numbers, self._template.pbc
         graph = build_graphs([z] * len(r), r, h, [pbc] * len(r), self._potential.cutoff)
         out = predict(self._potential, graph)
