@@ -11,6 +11,10 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
 LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 """Variables in which those who start processes say how many they started."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -80,9 +84,6 @@ def wait_until_read(stream: Any, seconds: float = 5.0) -> None:
         return  # a stream within this process
     if not is_pipe or sys.platform != "linux":
         return
-    import fcntl
-    import termios
-
     unread, deadline = array.array("i", [1]), time.monotonic() + seconds
     while unread[0] and time.monotonic() < deadline:
         fcntl.ioctl(file, termios.FIONREAD, unread)
