@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ from mlpot.graph import AtomGraph, Properties
 from mlpot.model_file import save_potential
 from mlpot.potential import Potential
 from mlpot.predictions import NotFiniteError, labeled, predict_file, predict_structures
+
+H5MD_WRITE = importlib.import_module("mlpot.data.h5md.write")  # a function has the module's name
 
 
 @pytest.fixture
@@ -242,8 +245,10 @@ def everything(atoms: Atoms, k: int) -> Atoms:
     return atoms
 
 
-def test_columns_are_predicted_as_structures_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("held", [0, 2**21], ids=["each_batch_written", "all_at_the_end"])
+def test_columns_are_predicted_as_structures_are(folder: Path, monkeypatch: pytest.MonkeyPatch, held: int) -> None:
     """Molecules, crystals, slabs and atoms, with all that H5MD keeps of them, in batches of many sizes."""
+    monkeypatch.setattr(H5MD_WRITE, "BUFFER_OF_COLUMNS", held)
     arguments = {"cutoff": 4.0, "n_features": 8, "n_interactions": 1}
     potential = Potential("schnet", arguments, reference_energies=dict.fromkeys(KNOWN, 0.0))
     save_potential(potential.freeze(), "model.safetensors")
@@ -266,6 +271,30 @@ def test_columns_are_predicted_as_structures_are(folder: Path, monkeypatch: pyte
                 for name in a.arrays:
                     np.testing.assert_allclose(a.arrays[name], b.arrays[name], rtol=1e-14)
                 assert [c.todict() for c in a.constraints] == [c.todict() for c in b.constraints]
+
+
+def test_an_error_while_columns_are_written_leaves_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written by another thread, whose errors are told by the next batch or at the end."""
+    write("in.h5", [ethanol(k) for k in range(6)], card={})
+    save_potential(new_potential("schnet", n_features=8).freeze(), "model.safetensors")
+    monkeypatch.setattr(H5MD_WRITE, "BUFFER_OF_COLUMNS", 0)
+    extend, left = H5MD_WRITE.extend_columns, [0]
+
+    def until_full(*arguments: object) -> int:
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(28, "No space left on device")
+        return extend(*arguments)
+
+    monkeypatch.setattr(H5MD_WRITE, "extend_columns", until_full)
+    before = sorted(path.name for path in folder.iterdir())
+    for n_writes in (1, 3):
+        left[0] = n_writes
+        with pytest.raises(OSError, match="No space left"):
+            predict_file("model.safetensors", "in.h5", "out.h5", batch_atoms=18)
+        assert sorted(path.name for path in folder.iterdir()) == before
+    left[0] = 10
+    assert predict_file("model.safetensors", "in.h5", "out.h5", batch_atoms=18) == 6
 
 
 def test_the_command_tells_what_it_left_out(

@@ -248,7 +248,14 @@ WRONG: dict[str, tuple[str, str]] = {
     "units": (oxide(units="real"), "`units metal`"),
     "L10_unknown": (oxide(line="fix potential all mlpot O Xe"), "does not know Xe"),
     "L10_none": (oxide(line="fix potential all mlpot"), "names no elements"),
-    "L6_smaller_cutoff": (oxide() + "comm_modify cutoff 6\nrun 0\n", "comm_modify mode single cutoff"),
+    "L6_smaller_cutoff": (
+        oxide(line="fix potential all mlpot O Si passes ghosts") + "comm_modify cutoff 6\nrun 0\n",
+        "comm_modify mode single cutoff",
+    ),
+    "L6_smaller_cutoff_with_an_exchange": (
+        oxide(pair="", line="fix potential all mlpot O Si passes exchange") + "comm_modify cutoff 3\nrun 0\n",
+        "comm_modify mode single cutoff",
+    ),
     "L14_monte_carlo": (oxide() + "fix s all atom/swap 1 1 7 300 types 1 2\nrun 0\n", "fix atom/swap"),
     "passes": (
         oxide(line="fix potential all mlpot O Si passes exchanged"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mlpot.atomic_files import check_place, replacing
 from mlpot.data.constraints import other_constraints
 from mlpot.data.errors import FormatError, LabelError, LeftOutWarning
 from mlpot.data.frame import Columns, columns_of, family
-from mlpot.data.h5md.block import Series
+from mlpot.data.h5md.block import Series, joined
 from mlpot.data.h5md.layout import (
     CARD,
     COLUMNS,
@@ -33,6 +34,7 @@ from mlpot.data.unit_names import H5MD_UNITS
 from mlpot.version import __version__
 
 BUFFER = 2**23  # bytes held before they are written
+BUFFER_OF_COLUMNS = 2**21  # the same, of columns
 CHUNK = 2**13  # bytes of a chunk: small, so that a random frame unpacks little besides itself
 CLOCKS = ("step", "time")
 Part = Iterable[Atoms] | Series
@@ -69,11 +71,56 @@ def write_parts(
         with h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file:
             found(file, card)
             n_frames = 0
-            for part in parts:
-                n_frames += extend_columns(file, part) if isinstance(part, Series) else extend(file, part)
+            with _Behind(file) as columns:
+                for part in parts:
+                    if isinstance(part, Series):
+                        columns.take(part)
+                        continue
+                    columns.finish()
+                    n_frames += extend(file, part)
+                columns.finish()
+            n_frames += columns.n_written
         if n_frames == 0:
             raise LabelError(f"No frames to write to {path}. Check the source and the selection of frames.")
     return n_frames
+
+
+class _Behind:
+    """Writes columns in a thread of its own while the next are made, by compiled code above all."""
+
+    def __init__(self, file: h5py.File):
+        self._file, self._held = file, list[Series]()
+        self.n_written = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlpot-write")
+        self._writing: Future[int] | None = None
+
+    def __enter__(self) -> _Behind:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()  # after an error too, as the file is closed then
+
+    def take(self, series: Series) -> None:
+        """Write some frames soon, after those before them; errors of these come here too."""
+        self._held.append(series)
+        if sum(held.n_bytes for held in self._held) > BUFFER_OF_COLUMNS:
+            self._begin()
+
+    def finish(self) -> None:
+        """Write all that was taken."""
+        self._begin()
+        self._wait()
+
+    def _begin(self) -> None:
+        self._wait()
+        if self._held:
+            self._writing = self._thread.submit(extend_columns, self._file, joined(self._held))
+            self._held = []
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            self.n_written += writing.result()
 
 
 def append(path: str | Path, frames: Iterable[Atoms]) -> None:
