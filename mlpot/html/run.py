@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mlpot.atomic_files import check_reports, write_whole
 from mlpot.html.curve import curve_page
+from mlpot.html.curves import curves_page
 from mlpot.html.evaluation import evaluation_page
 from mlpot.html.files import RunError
 from mlpot.html.md import md_page
@@ -14,6 +15,7 @@ from mlpot.html.training import training_page
 
 PAGES = {
     "curve.json": curve_page,
+    "curves.json": curves_page,
     "pareto.json": pareto_page,
     "metrics.json": training_page,
     "evaluation.json": evaluation_page,

@@ -13,6 +13,7 @@ from sets import crystals, small_recipe, write
 from training_runs import no_pictures
 
 from mlpot.cli.main import main
+from mlpot.html.run import write_report
 from mlpot.recipes import RecipeError
 from mlpot.studies.averaged_curve import average_curve
 from mlpot.studies.curve import curve
@@ -118,6 +119,10 @@ def test_the_command_draws_and_tells(
     assert "b: Forces MAE of 0.1 meV/Å: about" in told
     assert (tmp_path / "out" / "curves.png").stat().st_size > 5000
     assert json.loads((tmp_path / "out" / "curves.json").read_text())["complete"]
+    page = write_report(tmp_path / "out").read_text()
+    assert "complete" in page
+    assert "b: slope +0.00 ± 0.00" in page
+    assert page.count('<img') == 3
 
 
 def test_averages_of_a_network_that_is_equivariant_err_as_it_does(
