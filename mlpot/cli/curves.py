@@ -35,5 +35,6 @@ def curves(
     plot_curves(found, output / "curves.png")
     title = f"{error} MAE on the test set by number of training frames; factor to {found['against']}"
     print_study(title, *head_and_rows(found))
-    for line in [*told(found), *found["notes"], f"Written: {output}/curves.json, curves.png; a page: mlpot report"]:
+    written = f"Written: {output}/curves.json, curves.png; a page: mlpot report {output}"
+    for line in [*told(found), *found["notes"], written]:
         console.print(line, markup=False, soft_wrap=True, highlight=False)
