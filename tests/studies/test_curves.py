@@ -122,7 +122,7 @@ def test_the_command_draws_and_tells(
     page = write_report(tmp_path / "out").read_text()
     assert "complete" in page
     assert "b: slope +0.00 ± 0.00" in page
-    assert page.count('<img') == 3
+    assert page.count("<img") == 3
 
 
 def test_averages_of_a_network_that_is_equivariant_err_as_it_does(
