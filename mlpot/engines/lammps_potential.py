@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ from mlpot.engines import lammps_fix
 from mlpot.engines.lammps_guards import LocalGuards
 from mlpot.engines.lammps_passes import Passes, split
 from mlpot.engines.local_atoms import Box, LocalGraph, farthest
-from mlpot.engines.mpi import stop_all
+from mlpot.engines.mpi import joined, stop_all, together, told
 from mlpot.engines.own_energies import OwnEnergies
 from mlpot.potential import Potential
 from mlpot.signals import BlowUpError
@@ -32,16 +31,6 @@ PAIRS_ALONE = {
 }
 NULL = "NULL"
 T = TypeVar("T")
-
-
-def _told(error: BaseException) -> str:
-    """For the user; with the way to it if it is no fault of theirs."""
-    return f"{error}" if isinstance(error, ValueError) else "".join(traceback.format_exception(error))
-
-
-def _joined(reasons: Sequence[str]) -> str:
-    """Of all ranks, each once."""
-    return " ".join(dict.fromkeys(text for text in reasons if text))
 
 
 class RankPotential(lammps_fix.Callbacks):
@@ -164,7 +153,7 @@ class RankPotential(lammps_fix.Callbacks):
         try:
             local = self._local_graph()
         except Exception as error:
-            reason = _told(error)
+            reason = told(error)
         if self.own.ready(local):
             assert local is not None
             try:
@@ -172,7 +161,7 @@ class RankPotential(lammps_fix.Callbacks):
                 grades = self.own.grades(local) if self.guards.wants_grades() and local.n_own else None
                 reason = self.guards.reason(local, energy, forces, grades) or ""
             except Exception as error:
-                reason = _told(error)
+                reason = told(error)
                 if self.own.others_wait:  # and would not come to the sum below
                     stop_all(self.comm, reason, 1)
         sums = np.array([energy, *(virial + virial.T)[VOIGT] / 2, bool(reason)])
@@ -217,23 +206,14 @@ class RankPotential(lammps_fix.Callbacks):
     def failed(self, error: BaseException) -> None:
         """As `Callbacks`: what one rank may have found alone ends all, and waits for none of them."""
         lammps_fix.flush(self.lmp)
-        stop_all(self.comm, _told(error), 1)
+        stop_all(self.comm, told(error), 1)
 
     def _together(self, step: Callable[[], T]) -> T:
-        """What a step gives in which ranks do not meet; if it fails in one of them, all end with its reason."""
-        reason, found = "", None
-        try:
-            found = step()
-        except Exception as error:
-            reason = _told(error)
-        if any(reasons := self.comm.allgather(reason)):
-            lammps_fix.flush(self.lmp)
-            stop_all(self.comm, _joined(reasons), 1, together=True)
-        return found  # type: ignore[return-value]  # there where no rank has a reason
+        return together(self.comm, step, lambda: lammps_fix.flush(self.lmp))
 
     def _stop(self, reason: str) -> None:
         """End all ranks, each of which may have a reason."""
-        self._tell_and_stop(_joined(self.comm.allgather(reason)), together=True)
+        self._tell_and_stop(joined(self.comm.allgather(reason)), together=True)
 
     def _tell_and_stop(self, reason: str, *, together: bool = False) -> None:
         step = self.lmp.extract_global("ntimestep")

@@ -8,8 +8,10 @@ import os
 import stat
 import sys
 import time
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 if sys.platform == "linux":
     import fcntl
@@ -19,6 +21,7 @@ LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS",
 """Variables in which those who start processes say how many they started."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 """Variables from which libraries take their number of threads when they are loaded."""
+T = TypeVar("T")
 INSTALL = "Install them with pip install 'mlpot[lammps]'."
 
 
@@ -110,3 +113,33 @@ def stop_all(comm: Any, reason: str, code: int, *, together: bool = False) -> No
         comm.Barrier()
     MPI.COMM_WORLD.Abort(code)
     os._exit(code)  # where another rank's Abort came first, this one's may return
+
+
+def together(comm: Any, step: Callable[[], T], last: Callable[[], None] = lambda: None) -> T:
+    """What a step gives in which ranks do not meet; if it fails in one of them, all end with its reason.
+
+    Args:
+        comm: of the ranks that compute together, all of which call this.
+        step: its errors are for the user.
+        last: called before the end.
+    """
+    reason, found = "", None
+    try:
+        found = step()
+    except Exception as error:
+        reason = told(error)
+    if any(reasons := comm.allgather(reason)):
+        last()
+        stop_all(comm, joined(reasons), 1, together=True)
+    return found  # type: ignore[return-value]  # there where no rank has a reason
+
+
+def told(error: BaseException) -> str:
+    """For the user; with the way to it if it is no fault of theirs."""
+    theirs = isinstance(error, ValueError | OSError)
+    return f"{error}" if theirs else "".join(traceback.format_exception(error))
+
+
+def joined(reasons: Sequence[str]) -> str:
+    """Of all ranks, each once."""
+    return " ".join(dict.fromkeys(text for text in reasons if text))

@@ -21,15 +21,18 @@ from mlpot.engines.mpi import world
 where, error = sys.argv.pop(1), sys.argv.pop(1)
 if world().Get_rank() == 1:
     module, of, name = where.split(":")
-    kind = getattr(importlib.import_module("mlpot.engines." + module), of)
+    place = importlib.import_module("mlpot.engines." + module)
+    place = getattr(place, of) if of else place
     def broken(*arguments, **settings):
         raise {"value": ValueError, "type": TypeError, "disk": OSError}[error]("this rank alone")
-    setattr(kind, name, broken)
+    setattr(place, name, broken)
 from mlpot.cli.main import main
 sys.argv[0] = "mlpot"
 main()
 """
 PLACES = [
+    ("lammps::load_potential", "disk", "ghosts"),
+    ("lammps::attach", "value", "ghosts"),
     ("lammps_potential:RankPotential:_numbers_of_types", "value", "ghosts"),
     ("lammps_passes:Passes:_way", "value", "exchange"),
     ("own_energies:ExchangedPotential:__init__", "disk", "exchange"),
