@@ -160,8 +160,15 @@ def _drawn(
         trained |= elements[piece] & (part[piece] == 0)
         left = left - elements[piece]
         filled[part[piece]] += sizes[piece]
+    if not filled.all():
+        empty = " and no ".join(name for name, n in zip(NAMES, filled, strict=False) if n == 0)
+        raise DataError(
+            f"Of {len(order)} pieces by {by}, {n_kept} must train, as they hold the last frames of an element: "
+            f"there would be no {empty} frames. Split by another rule, or into fewer parts (--fractions 0.8,0.2)."
+        )
     if n_kept:
-        message = f"{n_kept} pieces by {by} train although drawn otherwise: they hold the last of an element."
+        what = f"{n_kept} piece by {by} trains" if n_kept == 1 else f"{n_kept} pieces by {by} train"
+        message = f"{what} although drawn otherwise, for the last frames of an element."
         warnings.warn(message, RareElementWarning, stacklevel=3)
     return np.where(structure, part[pieces], 0)
 

@@ -108,3 +108,12 @@ def test_fractions_that_are_no_numbers_are_refused(tmp_path):
     for fractions in ([float("nan"), 0.5, 0.5], [0.5, float("nan")]):
         with pytest.raises(DataError, match="positive numbers"):
             split(tmp_path / "set.h5", fractions)
+
+
+def test_nothing_is_written_if_a_part_would_be_empty(tmp_path):
+    """Each of three groups alone holds an element, so that all must train."""
+    frames = [atoms for k, name in enumerate(("NH3", "H2O", "CH4")) for atoms in walk(name, 5, k, group=name)]
+    write(tmp_path / "set.h5", frames, card={})
+    with pytest.raises(DataError, match=r"3 pieces by group, 2 must train.* no validation and no test frames"):
+        split(tmp_path / "set.h5", (0.6, 0.2, 0.2), by="group")
+    assert [path.name for path in tmp_path.iterdir()] == ["set.h5"]

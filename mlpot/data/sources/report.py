@@ -22,6 +22,9 @@ WORDS = {
 MOST_NAMES = 12  # listed
 SHOWN = 10  # frames that are named in a sentence
 
+PER_ATOM = "energies", "stresses"
+"""ASE's names of parts of the energy and the stress, one for each atom."""
+
 
 @dataclass
 class Report:
@@ -128,8 +131,13 @@ class Report:
         if self.unused:
             most = self.unused.most_common(MOST_NAMES)
             more = f" and {len(self.unused) - len(most)} more" if len(self.unused) > len(most) else ""
-            lines.append(f"Not kept: {', '.join(f'{name} ({_frames(n)})' for name, n in most)}{more}.")
+            lines.append(f"Not kept: {', '.join(f'{_clear(name)} ({_frames(n)})' for name, n in most)}{more}.")
         return lines
+
+
+def _clear(name: str) -> str:
+    """A name of a source, explained where it looks like that of a label."""
+    return f"{name} of single atoms" if name in PER_ATOM else name
 
 
 def _counted(n: int, one: str, many: str) -> str:
