@@ -1,6 +1,6 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything is installed into .venv.
 PYTHON ?= python3
-EPOCHS ?= 60
+EPOCHS ?= 30
 PROCESSES ?= 2
 PACKAGES ?= schnetpack torchmdnet mace nequip
 BIN := .venv/bin

@@ -102,9 +102,14 @@ def assign(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def template(model: type[BaseModel]) -> str:
-    """A recipe with every default and what each key means; required keys carry their example."""
-    return "\n".join(_template_lines(model, "", {})) + "\n"
+def template(model: type[BaseModel], given: Mapping[str, Any] | None = None) -> str:
+    """A recipe with every default and what each key means; required keys carry their example.
+
+    Args:
+        model: of the recipe.
+        given: values that stand there instead of defaults, by section.
+    """
+    return "\n".join(_template_lines(model, "", given or {})) + "\n"
 
 
 class _Loader(yaml.SafeLoader):

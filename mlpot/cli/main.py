@@ -121,15 +121,21 @@ def _print_rates(found: RateRange) -> None:
 @app.command()
 def recipe(
     md: Annotated[bool, typer.Option("--md", help="Of molecular dynamics instead of training.")] = False,
+    backbone: Annotated[str | None, typer.Option(help="The network, with the settings that served here.")] = None,
 ) -> None:
-    """Print a commented recipe with every default."""
-    from mlpot.recipes import template
+    """Print a commented recipe: a network with its settings, and every other key with its default."""
+    from mlpot.recipes import RecipeError, template
 
-    if md:
-        from mlpot.dynamics.recipe import MDRecipe as Recipe
-    else:
-        from mlpot.training.recipe import Recipe  # type: ignore[assignment]
-    print(template(Recipe), end="")
+    if not md:
+        from mlpot.training.recipe import Recipe, settings_of
+
+        print(template(Recipe, settings_of(backbone)), end="")
+        return
+    if backbone is not None:
+        raise RecipeError("--backbone: a run of molecular dynamics has the network of its model. Leave it out.")
+    from mlpot.dynamics.recipe import MDRecipe
+
+    print(template(MDRecipe), end="")
 
 
 @app.command()

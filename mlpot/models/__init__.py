@@ -24,7 +24,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 """What a recipe may name. A committee is made by training several of one kind."""
 COMMITTEE = "committee"
 AVERAGED = "averaged"  # made of a trained one of any other kind
-DEFAULT = "schnet"  # of a recipe that names none
+DEFAULT = "ace"  # of a recipe that names none: lowest errors after equal minutes (train/README.md)
 
 
 def build_backbone(name: str, *, elements: Sequence[int] = (), **arguments: object) -> Backbone:

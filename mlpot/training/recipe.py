@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from mlpot.models import BACKBONES, DEFAULT
 from mlpot.models.layers import choose
+from mlpot.models.presets import preset_of
 from mlpot.recipes import Section
 
 Augment = Literal["none", "rotations", "rotations-and-reflections"]
@@ -39,6 +40,20 @@ def checked_arguments(backbone: str, arguments: Mapping[str, Any]) -> dict[str, 
         return model.model_validate(arguments).model_dump()
     except ValidationError as error:
         raise ValueError("; ".join(_explain(dict(e), list(model.model_fields)) for e in error.errors())) from None
+
+
+def settings_of(backbone: str | None = None) -> dict[str, Any]:
+    """Sections of a recipe for a backbone, the default one if none is named: arguments and optimizer that served.
+
+    Raises:
+        ValueError: no such backbone.
+    """
+    name = backbone or DEFAULT
+    served = preset_of(name)
+    return {
+        "model": {"backbone": name, "arguments": checked_arguments(name, served.arguments)},
+        "optimizer": dict(served.optimizer),
+    }
 
 
 def _explain(problem: dict[str, Any], valid: list[str]) -> str:

@@ -8,8 +8,10 @@ import pytest
 import yaml
 from places import PROJECT
 
+from mlpot.cli.main import recipe
 from mlpot.dynamics.recipe import MDRecipe
-from mlpot.models import BACKBONES, build_backbone
+from mlpot.models import BACKBONES, DEFAULT, build_backbone
+from mlpot.models.presets import preset_of
 from mlpot.propagators.recipe import PropagatorRecipe
 from mlpot.recipes import RecipeError, load_recipe, parse_recipe, template
 from mlpot.training.recipe import Recipe, checked_arguments
@@ -29,6 +31,22 @@ def test_the_template_holds_every_key_and_only_defaults() -> None:
     assert parse_recipe(Recipe, text) == parse_recipe(Recipe, "data: {train: data/train.h5}")
     for section, values in yaml.safe_load(text).items():
         assert set(values) == set(Recipe.model_fields[section].annotation.model_fields), section
+
+
+def test_the_command_prints_a_recipe_for_each_network(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the settings that served, and for the network of lowest errors if none is named."""
+    for backbone in (None, *BACKBONES):
+        recipe(backbone=backbone)
+        found = parse_recipe(Recipe, capsys.readouterr().out)
+        served = preset_of(found.model.backbone)
+        assert found.model.backbone == backbone or (backbone is None and found.model.backbone == DEFAULT)
+        assert found.model.arguments.items() >= served.arguments.items()
+        assert found.optimizer.model_dump().items() >= served.optimizer.items()
+        assert found.training == parse_recipe(Recipe, MINIMAL).training
+    with pytest.raises(ValueError, match="Unknown backbone 'schnt'"):
+        recipe(backbone="schnt")
+    with pytest.raises(RecipeError, match="Leave it out"):
+        recipe(md=True, backbone="ace")
 
 
 @pytest.mark.parametrize(
