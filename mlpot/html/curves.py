@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlpot.figures.curve import ERRORS
 from mlpot.figures.curves import curves_panels
 from mlpot.html.curve import notes_of, verdict_of
 from mlpot.html.files import duration, read_json
@@ -28,7 +29,8 @@ def curves_page(folder: Path) -> str:
 
 def _errors(comparison: Mapping[str, Any]) -> list[Html]:
     words = (
-        f"Mean over {len(comparison['seeds'])} seeds by number of training frames, on the test set; slope of log "
+        f"{ERRORS[comparison['error']]} on the test set by number of training frames, mean over "
+        f"{len(comparison['seeds'])} seeds; slope of log "
         f"error against log frames; factor to the errors of {comparison['against']} at the middle of the sizes."
     )
     sentences = [tag("p", line) for line in told(comparison)]

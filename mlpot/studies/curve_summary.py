@@ -116,9 +116,10 @@ def target_of(law: PowerLaw | None, target: float) -> dict[str, Any]:
         }
     told = f"{start}: about {_count(needed.frames)} frames ({_between(needed.low, needed.high)})."
     if needed.beyond > 1:
+        times = f"{needed.beyond:.{1 if needed.beyond < 10 else 0}f}"
         told += (
-            f" This is an extrapolation to {needed.beyond:.2g} times the largest training: it holds only if "
-            "the errors go on to fall by the same power."
+            f" This is an extrapolation to {times} times the largest training: it holds only if the errors go on "
+            "to fall by the same power."
         )
     elif needed.frames < min(law.sizes):
         told += " This is an extrapolation to fewer frames than the smallest training has."
