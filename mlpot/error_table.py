@@ -29,23 +29,56 @@ class Error:
 def residuals(predicted: Properties, labels: Properties, graph: AtomGraph) -> list[tuple[Tensor, Tensor]]:
     """(predicted − label, known) of energies per atom (eV), force components (eV/Å) and stress components (eV/Å³).
 
-    A label is known where it is not NaN; that of a stress only where there is a volume, and only along periodic
-    directions (`data.stress_labels`). Where the label is not known the residual is zero, which is put in before
-    anything is squared, so that a NaN never reaches a gradient.
+    A label is known where it is not NaN; that of a stress only where there is a volume, and of slabs and wires in
+    their own axes (`in_periodic_axes`), so that it counts alike however they are turned. Where the label is not
+    known the residual is zero, which is put in before anything is squared, so that a NaN never reaches a gradient.
     """
     ones = torch.ones_like(graph.batch, dtype=labels.energy.dtype)
     n_atoms = torch.zeros_like(labels.energy).index_add(0, graph.batch, ones)
+    stress, label = (in_periodic_axes(x.stress, graph.cell, graph.pbc) for x in (predicted, labels))
     known = (
         ~labels.energy.isnan(),
         ~labels.forces.isnan(),
-        ~(labels.stress.isnan() | predicted.stress.isnan()),
+        ~(label.isnan() | stress.isnan()),
     )
     errors = (
         predicted.energy / n_atoms - labels.energy / n_atoms,
         predicted.forces - labels.forces,
-        predicted.stress - labels.stress,
+        stress - label,
     )
     return [(torch.where(there, error, 0.0), there) for error, there in zip(errors, known, strict=True)]
+
+
+def in_periodic_axes(stress: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
+    """Stresses of slabs and wires with their periodic directions as first axes, NaN beyond; others as they are.
+
+    σ -> A σ Aᵀ, the rows of A from the periodic cell vectors by Gram and Schmidt: four known components of a slab
+    and one of a wire, which turn with neither, where P σ P (`data.stress_labels`) has up to nine.
+
+    Args:
+        stress: (n_graphs, 3, 3), zero across the periodic directions.
+        cell: (n_graphs, 3, 3), rows are cell vectors.
+        pbc: (n_graphs, 3) periodic directions.
+    """
+    n = pbc.sum(-1)
+    partly = (n > 0) & (n < 3)
+    if not partly.any():
+        return stress
+    order = (~pbc).to(torch.int8).argsort(dim=-1, stable=True)  # periodic vectors first
+    vectors = cell.detach().gather(1, order[:, :, None].expand_as(cell))
+    first = _unit(vectors[:, 0])
+    least = torch.nn.functional.one_hot(first.abs().argmin(-1), 3).to(cell)  # for a wire any direction will do
+    other = torch.where((n == 2)[:, None], vectors[:, 1], least)
+    second = _unit(other - (other * first).sum(-1, keepdim=True) * first)
+    axes = torch.stack([first, second, torch.linalg.cross(first, second)], dim=1).to(stress.dtype)
+    along = torch.arange(3, device=pbc.device) < n[:, None]
+    own = torch.where(along[:, :, None] & along[:, None, :], axes @ stress @ axes.mT, torch.nan)
+    return torch.where(partly[:, None, None], own, stress)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    length = vectors.norm(dim=-1, keepdim=True)
+    return vectors / torch.where(length > 0, length, 1.0)
 
 
 def error_sums(errors: Tensor, known: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import csv
 import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from mlpot.atomic_files import check_folder, make_folder, replacing, write_whole
 from mlpot.data.errors import LabelError
 from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
 from mlpot.data.sources.read import Source, as_source
-from mlpot.error_table import MILLI, Error, ErrorSums
+from mlpot.error_table import MILLI, Error, ErrorSums, in_periodic_axes
 from mlpot.figures.parity import compare, plot_parity, write_compared
 from mlpot.graph import Properties, collate_properties
 from mlpot.model_file import hash_of, load_potential
@@ -99,8 +99,8 @@ class _Account:
                 self._add(table, "energy_per_atom", energy_error / n)
                 self._add(table, "forces", force_error[known])
                 if frame.has_stress:
-                    known_stress = np.isfinite(frame.stress)
-                    self._add(table, "stress", MILLI * (out.stress[0].numpy() - frame.stress)[known_stress])
+                    error = _in_own_axes(out.stress - torch.from_numpy(frame.stress), frame)
+                    self._add(table, "stress", MILLI * error.numpy())
         if not is_isolated:
             self._add_forces(frame.numbers[known], frame.forces[known], force_error[known])
             self.missing["forces"] += int((~known).sum())
@@ -153,7 +153,8 @@ class _Sample:
 
     def offer(self, frame: Frame, out: Properties) -> None:
         if self.seen % self.stride == 0:
-            self.drawn.append((out, _properties(frame), torch.from_numpy(frame.numbers)))
+            drawn = replace(out, stress=_in_own_axes(out.stress, frame))
+            self.drawn.append((drawn, _properties(frame), torch.from_numpy(frame.numbers)))
         self.seen += 1
         if len(self.drawn) > MAX_DRAWN:
             self.drawn, self.stride = self.drawn[::2], 2 * self.stride
@@ -237,11 +238,15 @@ def _compared(
         yield index, atoms, frame_of_columns(columns_of(atoms, index), atoms.pbc, family(atoms)), out
 
 
+def _in_own_axes(stress: torch.Tensor, frame: Frame) -> torch.Tensor:
+    return in_periodic_axes(stress, torch.tensor(frame.cell)[None], torch.tensor(frame.pbc)[None])
+
+
 def _properties(frame: Frame) -> Properties:
     return Properties(
         energy=torch.tensor([frame.energy], dtype=torch.float64),
         forces=torch.from_numpy(frame.forces),
-        stress=torch.from_numpy(frame.stress)[None],
+        stress=_in_own_axes(torch.from_numpy(frame.stress)[None], frame),
     )
 
 

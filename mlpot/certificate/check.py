@@ -81,6 +81,11 @@ def periodic(structures: Structures) -> Structures:
     return {name: atoms for name, atoms in structures.items() if atoms.pbc.all()}
 
 
+def repeated(structures: Structures) -> Structures:
+    """The structures with a periodic direction and a volume: crystals, slabs and wires."""
+    return {name: atoms for name, atoms in structures.items() if atoms.pbc.any() and abs(atoms.cell.volume) > 0}
+
+
 def movable(structures: Structures) -> Structures:
     """The structures that molecular dynamics may start from."""
     return {name: atoms for name, atoms in structures.items() if len(atoms) > 1 and STILL not in atoms.info}

@@ -29,7 +29,7 @@ class Answer(NamedTuple):
 
     energy: float  # eV
     forces: NDArray[np.float64]  # (n_atoms, 3) eV/Å
-    stress: NDArray[np.float64]  # (3, 3) eV/Å³; NaN without volume
+    stress: NDArray[np.float64]  # (3, 3) eV/Å³; NaN without volume, or where the calculator refuses that of a slab
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,17 @@ def answer(atoms: Atoms) -> Answer:
     """Results of the calculator that is attached to the structure."""
     energy = float(atoms.get_potential_energy())
     forces = np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64)
-    if not (atoms.pbc.all() and "stress" in atoms.calc.implemented_properties):
-        return Answer(energy, forces, np.full((3, 3), np.nan))
-    return Answer(energy, forces, np.array(atoms.get_stress(voigt=False, apply_constraint=False)))
+    none = Answer(energy, forces, np.full((3, 3), np.nan))
+    if not (atoms.pbc.any() and "stress" in atoms.calc.implemented_properties):
+        return none
+    try:
+        return none._replace(stress=np.array(atoms.get_stress(voigt=False, apply_constraint=False)))
+    except (
+        Exception
+    ):  # of slabs and wires it need not exist; calculators of other packages raise errors of any kind
+        if atoms.pbc.all():
+            raise
+        return none
 
 
 def pair(a: int, b: int, distance: float) -> Atoms:

@@ -41,7 +41,7 @@ class Frame:
     pbc: NDArray[np.bool_]  # (3,)
     energy: float  # eV
     forces: Floats  # (n_atoms, 3) eV/Å; NaN too where the force mask is False
-    stress: Floats  # (3, 3) eV/Å³; of slabs and wires along the periodic directions, NaN elsewhere
+    stress: Floats  # (3, 3) eV/Å³; of slabs and wires zero across the periodic directions
     group: str | None  # the family of structures it belongs to
     charge: float = np.nan  # of the whole structure, e
     spin: float = np.nan  # of the whole structure, as its source counts it

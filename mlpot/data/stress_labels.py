@@ -28,10 +28,11 @@ def has_volume(pbc: NDArray[np.bool_], cell: Floats) -> bool:
 
 
 def learnable(stress: Floats, pbc: NDArray[np.bool_], cell: Floats) -> Floats:
-    """What a potential can learn of a stress, NaN elsewhere.
+    """What a potential can learn of a stress, all NaN if that is nothing.
 
     Of a slab or wire that is P σ P with the projection P on the span of the periodic cell vectors, which is what
-    a potential predicts (`forces`). A stress that is zero there was not computed.
+    a potential predicts (`forces`); a stress that is zero there was not computed. Compare, count and show it in
+    the slab's own axes (`error_table.in_periodic_axes`), in which its directions are known and no others.
 
     Args:
         stress: (3, 3) eV/Å³.
@@ -44,9 +45,8 @@ def learnable(stress: Floats, pbc: NDArray[np.bool_], cell: Floats) -> Floats:
         return stress
     onto = np.linalg.pinv(cell[pbc]) @ cell[pbc]
     onto[np.abs(onto) < TINY] = 0.0
-    along = np.diag(onto) > 0
     part: Floats = onto @ stress @ onto
-    return np.where(np.outer(along, along) & bool(part.any()), part, np.nan)
+    return part if part.any() else np.full((3, 3), np.nan)
 
 
 def told(stress: Floats, pbc: NDArray[np.bool_], cell: Floats) -> str | None:

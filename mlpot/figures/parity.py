@@ -35,7 +35,7 @@ class Compared:
     of: str  # which structures
     energy: Floats  # (n, 2) eV/atom
     forces: dict[str, Floats]  # (n, 2, 3) eV/Å, by element
-    stress: Floats  # (n, 2, 3, 3) eV/Å³
+    stress: Floats  # (n, 2, 3, 3) eV/Å³, of slabs and wires in their own axes, NaN beyond these
 
 
 def compare(
@@ -60,7 +60,8 @@ def compare(
     z = numbers.cpu().numpy()
     by_element = {chemical_symbols[k]: _known(forces[z == k]) for k in np.unique(z)}
     kept = {element: pairs for element, pairs in by_element.items() if len(pairs)}
-    return Compared(of, _known(energy), kept, _known(stress))
+    some = np.isfinite(stress).any(axis=(1, 2, 3))
+    return Compared(of, _known(energy), kept, np.asarray(stress[some]))
 
 
 def _known(pairs: Floats) -> Floats:
@@ -129,6 +130,8 @@ def parity_panels(compared: Compared) -> dict[str, Draw]:
 def _draw(names: tuple[str, str], pairs: Floats, axes: Axes) -> None:
     name, error_unit = names
     reference, predicted = pairs[:, 0].ravel(), pairs[:, 1].ravel()
+    known = np.isfinite(reference) & np.isfinite(predicted)
+    reference, predicted = reference[known], predicted[known]
     low, high = reference.min(), reference.max()
     margin = 0.03 * max(high - low, 1e-6)
     axes.plot([low - margin, high + margin], [low - margin, high + margin], color="0.6", linewidth=0.8, zorder=1)

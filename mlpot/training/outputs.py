@@ -16,7 +16,7 @@ from torch import Tensor
 from mlpot.atomic_files import write_whole
 from mlpot.data.h5md import Frame
 from mlpot.equivariance import CARD, rotation_facts
-from mlpot.error_table import MILLI, error_of
+from mlpot.error_table import MILLI, error_of, in_periodic_axes
 from mlpot.extrapolation import Domain, domain_of
 from mlpot.figures.parity import compare, plot_parity, write_compared
 from mlpot.figures.training import logs_of, plot_learning_curve
@@ -106,12 +106,19 @@ def keep_domain(domain: Domain, former: Domain, rows: dict[int, int]) -> None:
 
 
 def predict_all(potential: Potential, batches: Iterable[Batch]) -> tuple[Properties, Properties, Tensor, Tensor]:
-    """Predictions and labels of all batches, atomic numbers, and the number of atoms of each, on the CPU."""
-    predicted, reference, numbers, n_atoms = [], [], [], []
+    """Predictions and labels of all batches, atomic numbers, and the number of atoms of each, on the CPU.
+
+    Stresses of slabs and wires are in their own axes (`in_periodic_axes`).
+    """
+    predicted: list[Properties] = []
+    reference: list[Properties] = []
+    numbers, n_atoms = [], []
     for graph, labels in batches:
         graph = graph.to(potential.energy_scale.device)
-        predicted.append(predict(potential, graph).to("cpu"))
-        reference.append(labels.to("cpu"))
+        out = predict(potential, graph)
+        for found, kept in ((out, predicted), (labels.to(graph.positions.device), reference)):
+            own = in_periodic_axes(found.stress, graph.cell, graph.pbc)
+            kept.append(Properties(found.energy, found.forces, own).to("cpu"))
         numbers.append(graph.numbers.cpu())
         n_atoms.append(graph.batch.bincount(minlength=graph.n_graphs).cpu())
     return collate_properties(predicted), collate_properties(reference), torch.cat(numbers), torch.cat(n_atoms)

@@ -169,7 +169,7 @@ def _facts(seen: Tally, c: Columns) -> dict[str, str]:
     bonds = c.bond[np.isfinite(c.bond)]
     tau = checks.correlation_time(c)
     facts = {
-        "frames": f"{len(c.index)}, {int(c.periodic.sum())} of them periodic",
+        "frames": f"{len(c.index)}, {int(c.periodic.sum())} of them periodic in three directions",
         "elements": ", ".join(chemical_symbols[z] for z in sorted(seen.elements)),
         "compositions": str(len(np.unique(c.composition[structures]))),
         "isolated atoms": ", ".join(

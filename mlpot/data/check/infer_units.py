@@ -203,12 +203,13 @@ def weigh_stress(fit: Fit, forces_unit: float) -> StressVerdict | None:
         fit: to frames in house units of length.
         forces_unit: eV/Å of one unit of the fit's forces.
     """
-    which = [k for k, f in enumerate(fit.frames) if f.pbc.all() and np.isfinite(f.stress).all()]
+    which = [k for k, f in enumerate(fit.frames) if np.isfinite(f.stress).all()]
     if len(which) < 5:
         return None
     volumes = np.array([abs(np.linalg.det(fit.frames[k].cell)) for k in which])
     labels = np.array([fit.frames[k].stress for k in which])
-    expected = np.array([fit.virial(k) for k in which]) * forces_unit / volumes[:, None, None]
+    expected = np.array([_along(fit.frames[k], fit.virial(k)) for k in which]) * forces_unit
+    expected /= volumes[:, None, None]
     orders = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]  # ASE's first
     shears = [abs(_cosine(_shears(labels, order), _shears(expected))) for order in orders]
     best = int(np.argmax(shears))
@@ -225,6 +226,14 @@ def weigh_stress(fit: Fit, forces_unit: float) -> StressVerdict | None:
     if abs(np.log(abs(slope) / named[unit])) > 0.6:
         return None
     return StressVerdict(unit, int(np.sign(slope)), orders[best], abs(agreement), slope)
+
+
+def _along(frame: Frame, virial: Floats) -> Floats:
+    """A virial along the periodic directions, as `stress_labels.learnable` has the label."""
+    if frame.pbc.all():
+        return virial
+    onto = np.linalg.pinv(frame.cell[frame.pbc]) @ frame.cell[frame.pbc]
+    return onto @ virial @ onto
 
 
 def _parts(stress: Floats, order: tuple[int, ...] = (0, 1, 2)) -> list[Floats]:

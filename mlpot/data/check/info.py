@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 
@@ -19,6 +20,7 @@ from mlpot.data.errors import DataError
 from mlpot.data.frame import Frame
 from mlpot.data.sources.read import Source, as_source
 from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO
+from mlpot.error_table import in_periodic_axes
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
 from mlpot.units import HOUSE_UNITS
@@ -177,7 +179,8 @@ class _Survey:
         if not facts.has_stress:
             self.missing["stress"] += bool(frame.pbc.all()) and not facts.is_isolated
             return
-        upper = frame.stress[UPPER]
+        cell, pbc = torch.tensor(frame.cell)[None], torch.tensor(frame.pbc)[None]
+        upper = in_periodic_axes(torch.tensor(frame.stress)[None], cell, pbc)[0].numpy()[UPPER]
         self.stress.add(upper[np.isfinite(upper)])
         if frame.pbc.all():
             self.pressures.append(-float(np.trace(frame.stress)) / 3.0)
