@@ -31,6 +31,7 @@ from mlpot.dynamics import log, run
 from mlpot.dynamics.checkpoints import Checkpoints
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.recipe import MDRecipe
+from mlpot.figures import md as pictures
 from mlpot.model_file import save_potential
 
 CLOCKED = ("steps_per_s", "ns_per_day", "memory_MB")  # columns of the log that no two runs share
@@ -55,7 +56,7 @@ def prepared(folder: Path) -> Iterator[Path]:
     """A folder with a model and structures, for runs that draw nothing."""
     prepare(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlpot.dynamics.summary.plot_md", without_picture)
+        patch.setattr("mlpot.figures.md.plot_md", without_picture)
         yield folder
 
 
@@ -249,7 +250,7 @@ def acknowledged(folder: Path) -> int:
 def main(folder: Path, output: Path, n_kills: int, seed: int) -> None:
     """Kill a run until it is through."""
     torch.set_num_threads(1)
-    run.plot_md = without_picture
+    pictures.plot_md = without_picture
     rng = random.Random(seed)
     recipe = md_recipe(folder, output=output, steps=12 * n_kills, checkpoint_s=0.02, ensemble="bussi")
     print(

@@ -11,7 +11,7 @@ from mlpot.atomic_files import write_whole
 from mlpot.data.constraints import held_coordinates
 from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
 from mlpot.dynamics.recipe import MDRecipe
-from mlpot.figures.md import plot_md
+from mlpot.figures.door import plot_md
 from mlpot.version import __version__
 
 

@@ -346,7 +346,7 @@ def test_label_and_dynamics_begin_from_the_content_that_convert_writes(run, tmp_
     assert np.isfinite(frame_of(labeled[5]).forces).all()
 
     save_potential(new_potential("deepsets", n_features=8), tmp_path / "model.safetensors")
-    monkeypatch.setattr("mlpot.dynamics.summary.plot_md", without_picture)
+    monkeypatch.setattr("mlpot.figures.md.plot_md", without_picture)
     for k in (2, 5):
         recipe = md_recipe(
             tmp_path, structure=path, frame=k, velocities="file" if k == 2 else "draw", steps=1,
