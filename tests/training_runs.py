@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import time
 from functools import partial
@@ -152,12 +153,25 @@ class Whereabouts(Callback):
         self.run.with_suffix(f".{trainer.global_rank}").write_text(f"{os.getpid()} {trainer.global_step}")
 
 
+class StopsItself(Callback):
+    """A process of several tells itself to stop before a step."""
+
+    def __init__(self, rank: int, step: int):
+        self.rank, self.step = rank, step
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        """Send the signal."""
+        if (trainer.global_rank, trainer.global_step) == (self.rank, self.step):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def together(data: Path, directory: Path, *overrides: str) -> None:
-    """Train, or go on, in as many processes as the overrides say."""
+    """Train, or go on, in as many processes as the overrides say; STOP="1 7" stops it by process 1 in step 7."""
     torch.set_num_threads(1)
     recipe = small_recipe(data, directory, *overrides)
     try:
-        fit.train(recipe, resume=(directory / LAST).exists(), callbacks=[Whereabouts(directory)])
+        stops = [StopsItself(*map(int, os.environ["STOP"].split()))] if "STOP" in os.environ else []
+        fit.train(recipe, resume=(directory / LAST).exists(), callbacks=[Whereabouts(directory), *stops])
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)

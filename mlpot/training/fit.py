@@ -125,7 +125,8 @@ def train(
 def _train(
     recipe: Recipe, callbacks: Sequence[Callback], held: ExitStack, *, resume: bool, overwrite: bool
 ) -> TrainingResult:
-    is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes that a strategy starts here
+    # Of the processes that a strategy, or SLURM, starts.
+    is_first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     directory, tell = Path(recipe.training.directory), Messages(show=recipe.training.progress and is_first)
     check_device(recipe)
     if resume:

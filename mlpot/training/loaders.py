@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -52,64 +53,85 @@ class Alone:
     global_step, global_rank, world_size = 0, 0, 1
 
 
+class Dealt(NamedTuple):
+    """What one process takes of the batch of all."""
+
+    frames: Ints  # (n_own,) of the part
+    places: Ints  # (n_own,) in the batch of all
+    n_all: int  # frames of that
+    counts: bool  # whether their labels do; not where there are fewer frames than processes
+
+
 class Batches:
     """A part of the data as a sequence of batches, for Lightning.
 
     Args:
         n_frames: size of the part.
         batch_size: structures in a batch.
-        seed: of a new random order in each epoch, in which all processes get equally many frames; None keeps the
-            order of the file.
+        seed: of a new random order in each epoch; None keeps the order of the file.
         even: all batches have about the same number of edges, and batch_size structures on average.
+
+    Of n processes each takes its part of a batch of n · batch_size structures, which a single process would take
+    whole, with about as much work as the others.
     """
 
     augment: Augment = "none"  # of a part with a seed, how its structures are turned anew in each epoch
+    work: Ints  # (n_frames,) how much is to be done for each frame, up to a factor
 
     def __init__(self, n_frames: int, batch_size: int, seed: int | None, *, even: bool = False):
         self.n_frames, self.batch_size, self.seed, self.even = n_frames, batch_size, seed, even
         self.run: Run = Alone()
 
     def __len__(self) -> int:
-        return -(-len(self._share(np.arange(self.n_frames))) // self.batch_size)
+        n = self.run.world_size
+        if self.seed is None:
+            return max(1, -(-len(range(self.run.global_rank, self.n_frames, n)) // self.batch_size))
+        return -(-self.n_frames // (n * self.batch_size))
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches that the run has still to take in its present epoch."""
         epoch, first = (0, 0) if self.seed is None else divmod(self.run.global_step, len(self))
-        if self.seed is None:
-            order = np.arange(self.n_frames)
-        else:
-            order = self.shuffled(np.random.default_rng((self.seed, epoch)))
-        batches = self.batches(self._share(order), first)
-        if self.seed is None or self.augment == "none":
-            return batches
-        return (turned(batch, self.augment, self._stream(epoch, k)) for k, batch in enumerate(batches, first))
+        dealt = self.dealt(epoch)
+        for k, (batch, own) in enumerate(zip(self.batches(dealt, first), dealt[first:], strict=True), first):
+            if not own.counts:
+                yield unlabeled(batch)
+            elif self.seed is None or self.augment == "none":
+                yield batch
+            else:
+                # Drawn for all processes alike: a run that goes on draws those of one that never stopped.
+                rng = np.random.default_rng((OF_ROTATIONS, self.seed, epoch, k, 0))
+                reflections = self.augment == "rotations-and-reflections"
+                yield turned(batch, random_rotations(own.n_all, rng, reflections=reflections)[own.places])
 
-    def _stream(self, epoch: int, batch: int) -> np.random.Generator:
-        """The random numbers of a batch's rotations: a run that goes on draws those of one that never stopped."""
-        assert self.seed is not None
-        return np.random.default_rng((OF_ROTATIONS, self.seed, epoch, batch, self.run.global_rank))
+    def dealt(self, epoch: int) -> list[Dealt]:
+        """What this process takes in an epoch."""
+        rank, n, everything = self.run.global_rank, self.run.world_size, np.arange(self.n_frames)
+        if self.seed is None:
+            own = everything[rank::n]
+            parts = [own[k : k + self.batch_size] for k in range(0, len(own), self.batch_size)]
+            return [Dealt(part, part, self.n_frames, True) for part in parts] or [_nothing(everything)]
+        order = self.shuffled(np.random.default_rng((self.seed, epoch)))
+        out = []
+        for batch in self.cut(order):
+            places = deal(self.work[batch], n)[rank] if n > 1 else np.arange(len(batch))
+            out.append(Dealt(batch[places], places, len(batch), True) if len(places) else _nothing(batch))
+        return out
 
     def shuffled(self, rng: np.random.Generator) -> Ints:
         """A random order of all frames."""
         return rng.permutation(self.n_frames)
 
-    def batches(self, order: Ints, first: int) -> Iterator[Batch]:
-        """Batches of the frames in this order, from batch `first` on."""
+    def batches(self, dealt: list[Dealt], first: int) -> Iterator[Batch]:
+        """Batches of these frames, from batch `first` on."""
         raise NotImplementedError
 
-    def cut(self, frames: FlatSet, order: Tensor) -> Sequence[Tensor]:
-        """The order in batches."""
+    def cut(self, order: Ints) -> list[Ints]:
+        """The order in batches of all processes."""
+        size = self.batch_size * self.run.world_size
         if not self.even:
-            return torch.split(order, self.batch_size)
-        n_batches = -(-len(order) // self.batch_size)
-        return torch.tensor_split(order, even_ends(frames.table[3].index_select(0, order), n_batches))
-
-    def _share(self, order: Ints) -> Ints:
-        """Every n-th frame, for one of n processes."""
-        n = self.run.world_size
-        if self.seed is not None or len(order) < n:
-            order = np.concatenate([order, np.resize(order, -len(order) % n)])
-        return order[self.run.global_rank :: n]
+            return [order[k : k + size] for k in range(0, len(order), size)]
+        ends = even_ends(torch.from_numpy(self.work[order]), -(-len(order) // size))
+        return list(np.split(order, ends.numpy()))
 
     # Lightning continues within an epoch only loaders that have these two methods. This one needs no state.
     def state_dict(self) -> dict[str, Any]:
@@ -124,15 +146,15 @@ class MemoryBatches(Batches):
 
     def __init__(self, frames: FlatSet, batch_size: int, seed: int | None = None, *, even: bool = False):
         super().__init__(len(frames), batch_size, seed, even=even)
-        self.frames = frames
+        self.frames, self.work = frames, frames.table[3].numpy()
 
-    def batches(self, order: Ints, first: int) -> Iterator[Batch]:
-        for chosen in self.cut(self.frames, torch.from_numpy(order))[first:]:
-            yield self.frames.batch(chosen)
+    def batches(self, dealt: list[Dealt], first: int) -> Iterator[Batch]:
+        for own in dealt[first:]:
+            yield self.frames.batch(torch.from_numpy(own.frames))
 
 
 class StreamedBatches(Batches):
-    """Batches of a set in a file.
+    """Batches of a set in a file, of which each process reads its own frames.
 
     Args:
         part: the set.
@@ -157,8 +179,8 @@ class StreamedBatches(Batches):
         self.part, self.cutoff, self.workers = part, cutoff, workers
         if workers:
             check_temporary_folder()
-        n_atoms = part.data.n_atoms[part.indices].mean()
-        self.batches_per_window = max(1, round(min(WINDOW / n_atoms, 1024) / batch_size))
+        self.work = part.data.n_atoms[part.indices]  # edges are not known before frames are read
+        self.batches_per_window = max(1, round(min(WINDOW / self.work.mean(), 1024) / batch_size))
 
     def shuffled(self, rng: np.random.Generator) -> Ints:
         """A random order of blocks, and of the frames in each window."""
@@ -168,21 +190,23 @@ class StreamedBatches(Batches):
         window = self.batches_per_window * self.batch_size * self.run.world_size
         return np.concatenate([rng.permutation(order[k : k + window]) for k in range(0, len(order), window)])
 
-    def batches(self, order: Ints, first: int) -> Iterator[Batch]:
-        window, skipped = divmod(first, self.batches_per_window)
-        size = self.batches_per_window * self.batch_size
-        indices = self.part.indices[order]
-        windows = [indices[k : k + size] for k in range(window * size, len(order), size)]
+    def batches(self, dealt: list[Dealt], first: int) -> Iterator[Batch]:
+        n, sizes = self.batches_per_window, [len(own.frames) for own in dealt]
+        skipped = first % n
+        begins = range(first - skipped, len(dealt), n)
         reader = DataLoader(
             Windows(self.part, self.cutoff),  # type: ignore[arg-type]
-            sampler=windows,  # type: ignore[arg-type]
+            sampler=[self.part.indices[np.concatenate([own.frames for own in dealt[k : k + n]])] for k in begins],  # type: ignore[arg-type]
             batch_size=None,
             num_workers=self.workers,
             generator=torch.Generator(),  # else PyTorch draws a base seed from the global generator
         )
-        for frames in reader:
-            for chosen in self.cut(frames, torch.arange(len(frames)))[skipped:]:
-                yield frames.batch(chosen)
+        for k, frames in zip(begins, reader, strict=True):
+            ends = np.cumsum(sizes[k : k + n])[:-1]
+            if self.even and self.run.world_size == 1:  # now that edges are known
+                ends = even_ends(frames.table[3], len(ends) + 1).numpy()
+            chosen = torch.tensor_split(torch.arange(len(frames)), torch.from_numpy(ends))
+            yield from (frames.batch(own) for own in chosen[skipped:])
             skipped = 0
 
 
@@ -200,10 +224,36 @@ class Windows(Dataset[FlatSet]):
         return flatten(self.reader.columns(frames), self.cutoff, names, weights)
 
 
-def turned(batch: Batch, augment: Augment, rng: np.random.Generator) -> Batch:
-    """Each structure of a batch, with its labels, turned by a random rotation of its own, or also reflected."""
+def deal(work: Ints, n: int) -> list[Ints]:
+    """Places (n_own,) of the frames that each of n processes takes, in their order, with about equal work.
+
+    The largest come first, each to whoever has least: nobody has none while there are frames enough.
+
+    Args:
+        work: (n_frames,) of each frame.
+    """
+    owner, done = np.empty(len(work), np.int64), np.zeros(n, np.int64)
+    for k in np.argsort(-work, kind="stable"):
+        owner[k] = done.argmin()
+        done[owner[k]] += work[k] + 1  # an isolated atom takes time too
+    return [np.flatnonzero(owner == rank) for rank in range(n)]
+
+
+def _nothing(frames: Ints) -> Dealt:
+    """A frame that another process has: whoever has none must still meet the others in each step."""
+    return Dealt(frames[:1], np.zeros(1, np.int64), len(frames), False)
+
+
+def unlabeled(batch: Batch) -> Batch:
+    """The structures of a batch, of which nothing is to be learned."""
     graph, labels = batch
-    matrices = random_rotations(graph.n_graphs, rng, reflections=augment == "rotations-and-reflections")
+    nothing = {name: torch.full_like(getattr(labels, name), torch.nan) for name in ("energy", "forces", "stress")}
+    return graph, replace(labels, **nothing)
+
+
+def turned(batch: Batch, matrices: NDArray[np.float64]) -> Batch:
+    """Each structure of a batch, with its labels, turned or reflected by a matrix of its own, (n_graphs, 3, 3)."""
+    graph, labels = batch
     turns = torch.from_numpy(matrices).to(graph.positions.device)
     return rotated(graph, turns), rotated_labels(labels, graph, turns)
 

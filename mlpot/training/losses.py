@@ -44,6 +44,11 @@ FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
+def alone(n_known: Tensor) -> Tensor:
+    """Divisors of the loss of a batch that no other process shares."""
+    return n_known.clamp(min=1)
+
+
 class Loss:
     """Σ_q weight_q · Σ_known w_frame · function(residual) / number of known labels of quantity q.
 
@@ -61,13 +66,24 @@ class Loss:
     ):
         self.weights, self.thresholds, self.function = weights, thresholds, FUNCTIONS[function]
 
-    def __call__(self, predicted: Properties, labels: Properties, graph: AtomGraph) -> Tensor:
-        """The loss of a batch, a scalar."""
+    def __call__(
+        self,
+        predicted: Properties,
+        labels: Properties,
+        graph: AtomGraph,
+        divisors: Callable[[Tensor], Tensor] = alone,
+    ) -> Tensor:
+        """The loss of a batch, a scalar.
+
+        Args:
+            divisors: by which sums over known labels are divided, from the numbers of these here, (3,).
+        """
         total = 0 * predicted.energy.sum()  # DDP needs a gradient of every weight, even if a label is missing
         terms = self._terms(residuals(predicted, labels, graph), labels, graph)
-        for weight, (term, known) in zip(self.weights, terms, strict=True):
+        by = divisors(torch.stack([known.sum() for _, known in terms]))
+        for weight, (term, _), n in zip(self.weights, terms, by, strict=True):
             if weight > 0:
-                total = total + weight * term / known.sum().clamp(min=1)
+                total = total + weight * term / n
         return total
 
     def _terms(

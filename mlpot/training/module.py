@@ -16,7 +16,7 @@ from mlpot.error_table import MILLI, QUANTITIES, UNITS
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Properties, collate
 from mlpot.potential import Potential
-from mlpot.training.losses import Loss
+from mlpot.training.losses import Loss, alone
 from mlpot.training.parameter_groups import element_rows, make_optimizer
 from mlpot.training.recipe import OptimizerSection
 
@@ -87,11 +87,23 @@ class TrainingModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         graph, labels = batch
         function = self.losses[self.global_step >= self.final_from]
-        loss = function(predict(self.potential, graph, training=True), labels, graph)
+        loss = function(predict(self.potential, graph, training=True), labels, graph, self._divisors)
         self._loss.append(loss.detach())
         if self.device.type == "cpu" and self.trainer.world_size == 1:  # on a GPU, the CPU would wait for it
             self._check(loss, "training")
         return loss
+
+    def _divisors(self, n_known: Tensor) -> Tensor:
+        """Such that the mean of all processes' losses, whose gradient is taken, is that of their batches in one.
+
+        Σ_r s_r / N = (1/n) Σ_r s_r / (N/n) with N = Σ_r n_r known labels of n processes.
+        """
+        n = self.trainer.world_size
+        if n == 1:
+            return alone(n_known)
+        of_all = self.trainer.strategy.reduce(n_known.double(), reduce_op="sum")
+        assert isinstance(of_all, Tensor)
+        return of_all.clamp(min=1) / n
 
     def backward(self, loss: Tensor) -> None:
         """The gradient by the weights alone; the edge vectors need none of the loss."""
@@ -103,6 +115,10 @@ class TrainingModule(LightningModule):
             return
         loss = torch.stack(self._loss).mean()
         self._loss.clear()
+        if self.trainer.world_size > 1:  # a loss that is no number must be seen by all
+            reduced = self.trainer.strategy.reduce(loss, reduce_op="mean")
+            assert isinstance(reduced, Tensor)
+            loss = reduced
         self._check(loss, "training")
         self._check_labels(loss, "training")
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
