@@ -60,7 +60,7 @@ def compare(
     z = numbers.cpu().numpy()
     by_element = {chemical_symbols[k]: _known(forces[z == k]) for k in np.unique(z)}
     kept = {element: pairs for element, pairs in by_element.items() if len(pairs)}
-    some = np.isfinite(stress).any(axis=(1, 2, 3))
+    some = np.isfinite(stress).all(axis=1).any(axis=(1, 2))  # a component of which label and prediction are known
     return Compared(of, _known(energy), kept, np.asarray(stress[some]))
 
 
