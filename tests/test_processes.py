@@ -21,6 +21,8 @@ from mlpot.kernels import loops, threads
 from mlpot.potential import Potential
 
 PATIENCE = 7200  # seconds, after which a process counts as one that waits for ever, however slow the machine
+N_WORKERS = 4
+POOLS = ("fork", "spawn", "forkserver")
 BACKBONES = {
     "schnet": {"n_interactions": 2, "n_knots": 32},
     "egnn": {"n_layers": 2},
@@ -76,9 +78,9 @@ def all_asked(crystals: list[Atoms]) -> list[tuple[float, np.ndarray, int]]:
 
 
 def by_pool(method: str, task: list[Atoms]) -> list[list[tuple[float, np.ndarray, int]]]:
-    """The answers of two workers."""
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:
-        waiting = [pool.submit(all_asked, task) for _ in range(2)]
+    """The answers of all workers."""
+    with ProcessPoolExecutor(N_WORKERS, mp_context=multiprocessing.get_context(method)) as pool:
+        waiting = [pool.submit(all_asked, task) for _ in range(N_WORKERS)]
         try:
             return [future.result(timeout=PATIENCE) for future in waiting]
         finally:
@@ -87,17 +89,17 @@ def by_pool(method: str, task: list[Atoms]) -> list[list[tuple[float, np.ndarray
                     process.kill()
 
 
-def by_joblib(_: str, task: list[Atoms]) -> list[list[tuple[float, np.ndarray, int]]]:
-    """The answers of two workers of joblib's own kind of processes, loky."""
+def by_joblib(method: str, task: list[Atoms]) -> list[list[tuple[float, np.ndarray, int]]]:
+    """The answers of all workers of joblib: processes of its own kind (loky), or forked ones (multiprocessing)."""
     joblib = pytest.importorskip("joblib", reason="needs joblib: pip install joblib")
-    tasks = [joblib.delayed(all_asked)(task) for _ in range(2)]
+    tasks = [joblib.delayed(all_asked)(task) for _ in range(N_WORKERS)]
     try:
-        return joblib.Parallel(n_jobs=2, backend="loky", timeout=PATIENCE)(tasks)
+        return joblib.Parallel(n_jobs=N_WORKERS, backend=method.split()[1], timeout=PATIENCE)(tasks)
     finally:
         joblib.externals.loky.get_reusable_executor().shutdown(kill_workers=True)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver", "joblib"])
+@pytest.mark.parametrize("method", [*POOLS, "joblib loky", "joblib multiprocessing"])
 def test_workers_answer_whatever_started_them(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "ONE_THREAD", 0)
     crystals = [crystal(backbone, 25) for backbone in BACKBONES]
@@ -105,8 +107,10 @@ def test_workers_answer_whatever_started_them(method: str, monkeypatch: pytest.M
     task = [atoms.copy() for atoms in crystals]
     for fresh, atoms in zip(task, crystals, strict=True):
         fresh.calc = atoms.calc
-    n_before = expected[-1][2] if method == "fork" else 0
-    for answers in (by_joblib if method == "joblib" else by_pool)(method, task):
+    n_before = (
+        expected[-1][2] if method in ("fork", "joblib multiprocessing") else 0
+    )  # what is forked has compiled
+    for answers in (by_pool if method in POOLS else by_joblib)(method, task):
         for (energy, forces, _), (there, forces_there, n_compiled) in zip(expected, answers, strict=True):
             assert there == energy
             assert np.array_equal(forces_there, forces)
