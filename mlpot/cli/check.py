@@ -74,7 +74,7 @@ def _print_info(info: DataInfo) -> None:
         "missing labels": ", ".join(f"{n} {what}" for what, n in info.missing.items() if n) or "none",
         "isolated atoms, eV": ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in info.isolated.items()),
         "nearest pairs, Å": ", ".join(f"{'-'.join(p)} {d:.2f}" for p, (d, _) in sorted(info.nearest.items())),
-        "largest force": "{:.2f} eV/Å in frame {}".format(*info.largest_force),
+        "largest force": "{:.2f} eV/Å in frame {}".format(*info.largest_force) if info.force.n else "",
         **{f"card: {key}": value for key, value in info.card.items()},
     }
     for name, fact in facts.items():

@@ -63,7 +63,9 @@ def _figures(told: DataInfo) -> dict[str, str]:
         "isolated atoms": ", ".join(f"{element} {energy:.3f} eV" for element, energy in told.isolated.items()),
         "energy": f"{told.energy.min:.3f} to {told.energy.max:.3f} eV/atom" if told.energy.n else "",
         "forces": f"{number(told.force_rms)} eV/Å root mean square, at most {number(told.largest_force[0])} "
-        f"(frame {told.largest_force[1]})",
+        f"(frame {told.largest_force[1]})"
+        if told.force.n
+        else "",
         "nearest atoms": ", ".join(f"{'-'.join(pair)} {d:.2f} Å" for pair, (d, _) in told.nearest.items()),
         "frames without": ", ".join(f"{what} {n}" for what, n in told.missing.items() if n),
     }

@@ -58,6 +58,10 @@ def _why_not(run: Path) -> str:
         )
     if (run / "trajectory.h5").is_file():
         return f"The run in {run} has not ended. Wait for it, or continue it: mlpot md RECIPE --continue"
+    if replicas := sorted(folder for folder in run.glob("replica_*") if (folder / "md.json").is_file()):
+        return (
+            f"{run} holds {len(replicas)} replicas, each a run of its own. Give the folder of one: {replicas[0]}"
+        )
     return (
         f"{run} holds no run: there is no {', '.join(PAGES)} in it. Give the directory of a training, the "
         "output of mlpot evaluate --output, or the output of mlpot md."

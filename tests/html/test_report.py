@@ -168,6 +168,11 @@ def test_what_stopped_a_run_comes_first(runs: Path, pages: dict[str, str]) -> No
 def test_where_there_is_no_finished_run_it_says_what_to_do(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no folder"):
         write_report(tmp_path / "nowhere")
+    for k in range(2):
+        (tmp_path / f"replicas/replica_{k}").mkdir(parents=True)
+        (tmp_path / f"replicas/replica_{k}/md.json").write_text("{}")
+    with pytest.raises(RunError, match=r"holds 2 replicas.*replica_0$"):
+        write_report(tmp_path / "replicas")
     with pytest.raises(RunError, match="holds no run"):
         write_report(tmp_path)
     for run, name, told in (("training", "metrics.json", "--resume"), ("md", "md.json", "--continue")):
