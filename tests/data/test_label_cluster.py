@@ -37,6 +37,14 @@ def cluster() -> Iterator[distributed.LocalCluster]:
         yield local
 
 
+@pytest.fixture(autouse=True)
+def _both_there(request: pytest.FixtureRequest) -> None:
+    """Workers that the test before killed are there again."""
+    if "cluster" in request.fixturenames:
+        with distributed.Client(request.getfixturevalue("cluster"), set_as_default=False) as client:
+            client.wait_for_workers(2)
+
+
 class Crashing:
     """A code that takes its process down with it at every water molecule."""
 
@@ -59,9 +67,13 @@ class Newer(Crashing):
         return "numpy" if os.getpid() == self.here else "ase"
 
 
-def test_a_dead_worker_costs_no_label_and_doubles_none(tmp_path: Path, cluster: distributed.LocalCluster) -> None:
+@pytest.mark.parametrize("n_frames", [24, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_dead_worker_costs_no_label_and_doubles_none(
+    tmp_path: Path, cluster: distributed.LocalCluster, n_frames: int
+) -> None:
+    """L28: GFN2-xTB's labels are those of this process, each once."""
     pytest.importorskip("tblite")
-    waters = [shaken(molecule("H2O"), seed=k) for k in range(24)]
+    waters = [shaken(molecule("H2O"), seed=k) for k in range(n_frames)]
     ase.io.write(tmp_path / "waters.extxyz", waters)
     done: list[int] = []
 
@@ -74,7 +86,7 @@ def test_a_dead_worker_costs_no_label_and_doubles_none(tmp_path: Path, cluster: 
         tmp_path / "waters.extxyz", tmp_path / "there.h5", calculator="tblite",
         on=cluster.scheduler_address.replace("tcp://", "dask://"), progress=kill,
     )  # fmt: skip
-    assert (report.labeled, report.failures, done) == (24, {}, list(range(1, 25)))
+    assert (report.labeled, report.failures, done) == (n_frames, {}, list(range(1, n_frames + 1)))
     label(tmp_path / "waters.extxyz", tmp_path / "here.h5", calculator="tblite")
     with h5md.Reader(tmp_path / "there.h5") as there, h5md.Reader(tmp_path / "here.h5") as here:
         for a, b, water in zip(there.frames(), here.frames(), waters, strict=True):

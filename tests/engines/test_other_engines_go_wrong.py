@@ -1,4 +1,4 @@
-"""What users of i-PI and OpenMM get wrong, and what these do behind a potential's back."""
+"""What users of i-PI, OpenMM and TorchSim get wrong, and what these do behind a potential's back."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import ase.io
 import numpy as np
 import pytest
+import torch
 from ase import Atoms, units
 from ase.build import bulk
 from structures import ethanol, quartz
@@ -220,3 +221,32 @@ def test_openmm_s_written_systems_have_the_potential(model: Path) -> None:
     assert one[0] == two[0]
     assert np.array_equal(one[1], two[1])
     assert one[0] == pytest.approx(expected(model, atoms).get_potential_energy(), abs=1e-9)
+
+
+# --- TorchSim ---
+
+
+def test_torchsim_s_systems_are_what_they_are_alone(model: Path) -> None:
+    """L25: in the order given, whatever the others are; one without edges at either end."""
+    optional("torch_sim", "torchsim")
+    import torch_sim
+
+    from mlpot.engines.torchsim import MLPotModel
+
+    lone = Atoms("O", positions=[(1.0, 2.0, 3.0)])
+    structures = [lone, ethanol(seed=1), ethanol(seed=2)[:5], ethanol(seed=3)[::-1], lone]
+    for atoms in structures:
+        atoms.info = {}
+    inside = MLPotModel(model)
+
+    def found(*chosen: Atoms) -> dict[str, torch.Tensor]:
+        return inside(torch_sim.io.atoms_to_state(list(chosen), torch.device("cpu"), torch.float64))
+
+    for order in ([0, 1, 2, 3, 4], [3, 1, 0, 2, 4], [4, 2, 3]):
+        together = found(*(structures[k] for k in order))
+        alone = [found(structures[k]) for k in order]
+        assert torch.equal(together["energy"], torch.cat([one["energy"] for one in alone]))
+        assert torch.equal(together["forces"], torch.cat([one["forces"] for one in alone]))
+    assert not found(lone)["forces"].any()
+    with pytest.raises(UnknownElementError, match="79"):
+        found(structures[1], Atoms("Au2", [(0, 0, 0), (0, 0, 2.5)]))
