@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from itertools import combinations
 
 import numpy as np
 import potentials
@@ -26,26 +27,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say what `--dist loadgroup` gives to one process; all other tests are handed out one by one, last.
 
     Tests of a network, which is compiled and trained once for all of them, and those of a file that share what a
-    fixture prepares. And make half of the products that are marked `pairs` slow.
+    fixture prepares. And make slow what the tests that are marked `pairs` can do without.
     """
+    cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("pairs") and _in_the_slow_half(item):
-            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("pairs") and len(_values(item)) > 2:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
         if group := _network(item) or _file_of_shared_fixtures(item):
             item.add_marker(pytest.mark.xdist_group(group))
+    for of_test in cases.values():
+        for item in set(of_test) - _in_which_pairs_meet(of_test):
+            item.add_marker(pytest.mark.slow)
 
 
-def _in_the_slow_half(item: pytest.Item) -> bool:
-    """Whether the numbers of a test's values have an odd sum.
+def _in_which_pairs_meet(cases: list[pytest.Item]) -> set[pytest.Item]:
+    """A few cases of one test in which every two values of its lists of parameters meet.
 
-    Of three or more lists, one of them of two values (a network, its state, a structure, ...), every two values
-    still meet in the other half. Of two lists, all stays.
+    The next is always the one with most pairs that have not met yet (D. M. Cohen et al., IEEE Trans. Softw. Eng.
+    23, 437 (1997)).
     """
-    numbers = dict(item.callspec.indices) if hasattr(item, "callspec") else {}
+    pairs = {case: set(combinations(sorted(_values(case).items()), 2)) for case in cases}
+    chosen, left = set(), set().union(*pairs.values())
+    while left:
+        best = max(cases, key=lambda case: len(pairs[case] & left))
+        chosen.add(best)
+        left -= pairs[best]
+    return chosen
+
+
+def _values(item: pytest.Item) -> dict[str, str]:
+    """What a test is given of each of its lists; a potential has a network and a state."""
+    given = item.callspec.params.items() if hasattr(item, "callspec") else ()
+    values = {name: repr(value) for name, value in given}
     for name in ("potential", "rotating_potential"):
-        if name in numbers:
-            numbers["network"], numbers["state"] = divmod(numbers.pop(name), 2)
-    return len(numbers) > 2 and sum(numbers.values()) % 2 == 1
+        if name in values:
+            values["network"], values["state"] = values.pop(name).split("-")
+    return values
 
 
 def _network(item: pytest.Item) -> str | None:

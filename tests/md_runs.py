@@ -1,8 +1,4 @@
-"""Runs of molecular dynamics for the tests: small, quick, compared to the bit.
-
-As a script, `md_runs.py FOLDER OUTPUT KILLS SEED` kills a run of 12 KILLS steps again and again, at random moments
-and inside its writes, and starts it again each time until it has reached its end; it prints how often.
-"""
+"""Runs of molecular dynamics for the tests: small, quick, compared to the bit."""
 
 from __future__ import annotations
 
@@ -10,9 +6,7 @@ import errno
 import os
 import random
 import signal
-import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from mlpot import atomic_files
 from mlpot.calculator import MLPotCalculator
@@ -31,7 +24,6 @@ from mlpot.dynamics import log, run
 from mlpot.dynamics.checkpoints import Checkpoints
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.recipe import MDRecipe
-from mlpot.figures import md as pictures
 from mlpot.model_file import save_potential
 
 CLOCKED = ("steps_per_s", "ns_per_day", "memory_MB")  # columns of the log that no two runs share
@@ -163,8 +155,8 @@ class FullDisk(Fault):
 WRITE_ALL = atomic_files.write_all
 
 
-def in_a_child(do: Callable[[], Any], killed: Fault | None, wait: float | None) -> bool:
-    """Do something in a process of its own, which is killed; whether it reached the end."""
+def in_a_child(do: Callable[[], Any], killed: Fault | None) -> bool:
+    """Do something in a process of its own, which may be killed; whether it reached the end."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -177,9 +169,6 @@ def in_a_child(do: Callable[[], Any], killed: Fault | None, wait: float | None) 
             traceback.print_exc()
         finally:
             os._exit(status)
-    if wait is not None:
-        time.sleep(wait)
-        os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the run failed by itself"
     return not os.WIFSIGNALED(status)
@@ -193,7 +182,7 @@ def attempt(recipe: MDRecipe, killed: Fault | None, calls: float | None) -> bool
             at_call(int(calls), threading.Thread(target=kill_soon, daemon=True).start, pytest.MonkeyPatch())
         run.run_md(recipe, resume=True)
 
-    return in_a_child(go_on, killed, None)
+    return in_a_child(go_on, killed)
 
 
 def kill_soon() -> None:
@@ -216,12 +205,12 @@ def kill_until_through(
     """Kill a run at random moments, half of them inside its writes, until it has reached its end; how often.
 
     Args:
-        go_on: takes it on, killed inside a write or after some seconds; whether it reached the end.
+        go_on: takes it on, killed inside a write or after so many steps; whether it reached the end.
         saved: how far what is on disk vouches for it, which never falls.
         rng: of the moments.
         n_kills: about how often.
         writes, first_write: a kill is inside one of these.
-        delays: seconds or calculations that a kill waits, at first: more and more, so that the run comes through.
+        delays: steps that a kill waits, at first: more and more, so that the run comes through.
     """
     kills = before = 0
     while True:
@@ -247,19 +236,10 @@ def acknowledged(folder: Path) -> int:
     return int(n)
 
 
-def main(folder: Path, output: Path, n_kills: int, seed: int) -> None:
-    """Kill a run until it is through."""
-    torch.set_num_threads(1)
-    pictures.plot_md = without_picture
-    rng = random.Random(seed)
+def kill_run(folder: Path, output: Path, n_kills: int, seed: int) -> int:
+    """Kill a run of 12 n_kills steps, at random moments and inside its writes, until it is through; how often."""
     recipe = md_recipe(folder, output=output, steps=12 * n_kills, checkpoint_s=0.02, ensemble="bussi")
-    print(
-        kill_until_through(
-            partial(attempt, recipe), lambda: acknowledged(output), rng, n_kills,
-            first_write=8, writes=120, delays=(1, 24),
-        )
+    return kill_until_through(
+        partial(attempt, recipe), lambda: acknowledged(output), random.Random(seed), n_kills,
+        first_write=8, writes=120, delays=(1, 24),
     )  # fmt: skip
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,20 @@ def crystals(n: int = 16, *names: str) -> list[Atoms]:
     """Strained, rattled cells of 2 to 4 atoms of copper and gold, all different, with labels."""
     frames = []
     for seed in range(n):
-        rng = np.random.default_rng(seed)
-        atoms = bulk("Cu", "fcc", a=3.7) * (1, 1, 2 + seed % 3)
-        atoms.symbols[seed % len(atoms)] = "Au"
-        atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.normal(scale=0.03, size=(3, 3))), scale_atoms=True)
-        frames.append(labeled(shaken(atoms, seed=seed), *names))
+        atoms = _crystal(seed).copy()
+        labels = {k: v for k, v in _crystal(seed).calc.results.items() if not names or k in names}
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        frames.append(atoms)
     return frames
+
+
+@cache
+def _crystal(seed: int) -> Atoms:
+    rng = np.random.default_rng(seed)
+    atoms = bulk("Cu", "fcc", a=3.7) * (1, 1, 2 + seed % 3)
+    atoms.symbols[seed % len(atoms)] = "Au"
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.normal(scale=0.03, size=(3, 3))), scale_atoms=True)
+    return labeled(shaken(atoms, seed=seed))
 
 
 def free_atoms() -> list[Atoms]:

@@ -23,6 +23,8 @@ from mlpot.potential import Potential
 PATIENCE = 7200  # seconds, after which a process counts as one that waits for ever, however slow the machine
 N_WORKERS = 4
 POOLS = ("fork", "spawn", "forkserver")
+ANEW = {"spawn": 2, "forkserver": 1, "joblib loky": 1}
+"""Ways whose workers import all anew, and how many are enough where tests have to be quick."""
 BACKBONES = {
     "schnet": {"n_interactions": 2, "n_knots": 32},
     "egnn": {"n_layers": 2},
@@ -77,10 +79,10 @@ def all_asked(crystals: list[Atoms]) -> list[tuple[float, np.ndarray, int]]:
     return [asked(atoms) for atoms in crystals]
 
 
-def by_pool(method: str, task: list[Atoms]) -> list[list[tuple[float, np.ndarray, int]]]:
+def by_pool(method: str, n: int, task: list[Atoms]) -> list[list[tuple[float, np.ndarray, int]]]:
     """The answers of all workers."""
-    with ProcessPoolExecutor(N_WORKERS, mp_context=multiprocessing.get_context(method)) as pool:
-        waiting = [pool.submit(all_asked, task) for _ in range(N_WORKERS)]
+    with ProcessPoolExecutor(n, mp_context=multiprocessing.get_context(method)) as pool:
+        waiting = [pool.submit(all_asked, task) for _ in range(n)]
         try:
             return [future.result(timeout=PATIENCE) for future in waiting]
         finally:
@@ -89,20 +91,27 @@ def by_pool(method: str, task: list[Atoms]) -> list[list[tuple[float, np.ndarray
                     process.kill()
 
 
-def by_joblib(method: str, task: list[Atoms]) -> list[list[tuple[float, np.ndarray, int]]]:
+def by_joblib(method: str, n: int, task: list[Atoms]) -> list[list[tuple[float, np.ndarray, int]]]:
     """The answers of all workers of joblib: processes of its own kind (loky), or forked ones (multiprocessing)."""
     joblib = pytest.importorskip("joblib", reason="needs joblib: pip install joblib")
-    tasks = [joblib.delayed(all_asked)(task) for _ in range(N_WORKERS)]
+    tasks = [joblib.delayed(all_asked)(task) for _ in range(n)]
     try:
-        return joblib.Parallel(n_jobs=N_WORKERS, backend=method.split()[1], timeout=PATIENCE)(tasks)
+        return joblib.Parallel(n_jobs=max(n, 2), backend=method.split()[1], timeout=PATIENCE)(tasks)
     finally:
         joblib.externals.loky.get_reusable_executor().shutdown(kill_workers=True)
 
 
-@pytest.mark.parametrize("method", [*POOLS, "joblib loky", "joblib multiprocessing"])
-def test_workers_answer_whatever_started_them(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("method", "n"),
+    [
+        *((name, N_WORKERS) for name in ("fork", "joblib multiprocessing")),
+        *ANEW.items(),
+        *(pytest.param(name, N_WORKERS, marks=pytest.mark.slow) for name in ANEW),
+    ],
+)
+def test_workers_answer_whatever_started_them(method: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "ONE_THREAD", 0)
-    crystals = [crystal(backbone, 25) for backbone in BACKBONES]
+    crystals = [crystal(backbone, 13) for backbone in BACKBONES]
     expected = all_asked(crystals)  # the parent has used its threads, and PyTorch's
     task = [atoms.copy() for atoms in crystals]
     for fresh, atoms in zip(task, crystals, strict=True):
@@ -110,7 +119,7 @@ def test_workers_answer_whatever_started_them(method: str, monkeypatch: pytest.M
     n_before = (
         expected[-1][2] if method in ("fork", "joblib multiprocessing") else 0
     )  # what is forked has compiled
-    for answers in (by_pool if method in POOLS else by_joblib)(method, task):
+    for answers in (by_pool if method in POOLS else by_joblib)(method, n, task):
         for (energy, forces, _), (there, forces_there, n_compiled) in zip(expected, answers, strict=True):
             assert there == energy
             assert np.array_equal(forces_there, forces)

@@ -1,11 +1,7 @@
 """Trainings for the tests that are killed or told to stop, and compared to the bit.
 
-As a script, `training_runs.py DATA FOLDER KILLS SEED OVERRIDE...` trains once without a stop, and once killed
-about so often, at random moments and inside the writing of checkpoints, and resumed each time until its end; it
-prints how often. Each run writes down what every step was given.
-
-`training_runs.py --together DATA DIRECTORY OVERRIDE...` trains, or goes on, in processes that each write down who
-they are and how far they have come.
+As a script, `training_runs.py DATA DIRECTORY OVERRIDE...` trains, or goes on, in processes that each write down
+who they are and how far they have come.
 """
 
 from __future__ import annotations
@@ -14,7 +10,7 @@ import os
 import random
 import signal
 import sys
-import time
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from md_runs import Fault, in_a_child, kill_until_through
+from md_runs import Fault, in_a_child, kill_soon, kill_until_through
 from sets import small_recipe
 
 from mlpot.model_file import load_potential
@@ -100,6 +96,19 @@ def assert_same_training(one: Path, other: Path, names: tuple[str, ...] = (LAST,
     assert_same(dict(a), dict(b))
 
 
+class KilledAfter(Callback):
+    """Kills this process at any moment after so many steps of it."""
+
+    def __init__(self, steps: int):
+        self.left = steps
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Count."""
+        self.left -= 1
+        if self.left == 0:
+            threading.Thread(target=kill_soon, daemon=True).start()
+
+
 class Diary(Callback):
     """Appends the number of each step and its labels to a file, whole lines at a time."""
 
@@ -124,16 +133,19 @@ def diary(folder: Path) -> dict[int, set[str]]:
     return steps
 
 
-def attempt(recipe: Recipe, killed: Fault | None, wait: float | None) -> bool:
-    """Train or go on; see `md_runs.in_a_child`."""
+def attempt(recipe: Recipe, killed: Fault | None, steps: float | None) -> bool:
+    """Train or go on; see `md_runs.in_a_child`. Without a fault it is killed at any moment after so many steps."""
     directory = Path(recipe.training.directory)
 
     def train() -> None:
         no_pictures(pytest.MonkeyPatch())
         resume = (directory / "recipe.yaml").exists()
-        fit.train(recipe, resume=resume, callbacks=[Diary(directory.with_suffix(".diary"))])
+        callbacks: list[Callback] = [Diary(directory.with_suffix(".diary"))]
+        if steps is not None:
+            callbacks.append(KilledAfter(round(steps)))
+        fit.train(recipe, resume=resume, callbacks=callbacks)
 
-    return in_a_child(train, killed, wait)
+    return in_a_child(train, killed)
 
 
 def steps_saved(directory: Path) -> int:
@@ -177,24 +189,19 @@ def together(data: Path, directory: Path, *overrides: str) -> None:
         sys.exit(stopped.exit_code)
 
 
-def main(data: Path, folder: Path, n_kills: int, seed: int, *overrides: str) -> None:
-    """Train once undisturbed, and once killed until it is through."""
-    torch.set_num_threads(1)
-    rng = random.Random(seed)
+def kill_training(data: Path, folder: Path, n_kills: int, seed: int, *overrides: str) -> int:
+    """Train once undisturbed, and once killed about so often, and resumed each time until its end; how often.
+
+    Kills come at random moments and inside the writing of checkpoints. Each run writes down what its steps were
+    given.
+    """
     whole, parts = (small_recipe(data, folder / name, *overrides) for name in ("whole", "parts"))
-    began = time.monotonic()
     assert attempt(whole, None, None)
-    needed = time.monotonic() - began
-    print(
-        kill_until_through(
-            partial(attempt, parts), lambda: steps_saved(folder / "parts"), rng, n_kills,
-            writes=30, delays=(0.2 * needed, 0.5 * needed),
-        )
+    return kill_until_through(
+        partial(attempt, parts), lambda: steps_saved(folder / "parts"), random.Random(seed), n_kills,
+        writes=30, delays=(max(1.0, 0.4 * n_kills), 2.0 * n_kills),
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--together":
-        together(Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])
-        sys.exit()
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])
+    together(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

@@ -124,16 +124,17 @@ found(file, {})
 water = molecule("H2O")
 extend(file, [labeled(water, 0)])
 file.swmr_mode = True
-for k in range(1, 10**6, 2):
+for k in range(1, 400, 2):
     extend(file, [labeled(water, k), labeled(water, k + 1)])
     file.flush()
     print(k + 2, flush=True)
+sys.stdin.read()  # until it is killed
 """
 
 
 def test_a_trajectory_is_readable_while_it_grows_and_after_its_writer_was_killed(path):
     command = [sys.executable, "-c", LIVE, str(path)]
-    with running(command, stdout=subprocess.PIPE, cwd=TESTS) as writer:
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=TESTS) as writer:
         flushed = [int(writer.stdout.readline()) for _ in range(5)][-1]
         for _ in range(20):
             with Reader(path) as reader:

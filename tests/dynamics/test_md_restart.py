@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from md_runs import Fault, assert_same_run, at_call, attempt, frames_of, md_recipe, prepared
-from places import TESTS
+from md_runs import Fault, assert_same_run, at_call, attempt, frames_of, kill_run, md_recipe, prepared
 
 from mlpot.dynamics.checkpoints import NAMES, Checkpoint, CheckpointError, Checkpoints
 from mlpot.dynamics.log import read_log, resident_memory
@@ -146,14 +143,10 @@ def kill_often(folder: Path, n_kills: int, seed: int) -> int:
     whole = md_recipe(folder, output=folder / f"often_{seed}_whole", steps=12 * n_kills, ensemble="bussi")
     run_md(whole)
     output = folder / f"often_{seed}"
-    done = subprocess.run(
-        [sys.executable, TESTS / "md_runs.py", folder, output, str(n_kills), str(seed)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    kills = kill_run(folder, output, n_kills, seed)
     assert_same_run(whole.output, output)
     assert np.array_equal(frames_of(output)["step"], np.arange(0, 12 * n_kills + 1, 3))
-    return int(done.stdout)
+    return kills
 
 
 def test_a_run_that_is_killed_at_any_moment_goes_on(folder: Path) -> None:

@@ -85,11 +85,14 @@ def conv_and_derivatives(graph: AtomGraph, degree: int, t: dict[str, Tensor]) ->
 
 
 @on_device
-@by_degree
 @pytest.mark.parametrize(
-    ("dtype", "n_features", "bar"),
-    [(torch.float64, WIDE, 1e-11), (torch.float32, 20, 2e-6)],
-    ids=["double", "single"],
+    ("degree", "dtype", "n_features", "bar"),
+    [
+        pytest.param(3, torch.float64, WIDE, 1e-11, id="3-double"),
+        pytest.param(5, torch.float64, WIDE, 1e-11, id="5-double", marks=pytest.mark.slow),
+        pytest.param(3, torch.float32, 20, 2e-6, id="3-single", marks=pytest.mark.slow),
+        pytest.param(5, torch.float32, 20, 2e-6, id="5-single"),
+    ],
 )
 def test_value_and_two_derivatives_equal_the_reference(monkeypatch, device, degree, dtype, n_features, bar):
     graph = collate(crystal_atom_and_chain()).to(device)
@@ -141,8 +144,9 @@ def test_a_potential_is_the_same_on_the_device(monkeypatch, device):
 
 
 @pytest.mark.skipif(INTERPRETED, reason="is the one that runs the others")
-def test_the_interpreter_finds_the_same():
-    command = [sys.executable, "-m", "pytest", __file__, "-q", "-k", "cpu", "-p", "no:cacheprovider"]
+@pytest.mark.parametrize("chosen", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_the_interpreter_finds_the_same(chosen):
+    command = [sys.executable, "-m", "pytest", __file__, "-q", "-k", "cpu", "-m", chosen, "-p", "no:cacheprovider"]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

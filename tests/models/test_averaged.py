@@ -25,15 +25,15 @@ from mlpot.model_file import save_potential
 from mlpot.potential import Potential
 from mlpot.rotations import GENERATORS, group, random_rotations, rotated, rotated_labels
 
-GROUPS = pytest.mark.parametrize(("over", "reflections"), [(n, r) for n in GENERATORS for r in (False, True)])
-
 
 @cache
 def learned() -> Potential:
     return small_potential("transformer", trained=True).freeze()
 
 
-@GROUPS
+@pytest.mark.pairs
+@pytest.mark.parametrize("over", GENERATORS)
+@pytest.mark.parametrize("reflections", [False, True])
 @pytest.mark.parametrize("matter", ["ethanol", "quartz"])
 def test_forces_and_stress_turn_exactly_with_the_group(over: str, reflections: bool, matter: str) -> None:
     mean = averaged(learned(), over=over, reflections=reflections)

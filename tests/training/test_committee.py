@@ -115,10 +115,12 @@ def test_members_are_those_that_their_seeds_give_alone(
 AT_ONCE = "training.members_at_once=2"
 
 
+@pytest.mark.parametrize("n_left", [1, pytest.param(2, marks=pytest.mark.slow)])  # a process each
 def test_members_that_are_trained_at_once_are_those_that_are_trained_in_turn(
-    data: Path, trained: TrainingResult, tmp_path: Path
+    n_left: int, data: Path, trained: TrainingResult, tmp_path: Path
 ) -> None:
-    shutil.copytree(trained.directory / "member_0", tmp_path / "member_0")  # which has finished
+    for k in range(MEMBERS - n_left):  # which have finished
+        shutil.copytree(trained.directory / f"member_{k}", tmp_path / f"member_{k}")
     write_beginning(tmp_path, small_recipe(data, tmp_path, *THREE), {"committee": MEMBERS})
     result = train(small_recipe(data, tmp_path, *THREE, AT_ONCE), resume=True)
     for name, weight in trained.potential.state_dict().items():

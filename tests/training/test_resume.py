@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lightning.pytorch import Callback
-from places import TESTS
 from sets import crystals, small_recipe, write
-from training_runs import PowerCutError, assert_same, assert_same_training, checkpoint, diary
+from training_runs import PowerCutError, assert_same, assert_same_training, checkpoint, diary, kill_training
 
 from mlpot.recipes import RecipeError
 from mlpot.training.fit import TrainingResult, train
@@ -169,18 +166,13 @@ def test_checkpoints_hold_no_code(data: Path, tmp_path: Path) -> None:
 
 def kill_often(data: Path, folder: Path, n_kills: int, seed: int, *overrides: str) -> int:
     """How often a training was killed that in the end equals the one that was not."""
-    script = TESTS / "training_runs.py"
     often = ("training.checkpoint_minutes=0", f"training.epochs={n_kills}", *overrides)
-    done = subprocess.run(
-        [sys.executable, script, data, folder, str(n_kills), str(seed), *often],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    kills = kill_training(data, folder, n_kills, seed, *often)
     whole, parts = folder / "whole", folder / "parts"
     assert diary(parts) == diary(whole)  # each step was given the same, however often it was done
     assert sorted(diary(whole)) == list(range(4 * n_kills))
     assert_same_training(whole, parts)
-    return int(done.stdout)
+    return kills
 
 
 def test_a_training_that_is_killed_at_any_moment_goes_on(data: Path, tmp_path: Path) -> None:

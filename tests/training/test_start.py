@@ -6,6 +6,8 @@ The numbers N1 to N10 are those of faults that other packages had.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,18 @@ def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(small_recipe(data, tmp_path_factory.mktemp("model"))).model
 
 
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A model of copper and gold of each network, after one epoch, made once."""
+    folder = tmp_path_factory.mktemp("networks")
+
+    @cache
+    def of(backbone: str) -> Path:
+        return train(small_recipe(data, folder / backbone, "training.epochs=1", backbone=backbone)).model
+
+    return of
+
+
 def go(model: Path, data: Path, directory: Path, *overrides: str, **settings: object) -> TrainingResult:
     return train(small_recipe(data, directory, f"model.start={model}", *overrides), **settings)  # type: ignore[arg-type]
 
@@ -92,18 +106,18 @@ def references(model: Path) -> dict[int, float]:
 
 @pytest.mark.filterwarnings("ignore:Nothing tells this network of rotations")
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_zero_steps_give_the_model_to_the_bit(backbone: str, data: Path, tmp_path: Path) -> None:
-    first = train(small_recipe(data, tmp_path / "first", "training.epochs=1", backbone=backbone))
+def test_zero_steps_give_the_model_to_the_bit(
+    backbone: str, trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    first = trained(backbone)
     closer = []  # data that come closer than those of the model, on which it was not trained
     for atoms in crystals(8):
         atoms.set_cell(0.93 * atoms.cell.array, scale_atoms=True)
         closer.append(labeled(atoms))
     other = write(tmp_path / "closer.h5", closer)
-    recipe = small_recipe(
-        other, tmp_path / "zero", f"model.start={first.model}", "training.epochs=0", backbone=backbone
-    )
+    recipe = small_recipe(other, tmp_path / "zero", f"model.start={first}", "training.epochs=0", backbone=backbone)
     again = mlpot.load(train(recipe).model)
-    assert_same(dict(again.state_dict()), dict(mlpot.load(first.model).state_dict()))
+    assert_same(dict(again.state_dict()), dict(mlpot.load(first).state_dict()))
 
 
 def test_zero_steps_with_a_new_element_leave_the_others_as_they_were(
@@ -199,21 +213,22 @@ def test_the_order_of_elements_never_matters(model: Path, silver: Path, tmp_path
 
 @pytest.mark.filterwarnings("ignore:Nothing tells this network of rotations")
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_networks_take_new_elements_and_keep_those_without_data(backbone: str, data: Path, tmp_path: Path) -> None:
+def test_networks_take_new_elements_and_keep_those_without_data(
+    backbone: str, trained: Callable[[str], Path], tmp_path: Path
+) -> None:
     """N1, N3: sizes that depend on how many elements there are, and weights of the closing solve."""
-    first = small_recipe(data, tmp_path / "first", "training.epochs=1", backbone=backbone)
-    old = mlpot.load(train(first).model, dtype=torch.float64)
+    old = mlpot.load(trained(backbone), dtype=torch.float64)
     other = write(tmp_path / "silver.h5", with_silver(gold="Ag"))  # silver is new, of gold there is nothing
-    both = [f"model.start={tmp_path / 'first' / 'model.safetensors'}", "training.precision=float64"]
+    both = [f"model.start={trained(backbone)}", "training.precision=float64"]
     zero = small_recipe(other, tmp_path / "zero", *both, "training.epochs=0", backbone=backbone)
     new = mlpot.load(train(zero).model)
     assert new.elements == (CU, AG, AU)
     np.testing.assert_allclose(energies(new, crystals(5)), energies(old, crystals(5)), rtol=0, atol=1e-10)
-    trained = train(small_recipe(other, tmp_path / "run", *both, "training.epochs=2", backbone=backbone)).potential
-    rows = element_rows(trained)
+    more = train(small_recipe(other, tmp_path / "run", *both, "training.epochs=2", backbone=backbone)).potential
+    rows = element_rows(more)
     assert rows
     for name, places in rows.items():
-        before, after = (p.backbone.state_dict()[name] for p in (new, trained))
+        before, after = (p.backbone.state_dict()[name] for p in (new, more))
         assert torch.equal(after[places[AU]], before[places[AU]]), name
         assert not before.any() or not torch.equal(before[places[AG]], before[places[AU]]), name
 
@@ -323,12 +338,14 @@ def test_a_resumed_training_never_starts_from_the_model_again(model: Path, silve
 
 
 @pytest.mark.parametrize(("backbone", "layer"), [("schnet", "readout.0."), ("deepsets", "atom.2.")])
-def test_frozen_weights_are_the_same_at_the_end(backbone: str, layer: str, data: Path, tmp_path: Path) -> None:
-    first = train(small_recipe(data, tmp_path / "first", "training.epochs=1", backbone=backbone))
+def test_frozen_weights_are_the_same_at_the_end(
+    backbone: str, layer: str, data: Path, trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    first = trained(backbone)
     frozen = f"model.freeze=[embedding, {layer}*]"
     decay = ("optimizer.weight_decay=0.1", "optimizer.ema_decay=0.9")
-    recipe = small_recipe(data, tmp_path / "run", f"model.start={first.model}", frozen, *decay, backbone=backbone)
-    old, new = (mlpot.load(run.model).backbone.state_dict() for run in (first, train(recipe)))
+    recipe = small_recipe(data, tmp_path / "run", f"model.start={first}", frozen, *decay, backbone=backbone)
+    old, new = (mlpot.load(path).backbone.state_dict() for path in (first, train(recipe).model))
     for name, weight in old.items():
         is_frozen = name.startswith(("embedding.", layer))
         is_trained = not is_frozen and name.endswith("weight")
