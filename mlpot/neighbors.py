@@ -201,8 +201,12 @@ def symmetric_edges(center: Ints, neighbor: Ints, shift: Floats, n_atoms: int) -
     """
     order = np.argsort(_key(center, neighbor, shift, n_atoms), kind="stable")
     center, neighbor, shift = center[order], neighbor[order], shift[order]
+    del order  # with many atoms such arrays fill the memory
     back = _key(neighbor, center, -shift, n_atoms)
-    if not np.array_equal(np.sort(back), _key(center, neighbor, shift, n_atoms)):
+    back.sort()
+    is_whole = np.array_equal(back, _key(center, neighbor, shift, n_atoms))
+    del back
+    if not is_whole:
         both = np.concatenate([center, neighbor]), np.concatenate([neighbor, center])
         crossed = np.concatenate([shift, -shift])
         _, once = np.unique(_key(*both, crossed, n_atoms), return_index=True)
@@ -326,17 +330,19 @@ def _reach(box: Floats, cutoff: float) -> float:
 
 def _key(center: Ints, neighbor: Ints, shift: NDArray[np.integer] | Floats, n_atoms: int) -> Ints:
     """One integer a pair, ordered as (center, neighbor, shift)."""
-    whole = np.asarray(shift).astype(np.int64)
-    reach = int(np.abs(whole).max(initial=0))
+    shift = np.asarray(shift)
+    reach = int(max(shift.max(initial=0), -shift.min(initial=0)))
     base = 2 * reach + 1
     if float(n_atoms) ** 2 * float(base) ** 3 > 2**62:
         raise ValueError(
             f"{n_atoms} atoms that see {reach} periodic images overflow the pair index. Wrap the positions "
             "into the cell."
         )
-    key = center * n_atoms + neighbor
-    for axis in range(3):
-        key = key * base + (whole[:, axis] + reach)
+    key = center * n_atoms
+    key += neighbor
+    for axis in range(3 if reach else 0):
+        key *= base
+        key += shift[:, axis].astype(np.int64) + reach
     return key
 
 

@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 
 NO_PERIOD = np.zeros(3, bool)
 SKIN = 1.0  # Å; twice that of a calculator, as among many atoms some always go far
+NEAR = 0.4  # Å; of the part of a list that is walked in each step, as compiled code looks at every pair in it
 
 
 class Box(NamedTuple):
@@ -61,6 +62,9 @@ class _Found(NamedTuple):
 class LocalList:
     """Edges of own atoms and ghosts, found anew when an atom moved half the skin or other atoms came.
 
+    Of these, the ones within a smaller skin are taken anew more often: a pair that is r apart, of atoms that have
+    moved by at most u since the list was found, was at most r + 2 u apart then.
+
     Args:
         cutoff: Å.
         n_passes: of messages.
@@ -71,9 +75,9 @@ class LocalList:
         self.cutoff, self.n_passes, self.skin = cutoff, n_passes, skin
         self.n_builds = 0
         self._ids: Ints | None = None
-        self._reference: Floats = np.empty((0, 3))
         self._n_own = 0
-        self._found: _Found | None = None
+        self._wide: tuple[Floats, _Found] | None = None  # where atoms were then, and all edges
+        self._near: tuple[Floats, _Found, float] | None = None  # and those nearer, for so far a way of atoms
 
     def graph(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, box: Box) -> LocalGraph:
         """The graph of now.
@@ -89,11 +93,19 @@ class LocalList:
             ValueError: a position is not finite, or two atoms are in one place.
         """
         seen = np.where(numbers > 0, ids, -1)
-        if self._found is None or not self._holds(positions, seen, n_own):
-            self._found = self._build(positions, numbers, ids, n_own, box)
-            self._ids, self._n_own, self._reference = seen, n_own, positions.copy()
-            self.n_builds += 1
-        kept, n_seen, edges, shift = self._found
+        if n_own != self._n_own or not np.array_equal(seen, self._ids):  # type: ignore[arg-type]
+            self._wide = self._near = None
+        if self._near is None or not farthest(positions, self._near[0]) < self._near[2]:  # NaN is not
+            margin = -np.inf if self._wide is None else self.skin - 2 * farthest(positions, self._wide[0])
+            if self._wide is None or not margin > NEAR / 2:
+                self._wide = positions.copy(), _small(self._build(positions, numbers, ids, n_own, box))
+                self._ids, self._n_own = seen, n_own
+                self.n_builds += 1
+                margin = self.skin
+            margin = min(margin, NEAR)
+            near = _within(self.cutoff + margin, self._wide[1], positions, box.cell)
+            self._near = positions.copy(), near, margin / 2
+        kept, n_seen, edges, shift = self._near[1]
         z = numbers[kept]
         z[n_seen:] += GHOST
         graph = AtomGraph(
@@ -107,11 +119,6 @@ class LocalList:
         )
         return LocalGraph(graph, kept, n_seen, ids[kept])
 
-    def _holds(self, positions: Floats, ids: Ints, n_own: int) -> bool:
-        if n_own != self._n_own or not np.array_equal(ids, self._ids):  # type: ignore[arg-type]
-            return False
-        return farthest(positions, self._reference) < self.skin / 2  # NaN does not hold
-
     def _build(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, box: Box) -> _Found:
         """Edges from the images that are nearest to own atoms, each image standing for its atom."""
         if not np.isfinite(positions).all():
@@ -120,7 +127,10 @@ class LocalList:
         n_seen, r = int(np.searchsorted(visible, n_own)), positions[visible]
         if np.isin(ids[visible[n_seen:]], ids[visible[:n_seen]], assume_unique=False).all():
             return self._alone(r[:n_seen], ids, visible[:n_seen], box)
-        center, neighbor, _ = unsorted_pairs(r, np.zeros((3, 3)), NO_PERIOD, self.cutoff + self.skin, ids[visible])
+        # Arrays of all pairs are let go of as soon as they can be: they are most of a rank's memory.
+        center, neighbor = unsorted_pairs(r, np.zeros((3, 3)), NO_PERIOD, self.cutoff + self.skin, ids[visible])[
+            :2
+        ]
         hops = hops_from(n_seen, len(visible), center, neighbor, self.n_passes)
         image, node = nearest_images(ids[visible], hops)
         near = np.flatnonzero(hops[image] <= self.n_passes)  # own atoms first: they are 0 hops away
@@ -128,19 +138,52 @@ class LocalList:
         place[near] = np.arange(len(near))
         wanted = (image[node[center]] == center) & (hops[center] < self.n_passes)
         center, neighbor = center[wanted], neighbor[wanted]
-        between = r[neighbor] - r[image[node[neighbor]]]
-        shift = (
-            np.rint(np.linalg.solve(box.cell.T, between.T).T)
-            if len(image) < len(visible)
-            else np.zeros_like(between)
-        )
-        edges, cell_shift = symmetric_edges(place[node[center]], place[node[neighbor]], shift, len(near))
+        shift = np.zeros((len(center), 3))
+        if len(image) < len(visible):
+            crossed = np.rint(np.linalg.solve(box.cell.T, (r - r[image[node]]).T).T)  # of each image to its atom
+            shift = crossed[neighbor]
+        center, neighbor = place[node[center]], place[node[neighbor]]
+        pairs = [center, neighbor, shift]
+        del center, neighbor, shift, wanted
+        edges, cell_shift = symmetric_edges(pairs.pop(0), pairs.pop(0), pairs.pop(0), len(near))
         return _Found(visible[image[near]], n_seen, edges, cell_shift)
 
     def _alone(self, positions: Floats, ids: Ints, visible: Ints, box: Box) -> _Found:
         """Edges of atoms all of whose ghosts are images of themselves: those of a periodic structure."""
         pairs = unsorted_pairs(positions, box.cell, box.periodic, self.cutoff + self.skin, ids[visible])
         return _Found(visible, len(visible), *symmetric_edges(*pairs, len(visible)))
+
+
+def _small(found: _Found) -> _Found:
+    """The same in a third of the memory, of integers as short as they can be."""
+    edges, shift = found.edges, found.cell_shift
+    if len(edges) < 2**31:
+        edges = Edges(*(t.int() for t in (edges.center, edges.neighbor, edges.row_ptr, edges.reverse)))
+    if float(shift.abs().max() if len(shift) else 0) < 2**7:
+        shift = shift.to(torch.int8)
+    return found._replace(edges=edges, cell_shift=shift)
+
+
+def _within(reach: float, found: _Found, positions: Floats, cell: Floats) -> _Found:
+    """The edges that are shorter, in their order; each with the one that points back, as long to the bit."""
+    center, neighbor, row_ptr, reverse = (
+        t.numpy() for t in (found.edges.center, found.edges.neighbor, found.edges.row_ptr, found.edges.reverse)
+    )
+    shift, r = found.cell_shift.numpy(), positions[found.kept]
+    crosses, squared = bool(shift.any()), np.zeros(len(center))
+    for axis in range(3):
+        along = r[neighbor, axis]
+        along -= r[center, axis]
+        for k in range(3 if crosses else 0):
+            along += shift[:, k] * cell[k, axis]
+        squared += np.square(along, out=along)
+    near = squared < reach**2
+    count = np.concatenate([[0], np.cumsum(near)])
+    edges = (center[near], neighbor[near], count[row_ptr], count[reverse[near]])
+    return found._replace(
+        edges=Edges(*(torch.from_numpy(array).long() for array in edges)),
+        cell_shift=torch.from_numpy(shift[near]).double(),
+    )
 
 
 def nearest_images(ids: Ints, hops: Ints) -> tuple[Ints, Ints]:
