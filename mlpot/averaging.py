@@ -19,7 +19,9 @@ class Averaging:
     """What averaging a model did."""
 
     n_copies: int  # of each structure, and how many times the network's cost
-    before: RotationError | None  # None where the model's file holds no structures
+    before: (
+        RotationError | None
+    )  # of the weights in float64, as `after`; None where the model's file holds no structures
     after: RotationError | None
     mirror_images: str  # as `Potential.mirror_images` of the averaged one
     was_equivariant: bool
@@ -58,8 +60,10 @@ def average(
     mean = averaged(potential, over=over, reflections=reflections, n_rotations=n_rotations, seed=seed)
     card = dict(potential.header.get("card", {}))
     structures = structures_of(potential.header) or list(card.get("examples", []))
-    before = rotation_error(potential, *graphs_of(structures, potential.cutoff)) if structures else None
-    facts = rotation_facts(mean, structures)
+    # In float64: else rounding of the modules would be told, which compiled code of the network alone has not.
+    exact = copy.deepcopy(potential).double()
+    before = rotation_error(exact, *graphs_of(structures, potential.cutoff)) if structures else None
+    facts = rotation_facts(copy.deepcopy(mean).double(), structures)
     n_copies = len(mean.backbone.turns)  # type: ignore[attr-defined]  # which no other network has
     card["averaged"] = {
         "of": Path(model).name,

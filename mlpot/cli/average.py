@@ -52,7 +52,7 @@ def average(
     if found.was_equivariant:
         lines.append("Rotated copies had one energy already: averaging over rotations changes nothing.")
     if found.before is not None:
-        lines += [f"Before: {found.before}", f"After:  {found.after}"]
+        lines += [f"Before: {found.before}", f"After:  {found.after}", "Both are those of the weights in float64."]
     lines += [f"Mirror images {found.mirror_images}", f"Written to {destination}"]
     console.print("\n".join(lines), markup=False, soft_wrap=True, highlight=False)
 

@@ -31,7 +31,9 @@ class PropagatorData(Section):
         default=0.1, gt=0, lt=1, description="the end of each trajectory, which chooses the weights"
     )
     experiment: Literal["charged particles"] | None = Field(
-        default=None, description="instead of trajectories: the N-body experiment of Satorras 2021, frame 30 to 40"
+        default=None,
+        description="an example, null by default: instead of trajectories the N-body experiment of Satorras "
+        "2021, frame 30 to 40",
     )
     n_train: int = Field(default=3000, ge=1, description="experiment: training trajectories")
     seed: int = Field(default=43, ge=0, lt=2**32, description="experiment: of the trajectories; 43 as published")
@@ -90,7 +92,11 @@ class PropagatorTraining(Section):
 class PropagatorRecipe(Section):
     """A training of a propagator."""
 
-    data: PropagatorData = Field(default=PropagatorData(experiment=EXPERIMENT))
+    data: PropagatorData = Field(
+        description="required: trajectory with interval_fs, or experiment, which stands here as an example and no "
+        "default;\npaths are relative to where it runs",
+        examples=[PropagatorData(experiment=EXPERIMENT)],
+    )
     model: PropagatorModel = PropagatorModel()
     optimizer: OptimizerSection = OptimizerSection(name="muon", learning_rate=3e-3)
     training: PropagatorTraining = PropagatorTraining()

@@ -17,7 +17,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import mlpot
-from mlpot.averaging import averaged
+from mlpot.averaging import average, averaged
 from mlpot.cli.main import app
 from mlpot.equivariance import rotated_copies, rotation_error
 from mlpot.forces import native_obstacle, predict
@@ -152,6 +152,20 @@ def test_the_command_writes_a_model_that_says_what_it_is(tmp_path: Path) -> None
     assert "There is no folder" in str(nowhere.exception)
     odd = CliRunner().invoke(app, [*command[:-1], "cubic", "--overwrite"])
     assert "Unknown group 'cubic'" in str(odd.exception)
+
+
+def test_before_and_after_are_compared_in_one_precision(tmp_path: Path) -> None:
+    """A network that rotates by construction, of which compiled code and its float32 modules round unlike."""
+    held = {"numbers": [29] * 4, "positions": copper().positions[:4].tolist(), "cell": copper().cell.tolist(),
+            "pbc": [True] * 3}  # fmt: skip
+    potential = small_potential("schnet", trained=True, dtype=torch.float32).freeze()
+    save_potential(potential, tmp_path / "plain.safetensors", {"examples": [held]})
+    found = average(tmp_path / "plain.safetensors", tmp_path / "mean.safetensors", over="octahedral")
+    assert found.before is not None
+    assert found.after is not None
+    assert max(found.before.rms, found.after.rms) < 1e-12
+    words = ["average", str(tmp_path / "plain.safetensors"), str(tmp_path / "other.safetensors")]
+    assert "float64" in CliRunner().invoke(app, words).stdout
 
 
 def test_an_isolated_atom_has_its_reference_energy() -> None:

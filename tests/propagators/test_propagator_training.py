@@ -15,7 +15,7 @@ from sets import crystals, small_recipe, write
 
 from mlpot.propagators.errors import errors_of
 from mlpot.propagators.propagator_file import load_propagator
-from mlpot.propagators.recipe import PropagatorRecipe
+from mlpot.propagators.recipe import EXPERIMENT, PropagatorRecipe
 from mlpot.propagators.sets import sets_of
 from mlpot.propagators.training import check_directory, train
 from mlpot.recipes import RecipeError, parse_recipe, template
@@ -143,4 +143,11 @@ def test_recipes_that_contradict_themselves_are_refused(
 
 
 def test_the_printed_recipe_is_one() -> None:
-    assert parse_recipe(PropagatorRecipe, template(PropagatorRecipe)) == PropagatorRecipe()
+    text = template(PropagatorRecipe)
+    assert parse_recipe(PropagatorRecipe, text) == PropagatorRecipe(data={"experiment": EXPERIMENT})
+    lines = text.splitlines()
+    assert lines[0].startswith("# required")
+    assert "as an example and no default" in lines[0]
+    assert "example" in lines[lines.index(f"  experiment: {EXPERIMENT}") - 1]
+    with pytest.raises(RecipeError, match="data"):  # an experiment that nobody asked for is not trained
+        parse_recipe(PropagatorRecipe, "training: {epochs: 1}")

@@ -118,6 +118,7 @@ def _read_xyz(
             xyz_frames.check_positions(f"{path}, frame {k} (line {line})", columns)
             if kind == "extxyz":
                 xyz_frames.check_keys(f"{path}, frame {k}", text)
+                text = xyz_frames.with_matrices(f"{path}, frame {k} (line {line})", text)
             text, masses = xyz_frames.without_isotopes(text, columns)
             try:
                 if kind == "xyz":

@@ -26,6 +26,9 @@ from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO, has_volume
 from mlpot.data.unit_names import factor
 
 HOLDS_ATOMS = (FixAtoms, FixCartesian, FixScaled, FixedPlane, FixedLine)
+SIX_NUMBERS = (
+    "six numbers of {!r} taken as xx yy zz yz xz xy; --correct voigt=xx,yy,zz,xy,yz,xz says another order"
+)
 EV = ("energy", "free_energy", "forces", "stress", "virial", "positions")  # ASE's, whose units are known
 FREE_ENERGY = (
     "energy taken from 'free_energy', whose derivative the forces are, not from 'energy'; --key "
@@ -224,6 +227,8 @@ class Interpreter:
             raise LabelError(
                 f"{self.path}, frame {k}: {plain} is {value!r}, expected numbers. Correct the file or --key."
             )
+        if key in ("stress", "virial") and np.size(value) == 6 and plain != "stress":
+            self.report.note(SIX_NUMBERS.format(plain), k)
         scale = sign * self._scale(k, key, plain, pool)
         if key == "stress" and np.size(value) == 9:
             value = np.reshape(value, (3, 3))

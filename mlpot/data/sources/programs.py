@@ -134,5 +134,7 @@ def _otherwise(path: Path, kind: str) -> str:
         "lammps-data": "Say the atom style behind the section's name, as in: Atoms # full.",
         "lammps-dump-text": "Write the dump with columns id type element x y z.",
     }
+    if kind in ("xyz", "extxyz"):
+        return "Correct the frame: each line has the columns that Properties names."
     found = origin(path)
     return known.get(kind, "") or found or "Name its true format with --format, or correct the file."

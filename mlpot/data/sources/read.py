@@ -37,6 +37,7 @@ from mlpot.data.sources.unconverged import converged
 from mlpot.data.stress_labels import IN_PLANE
 
 H5MD_ENDINGS = (".h5", ".hdf5", ".h5md")
+NAME_IT = "Name its format with --format."
 MORE = 1000  # frames that are read after the first that leaves a question, for all questions in one message
 ASE_KEYS = {"energy", "forces", "stress", "virial", "group", "cell", "pbc", "charge", "spin", "weight", "fixed"}
 NAN_MISSING = "{} left out, as it is NaN throughout"
@@ -300,7 +301,7 @@ def kind_of(path: Path) -> str:
     program = by_dpdata(path) if kind in ("", "gaussian-out", "espresso-out") else ""
     kind = program or kind or kind_by_content(path)
     if not kind:
-        raise FormatError(f"{path} shows no format that ASE knows. {origin(path)} Name its format with --format.")
+        raise FormatError(f"{path} shows no format that ASE knows. {origin(path) or NAME_IT}")
     return kind
 
 

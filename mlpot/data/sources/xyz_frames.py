@@ -18,6 +18,12 @@ PLAIN = {"species": 0, "pos": 1}
 """First column of each quantity where the comment says nothing."""
 COLUMNS = re.compile(r"""\bProperties\s*=\s*["']?([^\s"']+)""", re.IGNORECASE)
 
+MATRICES = ("Lattice", "stress", "virial")
+"""What ASE takes as nine numbers."""
+SIX = "_voigt"
+"""Follows the name of a matrix that is given by six."""
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][+-]?\d+)?|[+-]?(?:nan|inf)"
+
 KEYS = re.compile(r"""(?:^|\s)([A-Za-z_][\w-]*)\s*=\s*("[^"]*"|'[^']*'|\{[^}]*\}|\[[^\]]*\]|[^\s"'\[{]+)""")
 """Each key of a comment, and its value."""
 
@@ -45,6 +51,27 @@ def check_keys(where: str, text: str) -> None:
     for key, value in KEYS.findall(text.split("\n", 2)[1]):
         if said.setdefault(key, value) != value:
             raise FormatError(f"{where}: {key} is {said[key]} and {value} in one comment. Leave the right one.")
+
+
+def with_matrices(where: str, text: str) -> str:
+    """The text of a frame with six numbers of a stress or virial under a name of their own.
+
+    ASE refuses these names with fewer than nine numbers, and extxyz does not say in which order six stand: under
+    another name they are a question, as any label under a name that is not ASE's.
+
+    Raises:
+        FormatError: a matrix has neither nine numbers nor these six.
+    """
+    count, comment, *rest = text.split("\n", 2)
+    for key, value in KEYS.findall(comment):
+        n = len(re.findall(NUMBER, value))
+        if key not in MATRICES or n == 9:
+            continue
+        if n != 6 or key == "Lattice":
+            what = '"ax ay az bx by bz cx cy cz" in Å' if key == "Lattice" else '"xx xy xz yx yy yz zx zy zz"'
+            raise FormatError(f"{where}: {key} has {n} numbers, not nine. Write them all: {key}={what}.")
+        comment = re.sub(rf"(^|\s){key}(\s*=)", rf"\1{key}{SIX}\2", comment)
+    return "\n".join([count, comment, *rest])
 
 
 def check_positions(where: str, columns: Mapping[str, int]) -> None:
