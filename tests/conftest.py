@@ -6,12 +6,15 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import combinations
 
 import numpy as np
 import potentials
 import pytest
 import torch
+import typer.main
+import typer.testing
 
 from mlpot.models import BACKBONES
 from mlpot.potential import Potential
@@ -95,6 +98,15 @@ def _seeded() -> Iterator[None]:
     np.random.seed(0)  # noqa: NPY002  (what other packages draw from)
     yield
     assert torch.get_default_dtype() == torch.float32, "a test changed the default dtype"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_tree_of_commands() -> Iterator[None]:
+    """Typer builds the tree of all commands anew for each, which takes longer than most of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
+        patch.setattr(typer.testing, "_get_command", typer.main.get_command)
+        yield
 
 
 @pytest.fixture(scope="module")
