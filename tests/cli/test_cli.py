@@ -67,7 +67,7 @@ def test_the_way_from_data_to_dynamics(
     told = capsys.readouterr().out
     assert "27 frames written to set.h5" in told
     assert "card: theory: Morse" in told
-    assert not mlpot(monkeypatch, "recipe")
+    assert not mlpot(monkeypatch, "recipe", "--backbone", "schnet")
     recipe = yaml.safe_load(capsys.readouterr().out)
     recipe["data"] |= {"train": "set.h5", "validation": 4}
     recipe["model"]["arguments"] |= {"n_features": 8, "n_interactions": 1, "n_radial": 8, "cutoff": 4.0}
