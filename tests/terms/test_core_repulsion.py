@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from sets import crystals, small_recipe, write
 from structures import CUTOFF, ELEMENTS, STRUCTURES, batch_of, evaluate, graph_of, worst
 
 from mlpot.forces import hessian, native_obstacle, predict
-from mlpot.graph import Properties
+from mlpot.graph import AtomGraph, Properties
 from mlpot.model_file import ModelFileError, load_potential, read_header, save_potential
 from mlpot.potential import RENAMED, Potential
 from mlpot.terms.core_repulsion import EARLY, FEW, LATE, WIDTH, TrainingLimits
@@ -57,12 +58,18 @@ def ends(potential: Potential, a: int, b: int) -> tuple[float, float]:
     return low, high
 
 
+@cache
+def pairs_at(a: int, b: int, first: float, last: float, n: int) -> AtomGraph:
+    """Two atoms at n distances."""
+    return batch_of([dimer(a, b, d) for d in np.linspace(first, last, n)])
+
+
 @pytest.mark.parametrize("repulsion", [False, True], ids=["plain", "repulsive"])
 def test_a_trained_potential_pushes_atoms_apart_the_more_the_closer(variant: str, repulsion: bool) -> None:
     potential = with_core_repulsion(variant, trained=True, repulsion=repulsion)
     for a, b in PAIRS:
-        r = np.linspace(0.05, ends(potential, a, b)[0], 60)
-        assert (evaluate(potential, *[dimer(a, b, d) for d in r]).energy.diff() < 0).all(), (a, b)
+        graph = pairs_at(a, b, 0.05, ends(potential, a, b)[0], 60)
+        assert (predict(potential, graph).energy.diff() < 0).all(), (a, b)
 
 
 def test_below_the_lower_distance_only_nuclei_repel(variant: str) -> None:
@@ -100,7 +107,7 @@ def test_the_force_of_an_isolated_pair_changes_its_sign_once_at_most(variant: st
     for a, b in PAIRS:
         if a == 6 or b == 6:  # of which training saw a chain: it may say what it likes of pairs
             continue
-        out = evaluate(potential, *[dimer(a, b, d) for d in np.linspace(0.3, CUTOFF - 1e-3, 150)])
+        out = predict(potential, pairs_at(a, b, 0.3, CUTOFF - 1e-3, 150))
         pull = out.forces.view(-1, 2, 3)[:, 1, 2]
         assert (pull[pull.abs() > 1e-9].sign().diff() != 0).sum() <= 1, (a, b)
 
