@@ -156,7 +156,12 @@ def _read_database(path: Path, kind: str, wanted: slice) -> Iterator[tuple[int, 
 def _named_damage(path: Path) -> Iterator[None]:
     try:
         yield
-    except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            f"{path} is no text in UTF-8: byte {error.object[error.start]:#x} is none of it. If it is text of "
+            "another encoding, as Latin-1: iconv -f LATIN1 -t UTF-8 writes it anew; else restore or remake it."
+        ) from error
+    except (EOFError, OSError, zlib.error) as error:
         raise FormatError(f"{path} cannot be read as text: {error}. Restore or remake it.") from error
 
 

@@ -211,12 +211,9 @@ def _frames(
             array = None if place is None or _has_no_weight(block, name) else block[place]
             if array is not None and (key == "numbers" or array.dtype.kind not in "OSU"):  # MACE: the word None
                 sign = -1.0 if name.startswith("-") else 1.0
-                parts[key] = (
-                    array,
-                    None
-                    if key not in QUANTITY
-                    else sign * _factor(where, key, array, block, layout, reading.units),
-                )
+                scale = None if key not in QUANTITY else _factor(where, key, array, block, layout, reading.units)
+                parts[key] = (array, None if scale is None else sign * scale)
+    _refuse_unknown_units(where, parts)
     if "positions" not in parts or parts["positions"][0].ndim not in (2, 3):
         raise FormatError(f"{where}/{layout.keys['positions']} are no positions of atoms. Correct `keys`.")
     single = parts["positions"][0].ndim == 2
@@ -288,8 +285,17 @@ def _without_padding(where: str, values: dict[str, Any]) -> int:
     return int(padding.sum())
 
 
+def _refuse_unknown_units(where: str, parts: Mapping[str, tuple[Any, float | None]]) -> None:
+    unknown = [key for key, (_, scale) in parts.items() if scale is not None and np.isnan(scale)]
+    if unknown:
+        said = " ".join(f"--unit {q}={H5MD_UNITS[q]!r}" for q in dict.fromkeys(QUANTITY[key] for key in unknown))
+        raise UnitsError(
+            f"{where} gives no unit of {', '.join(unknown)}, and none is guessed. Say all, as in: {said}."
+        )
+
+
 def _factor(where: str, key: str, array: Any, block: Block, layout: Layout, units: Mapping[str, str]) -> float:
-    """House units in one unit of an array: as the file says, or else as given, or else as its layout has it."""
+    """House units in one unit of an array: by the file, as given, or of its layout; NaN if none says it."""
     quantity = QUANTITY[key]
     written = next((array.attrs[a] for a in ("units", "unit") if a in getattr(array, "attrs", {})), None)
     if "r_unit" in block and "e_unit" in block:
@@ -298,10 +304,7 @@ def _factor(where: str, key: str, array: Any, block: Block, layout: Layout, unit
     written = written.decode() if isinstance(written, bytes) else written
     name = written or units.get(quantity) or layout.units.get(quantity)
     if name is None:
-        raise UnitsError(
-            f"{where} gives no unit of {key}, and none is guessed. Say it: "
-            f"--unit {quantity}={H5MD_UNITS[quantity]!r}, or another."
-        )
+        return float("nan")
     value = factor(quantity, name)
     if written and quantity in units and factor(quantity, units[quantity]) != value:
         raise UnitsError(f"{where}: {key} is in {written!r} in the file, not in {units[quantity]!r}.")

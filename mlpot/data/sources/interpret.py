@@ -26,6 +26,7 @@ from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO, has_volume
 from mlpot.data.unit_names import factor
 
 HOLDS_ATOMS = (FixAtoms, FixCartesian, FixScaled, FixedPlane, FixedLine)
+PER_ATOM_TAKEN = "{!r} is an energy per atom by its name, and that of a frame by --correct energy=eV*n_atoms alone"
 SIX_NUMBERS = (
     "six numbers of {!r} taken as xx yy zz yz xz xy; --correct voigt=xx,yy,zz,xy,yz,xz says another order"
 )
@@ -229,6 +230,8 @@ class Interpreter:
             )
         if key in ("stress", "virial") and np.size(value) == 6 and plain != "stress":
             self.report.note(SIX_NUMBERS.format(plain), k)
+        if key == "energy" and PER_ATOM.search(plain):
+            self.report.note(PER_ATOM_TAKEN.format(plain), k)
         scale = sign * self._scale(k, key, plain, pool)
         if key == "stress" and np.size(value) == 9:
             value = np.reshape(value, (3, 3))

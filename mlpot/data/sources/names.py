@@ -128,6 +128,8 @@ class Questions:
             name = f"-{name}"  # a gradient has the opposite sign, and what moves is not fixed
         known = name in KNOWN[quantity] or quantity not in UNIT
         unit = "" if known else f" --unit {quantity}={_example(quantity, name)}"
+        if quantity == "energy" and PER_ATOM.search(name):
+            unit += f" --correct 'energy={_example(quantity, name)}*n_atoms'"
         return f"--key {quantity}={shlex.quote(name)}{unit}"
 
 
@@ -143,7 +145,7 @@ def _example(quantity: str, name: str) -> str:
     return found
 
 
-PER_ATOM = re.compile(r"per_?atom|_pa$", re.IGNORECASE)
+PER_ATOM = re.compile(r"per_?n?_?atom|/n?_?atom|_pa$", re.IGNORECASE)
 """Names of a quantity divided by the number of atoms, which are no rivals of the quantity itself."""
 
 

@@ -1,0 +1,61 @@
+"""Do the answers that a message proposes give right numbers, all at once?"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import molecule
+from frames import xyz
+from typer.testing import CliRunner
+
+from mlpot.cli.main import app
+from mlpot.data.errors import FormatError, KeysError, UnitsError
+from mlpot.data.h5md import Reader
+from mlpot.data.sources.read import Source
+
+
+def answered(path: Path, error: Exception) -> Path:
+    """The set that the proposed command writes."""
+    words = shlex.split(str(error).splitlines()[-1])
+    target = path.with_suffix(".h5")
+    assert words[:3] == ["mlpot", "data", "convert"]
+    result = CliRunner().invoke(app, [*words[1:4], str(target), *words[5:]])
+    assert result.exit_code == 0, result.output
+    return target
+
+
+@pytest.mark.parametrize("name", ["energy_per_atom", "dft_energy_per_atom", "EnergyPerAtom"])
+def test_an_energy_per_atom_is_multiplied_by_the_atoms(tmp_path: Path, name: str) -> None:
+    path = xyz(tmp_path / "set.xyz", f"{name}=-4.5")
+    with pytest.raises(KeysError, match=r"n_atoms") as error:
+        list(Source(path).frames())
+    with Reader(answered(path, error.value)) as reader:
+        assert reader[0].get_potential_energy() == pytest.approx(-9.0)
+
+
+def test_all_units_that_a_set_lacks_are_asked_for_at_once(tmp_path: Path) -> None:
+    water, rng = molecule("H2O"), np.random.default_rng(0)
+    arrays = {
+        "z": water.numbers,
+        "R": rng.normal(size=(3, 3, 3)),
+        "E": rng.normal(size=3),
+        "F": np.zeros((3, 3, 3)),
+    }
+    np.savez(tmp_path / "set.npz", **arrays)
+    with pytest.raises(UnitsError, match="no unit of positions, energy, forces") as error:
+        list(Source(tmp_path / "set.npz").frames())
+    options = shlex.split(str(error.value).split("as in: ")[1].removesuffix("."))
+    result = CliRunner().invoke(
+        app, ["data", "convert", *map(str, (tmp_path / "set.npz", tmp_path / "a.h5")), *options]
+    )
+    assert result.exit_code == 0, result.output
+
+
+def test_text_that_is_not_utf8_is_named_with_the_way_out(tmp_path: Path) -> None:
+    path = xyz(tmp_path / "set.xyz", "energy=-1.0 note=Koeln")
+    path.write_bytes(path.read_bytes().replace(b"oe", b"\xf6"))
+    with pytest.raises(FormatError, match=r"byte 0xf6.*iconv -f LATIN1"):
+        list(Source(path).frames())
