@@ -88,6 +88,10 @@ KINDS = {
 """ASE's format of the outputs of programs, whatever the name of the file."""
 
 
+LAMMPS_DATA = (rb"^\s*\d+\s+atoms\b", rb"\bxlo\s+xhi\b", rb"^\s*Atoms\b")
+"""Lines of the beginning of a data file of LAMMPS, whose names are data.something, something.data or .lmp."""
+
+
 def kind_by_content(path: Path) -> str:
     """The format of ASE of a program's output under a name that does not show it; empty if it is none."""
     if not path.is_file():
@@ -96,6 +100,8 @@ def kind_by_content(path: Path) -> str:
         head = file.read(HEAD)
     if b"<modeling>" in head:
         return "vasp-xml"
+    if all(re.search(line, head, re.MULTILINE) for line in LAMMPS_DATA):
+        return "lammps-data"
     program = program_of(head)
     return KINDS.get(program[0], "") if program else ""
 

@@ -299,7 +299,8 @@ def kind_of(path: Path) -> str:
         return "schnetpack"
     # ASE takes these for the formats of their endings.
     program = by_dpdata(path) if kind in ("", "gaussian-out", "espresso-out") else ""
-    kind = program or kind or kind_by_content(path)
+    found = kind_by_content(path) if kind in ("", "runnerdata") else ""
+    kind = program or found or kind
     if not kind:
         raise FormatError(f"{path} shows no format that ASE knows. {origin(path) or NAME_IT}")
     return kind
