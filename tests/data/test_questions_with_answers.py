@@ -59,3 +59,11 @@ def test_text_that_is_not_utf8_is_named_with_the_way_out(tmp_path: Path) -> None
     path.write_bytes(path.read_bytes().replace(b"oe", b"\xf6"))
     with pytest.raises(FormatError, match=r"byte 0xf6.*iconv -f LATIN1"):
         list(Source(path).frames())
+
+
+@pytest.mark.parametrize("symbol", ["14", "Si1", "O_w"])
+def test_what_is_no_symbol_is_named_with_what_to_write(tmp_path: Path, symbol: str) -> None:
+    path = xyz(tmp_path / "set.xyz", "energy=-1.0")
+    path.write_text(path.read_text().replace("Si 0", f"{symbol} 0"))
+    with pytest.raises(FormatError, match=f"'{symbol}' is no chemical symbol. Write symbols alone"):
+        list(Source(path).frames())

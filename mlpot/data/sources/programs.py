@@ -113,6 +113,11 @@ def cause(path: Path, kind: str, error: Exception) -> str:
     why = "a number or a word is not where the format has it: another version, an option of the program, or damage"
     if ended:
         why = "it ends within the frame, as of a run that was cut off, or lacks a part that the reader needs"
+    if isinstance(error, KeyError) and kind in ("xyz", "extxyz"):
+        return (
+            f"{says} is no chemical symbol. Write symbols alone in that column: Si, not 14 or Si1. In dumps of "
+            "LAMMPS `dump_modify ... element Si O` does."
+        )
     if isinstance(error, KeyError):
         why = (
             f"{says} is no chemical symbol, or a name that the reader does not know. Types of LAMMPS become "
