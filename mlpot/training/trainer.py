@@ -239,6 +239,7 @@ def announcements_off() -> Iterator[None]:
                 "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning on torch >= 2.10
                 "Checkpoint directory .* exists and is not empty",  # as it should when resuming
                 "GPU available but not used",
+                "It is recommended to use `self.log\\(.*sync_dist=True",  # of what processes have summed already
             ):
                 warnings.filterwarnings("ignore", message)
             yield
