@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.data import atomic_masses, chemical_symbols
+from processes import PATIENCE
 
 PER_BAR = 1.6021765e6
 """LAMMPS' bar in an eV/Å³, in units metal: of seven digits."""
@@ -81,7 +82,7 @@ def lammps_run(
     command += ["lammps", "in.script", "--model", str(model.resolve()), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     out = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=7200, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert code is None or out.returncode == code, f"{out.returncode}\n{out.stdout[-3000:]}\n{out.stderr[-3000:]}"
     return Run(out.returncode, out.stdout, out.stderr, folder)

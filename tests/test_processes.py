@@ -15,12 +15,12 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from processes import PATIENCE
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.kernels import loops, threads
 from mlpot.potential import Potential
 
-PATIENCE = 7200  # seconds, after which a process counts as one that waits for ever, however slow the machine
 N_WORKERS = 4
 POOLS = ("fork", "spawn", "forkserver")
 ANEW = {"spawn": 2, "forkserver": 1, "joblib loky": 1}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from lammps_runs import WRITE, needs_lammps, write_data
 from potentials import new_potential
+from processes import PATIENCE
 from structures import quartz, shaken
 from test_fix_mlpot import OXIDE, by, oxide
 
@@ -51,7 +52,6 @@ PLACES = [
     ("lammps_potential:RankPotential:by_atom", "value", "ghosts"),
 ]
 QUICK = ("lammps_fix:Fix:tell", "halo:RankHalo:gather")
-SECONDS = 300.0  # of which starting three ranks takes most; they would wait for ever
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_what_one_rank_finds_ends_all(tmp_path: Path, model: Path, where: str, e
     command += ["lammps", "in.script", "--model", str(model), "--min-distance", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode != 0
     assert "this rank alone" in done.stderr

@@ -15,6 +15,7 @@ from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.socketio import SocketIOCalculator
 from potentials import small_potential
+from processes import PATIENCE
 from structures import copper, ethanol, quartz
 
 from mlpot.calculator import MLPotCalculator
@@ -102,7 +103,7 @@ def test_a_ring_polymer_of_four_beads_runs_in_ipi(model: Path, tmp_path: Path) -
     text = INPUT.replace("PATH", str(path_integrals.__file__)).replace("MODEL", str(model))
     (tmp_path / "input.xml").write_text(text)
     ipi = Path(sys.executable).with_name("i-pi")
-    done = subprocess.run([str(ipi), "input.xml"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([str(ipi), "input.xml"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     table = np.loadtxt(tmp_path / "run.out")
     assert len(table) == 21
@@ -254,7 +255,7 @@ def test_a_socket_has_the_numbers_of_the_calculator(make: object, model: Path, t
                 np.testing.assert_allclose(atoms.get_stress(), own.get_stress(), atol=SAME)
             atoms.rattle(0.02, seed=2)
             own.positions = atoms.positions
-    client.join(60)
+    client.join(PATIENCE)
     assert not client.is_alive()
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from ase import Atoms, units
 from ase.build import bulk
+from processes import PATIENCE
 from structures import ethanol, quartz
 from test_other_engines import INPUT, SAME, expected, model, optional
 
@@ -50,7 +51,7 @@ def test_a_potential_that_fails_ends_ipi_in_words(model: Path, tmp_path: Path, t
         text.replace("<ffdirect name='mlpot'>", f"<ffdirect name='mlpot' threaded='{threaded}'>")
     )
     command = [str(Path(sys.executable).with_name("i-pi")), "input.xml"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode != 0 or "reports a problem" in done.stdout
     assert "the same atom twice" in done.stdout + done.stderr
     assert len(np.loadtxt(tmp_path / "run.out", ndmin=2)) < 21

@@ -96,7 +96,7 @@ def test_two_processes_that_were_stopped_are_to_the_bit_what_they_would_be(tmp_p
         "training.batch_size=2",
     ]
     settings += [f"data.stream={streamed}", "training.checkpoint_steps=1"]
-    script = [sys.executable, str(TESTS / "training_runs.py"), "--together", str(data)]
+    script = [sys.executable, str(TESTS / "training_runs.py"), str(data)]
     statuses = []
     for name, stop in (("whole", None), ("parts", "1 7"), ("parts", "0 10"), ("parts", None)):
         environment = os.environ | ({"STOP": stop} if stop else {})

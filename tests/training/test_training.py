@@ -115,7 +115,8 @@ def test_forces_of_masked_atoms_are_not_learnt() -> None:
 
 @pytest.mark.usefixtures("_pictures")
 @pytest.mark.parametrize(
-    "backbone", ["schnet", "egnn", "deepsets", pytest.param("se3_transformer", marks=pytest.mark.slow)]
+    "backbone",
+    ["schnet", "deepsets", *(pytest.param(name, marks=pytest.mark.slow) for name in ("egnn", "se3_transformer"))],
 )
 def test_training_lowers_errors_and_leaves_all_files(backbone: str, tmp_path: Path) -> None:
     data = write(tmp_path / "set.h5", crystals(20) + free_atoms())
