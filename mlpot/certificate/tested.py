@@ -115,11 +115,9 @@ def answer(atoms: Atoms) -> Answer:
     none = Answer(energy, forces, np.full((3, 3), np.nan))
     if not (atoms.pbc.any() and "stress" in atoms.calc.implemented_properties):
         return none
-    try:
+    try:  # of slabs and wires there need be none
         return none._replace(stress=np.array(atoms.get_stress(voigt=False, apply_constraint=False)))
-    except (
-        Exception
-    ):  # of slabs and wires it need not exist; calculators of other packages raise errors of any kind
+    except Exception:  # calculators of other packages raise errors of any kind
         if atoms.pbc.all():
             raise
         return none
