@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,14 @@ class MLPotCalculator(Calculator):
         self.potential, self.device = own_potential(potential, device, dtype), device
         warn_of_rotations(self.potential)
         self.neighbors = SkinList(self.potential.cutoff, skin)
+        self._lock = (os.getpid(), RLock())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._lock = (os.getpid(), RLock())
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
         """What changed since the last calculation, to the bit; ASE's comparison takes longer than a molecule."""
@@ -105,9 +115,12 @@ class MLPotCalculator(Calculator):
         self.results = results
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
-        """As of any calculator; where there is no stress, the error tells why and what to do."""
+        """As of any calculator, one thread at a time; without a stress, the error tells why and what to do."""
+        if self._lock[0] != os.getpid():  # after a fork another thread of the parent may hold it for ever
+            self._lock = (os.getpid(), RLock())
         try:
-            return super().get_property(name, atoms, allow_calculation)
+            with self._lock[1]:  # else a thread may be given the results of another's structure
+                return super().get_property(name, atoms, allow_calculation)
         except PropertyNotImplementedError as error:
             asked = self.atoms if atoms is None else atoms
             if name not in ("stress", "stresses") or asked is None:

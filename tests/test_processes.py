@@ -7,7 +7,7 @@ import os
 import pickle
 import sys
 import threading
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +124,20 @@ def test_workers_answer_whatever_started_them(method: str, n: int, monkeypatch: 
             assert there == energy
             assert np.array_equal(forces_there, forces)
             assert n_compiled == n_before
+
+
+def test_threads_that_share_a_calculator_each_get_the_results_of_their_structure() -> None:
+    atoms = crystal("deepsets")
+    structures = [bulk("Si", cubic=True) * (1 + k % 3, 1, 1) for k in range(60)]
+    for k, structure in enumerate(structures):
+        structure.rattle(0.1, seed=k)
+    expected = [atoms.calc.get_potential_energy(structure.copy()) for structure in structures]
+    for structure in structures:
+        structure.calc = atoms.calc
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda a: (a.get_potential_energy(), a.get_forces().shape), structures))
+    assert [energy for energy, _ in found] == expected
+    assert [shape for _, shape in found] == [(len(a), 3) for a in structures]
 
 
 def test_a_fork_after_threads_of_pytorch_goes_on() -> None:
