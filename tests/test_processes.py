@@ -23,7 +23,7 @@ from mlpot.potential import Potential
 
 N_WORKERS = 4
 POOLS = ("fork", "spawn", "forkserver")
-ANEW = {"spawn": 2, "forkserver": 1, "joblib loky": 1}
+ANEW = dict.fromkeys(("spawn", "forkserver", "joblib loky"), 1)
 """Ways whose workers import all anew, and how many are enough where tests have to be quick."""
 BACKBONES = {
     "schnet": {"n_interactions": 2, "n_knots": 32},

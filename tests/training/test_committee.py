@@ -183,7 +183,7 @@ def test_members_at_once_stop_by_a_signal_and_go_on(data: Path, trained: Trainin
     assert result.metrics["epochs"] == 401
 
 
-@pytest.mark.parametrize("member", [0, 1, 2])
+@pytest.mark.parametrize("member", [1, *(pytest.param(k, marks=pytest.mark.slow) for k in (0, 2))])
 def test_a_resumed_committee_is_an_unstopped_one(
     member: int, data: Path, trained: TrainingResult, tmp_path: Path
 ) -> None:
