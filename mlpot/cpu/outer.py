@@ -193,7 +193,7 @@ def _lay(e, grid, d, plan, near):
     for power in range(n_c - 2, -1, -1):
         for k in range(12):
             c[k] = c[k] * t + polynomials[power, k]
-    if t >= 1:
+    if place >= plan.grids[grid, 0]:  # beyond this grid; t is rounded to 1 just before each knot too
         c[:] = 0
 
 

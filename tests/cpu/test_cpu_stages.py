@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from stage_lists import NETWORKS, atoms, random_program
 from structures import CUTOFF, REFERENCES, batch_of, copper_atom, ethanol, quartz, slab
 from torch import Tensor
@@ -187,6 +188,23 @@ def test_networks_of_the_size_of_recipes_are_their_definition(backbone: str, dty
     for found, right in ((one, two), (use, plain)):
         assert (found.forces - right.forces).abs().max() < worst * right.forces.abs().max()
         assert torch.allclose(found.energy, right.energy, rtol=worst, atol=worst)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("backbone", ["schnet", "painn", "ace", "egnn"])
+def test_neighbors_just_before_a_knot_count(backbone: str, dtype: torch.dtype) -> None:
+    """In float32 their place between two knots rounds to 1, as at the cutoff: crystals lost neighbors by that."""
+    torch.manual_seed(0)
+    arguments = {"cutoff": CUTOFF, "n_features": 16} | ({} if backbone == "egnn" else {"n_knots": 64})
+    potential = Potential(backbone, arguments, reference_energies=REFERENCES).to(dtype).freeze()
+    for side in (CUTOFF / 2, CUTOFF):
+        sides = [side * (1 + k * 2.0**-52) for k in range(-4, 5)] + [side * (1 - 1e-10), side * (1 - 3e-8)]
+        crystals = batch_of([Atoms("C", cell=[a, a, a], pbc=True) for a in sides])
+        use, plain = (predict(potential, crystals, native=native) for native in (True, False))
+        worst = 1e-11 if dtype == torch.float64 else 1e-5
+        assert torch.allclose(use.energy, use.energy[:1], rtol=1e-5, atol=1e-5)
+        assert torch.allclose(use.energy, plain.energy, rtol=worst, atol=worst)
+        assert torch.allclose(use.stress, plain.stress, rtol=worst, atol=worst)
 
 
 def test_what_keeps_a_network_from_the_native_call_is_said() -> None:
