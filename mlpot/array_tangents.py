@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,13 @@ from mlpot.stages.run import ENERGY, Program, Step, forward, tangents
 from mlpot.stages.stage import Environments
 
 Arrays = dict[str, Tensor]
+
+
+class Motion(NamedTuple):
+    """How structures change: r -> r + t (motion + r ε), cells with them."""
+
+    atoms: Tensor  # (n_atoms, 3) Å
+    strain: Tensor | None = None  # ε (n_atoms, 3, 3), symmetric, of the structure of each atom
 
 
 class ArrayTangents:
@@ -38,14 +45,14 @@ class ArrayTangents:
             self._executor = compiled_code().Executor(self.program, self.dtype)
             self._plan = self._executor.layout.plan(self.program.weights)
 
-    def along(self, graph: AtomGraph, motions: Iterable[Tensor]) -> Iterator[Arrays]:
+    def along(self, graph: AtomGraph, motions: Iterable[Motion]) -> Iterator[Arrays]:
         """Arrays (n_atoms, n_components, n_channels), and then their derivatives along each motion in turn.
 
         Those of one motion are valid until the next is asked for.
 
         Args:
             graph: the structures.
-            motions: (n_atoms, 3) Å each.
+            motions: of these.
         """
         element = self.network.element_index.index_select(0, graph.numbers)
         if self._executor is None:
@@ -53,23 +60,25 @@ class ArrayTangents:
         else:
             yield from self._compiled(graph, element, motions)
 
-    def _compiled(self, graph: AtomGraph, element: Tensor, motions: Iterable[Tensor]) -> Iterator[Arrays]:
+    def _compiled(self, graph: AtomGraph, element: Tensor, motions: Iterable[Motion]) -> Iterator[Arrays]:
         executor, structure = self._executor, structure_of(graph, element.numpy(), offsets(graph))
         still = torch.zeros(graph.n_atoms, dtype=self.dtype)
         evaluation = executor.evaluate(self._plan, structure, seeds=still, training=True)
         channels = {name: self.program.shapes[name].n_channels for name in self.names}
         yield {name: executor.array(evaluation, name, n) for name, n in channels.items()}
         for motion in motions:
-            executor.tangents(evaluation, motion)
+            executor.tangents(evaluation, motion.atoms, motion.strain)
             yield {name: executor.array(evaluation, name, n, tangent=True) for name, n in channels.items()}
         executor.release(evaluation)
 
-    def _defined(self, graph: AtomGraph, element: Tensor, motions: Iterable[Tensor]) -> Iterator[Arrays]:
+    def _defined(self, graph: AtomGraph, element: Tensor, motions: Iterable[Motion]) -> Iterator[Arrays]:
         vectors, edges = edge_vectors(graph).to(self.dtype), graph.edges
         arrays = forward(self.program, Environments(element, edges, vectors))
         yield {name: arrays[name] for name in self.names}
-        for motion in motions:
+        for motion, strain in motions:
             of_edges = motion.index_select(0, edges.neighbor) - motion.index_select(0, edges.center)
+            if strain is not None:
+                of_edges = of_edges + torch.einsum("eb,eba->ea", vectors, strain.index_select(0, edges.center))
             dots = tangents(self.program, Environments(element, edges, vectors, of_edges.to(self.dtype)), arrays)
             yield {name: dots[name] for name in self.names}
 

@@ -138,13 +138,17 @@ class Executor:
         """Give back the memory of an evaluation; its answer stays."""
         self._free.append(evaluation.memory)
 
-    def tangents(self, at: Evaluation, motion: Tensor) -> None:
-        """Derive all arrays along a motion of the atoms (n_atoms, 3), after `evaluate` with training."""
-        virials, nothing = (
-            np.zeros((len(motion), 3, 3)),
-            torch.empty(0, 0, dtype=self.layout.dtype, device="cpu").numpy(),
-        )
-        self._along(at, -motion.double().numpy(), virials, nothing)
+    def tangents(self, at: Evaluation, motion: Tensor, strain: Tensor | None = None) -> None:
+        """Derive all arrays along a motion of the atoms and a strain, after `evaluate` with training.
+
+        Args:
+            at: from it.
+            motion: (n_atoms, 3) Å.
+            strain: (n_atoms, 3, 3), of the structure of each atom.
+        """
+        strains = np.zeros((len(motion), 3, 3)) if strain is None else strain.double().contiguous().numpy()
+        nothing = torch.empty(0, 0, dtype=self.layout.dtype, device="cpu").numpy()
+        self._along(at, -motion.double().numpy(), strains, nothing)
 
     def array(self, at: Evaluation, name: str, n_channels: int, *, tangent: bool = False) -> Tensor:
         """A copy of an array at atoms (n_atoms, n_components, n_channels), or of its tangent."""

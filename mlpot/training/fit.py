@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ from mlpot.training.schedule import (
     solved_too,
     tell_of_end,
 )
-from mlpot.training.solve import LabeledSet, closing_solve
+from mlpot.training.solve import closing_solve, labeled_set
 from mlpot.training.splits import Baseline, Part, Parts, make_baseline, make_parts
 from mlpot.training.start_references import check_energies
 from mlpot.training.starting import (
@@ -352,24 +352,23 @@ def solve_linear(
 ) -> dict[str, Any] | None:
     """Do the closing solve and tell its result; None for a backbone without linear weights."""
     began = time.monotonic()
+    energy, forces, stress = final_loss(recipe).weights
     train, validation = (
-        LabeledSet(sets[name], labels["energy"], 3 * labels["forces"])
-        for name, labels in (("train", parts.train.n_labels()), ("validation", parts.validation.n_labels()))
+        labeled_set(sets[name], part.n_labels(), with_stress=stress > 0)
+        for name, part in (("train", parts.train), ("validation", parts.validation))
     )
-    energy, forces, _ = final_loss(recipe).weights
-    solved = closing_solve(potential, train, validation, energy_weight=energy, forces_weight=forces)
+    solved = closing_solve(
+        potential, train, validation, energy_weight=energy, forces_weight=forces, stress_weight=stress
+    )
     if solved.n_weights == 0:
         return None
-    before, after = (
-        f"{1e3 * errors.energy:.2f} meV/atom and {1e3 * errors.forces:.2f} meV/Å"
-        for errors in (solved.before, solved.after)
-    )
+    before, after = map(str, (solved.before, solved.after))
     verdict = f"{before} -> {after}" if solved.accepted else f"not kept: it would not lower {before}"
     tell(
         f"Closing solve of {solved.n_weights} weights from {solved.n_rows} force components in "
         f"{time.monotonic() - began:.0f} s: validation RMSE {verdict}"
     )
-    return asdict(solved)
+    return solved.facts()
 
 
 def finish_untrained(

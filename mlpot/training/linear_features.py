@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from mlpot.array_tangents import ArrayTangents
+from mlpot.array_tangents import ArrayTangents, Motion
 from mlpot.graph import AtomGraph, Edges
 from mlpot.potential import Potential
 from mlpot.stages.network import StagedNetwork
@@ -34,15 +34,26 @@ class LinearFeatures:
         self.tangents = ArrayTangents(network, steps, [step.target for step in products])
         self.isolated = next(self.tangents.along(_isolated_atoms(network.elements), []))
 
-    def rows(self, graph: AtomGraph, directions: Iterable[Direction]) -> Iterator[Tensor]:
-        """∂E/∂w of each structure (n_graphs, n), and then −∂/∂r of it along each direction in turn."""
+    def rows(
+        self, graph: AtomGraph, directions: Iterable[Direction], strains: Iterable[Tensor] = ()
+    ) -> Iterator[Tensor]:
+        """∂E/∂w of each structure (n_graphs, n), and then derivatives of it in turn.
+
+        Args:
+            graph: the structures.
+            directions: −∂/∂r along each of these.
+            strains: and ∂/∂ε along each of these, (n_graphs, 3, 3), symmetric.
+        """
         number, motion = within(graph), torch.zeros_like(graph.positions)
 
-        def motions() -> Iterator[Tensor]:
+        def motions() -> Iterator[Motion]:
             for atom, axis in directions:
                 motion.zero_()
                 motion[:, axis] = -(number == atom).double()
-                yield motion
+                yield Motion(motion)
+            motion.zero_()
+            for strain in strains:
+                yield Motion(motion, strain.index_select(0, graph.batch))
 
         element = self.network.element_index.index_select(0, graph.numbers)
         summed = self._sum_over_atoms(graph)

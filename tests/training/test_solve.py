@@ -17,7 +17,7 @@ from mlpot.stages.network import StagedNetwork
 from mlpot.training import solve as closing
 from mlpot.training.linear_features import LinearFeatures, within
 from mlpot.training.losses import Labels
-from mlpot.training.solve import LabeledSet, arrays_that_fit, closing_solve, rows_of
+from mlpot.training.solve import LabeledSet, arrays_that_fit, closing_solve, rows_of, strains_of
 
 Batch = tuple[AtomGraph, Properties]
 WEIGHTS = {"energy_weight": 1.0, "forces_weight": 10.0}
@@ -73,6 +73,52 @@ def test_rows_are_the_derivatives_of_energies_and_forces_by_the_weights(backbone
         by_weight = (after.forces - before.forces).view(2, 9, 3)
         own = torch.stack([row[:, k] for row in forces], 1).view(2, 9, 3)
         torch.testing.assert_close(own, by_weight, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("backbone", ["ace", "painn", "nequip"])
+def test_rows_of_stresses_are_the_derivatives_of_stresses_by_the_weights(backbone: str) -> None:
+    """Of a crystal and a tilted slab; of a molecule there are none."""
+    potential = new(backbone).double()
+    features = features_of(potential)
+    flat = quartz(1)
+    flat.pbc = (True, False, True)
+    flat.rotate(40, (1, 2, 3), rotate_cell=True)
+    structures = [quartz(0), ethanol(0), flat]
+    graph = collate([build_graph(a.numbers, a.positions, a.cell.array, a.pbc, CUTOFF) for a in structures])
+    before = predict(potential, graph)
+    volume, strains = torch.linalg.det(graph.cell).abs(), strains_of(graph)
+    with torch.no_grad():
+        _, *rows = features.rows(graph, [], strains)
+    for k in range(0, features.n, 7):
+        changed = copy.deepcopy(potential)
+        features.write(changed.backbone, torch.eye(features.n, dtype=torch.float64)[k])  # type: ignore[arg-type]
+        by_weight = predict(changed, graph).stress - before.stress
+        own = torch.stack([row[:, k] for row in rows], 1) / volume[:, None]
+        expected = torch.stack([(strain * by_weight).sum((1, 2)) for strain in strains], 1)
+        for crystal in (0, 2):
+            torch.testing.assert_close(own[crystal], expected[crystal], rtol=0, atol=1e-9)
+            torch.testing.assert_close(own[crystal].square().sum(), by_weight[crystal].square().sum())
+
+
+def test_the_solve_heeds_stresses() -> None:
+    """Of crystals in one cell, energies and forces do not tell the stress: it must be in the equations."""
+    structures = [quartz(seed) for seed in range(8)]
+    graph = collate([build_graph(a.numbers, a.positions, a.cell.array, a.pbc, CUTOFF) for a in structures])
+    train, validation = ((graph, predict(Morse(), graph)), labeled(9))
+    sets = [
+        LabeledSet((one,), n, 27 * n, 9 * n_crystals) for one, n, n_crystals in ((train, 8, 8), (validation, 2, 1))
+    ]
+    solved = []
+    for stress_weight in (0.0, 1e3):
+        potential = new().double()
+        solved.append(closing_solve(potential, *sets, **WEIGHTS, stress_weight=stress_weight))
+    without, with_stress = solved
+    assert with_stress.accepted
+    assert with_stress.after.stress < 0.9 * with_stress.before.stress
+    assert not without.accepted or with_stress.after.stress < without.after.stress
+    after, (graph, labels) = predict(potential, validation[0]), validation
+    error = (after.stress - labels.stress)[1].square().mean().sqrt().item()
+    assert error == pytest.approx(with_stress.after.stress, rel=1e-6)
 
 
 def test_the_solve_is_that_of_a_dense_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
