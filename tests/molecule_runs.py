@@ -37,6 +37,7 @@ def write_trajectory(
     velocities: bool = True,
     periodic: bool = False,
     name: str = "H2O",
+    recipe: str | None = None,
 ) -> Path:
     """Write frames of a run of velocity Verlet, 0.5 fs steps, `every` of them from frame to frame.
 
@@ -49,6 +50,7 @@ def write_trajectory(
         velocities: whether the file has them.
         periodic: in a cell of 10 Å.
         name: of a molecule that ASE knows.
+        recipe: that the file says it was made by, JSON.
     """
     atoms = molecule(name)
     springs, masses = Springs(atoms), atoms.get_masses()[:, None]
@@ -59,7 +61,7 @@ def write_trajectory(
         atoms.set_cell([10, 10, 10])
         atoms.pbc = True
     x, time = atoms.positions.copy(), 0.0
-    with TrajectoryWriter(path, card={}, overwrite=True) as writer:
+    with TrajectoryWriter(path, card={} if recipe is None else {"recipe": recipe}, overwrite=True) as writer:
         for k in range(n_frames):
             atoms.positions = x
             if velocities:

@@ -162,6 +162,12 @@ class Replicas(Course):
             states.append(State.stored(arrays, facts["rng"]))
             if own.stopped is not None:
                 self._ends[k] = states[k]
+        if not self.running:
+            raise BlowUpError(
+                f"Guards stopped all {len(self.replicas)} replicas before, and none can go on. Begin anew with "
+                "other guards, another start or a shorter time step (--overwrite). The first: "
+                f"{self.replicas[0].stopped}"
+            )
         self._gather()
         self._build(checkpoint.facts["stage"])
         for k in self.running:

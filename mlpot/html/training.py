@@ -12,7 +12,7 @@ from mlpot.figures.training import learning_panels, logs_of, read_logs
 from mlpot.html.certificate import certified, verdict
 from mlpot.html.data import data_cards, example_frames, frames_of_set
 from mlpot.html.evaluation import compared, errors, headline
-from mlpot.html.files import duration, number, read_json
+from mlpot.html.files import RunError, duration, number, read_json
 from mlpot.html.page import Html, aside, chapters, facts, finding, more, page, pictures, table, tag, tiles
 from mlpot.html.view import SCRIPT, view
 from mlpot.model_file import hash_of, read_header, read_weights
@@ -27,7 +27,13 @@ SETS = ("validation", "test")
 
 def training_page(folder: Path) -> str:
     """The page of the directory of a training that has finished."""
-    metrics, header = read_json(folder / "metrics.json"), read_header(folder / "model.safetensors")
+    metrics = read_json(folder / "metrics.json")
+    if "free_flight_time" in metrics:
+        raise RunError(
+            f"{folder} holds a propagator, of which there is no page: see metrics.json and log.csv in it, or "
+            "judge it by a trajectory: mlpot propagate judge"
+        )
+    header = read_header(folder / "model.safetensors")
     recipe = header["card"]["recipe"]
     files = recipe["data"]["train"]
     paths = [Path(file) for file in ([files] if isinstance(files, str) else files)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +79,15 @@ def read_trajectory(path: str | Path) -> Trajectory:
     Raises:
         FileNotFoundError, FormatError: as `Reader`.
         TrajectoryError: one frame, frames without velocities or times, of several structures, unequally far apart,
-            periodic, or with atoms that are held.
+            periodic, or with atoms that are held; a run with a thermostat.
     """
     with Reader(path) as reader:
-        frames = list(reader.frames())
+        frames, recipe = list(reader.frames()), reader.card.get("recipe")
+    if kicked := _thermostats(recipe):
+        raise TrajectoryError(
+            f"{path} was run with {', '.join(kicked)}: heat comes and goes, and no start tells where a molecule "
+            "will be. Give a run of mlpot md at constant energy (ensemble: nve)."
+        )
     first = frames[0]
     if len(frames) < 2:
         raise TrajectoryError(
@@ -99,6 +105,13 @@ def read_trajectory(path: str | Path) -> Trajectory:
         np.stack([atoms.get_velocities() for atoms in frames]) * ASE_VELOCITY,
         _spacing(times, path),
     )
+
+
+def _thermostats(recipe: str | None) -> list[str]:
+    """Those of the stages of a run of mlpot md; none of what others wrote, which says nothing of them."""
+    run = {} if recipe is None else json.loads(recipe)
+    ensembles = {str(stage.get("ensemble") or run.get("ensemble", "nve")) for stage in run.get("stages") or [run]}
+    return sorted(ensembles - {"nve"})
 
 
 def read_trajectories(paths: str | Sequence[str]) -> list[Trajectory]:

@@ -213,7 +213,7 @@ def split(whole: Part, validation: int | float, seed: int) -> tuple[Part, Part]:
     if not 0 < n < len(whole):
         raise ValueError(
             f"{whole.data.path} has {len(whole)} structures besides isolated atoms, too few to draw {n} for "
-            "validation. Give more data, or a smaller data.validation."
+            f"validation. Give more data, or {'a validation file' if n < 2 else 'a smaller data.validation'}."
         )
     order = np.random.default_rng(seed).permutation(len(whole))
     chosen, kept = draw(whole.data.holds(whole.indices), order, n)

@@ -181,6 +181,15 @@ def test_a_guard_stops_its_replica_alone(folder: Path) -> None:
     assert_same_run(batch.output / "replica_2", alone(longer, 2, frame=2))
 
 
+def test_replicas_that_were_all_stopped_cannot_go_on(folder: Path) -> None:
+    batch = recipe_of(folder, "none_left", replicas=2, ensemble="nve", steps=6, guards={"max_force": 1e-3})
+    with pytest.raises(BlowUpError, match="All 2 replicas were stopped"):
+        run_replicas(batch)
+    with pytest.raises(BlowUpError, match="stopped all 2 replicas before, and none can go on") as told:
+        run_replicas(batch, resume=True)
+    assert told.value.exit_code == 3
+
+
 def test_what_does_not_run_in_a_batch_is_refused_by_name(folder: Path) -> None:
     with pytest.raises(ValidationError, match="'npt' changes the cell, and replicas"):
         recipe_of(folder, "npt", replicas=2, ensemble="npt")

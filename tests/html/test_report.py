@@ -171,6 +171,10 @@ def test_where_there_is_no_finished_run_it_says_what_to_do(runs: Path, tmp_path:
     for k in range(2):
         (tmp_path / f"replicas/replica_{k}").mkdir(parents=True)
         (tmp_path / f"replicas/replica_{k}/md.json").write_text("{}")
+    (tmp_path / "moves").mkdir()
+    (tmp_path / "moves/metrics.json").write_text('{"free_flight_time": 1.0}')
+    with pytest.raises(RunError, match=r"holds a propagator.*mlpot propagate judge"):
+        write_report(tmp_path / "moves")
     with pytest.raises(RunError, match=r"holds 2 replicas.*replica_0$"):
         write_report(tmp_path / "replicas")
     with pytest.raises(RunError, match="holds no run"):

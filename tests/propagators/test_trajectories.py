@@ -48,6 +48,8 @@ def test_no_frame_is_in_two_sets(tmp_path: Path) -> None:
         ({"jump": 20}, "from frame 19 to 20 are 1.25 fs, elsewhere 1 fs"),
         ({"periodic": True}, r"periodic \(pbc TTT\).*mlpot md"),
         ({"name": "H"}, "single atom"),
+        ({"recipe": '{"ensemble": "bussi", "stages": []}'}, "was run with bussi.*ensemble: nve"),
+        ({"recipe": '{"ensemble": "nve", "stages": [{}, {"ensemble": "langevin"}]}'}, "was run with langevin"),
     ],
 )
 def test_trajectories_that_would_teach_something_else_are_refused(
