@@ -33,6 +33,7 @@ from mlpot.torch_settings import DTYPES, known_device, known_dtype, usual_settin
 from mlpot.units import HOUSE_UNITS
 from mlpot.version import __version__
 
+GIVE_A_MODEL = "Give a file that mlpot wrote; for structures there is `mlpot data info`."
 MAX_HEADER = 2**24  # bytes
 FIELDS = {"backbone": str, "arguments": dict, "elements": list, "repulsion": bool, "dtype": str, "units": dict}
 
@@ -158,9 +159,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except SafetensorError as error:
-        raise ModelFileError(
-            f"{path} is not a safetensors file ({error}). Give a file that mlpot wrote."
-        ) from None
+        raise ModelFileError(f"{path} is not a safetensors file ({error}). {GIVE_A_MODEL}") from None
     if "mlpot" not in metadata:
         raise ModelFileError(f"{path} holds tensors, but no mlpot header. Give a file that mlpot wrote.")
     try:
@@ -177,9 +176,7 @@ def _check_size(path: Path) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > min(MAX_HEADER, path.stat().st_size):
-        raise ModelFileError(
-            f"{path} is not a safetensors file: its header claims {length} bytes. Give a file that mlpot wrote."
-        )
+        raise ModelFileError(f"{path} is not a safetensors file: its header claims {length} bytes. {GIVE_A_MODEL}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
