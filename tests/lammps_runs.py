@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.data import atomic_masses, chemical_symbols
+from potentials import new_potential
 from processes import PATIENCE
+
+from mlpot.model_file import save_potential
 
 PER_BAR = 1.6021765e6
 """LAMMPS' bar in an eV/Å³, in units metal: of seven digits."""
@@ -86,6 +89,13 @@ def lammps_run(
     )
     assert code is None or out.returncode == code, f"{out.returncode}\n{out.stdout[-3000:]}\n{out.stderr[-3000:]}"
     return Run(out.returncode, out.stdout, out.stderr, folder)
+
+
+def of_two_passes(folder: Path) -> Path:
+    """Save SchNet of two passes, with nuclei."""
+    needs_lammps()
+    save_potential(new_potential("schnet", n_knots=32, repulsion=True), folder / "model.safetensors")
+    return folder / "model.safetensors"
 
 
 def write_data(folder: Path, atoms: Atoms, elements: list[str], name: str = "data", origin: float = 0.0) -> Atoms:

@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
-from lammps_runs import DIGITS, PER_BAR, WRITE, Run, lammps_run, masses, needs_lammps, write_data
-from potentials import new_potential
+from lammps_runs import DIGITS, PER_BAR, WRITE, Run, lammps_run, masses, of_two_passes, write_data
 from structures import copper_atom, quartz, shaken, worst
 
 from mlpot.calculator import MLPotCalculator
-from mlpot.model_file import save_potential
 
 OXIDE, ORGANIC = ["O", "Si"], ["C", "H", "O"]
 PRESSURES = ("Pxx", "Pyy", "Pzz", "Pxy", "Pxz", "Pyz")
@@ -26,11 +24,7 @@ MOVE = "velocity all create 900 8\nfix move all nve\nrun 30\n"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SchNet of two passes, with nuclei."""
-    needs_lammps()
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_potential(new_potential("schnet", n_knots=32, repulsion=True), path)
-    return path
+    return of_two_passes(tmp_path_factory.mktemp("model"))
 
 
 def silica() -> Atoms:

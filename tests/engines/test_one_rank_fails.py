@@ -8,13 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from lammps_runs import WRITE, needs_lammps, write_data
-from potentials import new_potential
+from lammps_runs import WRITE, of_two_passes, write_data
 from processes import PATIENCE
 from structures import quartz, shaken
 from test_fix_mlpot import OXIDE, by, oxide
-
-from mlpot.model_file import save_potential
 
 BREAK = """
 import importlib, sys
@@ -56,11 +53,7 @@ QUICK = ("lammps_fix:Fix:tell", "halo:RankHalo:gather")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SchNet of two passes."""
-    needs_lammps()
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_potential(new_potential("schnet", n_knots=32, repulsion=True), path)
-    return path
+    return of_two_passes(tmp_path_factory.mktemp("model"))
 
 
 @pytest.mark.parametrize(
