@@ -94,7 +94,7 @@ def main() -> None:
     lmp.commands_string(SCRIPT.format(asked.cells, asked.passes, warm))
     assert of_rank.own is not None
     clock = Clock(of_rank.own.predict)
-    of_rank.own.predict = clock  # type: ignore[method-assign]
+    of_rank.own.predict = clock  # type: ignore[method-assign]  # timed from here on
     began = time.process_time()
     lmp.command(f"run {asked.steps} pre no")
     step = (time.process_time() - began) / asked.steps

@@ -41,12 +41,18 @@ def learnable(stress: Floats, pbc: NDArray[np.bool_], cell: Floats) -> Floats:
     """
     if not has_volume(pbc, cell):
         return np.full((3, 3), np.nan)
+    part = along_periodic(stress, pbc, cell)
+    return part if pbc.all() or part.any() else np.full((3, 3), np.nan)
+
+
+def along_periodic(stress: Floats, pbc: NDArray[np.bool_], cell: Floats) -> Floats:
+    """P σ P of a stress or virial (3, 3), P the projection on the span of the periodic cell vectors."""
     if pbc.all():
         return stress
     onto = np.linalg.pinv(cell[pbc]) @ cell[pbc]
     onto[np.abs(onto) < TINY] = 0.0
     part: Floats = onto @ stress @ onto
-    return part if part.any() else np.full((3, 3), np.nan)
+    return part
 
 
 def told(stress: Floats, pbc: NDArray[np.bool_], cell: Floats) -> str | None:

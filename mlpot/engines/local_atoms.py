@@ -93,7 +93,7 @@ class LocalList:
             ValueError: a position is not finite, or two atoms are in one place.
         """
         seen = np.where(numbers > 0, ids, -1)
-        if n_own != self._n_own or not np.array_equal(seen, self._ids):  # type: ignore[arg-type]
+        if self._ids is None or n_own != self._n_own or not np.array_equal(seen, self._ids):
             self._wide = self._near = None
         if self._near is None or not farthest(positions, self._near[0]) < self._near[2]:  # NaN is not
             margin = -np.inf if self._wide is None else self.skin - 2 * farthest(positions, self._wide[0])

@@ -106,11 +106,11 @@ class Exchange:
         return n
 
     def value(self, at: Environments, x: Tensor) -> Tensor:
-        filled: Tensor = _Fill.apply(x, self.halo, self.first)  # type: ignore[no-untyped-call]
+        filled: Tensor = _Fill.apply(x, self.halo, self.first)  # type: ignore[no-untyped-call]  # torch does not type it
         return filled
 
     def adjoint(self, at: Environments, x: Tensor, y_bar: Tensor) -> tuple[Tensor, None]:
-        gathered: Tensor = _Gather.apply(y_bar, self.halo, self.first)  # type: ignore[no-untyped-call]
+        gathered: Tensor = _Gather.apply(y_bar, self.halo, self.first)  # type: ignore[no-untyped-call]  # torch does not type it
         return gathered, None
 
     def tangent(self, at: Environments, x: Tensor, x_dot: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class _Fill(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, y_bar: Tensor) -> tuple[Tensor, None, None]:
-        return _Gather.apply(y_bar, *ctx.kept), None, None  # type: ignore[no-untyped-call]
+        return _Gather.apply(y_bar, *ctx.kept), None, None  # type: ignore[no-untyped-call]  # torch does not type it
 
 
 class _Gather(torch.autograd.Function):
@@ -147,4 +147,4 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, x: Tensor) -> tuple[Tensor, None, None]:
-        return _Fill.apply(x, *ctx.kept), None, None  # type: ignore[no-untyped-call]
+        return _Fill.apply(x, *ctx.kept), None, None  # type: ignore[no-untyped-call]  # torch does not type it

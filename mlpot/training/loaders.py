@@ -194,9 +194,10 @@ class StreamedBatches(Batches):
         n, sizes = self.batches_per_window, [len(own.frames) for own in dealt]
         skipped = first % n
         begins = range(first - skipped, len(dealt), n)
+        windows = [self.part.indices[np.concatenate([own.frames for own in dealt[k : k + n]])] for k in begins]
         reader = DataLoader(
-            Windows(self.part, self.cutoff),  # type: ignore[arg-type]
-            sampler=[self.part.indices[np.concatenate([own.frames for own in dealt[k : k + n]])] for k in begins],  # type: ignore[arg-type]
+            Windows(self.part, self.cutoff),  # type: ignore[arg-type]  # an index is a window of frames
+            sampler=windows,  # type: ignore[arg-type]  # likewise
             batch_size=None,
             num_workers=self.workers,
             generator=torch.Generator(),  # else PyTorch draws a base seed from the global generator

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mlpot.error_table import MILLI
-from mlpot.forces import predict
+from mlpot.forces import periodic_directions, predict
 from mlpot.graph import AtomGraph, Properties
 from mlpot.potential import Potential
 from mlpot.stages.network import StagedNetwork
@@ -222,10 +222,7 @@ def strains_of(graph: AtomGraph) -> list[Tensor]:
 
     Of slabs and wires along their periodic directions, see `error_table.in_periodic_axes`.
     """
-    cell = graph.cell.double() * graph.pbc[:, :, None]
-    onto = torch.linalg.pinv(cell) @ cell
-    onto = torch.where(onto.abs() < 1e-12, 0.0, onto)
-    out = []
+    onto, out = periodic_directions(graph).double(), []
     for a in range(3):
         for b in range(a, 3):
             one = torch.zeros(3, 3, dtype=torch.float64)

@@ -21,6 +21,7 @@ from ase.data import covalent_radii
 from mlpot.data.check.geometry import NOBLE
 from mlpot.data.check.linear import Basis, Fit, Floats
 from mlpot.data.frame import Frame
+from mlpot.data.stress_labels import along_periodic
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
 from mlpot.units import BOHR, ENERGY, HARTREE, LENGTH, PRESSURE
@@ -208,7 +209,8 @@ def weigh_stress(fit: Fit, forces_unit: float) -> StressVerdict | None:
         return None
     volumes = np.array([abs(np.linalg.det(fit.frames[k].cell)) for k in which])
     labels = np.array([fit.frames[k].stress for k in which])
-    expected = np.array([_along(fit.frames[k], fit.virial(k)) for k in which]) * forces_unit
+    along = (along_periodic(fit.virial(k), fit.frames[k].pbc, fit.frames[k].cell) for k in which)
+    expected = np.array(list(along)) * forces_unit
     expected /= volumes[:, None, None]
     orders = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]  # ASE's first
     shears = [abs(_cosine(_shears(labels, order), _shears(expected))) for order in orders]
@@ -226,14 +228,6 @@ def weigh_stress(fit: Fit, forces_unit: float) -> StressVerdict | None:
     if abs(np.log(abs(slope) / named[unit])) > 0.6:
         return None
     return StressVerdict(unit, int(np.sign(slope)), orders[best], abs(agreement), slope)
-
-
-def _along(frame: Frame, virial: Floats) -> Floats:
-    """A virial along the periodic directions, as `stress_labels.learnable` has the label."""
-    if frame.pbc.all():
-        return virial
-    onto = np.linalg.pinv(frame.cell[frame.pbc]) @ frame.cell[frame.pbc]
-    return onto @ virial @ onto
 
 
 def _parts(stress: Floats, order: tuple[int, ...] = (0, 1, 2)) -> list[Floats]:
