@@ -2,7 +2,7 @@
 PYTHON ?= python3
 EPOCHS ?= 30
 PROCESSES ?= 2
-PACKAGES ?= schnetpack torchmdnet mace nequip
+PACKAGES ?= schnetpack torchmdnet mace nequip symmetrix
 BIN := .venv/bin
 # Small molecules are bound by calls, not by arithmetic: a second thread only waits, and on a busy machine for long.
 export OMP_NUM_THREADS ?= 1

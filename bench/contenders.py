@@ -41,6 +41,18 @@ MACES = (
     Contender("mlpot MACE 128x0e+128x1o", "mlpot", "mace-128x0e+128x1o"),
     Contender("MACE 128x0e+128x1o", "mace", "128x0e+128x1o"),
 )
+DIRECTIONS = (
+    Contender("mlpot ACE", "mlpot", "ace"),
+    *MACES,
+    Contender("SchNetPack SchNet", "schnetpack", "schnet"),
+    Contender("TorchMD-Net graph network", "torchmdnet", "graph-network"),
+)
+THROUGH_ASE = (
+    Contender("mlpot ACE", "mlpot", "ace"),
+    *MACES,
+    Contender("symmetrix-xl MACE 64x0e", "symmetrix", "64x0e"),
+    Contender("symmetrix-xl MACE 128x0e+128x1o", "symmetrix", "128x0e+128x1o"),
+)
 EGNNS = (
     Contender("mlpot EGNN", "mlpot", "egnn"),
     Contender("plain EGNN", "mlpot", "egnn-plain"),

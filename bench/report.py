@@ -141,6 +141,30 @@ def _mace(figures: Figures) -> list[str]:
     ]
 
 
+def _directions(figures: Figures) -> list[str]:
+    measured = figures["directions"]
+    rows = [[name, f"{steps:.0f}"] for name, steps in measured["steps_per_s"].items()]
+    return [
+        "Energy and forces, list given, float32: median ms.",
+        _by_atoms(measured["systems"]),
+        "MD of ethanol, ASE's Langevin.",
+        table(["", "steps/s"], rows),
+    ]
+
+
+def _through_ase(figures: Figures) -> list[str]:
+    return [
+        "Energy and forces by each package's calculator, atoms moved by 0.002 Å before each call: median ms.",
+        _by_atoms(figures["through_ase"]),
+    ]
+
+
+def _by_atoms(systems: Figures) -> str:
+    names = list(dict.fromkeys(name for seconds in systems.values() for name in seconds))
+    rows = [[name, *(_ms(seconds.get(name)) for seconds in systems.values())] for name in names]
+    return table(["ms", *(f"{n} atoms" for n in systems)], rows)
+
+
 def _memory(figures: Figures) -> list[str]:
     memory = figures["memory"]
     sizes = sorted({n for f in memory.values() for n in f}, key=int)
@@ -176,6 +200,8 @@ TABLES: dict[str, Callable[[Figures], list[str]]] = {
     "fidelity": _fidelity,
     "md": _md,
     "training": _training,
+    "directions": _directions,
+    "through_ase": _through_ase,
     "mace": _mace,
     "egnn": _egnn,
     "nve": _nve,
@@ -200,6 +226,7 @@ def bars(figures: Figures) -> Iterator[list[str]]:
         theirs = ours.removeprefix("mlpot ")
         ratio = maces[theirs]["median"] / maces[ours]["median"]
         yield _bar(f"training step, 5 acetylacetones, {ours}, against mace-torch", ratio, 8)
+    yield from _direction_bars(figures)
     seconds = figures.get("egnn", {}).get("seconds", {})
     for ours in (name for name in seconds if name.startswith("mlpot")):
         plain = seconds[ours.replace("mlpot", "plain")]["median"]
@@ -207,6 +234,41 @@ def bars(figures: Figures) -> Iterator[list[str]]:
     for name, limit in ((OURS, 1e-4), (QUINTIC, 1e-6)):
         if name in figures.get("fidelity", {}):
             yield from _fidelity_bars(name, figures["fidelity"][name], limit)
+
+
+MACE_BARS: dict[str, dict[str, dict[str, float]]] = {
+    "directions": {
+        "MACE 64x0e": {"9": 10, "27": 15, "216": 30, "1000": 40},
+        "MACE 128x0e+128x1o": {"216": 45, "1000": 45},
+    },
+    "through_ase": {
+        "symmetrix-xl MACE 64x0e": {"9": 15, "27": 15, "216": 5, "1000": 2.5},
+        "symmetrix-xl MACE 128x0e+128x1o": {"9": 10, "27": 8, "216": 2, "1000": 1.3},
+    },
+}
+"""Times faster by section, other package and number of atoms."""
+
+
+def _direction_bars(figures: Figures) -> Iterator[list[str]]:
+    systems = {
+        "directions": figures.get("directions", {}).get("systems", {}),
+        "through_ase": figures.get("through_ase", {}),
+    }
+    for section, by_name in MACE_BARS.items():
+        for theirs, least in by_name.items():
+            ours = "mlpot " + theirs.removeprefix("symmetrix-xl ")
+            for n, bar in least.items():
+                seconds = systems[section].get(n, {})
+                if ours in seconds and theirs in seconds:
+                    ratio = seconds[theirs]["median"] / seconds[ours]["median"]
+                    yield _bar(f"{ours}, energy + forces, {n} atoms, against {theirs}", ratio, bar)
+    seconds = systems["directions"].get("1000", {})
+    other, time = fastest_other({n: t for n, t in seconds.items() if "MACE" not in n})
+    if "mlpot ACE" in seconds and time < float("inf"):
+        ratio = time / seconds["mlpot ACE"]["median"]
+        yield _bar(f"mlpot ACE, energy + forces, 1000 atoms, against {other}", ratio, 5)
+    for name, steps in figures.get("directions", {}).get("steps_per_s", {}).items():
+        yield _bar(f"MD of ethanol, {name}, steps/s", steps, 1000)
 
 
 def _energy_bars(energies: Figures) -> Iterator[list[str]]:

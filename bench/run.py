@@ -17,11 +17,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from contenders import CONTENDERS, PROJECT
+from contenders import CONTENDERS, PROJECT, THROUGH_ASE
 from report import draw, markdown
 from sections import SECTIONS, Bench, measure
 
-ENVIRONMENTS = list(dict.fromkeys(c.environment for c in CONTENDERS))
+ENVIRONMENTS = list(dict.fromkeys(c.environment for c in (*CONTENDERS, *THROUGH_ASE)))
 
 
 def arguments() -> argparse.Namespace:

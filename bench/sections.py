@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.io import write
-from contenders import CONTENDERS, EGNNS, MACES, PROJECT, Contender, Worker, WorkerError
+from contenders import (
+    CONTENDERS,
+    DIRECTIONS,
+    EGNNS,
+    MACES,
+    PROJECT,
+    THROUGH_ASE,
+    Contender,
+    Worker,
+    WorkerError,
+)
 from systems import N_ATOMS, acetylacetones, batches, ethanol, system
 
 MD_STEPS = 100
@@ -233,6 +243,38 @@ def mace(bench: Bench) -> Figures:
     return bench.in_turn(bench.workers(MACES), bench.rounds, lambda w: w.ask("train", path=path, steps=steps))
 
 
+def directions(bench: Bench) -> Figures:
+    """Seconds of energy and forces, list given: ACE, MACE of mlpot and of mace-torch, and the SchNet of others."""
+    workers = bench.workers(DIRECTIONS)
+    result: Figures = {"systems": {}, "gemm_gflops": [w.ask("gemm") for w in workers[:1]]}
+    for n in N_ATOMS[:4]:
+        fit = [w for w in workers if _load(bench, w, bench.system(n), n, {}) is not None]
+        result["systems"][str(n)] = _timed(bench, fit, n, "time")
+    path, steps = bench.system(9), 20 if bench.quick else MD_STEPS
+    seconds = bench.in_turn(workers[:1], bench.rounds, lambda w: [w.ask("md", path=path, steps=steps) / steps])
+    result["steps_per_s"] = {name: 1 / t["median"] for name, t in seconds.items()}
+    return result
+
+
+def through_ase(bench: Bench) -> Figures:
+    """Seconds of energy and forces by each package's own calculator, atoms moved before each call."""
+    workers = bench.workers(THROUGH_ASE)
+    return {str(n): _timed(bench, workers, n, "ase", path=bench.system(n)) for n in N_ATOMS[:4]}
+
+
+def _timed(bench: Bench, workers: Sequence[Worker], n: int, do: str, **request: Any) -> Figures:
+    """Medians of as many calls a turn as fit into it."""
+    calls: dict[str, int] = {}
+    for worker in workers:
+        try:
+            once = worker.ask(do, calls=1, **request)[0]
+            calls[worker.contender.name] = max(1, min(100, round(bench.per_turn / once)))
+        except WorkerError as error:
+            bench.note(worker.contender, f"{n} atoms: {error}")
+    able = [w for w in workers if w.contender.name in calls]
+    return bench.in_turn(able, bench.rounds, lambda w: w.ask(do, calls=calls[w.contender.name], **request))
+
+
 def memory(bench: Bench) -> Figures:
     """Peak resident memory, MiB, of a fresh process after energy and forces of one system."""
     result: Figures = {}
@@ -279,7 +321,9 @@ def nve(bench: Bench) -> Figures:
     return {"model": str(bench.model), "lines": run.stdout.splitlines()}
 
 
-SECTIONS = {f.__name__: f for f in (memory, energies, fidelity, md, training, mace, egnn, nve)}
+SECTIONS = {
+    f.__name__: f for f in (memory, energies, fidelity, md, training, directions, through_ase, mace, egnn, nve)
+}
 
 
 def measure(bench: Bench, name: str) -> Figures:

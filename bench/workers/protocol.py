@@ -7,6 +7,7 @@ A worker is `python serve_<package>.py VARIANT THREADS`. It builds a model of ra
     {"do": "forces"}                                energy and forces of what was loaded
     {"do": "energies", "path": "displaced.extxyz"}  energies of many structures
     {"do": "md", "path": ..., "steps": 100}         seconds of a Langevin run through ASE
+    {"do": "ase", "path": ..., "calls": 5}          seconds of each of 5 calls of its calculator; atoms move
     {"do": "train", "path": ..., "steps": 5}        seconds of each of 5 optimizer steps on one batch
     {"do": "peak"}                                  greatest resident memory of this process so far, MiB
     {"do": "gemm"}                                  GFLOP/s of a float32 matrix product
@@ -36,6 +37,7 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 CUTOFF, N_FEATURES, N_INTERACTIONS, N_RADIAL = 5.0, 128, 3, 50  # of SchNet, in every package that has one
 LEARNING_RATE, ENERGY_WEIGHT = 1e-4, 0.1
+SHAKE = 0.002  # Å, standard deviation of the steps of `ase`: about those of MD
 
 Answer = tuple[torch.Tensor, torch.Tensor]  # energy, eV; forces (n_atoms, 3), eV/Å
 
@@ -86,6 +88,7 @@ class Worker:
         self.evaluate: Callable[[], Answer] | None = None
         self.steps: dict[str, Callable[[], None]] = {}
         self.simulation: tuple[str, Atoms, Langevin] | None = None
+        self.shaken: dict[str, Atoms] = {}
 
     def hello(self) -> dict[str, Any]:
         told = {"version": self.package.version, "torch": torch.__version__, "threads": torch.get_num_threads()}
@@ -127,6 +130,20 @@ class Worker:
         start = time.perf_counter()
         langevin.run(steps)
         return time.perf_counter() - start
+
+    def ase(self, path: str, calls: int) -> list[float]:
+        """Energy and forces as ASE asks for them, what the package does about its list of neighbors included."""
+        if path not in self.shaken:
+            self.shaken[path] = read(path)
+            self.shaken[path].calc = self.package.calculator()
+        atoms, start, generator = self.shaken[path], read(path).positions, np.random.default_rng(0)
+
+        def call() -> None:
+            atoms.positions[:] = start + SHAKE * generator.standard_normal(start.shape)
+            atoms.get_potential_energy()
+            atoms.get_forces()
+
+        return _seconds(call, calls)
 
     def train(self, path: str, steps: int) -> list[float]:
         if path not in self.steps:

@@ -6,16 +6,13 @@ import copy
 import importlib.metadata
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from ase import Atoms
-from e3nn import o3
-from mace import data, modules, tools
+from mace import data, tools
 from mace.calculators import MACECalculator
 from mace.tools import torch_geometric
+from mace_model import ELEMENTS, scale_shift_mace
 from protocol import CUTOFF, Answer, adamw, force_loss, frozen, serve
-
-ELEMENTS = [1, 6, 8, 14]
 
 
 class MACE:
@@ -24,26 +21,7 @@ class MACE:
     version = importlib.metadata.version("mace-torch")
 
     def __init__(self, variant: str):
-        block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
-        self.model = modules.ScaleShiftMACE(
-            r_max=CUTOFF,
-            num_bessel=8,
-            num_polynomial_cutoff=5,
-            max_ell=3,
-            interaction_cls=block,
-            interaction_cls_first=block,
-            num_interactions=2,
-            num_elements=len(ELEMENTS),
-            hidden_irreps=o3.Irreps(variant),
-            MLP_irreps=o3.Irreps("16x0e"),
-            atomic_energies=np.zeros(len(ELEMENTS)),
-            avg_num_neighbors=20.0,
-            atomic_numbers=ELEMENTS,
-            correlation=3,
-            gate=torch.nn.functional.silu,
-            atomic_inter_scale=1.0,
-            atomic_inter_shift=0.0,
-        )
+        self.model = scale_shift_mace(variant)
         self.frozen = frozen(self.model)
 
     def evaluation(self, atoms: Atoms, double: bool) -> tuple[Callable[[], Answer], int]:

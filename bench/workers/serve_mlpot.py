@@ -30,6 +30,7 @@ VARIANTS = {
     "egnn": ("egnn", EGNN),
     "mace-64x0e": ("mace", {**MACE, "n_features": 64}),
     "mace-128x0e+128x1o": ("mace", {**MACE, "n_features": 128, "message_degree": 1}),
+    "ace": ("ace", {"cutoff": CUTOFF}),
     "egnn-still": ("egnn", {**EGNN, "move_coordinates": False}),
 }
 ELEMENTS = (1, 6, 8, 14)
