@@ -20,6 +20,23 @@ from pydantic.fields import FieldInfo
 Model = TypeVar("Model", bound=BaseModel)
 MAX_RECIPE = 2**16  # characters
 MAX_DEPTH = 16  # of sections in one another
+NUMBERS = ("float_parsing", "int_parsing", "float_type", "int_type")
+WITH_UNIT = re.compile(r"\s*([+-]?\d+\.?\d*(?:[eE][+-]?\d+)?)\s*[A-Za-zµ°Å]\S*\s*")
+"""A number with a unit, as in 0.5 fs."""
+WORDS = {
+    **dict.fromkeys(NUMBERS, "write a number"),
+    "int_from_float": "write a whole number",
+    "finite_number": "write a finite number",
+    "greater_than": "it must be above {gt:g}",
+    "greater_than_equal": "it must be at least {ge:g}",
+    "less_than": "it must be below {lt:g}",
+    "less_than_equal": "it must be at most {le:g}",
+    **dict.fromkeys(("bool_parsing", "bool_type"), "write true or false"),
+    **dict.fromkeys(("tuple_type", "list_type"), "write a list, [ ... ]"),
+    **dict.fromkeys(("model_type", "dict_type", "model_attributes_type"), "write keys and values, {{key: value}}"),
+    **dict.fromkeys(("string_type", "path_type"), "write a word or the path of a file"),
+}
+"""Errors of pydantic, by their kind, in our words."""
 
 
 class RecipeError(ValueError):
@@ -31,6 +48,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
     renamed: ClassVar[Mapping[str, str]] = {}  # old key: new key, each with its section, as "guards.energy"
+    other_keys: ClassVar[
+        Mapping[str, str]
+    ] = {}  # what other programs call a key, in lower case: how it is written
+    other_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # by key, word of others in lower case: advice
 
     @model_validator(mode="before")
     @classmethod
@@ -160,25 +181,53 @@ def _yaml(text: str, origin: str) -> Any:
 def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:
     """One error of pydantic in the words of a recipe."""
     key = ".".join(str(part) for part in detail["loc"])
+    sections = _models_at(model, detail["loc"][:-1])
+    name = str(detail["loc"][-1]) if detail["loc"] else ""
     if detail["type"] == "extra_forbidden":
-        known = _keys_at(model, detail["loc"][:-1])
-        near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.5)
-        near += [path for path in _places(model, str(detail["loc"][-1])) if not near]
-        hint = f"Did you mean {near[0]!r}?" if near else f"Valid keys are {', '.join(sorted(known))}."
-        return f"unknown key {key!r}. {hint}"
+        return f"unknown key {key!r}. {_likely_key(model, sections, name)}"
     if detail["type"] == "missing":
         return f"{key!r} is missing. Add it."
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{key!r} = {detail['input']!r}: {message}." if key else message
+    given = detail["input"]
+    if detail["type"] in WORDS:
+        message = WORDS[detail["type"]].format(**detail.get("ctx", {}), name=name)
+    if detail["type"] == "literal_error":
+        message = _likely_value(sections, name, str(given), detail["ctx"]["expected"])
+    elif isinstance(given, str) and (number := WITH_UNIT.fullmatch(given)) and detail["type"] in NUMBERS:
+        message = f"write {number[1]} alone, in the unit that the name of the key says"
+    off = "; null switches it off" if given is False else ""
+    end = "" if f"{message}{off}".endswith((".", "?")) else "."
+    return f"{key!r} = {given!r}: {message}{off}{end}" if key else message
 
 
-def _keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
-    """The keys that are valid at a place of a recipe; a union offers the keys of all its members."""
+def _likely_key(model: type[BaseModel], sections: Sequence[type[BaseModel]], name: str) -> str:
+    """What an unknown key probably means, and how it is written."""
+    known = [key for section in sections for key in section.model_fields]
+    for section in (s for s in sections if issubclass(s, Section)):
+        if name.lower() in section.other_keys:
+            return f"It is written as {section.other_keys[name.lower()]}."
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near += [path for path in _places(model, name) if not near]
+    return f"Did you mean {near[0]!r}?" if near else f"Valid keys are {', '.join(sorted(known))}."
+
+
+def _likely_value(sections: Sequence[type[BaseModel]], name: str, given: str, expected: str) -> str:
+    """What one of several words probably means, and how it is written."""
+    plain, values = given.lower().replace("_", "-"), re.findall("'([^']*)'", expected)
+    for section in (s for s in sections if issubclass(s, Section)):
+        if plain in section.other_values.get(name, {}):
+            return section.other_values[name][plain]
+    near = [value for value in values if value in plain] or difflib.get_close_matches(plain, values, n=1)
+    return f"{f'did you mean {near[0]!r}? ' if near else ''}Write one of {expected}"
+
+
+def _models_at(model: type[BaseModel], location: Sequence[int | str]) -> list[type[BaseModel]]:
+    """The sections at a place of a recipe; of a union all its members."""
     models = [model]
     for part in location:
         fields = [m.model_fields[str(part)] for m in models if part in m.model_fields]
         models = [m for field in fields for m in _models_in(field.annotation)] or models
-    return [key for m in models for key in m.model_fields]
+    return models
 
 
 def _places(model: type[BaseModel], key: str, prefix: str = "") -> Iterator[str]:

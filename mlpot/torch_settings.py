@@ -132,6 +132,8 @@ def known_device(device: torch.device | str) -> torch.device:
             why = "there is no CUDA device here, or this PyTorch was built without CUDA"
         elif str(device).startswith("mps"):
             why = "there is none here, or it has no float64, in which positions and sums are"
+        elif str(device).partition(":")[0] in ("gpu", "nvidia", "auto"):
+            why = "CUDA's GPUs are called cuda, or cuda:1, ..."
         raise ValueError(f"Nothing computes on device {str(device)[:20]!r}: {why}. Use cpu.") from None
     if found.type == "meta":
         raise ValueError("Nothing computes on device 'meta', which stores no numbers. Use cpu.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-CONVERT = "mlpot data convert"
+CONVERT, EXPORT = "mlpot data convert", "mlpot data export"
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Put over the recipe's.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[
@@ -72,14 +72,19 @@ def of_convert(commands: Any, arguments: Sequence[str], message: str) -> str:
     command = commands
     for word in arguments:
         command = getattr(command, "commands", {}).get(word, command)
-    own, of_convert = (_options(c) for c in (command, commands.commands["data"].commands["convert"]))
+    of_data = commands.commands["data"].commands
+    own, of_convert, of_export = (_options(c) for c in (command, of_data["convert"], of_data["export"]))
     if "--elements-from" not in own:  # of another thing than a file, such as a calculator
         own.discard("--elements")
     proposed = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", message))
     lacking = sorted((proposed & of_convert) - own)
     if not lacking or CONVERT in message:
         return ""
-    return f" Here there is no {', '.join(lacking)}: say it to {CONVERT} FILE set.h5, and give set.h5 here."
+    if EXPORT in message:  # the whole command stands there
+        return f"\nHere there is no {', '.join(lacking)}: run that command, and give the file that it writes here."
+    bare = f" (of structures without labels: {EXPORT} FILE set.xyz)" if of_export.issuperset(lacking) else ""
+    told = f"say it to {CONVERT} FILE set.h5{bare}, and give what it writes here."
+    return f" Here there is no {', '.join(lacking)}: {told}"
 
 
 def _options(command: Any) -> set[str]:

@@ -26,7 +26,8 @@ OF_ATOMS = {"mass": "masses", "charge": "initial_charges"}  # column -> array of
 WEIGHT = "config_weight"  # in `info`, as GAP and MACE call it: how much a frame counts in the loss
 LARGEST = 1e12  # in house units; what is larger stands for no value, as 1e37 of NetCDF, or has another unit
 ISOLATED = 8.0  # Å, from an atom to its nearest periodic image: beyond, it is isolated
-ISOLATED_FAMILIES = {"isolatedatom", "isolatedatoms"}  # of GAP, MACE and others, without signs, in lower case
+ISOLATED_FAMILIES = {"isolated", *(f"{word}atom{s}" for word in ("isolated", "single", "free") for s in ("", "s"))}
+"""Of GAP, MACE and others, without signs, in lower case."""
 OF_STATE = {"total_charge": "charge", "total_spin": "spin"}  # column -> name in info
 ASE_VELOCITY = float(units.fs)  # Å/fs; one unit of ASE's velocities, sqrt(eV/u)
 
@@ -53,6 +54,11 @@ class Frame:
         return is_isolated(len(self.numbers), self.pbc, self.cell, self.group)
 
     @property
+    def reference_energy(self) -> float:
+        """Energy of an isolated atom, eV; NaN of everything else, ions too as far as charges are known."""
+        return self.energy if self.is_isolated and not (np.isfinite(self.charge) and self.charge) else np.nan
+
+    @property
     def has_stress(self) -> bool:
         """Whether there is a stress that a potential can learn, see `stress_labels`."""
         return bool(np.isfinite(self.stress).any())
@@ -71,7 +77,8 @@ def is_isolated(n_atoms: int, pbc: NDArray[np.bool_], cell: Floats, group: str |
     """
     if n_atoms != 1:
         return False
-    if not pbc.any() or re.sub(r"[^a-z]", "", (group or "").lower()) in ISOLATED_FAMILIES:
+    own = (group or "").rpartition(": ")[2]  # a set of several sources has the name of the source before it
+    if not pbc.any() or re.sub(r"[^a-z]", "", own.lower()) in ISOLATED_FAMILIES:
         return True
     if np.linalg.norm(cell[pbc], axis=1).min() <= ISOLATED or np.linalg.matrix_rank(cell[pbc]) < pbc.sum():
         return False

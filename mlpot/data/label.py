@@ -19,6 +19,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlpot.atomic_files import check_place
 from mlpot.data import h5md
 from mlpot.data.errors import DataError, FormatError, KeysError, LabelError
+from mlpot.data.frame import columns_of
 from mlpot.data.label_cluster import on_cluster
 from mlpot.data.label_workers import Outcome, in_processes
 from mlpot.data.quantum import Code, SettingsError, charge_of, choose, version
@@ -113,6 +114,10 @@ def _structures(source: Source) -> Iterator[Atoms]:
                     f"on it, and it is read under the names {', '.join(KNOWN[quantity])}. Rename it in the file, "
                     "or remove it."
                 )
+        try:
+            columns_of(atoms, k)  # what cannot be written is told before anything is computed
+        except LabelError as error:
+            raise LabelError(f"{source.path}: {error}") from error
         yield atoms
 
 

@@ -49,12 +49,12 @@ class _Scan:
 
     def take(self, k: int, frame: Frame) -> None:
         numbers, times = np.unique(frame.numbers, return_counts=True)
-        if len(frame.numbers) == 1 and np.isfinite(frame.energy):
-            self.isolated.setdefault(int(numbers[0]), frame.energy)
-        elif np.isfinite(frame.energy):
+        if np.isfinite(atom := frame.reference_energy):
+            self.isolated[int(numbers[0])] = min(atom, self.isolated.get(int(numbers[0]), atom))
+        elif np.isfinite(frame.energy) and not frame.is_isolated:
             self.counts.append(dict(zip(numbers.tolist(), times.tolist(), strict=True)))
             self.energies.append(frame.energy)
-        if len(frame.numbers) > 1:
+        if not frame.is_isolated:
             self.digests.setdefault(_digest(frame), (k, frame.energy))
 
 
@@ -148,7 +148,15 @@ def _scan(name: str, source: Source) -> _Scan:
 
 
 def _digest(frame: Frame) -> bytes:
-    arrays = (frame.numbers, np.round(frame.positions, ROUND) + 0.0, np.round(frame.cell, ROUND) + 0.0, frame.pbc)
+    """Of equal structures; a charge or spin that is not said is that of a closed shell."""
+    state = [frame.charge or 0.0 if np.isfinite(frame.charge) else 0.0, frame.spin if frame.spin > 1 else 0.0]
+    arrays = (
+        frame.numbers,
+        np.round(frame.positions, ROUND) + 0.0,
+        np.round(frame.cell, ROUND) + 0.0,
+        frame.pbc,
+        np.array(state),
+    )
     return hashlib.blake2b(b"".join(array.tobytes() for array in arrays), digest_size=16).digest()
 
 

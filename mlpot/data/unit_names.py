@@ -53,10 +53,16 @@ _SYMBOLS: dict[str, tuple[float, tuple[int, int, int, int]]] = {
     "mol": (1.0, (0, 0, 0, 1)),
 }
 _ALIASES = {
-    "Angstrom": "angstrom", "Ang": "angstrom", "A": "angstrom", "Å": "angstrom", "Bohr": "bohr",
+    "Angstrom": "angstrom", "Ang": "angstrom", "ang": "angstrom", "A": "angstrom", "Å": "angstrom",
+    "Ångström": "angstrom", "ångström": "angstrom", "Bohr": "bohr", "nanometer": "nm", "nanometre": "nm",
+    "picometer": "pm", "picometre": "pm",
     "Hartree": "hartree", "Ha": "hartree", "Eh": "hartree", "Rydberg": "rydberg", "Ry": "rydberg", "ev": "eV",
+    "EV": "eV", "electronvolt": "eV", "kilojoule": "kJ", "kj": "kJ", "kilocalorie": "kcal", "mole": "mol",
+    "gpa": "GPa", "kBar": "kbar", "kB": "kbar", "femtosecond": "fs", "picosecond": "ps",
 }  # fmt: skip
-_TOKEN = re.compile(r"([A-Za-zÅ]+)(?:\^|\*\*)?([+-]?\d+)?")
+"""Other spellings; each also with an s at its end, if it is a word."""
+RAISED = str.maketrans("⁻¹²³", "-123")
+_TOKEN = re.compile(r"([A-Za-zÅåö]+)(?:\^|\*\*)?([+-]?\d+)?")
 
 
 def factor(quantity: str, unit: str) -> float:
@@ -84,16 +90,48 @@ def factor(quantity: str, unit: str) -> float:
     return above / below
 
 
+def agreed_factor(where: str, quantity: str, written: str | None, given: str | None) -> float | None:
+    """House units in one unit of a quantity, as a file writes it and as a user gives it; None if nobody says it.
+
+    Raises:
+        UnitsError: they contradict each other, or the file's unit is unknown and none is given.
+    """
+    mine = None if given is None else factor(quantity, given)
+    if written is None:
+        return mine
+    try:
+        value = factor(quantity, written)
+    except UnitsError as error:
+        if mine is None:
+            known = f"--unit {quantity}={H5MD_UNITS[quantity].replace(' ', '*')!r}"
+            raise UnitsError(f"{where}: {error} Or say which it is: {known}, or another.") from None
+        return mine
+    if mine is not None and mine != value:
+        raise UnitsError(
+            f"{where}: {quantity} is in {written!r} in the file, not in {given!r}. Leave out --unit "
+            f"{quantity}; what is wrong in the file all the same, --correct changes."
+        )
+    return value
+
+
 def _powers(unit: str) -> list[tuple[str, int]]:
     """The product of powers that a unit name spells."""
-    above, _, below = unit.replace("(", " ").replace(")", " ").replace("·", " ").partition("/")
+    plain = re.sub(r"[_\s]per[_\s]", "/", unit.translate(RAISED))  # kilojoules_per_mole, as OpenMM writes
+    above, _, below = plain.replace("(", " ").replace(")", " ").replace("·", " ").partition("/")
     powers = []
     for sign, part in ((1, above), (-1, below.replace("/", " "))):
         for token in re.sub(r"(?<!\*)\*(?!\*)", " ", part).split():
             match = _TOKEN.fullmatch(token)
-            symbol = _ALIASES.get(match[1], match[1]) if match else None
+            symbol = _symbol(match[1]) if match else None
             if match is None or symbol not in _SYMBOLS:
                 known = ", ".join(sorted(_SYMBOLS))
                 raise UnitsError(f"Unknown unit {unit!r}. Known are products and powers of: {known}.")
             powers.append((symbol, sign * int(match[2] or 1)))
     return powers
+
+
+def _symbol(name: str) -> str:
+    """The symbol of a unit in any spelling, or the name as it is."""
+    one = name.removesuffix("s")
+    known = one if name not in _SYMBOLS and len(one) > 3 and (one in _SYMBOLS or one in _ALIASES) else name
+    return _ALIASES.get(known, known)

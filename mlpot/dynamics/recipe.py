@@ -17,9 +17,51 @@ NPT = ("npt-isotropic", "npt")
 MOST_STEPS = 1e12
 EnsembleName = Literal["nve", "langevin", "bussi", "nose-hoover", "npt-isotropic", "npt"]
 
+NVT = (
+    "constant volume and temperature is langevin (friction and noise, the safest), bussi (rescaled velocities, "
+    "which hardly disturb the dynamics) or nose-hoover: write ensemble: langevin"
+)
+AT_PRESSURE = (
+    "constant pressure is npt-isotropic (the cell keeps its shape) or npt (all of it moves), by the barostat of "
+    "Martyna, Tobias and Klein: write ensemble: npt-isotropic"
+)
+MEANT = {
+    **dict.fromkeys(("nvt", "canonical", "thermostat", "berendsen", "nvt-berendsen", "andersen"), NVT),
+    **dict.fromkeys(("nvt-langevin", "baoab", "langevin-baoab"), "write ensemble: langevin"),
+    **dict.fromkeys(
+        ("csvr", "svr", "v-rescale", "velocity-rescaling", "vrescale", "nvt-bussi", "bdp"), "write ensemble: bussi"
+    ),
+    **dict.fromkeys(
+        ("nose", "nosehoover", "nhc", "nvt-nose-hoover", "nose-hoover-chain", "nh"), "write ensemble: nose-hoover"
+    ),
+    **dict.fromkeys(
+        ("verlet", "velocity-verlet", "velocityverlet", "microcanonical", "nvk"), "write ensemble: nve"
+    ),
+    **dict.fromkeys(
+        ("nph", "npt-berendsen", "npt-mtk", "mtk", "npt-aniso", "npt-iso", "npt-nose-hoover", "parrinello-rahman"),
+        AT_PRESSURE,
+    ),
+}
+"""Ensembles as other programs call them."""
+OTHER_KEYS = {
+    **dict.fromkeys(("thermostat", "integrator", "dynamics", "barostat", "method"), "ensemble: langevin"),
+    **dict.fromkeys(("dt", "timestep", "time_step", "step_fs"), "timestep_fs: 0.5, in fs"),
+    **dict.fromkeys(("t", "temp", "temperature", "temp_k", "kelvin"), "temperature_K: 300, in K"),
+    **dict.fromkeys(
+        ("friction", "gamma", "tau_t", "taut", "tdamp", "ttime"), "thermostat_fs: 100, 1 / friction in fs"
+    ),
+    **dict.fromkeys(("tau_p", "taup", "pdamp", "ptime"), "barostat_fs: 1000, in fs"),
+    **dict.fromkeys(("pressure", "p", "pressure_bar", "externalstress"), "pressure_GPa: 0.0001 (1 bar), in GPa"),
+    **dict.fromkeys(("nsteps", "n_steps", "num_steps", "nstep", "max_steps"), "steps: 10000"),
+    **dict.fromkeys(("time", "duration", "length", "total_time"), "time_ps: 10, in ps"),
+}
+
 
 class Stage(Section):
     """A part of a run; keys that it does not set are those of the run."""
+
+    other_keys: ClassVar[Mapping[str, str]] = OTHER_KEYS
+    other_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"ensemble": MEANT}
 
     ensemble: EnsembleName | None = None
     timestep_fs: float | None = Field(None, gt=0)
@@ -65,6 +107,16 @@ class Guards(Section):
 
 class MDRecipe(Section):
     """A run of molecular dynamics; files are looked for from the folder in which the command runs."""
+
+    other_keys: ClassVar[Mapping[str, str]] = {
+        **OTHER_KEYS,
+        **dict.fromkeys(("potential", "calculator", "checkpoint"), "model: model.safetensors"),
+        **dict.fromkeys(("input", "atoms", "geometry", "configuration", "start"), "structure: start.xyz"),
+        **dict.fromkeys(("trajectory", "outdir", "output_dir", "directory"), "output: md_run, a folder"),
+        **dict.fromkeys(("loginterval", "log_interval"), "log_every: 10, and write_every: 20 of the trajectory"),
+        **dict.fromkeys(("trajectory_interval", "write_interval", "dump_every", "save_every"), "write_every: 20"),
+    }
+    other_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"ensemble": MEANT}
 
     model: Path = Field(description="trained potential, a file that mlpot wrote", examples=["model.safetensors"])
     structure: Path = Field(description="any file that ASE reads, or H5MD", examples=["start.xyz"])

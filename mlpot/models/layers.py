@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from itertools import pairwise
 
 import numpy as np
@@ -149,5 +150,7 @@ def embedding(n_features: int) -> nn.Embedding:
 def choose(table: dict, name: str, what: str):  # type: ignore[no-untyped-def, type-arg]
     """table[name], or a ValueError that lists the valid names."""
     if not isinstance(name, str) or name not in table:
-        raise ValueError(f"Unknown {what} {name!r}. Choose one of {', '.join(sorted(table))}.")
+        near = get_close_matches(str(name).lower().replace("-", "_"), table, n=1)
+        meant = f"Did you mean {near[0]}? " if near else ""
+        raise ValueError(f"Unknown {what} {name!r}. {meant}Choose one of {', '.join(sorted(table))}.")
     return table[name]

@@ -25,6 +25,9 @@ def told(parts: Parts, start: Baseline) -> list[str]:
         for path, n_left in zip(part.data.paths, part.data.n_stress_left_out, strict=True):
             if n_left and name == "train":
                 lines.append(f"{path}: {n_left} stresses left out: without a volume, or zero of slabs and wires")
+    whole = parts.train.data
+    if n_ions := int((whole.is_isolated & np.isfinite(whole.energy) & np.isnan(whole.reference)).sum()):
+        lines.append(f"{whole.path}: {n_ions} isolated atoms with a charge, whose energies are no references")
     return (
         lines
         + _weights_told(parts.train)

@@ -16,6 +16,37 @@ from mlpot.models.layers import choose
 from mlpot.models.presets import preset_of
 from mlpot.recipes import Section
 
+OTHER_KEYS = {
+    **dict.fromkeys(("lr", "learningrate", "learning_rate"), "optimizer.learning_rate: 0.001"),
+    **dict.fromkeys(("n_epochs", "max_epochs", "num_epochs", "max_num_epochs"), "training.epochs: 100"),
+    **dict.fromkeys(("batchsize", "batch"), "training.batch_size: 5"),
+    **dict.fromkeys(("train_file", "train_path", "dataset", "training_set"), "data.train: set.h5"),
+    **dict.fromkeys(("valid_file", "val", "valid", "valid_fraction", "val_fraction"), "data.validation: 0.1"),
+    "test_file": "data.test: test.h5",
+    **dict.fromkeys(("r_max", "rcut", "rc", "cut_off"), "model.arguments.cutoff: 5.0, in Å"),
+    **dict.fromkeys(
+        ("e0s", "atomic_energies", "isolated_atom_energies"), "data.reference_energies: {H: -13.6}, in eV"
+    ),
+    **dict.fromkeys(("network", "architecture", "model_type", "type"), f"model.backbone: {DEFAULT}"),
+    **dict.fromkeys(("energy_weight", "loss_energy"), "loss.energy: 1.0"),
+    **dict.fromkeys(("forces_weight", "force_weight", "force", "loss_forces"), "loss.forces: 1.0"),
+    **dict.fromkeys(("stress_weight", "virial", "virials_weight"), "loss.stress: 1.0"),
+    **dict.fromkeys(("optim", "optimiser"), "optimizer.name: adamw"),
+    **dict.fromkeys(("ema",), "optimizer.ema_decay: 0.999"),
+    **dict.fromkeys(("finetune", "fine_tune", "foundation_model", "restart", "pretrained"), "model.start: FILE"),
+    **dict.fromkeys(("outdir", "output", "output_dir", "run_dir", "work_dir"), "training.directory: runs/mine"),
+    **dict.fromkeys(("default_dtype", "dtype"), "training.precision: float32"),
+    **dict.fromkeys(("device",), "training.accelerator: cpu or gpu"),
+}
+"""Keys of recipes as other packages call them."""
+
+
+class _Part(Section):
+    """A section of a recipe."""
+
+    other_keys: ClassVar[Mapping[str, str]] = OTHER_KEYS
+
+
 Augment = Literal["none", "rotations", "rotations-and-reflections"]
 
 
@@ -67,7 +98,7 @@ def _explain(problem: dict[str, Any], valid: list[str]) -> str:
     return f"the backbone has no argument {name!r}; {hint}"
 
 
-class DataSection(Section):
+class DataSection(_Part):
     """The data; paths are relative to the folder in which the command runs."""
 
     train: str | list[str] = Field(
@@ -133,7 +164,7 @@ class DataSection(Section):
         return value
 
 
-class ModelSection(Section):
+class ModelSection(_Part):
     """The potential."""
 
     renamed: ClassVar[Mapping[str, str]] = {"model.wall": "model.core_repulsion"}
@@ -174,7 +205,7 @@ class ModelSection(Section):
         return {**values, "arguments": checked_arguments(backbone, arguments)}
 
 
-class LossSection(Section):
+class LossSection(_Part):
     """What is minimized: Σ weight · mean of function(residual); a weight of 0 leaves a label out.
 
     Each mean is over the labels that are there, of energies per atom, force components and stress components, so
@@ -232,7 +263,7 @@ class LossSection(Section):
         return self
 
 
-class OptimizerSection(Section):
+class OptimizerSection(_Part):
     """The optimizer and its learning rate."""
 
     name: Literal["adamw", "muon", "soap"] = Field(
@@ -276,7 +307,7 @@ class OptimizerSection(Section):
         return min(100, n_steps // 10) if self.warmup_steps is None else self.warmup_steps
 
 
-class TrainingSection(Section):
+class TrainingSection(_Part):
     """The run."""
 
     directory: str = Field(default="runs/mlpot", description="where everything is written")
@@ -347,7 +378,7 @@ class TrainingSection(Section):
         return precision
 
 
-class Recipe(Section):
+class Recipe(_Part):
     """Everything that determines a training."""
 
     data: DataSection

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from mlpot.cli.main import app
 from mlpot.data.errors import DataError, FormatError, KeysError, LabelError
+from mlpot.data.frame import columns_of
 from mlpot.data.h5md.write import write
 from mlpot.data.sources.read import Source, read_structure
 from mlpot.data.sources.reading import Reading
@@ -100,7 +101,7 @@ def test_config_weight_is_the_weight_of_the_frame(tmp_path):
 @pytest.mark.parametrize("weight", ["nan", "-1", "inf", '"1 2"'])
 def test_a_weight_that_is_none_is_refused(tmp_path, weight):
     path = xyz(tmp_path / "set.xyz", f"energy=-1 {CELL}", f"energy=-1 config_weight={weight} {CELL}")
-    with pytest.raises(LabelError, match=r"set.xyz: Frame 1: config_weight"):
+    with pytest.raises(LabelError, match=r"set.xyz, frame 1: the weight config_weight.*--key weight=none"):
         converted(path)
 
 
@@ -173,13 +174,58 @@ def test_messages_name_file_frame_and_only_what_is_wrong(tmp_path):
 
 
 def test_commands_say_what_they_wrote_and_what_stands_in_the_way(tmp_path):
-    path = xyz(tmp_path / "set.xyz", f"energy=-1 charge=0 total_charge=1 {CELL}", f"energy=-1 {CELL}")
+    path = xyz(tmp_path / "set.xyz", f"energy=-1 charge=0 hardness=1 {CELL}", f"energy=-1 {CELL}")
     run = CliRunner().invoke
     done = run(app, ["data", "export", str(path), str(tmp_path / "x.data")])
     assert "as runnerdata" in done.output
-    assert "Not kept: total_charge" in done.output
+    assert "Not kept: hardness" in done.output
     (tmp_path / "set.h5").touch()
     told = run(app, ["data", "convert", str(path), str(tmp_path / "set.h5")])
     assert "--overwrite" in str(told.exception or told.output)
     told = run(app, ["data", "split", str(path), "-o", str(path)])
     assert "is a file" in str(told.exception or told.output)
+
+
+def test_two_charges_of_a_frame_are_a_question(tmp_path):
+    path = xyz(tmp_path / "set.xyz", "energy=-1 charge=-1 total_charge=0")
+    with pytest.raises(KeysError, match="--key charge=charge, otherwise --key charge=total_charge"):
+        list(Source(path).frames())
+    assert converted(path, keys={"charge": "total_charge"})[0].info["charge"] == 0.0
+    path = xyz(tmp_path / "set.xyz", "energy=-1 charge=-1 total_charge=-1 spin=0 multiplicity=1")
+    assert converted(path)[0].info["charge"] == -1.0
+
+
+def test_a_charge_in_words_is_refused_at_every_door(tmp_path):
+    path = xyz(tmp_path / "set.xyz", "energy=-1 charge=neutral")
+    for labels in (True, False):
+        with pytest.raises(LabelError, match=r"charge is 'neutral', expected a number.*--key charge=none"):
+            list(Source(path, Reading(labels=labels)).frames())
+    assert "charge" not in converted(path, keys={"charge": "none"})[0].info
+
+
+@pytest.mark.parametrize("name", ["mulliken_charge", "hirshfeld_charges", "esp_charge", "partial_charge"])
+def test_the_charge_of_an_atom_is_not_that_of_the_frame(tmp_path, name):
+    assert f"Not kept: {name}" in account(xyz(tmp_path / "set.xyz", f"energy=-1 {name}=-0.3"))
+
+
+def test_energies_of_cp2k_are_in_hartree_whatever_the_file_is_called(tmp_path):
+    path = tmp_path / "mine.xyz"
+    path.write_text("1\n i =        0, time =        0.000, E =       -17.164\nO 0 0 0\n")
+    with pytest.raises(KeysError, match="--key energy=E --unit energy=hartree"):
+        list(Source(path).frames())
+
+
+def test_a_wrong_weight_does_not_matter_where_nothing_is_learned(tmp_path):
+    path = xyz(tmp_path / "set.xyz", "energy=-1 config_weight=much")
+    source = Source(path, Reading(labels=False))
+    (atoms,) = source.frames()
+    assert "config_weight" not in atoms.info
+    assert "config_weight left out" in source.report.lines()[1]
+
+
+def test_a_time_of_no_unit_is_not_taken_for_one_in_fs(tmp_path):
+    """Of structures to predict, whose output would be H5MD with a time in fs and a step of a run."""
+    path = xyz(tmp_path / "set.xyz", "time=0.5 step=last")
+    (atoms,) = Source(path, Reading(labels=False)).frames()
+    assert (atoms.info["input_time"], atoms.info["input_step"]) == (0.5, "last")
+    assert not {"time", "step"} & columns_of(atoms, 0).keys()

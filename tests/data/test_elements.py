@@ -106,7 +106,7 @@ def test_one_molecule_without_numbers_takes_named_elements(tmp_path):
     path = tmp_path / "md.npz"
     np.savez(path, R=R, E=E)
     keys = {"positions": "R", "energy": "E"}
-    with pytest.raises(KeysError, match=r"no layout.*--elements-from"):
+    with pytest.raises(KeysError, match=r"(?s)no layout.*--elements-from"):
         convert(path, tmp_path / "new.h5", keys=keys, units=UNITS)
     for elements in (Elements("OH2"), Elements(numbers=[8, 1, 1])):
         frames = list(read_foreign(path, format=None, keys=keys, units=UNITS, elements=elements))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+
 import h5py
 import numpy as np
 import pytest
 from ase import units
 from ase.build import bulk, molecule
-from frames import assert_same, edit, labeled, mixed
+from frames import account, assert_same, edit, labeled, mixed
 
+from mlpot.data.elements import Elements
 from mlpot.data.h5md import KeysError, Reader, UnitsError, write
+from mlpot.data.sources.read import Source
+from mlpot.data.sources.reading import Reading
 from mlpot.data.unit_names import factor
 from mlpot.units import HARTREE, KCAL_MOL
 
@@ -154,3 +159,80 @@ def test_ours_through_theirs_and_back(path, tmp_path):
     with Reader(tmp_path / "theirs.h5") as reader:
         for ours, theirs in zip(frames, reader.frames(), strict=True):
             assert_same(ours, theirs)
+
+
+def foreign(path, **elements):
+    """H5MD of an unknown program: water in a box, four frames, and further elements by path: (value, unit)."""
+    rng = np.random.default_rng(4)
+    positions, forces = rng.normal(size=(4, 3, 3)), rng.normal(size=(4, 3, 3))
+    usual = {"particles/all/position": (positions, "Angstrom"), "particles/all/force": (forces, "eV/Angstrom")}
+    with h5py.File(path, "w") as file:
+        file.create_group("h5md").attrs["version"] = [1, 1]
+        for name, (value, unit) in {**usual, **elements}.items():
+            element = file.create_group(name)
+            element["value"], element["step"], element["time"] = value, np.arange(4), np.arange(4.0)
+            element["time"].attrs["unit"] = "fs"
+            if unit:
+                element["value"].attrs["unit"] = unit
+        for group in file["particles"].values():
+            group["species"] = np.array([8, 1, 1])
+            box = group.create_group("box")
+            box.attrs["dimension"], box.attrs["boundary"] = 3, [b"periodic"] * 3
+            box["edges"] = np.full(3, 9.0)
+            box["edges"].attrs["unit"] = "Angstrom"
+    return positions
+
+
+WATER = Elements(numbers=[8, 1, 1])
+
+
+def test_what_another_program_wrote_besides_is_told(path):
+    images = np.zeros((4, 3, 3), dtype=int)
+    foreign(path, **{"particles/all/image": (images, ""), "observables/temperature": (np.ones(4), "K")})
+    told = account(Source(path, Reading(elements=WATER)))
+    assert "Not kept: particles/all/image (4 frames), observables/temperature (4 frames)" in told
+
+
+@pytest.mark.parametrize("unit", ["kcal/mol", ""])
+def test_an_energy_under_another_name_is_a_question(path, unit):
+    foreign(path, **{"observables/pe": (np.arange(4.0), unit)})
+    with pytest.raises(KeysError, match="--key energy=observables/pe") as error:
+        list(Source(path, Reading(elements=WATER)).frames())
+    assert ("--unit energy" in str(error.value)) == (not unit)
+    reading = Reading(elements=WATER, keys={"energy": "-pe"}, units={} if unit else {"energy": "kcal/mol"})
+    frames = list(Source(path, reading).frames())
+    assert [a.get_potential_energy() for a in frames] == pytest.approx(-KCAL_MOL * np.arange(4.0))
+    none = list(Source(path, Reading(elements=WATER, keys={"energy": "none"})).frames())
+    assert "energy" not in none[0].calc.results
+    with Reader(path, elements=WATER, labels=False) as reader:
+        assert len(reader) == 4
+
+
+def test_several_groups_of_particles_are_parts_of_one_system_or_structures_of_their_own(path):
+    ions = (np.random.default_rng(5).normal(size=(4, 3, 3)), "Angstrom")
+    positions = foreign(path, **{"particles/ions/position": ions})
+    with pytest.raises(KeysError, match=r"parts of one system.*--key particles=all\..*--key particles=all,ions"):
+        Reader(path, elements=WATER)
+    for said, n in (("all", 4), ("all,ions", 8)):
+        frames = list(Source(path, Reading(elements=WATER, keys={"particles": said})).frames())
+        assert len(frames) == n
+        np.testing.assert_array_equal(frames[0].positions, positions[0])
+    with pytest.raises(KeysError, match=r"no particles \['water'\]"):
+        Reader(path, elements=WATER, keys={"particles": "water"})
+
+
+def test_a_number_is_no_name_of_elements(path):
+    foreign(path)
+    with pytest.raises(KeysError, match="--elements: Si8 in the order of the atoms, or H,O of types"):
+        list(Source(path, Reading(keys={"numbers": "14"})).frames())
+
+
+def test_all_units_that_h5md_lacks_are_asked_for_at_once(path):
+    foreign(path, **{"observables/potential_energy": (np.arange(4.0), "")})
+    edit(path, lambda file: file["particles/all/position/value"].attrs.pop("unit"))
+    with pytest.raises(UnitsError, match="--unit positions='Angstrom' --unit energy='eV'") as error:
+        Reader(path, elements=WATER)
+    options = shlex.split(str(error.value).split("differ): ")[1].removesuffix("."))
+    given = dict(option.split("=", 1) for option in options[1::2])
+    with Reader(path, elements=WATER, units=given) as reader:
+        assert reader[3].get_potential_energy() == 3.0

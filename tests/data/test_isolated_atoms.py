@@ -14,9 +14,11 @@ from sets import crystals, labeled, small_recipe, write
 
 from mlpot.data.check.check import check
 from mlpot.data.check.info import info
+from mlpot.data.check.survey import survey
 from mlpot.data.frame import is_isolated
 from mlpot.evaluate import evaluate
 from mlpot.potential import Potential
+from mlpot.training.data_summary import told
 from mlpot.training.reference_energies import ReferenceEnergyWarning
 from mlpot.training.splits import make_baseline, make_parts
 
@@ -98,3 +100,19 @@ def test_what_the_recipe_gives_is_held_and_what_nobody_holds_is_said(tmp_path: P
     messages = [str(one.message) for one in told]
     assert any("has Ag, which no training structure holds" in message for message in messages)
     assert any("known of Au, and fitted of Cu" in message for message in messages)
+
+
+def test_an_ion_alone_is_no_reference(tmp_path: Path) -> None:
+    """An anion lies lower than its atom, and would be taken for the ground state of it."""
+    path = tmp_path / "set.h5"
+    anion, neutral = atom("Cu", None, False, 2.0), atom("Cu", None, False, ENERGIES["Cu"])
+    anion.info["charge"], neutral.info["charge"] = -1, 0
+    write(path, [*crystals(30), anion, neutral, atom("Au", None, False, ENERGIES["Au"])])
+    assert survey(path).isolated_atoms() == {29: ENERGIES["Cu"], 79: ENERGIES["Au"]}
+    assert info(path).isolated == pytest.approx(ENERGIES)
+    assert "reference energies" not in {finding.check for finding in check(path).findings}
+    path = write(tmp_path / "ion.h5", [*crystals(8), anion])
+    assert survey(path).isolated_atoms() == {}
+    recipe = small_recipe(path, tmp_path)
+    parts = make_parts(recipe.data, recipe.loss)
+    assert any("1 isolated atoms with a charge" in line for line in told(parts, make_baseline(parts.train, None)))

@@ -8,11 +8,12 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from typer.testing import CliRunner
 
 from mlpot.cli.data import data_app
+from mlpot.data.check.survey import survey
 from mlpot.data.h5md import KeysError, Reader, write
 from mlpot.data.merge import MergeError, merge, references_of
 from mlpot.data.sources.read import Source
@@ -190,3 +191,38 @@ def test_an_element_that_one_source_has_keeps_its_scale(how: str, tmp_path: Path
         found = {str(a.symbols): a.get_potential_energy() for a in reader.frames(5)}
     assert found["O"] == pytest.approx(-430.0)
     assert found["OH2"] == pytest.approx(-430.0 - 2 * 13.6 - 0.3, abs=1e-6)
+
+
+def test_a_cell_of_one_atom_is_no_isolated_atom(tmp_path: Path) -> None:
+    """Of fcc metals the primitive cell has one atom, whose energy is that of the bulk."""
+
+    def cells(spacing: float, shift: float) -> list[Atoms]:
+        frames = [bulk("Cu", "fcc", a=spacing + 0.05 * k) for k in range(6)]
+        for k, atoms in enumerate(frames):
+            atoms.calc = SinglePointCalculator(
+                atoms, energy=-3.7 + shift + 0.01 * (k - 2) ** 2, forces=np.zeros((1, 3))
+            )
+        return frames
+
+    a, b = put(tmp_path / "a.h5", cells(3.6, 0.0)), put(tmp_path / "b.h5", cells(3.62, 0.003))
+    assert len(merged(tmp_path / "set.h5", a, b)) == 12
+    with pytest.raises(KeysError, match=r"No energy of an isolated Cu of a\.h5"):
+        merge([a, b], tmp_path / "set.h5", references="atoms", overwrite=True)
+
+
+def test_an_ion_is_no_reference_and_no_duplicate_of_its_atom(tmp_path: Path) -> None:
+    water, more = frames_of("H2O", 1, lone=True), frames_of("H2O", 2, lone=True)
+    proton, hydroxide = Atoms("H"), water[0].copy()
+    proton.calc = SinglePointCalculator(proton, energy=-20.0)  # lower than the atom
+    hydroxide.calc = SinglePointCalculator(hydroxide, energy=5.0)
+    proton.info["charge"] = hydroxide.info["charge"] = -1
+    a, b = put(tmp_path / "a.h5", water), put(tmp_path / "b.h5", [proton, hydroxide, *more])
+    assert len(merged(tmp_path / "set.h5", a, b)) == len(water) + len(more) + 2
+
+
+def test_isolated_atoms_stay_references_in_a_set_of_several_sources(tmp_path: Path) -> None:
+    lone = Atoms("H", cell=[7, 7, 7], pbc=True, info={"config_type": "IsolatedAtom"})
+    lone.calc = SinglePointCalculator(lone, energy=-13.6)
+    a, b = put(tmp_path / "a.xyz", [lone, *frames_of("H2O", 1)]), put(tmp_path / "b.xyz", frames_of("H2O", 2))
+    merge([a, b], tmp_path / "set.h5")
+    assert survey(tmp_path / "set.h5").isolated_atoms() == {1: -13.6}

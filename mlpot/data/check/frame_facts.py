@@ -25,6 +25,7 @@ class FrameFacts(NamedTuple):
     largest_force: float  # on an atom, eV/Å; zero without forces
     has_stress: bool  # one that a potential can learn
     is_isolated: bool  # one isolated atom, in the open or in a box
+    reference: float  # its energy, eV; NaN of everything else, and of ions
     structure: int  # hash of the same atoms in the same places, wherever the structure stands
 
     @property
@@ -48,6 +49,7 @@ def facts_of(frame: Frame) -> FrameFacts:
         largest_force=float(np.linalg.norm(frame.forces[known], axis=1).max(initial=0.0)),
         has_stress=frame.has_stress,
         is_isolated=frame.is_isolated,
+        reference=frame.reference_energy,
         structure=hash_of(frame.numbers.astype(np.int64), place, cell, frame.pbc, np.array(state)),
     )
 

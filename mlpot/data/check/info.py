@@ -156,8 +156,8 @@ class _Survey:
         self._add_labels(frame, facts)
         if facts.is_isolated:
             symbol = chemical_symbols[frame.numbers[0]]
-            if np.isfinite(frame.energy):
-                self.isolated[symbol] = min(frame.energy, self.isolated.get(symbol, frame.energy))
+            if np.isfinite(facts.reference):
+                self.isolated[symbol] = min(facts.reference, self.isolated.get(symbol, facts.reference))
         else:
             self._add_distances(frame)
 

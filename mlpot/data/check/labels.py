@@ -49,7 +49,7 @@ def examine(tally: Tally, c: Columns, steps: Steps) -> Examined:
     length = _unit_of_length(c, seen)
     frames = [_scaled(f, LENGTH[length]) for f in tally.sample()]
     frames = [f for f in _ordinary(frames) if np.isfinite(f.forces).all()]
-    isolated = {z: e[0][1] for z, e in tally.isolated.items() if np.isfinite(e[0][1])}
+    isolated = {z: e[0][1] for z, e in tally.isolated.items()}
     if len(frames) < FEWEST:
         seen.skipped["units of energy, forces and stress"] = f"only {len(frames)} labeled structures"
         seen.findings += _references(tally, c, Hypothesis())

@@ -39,6 +39,7 @@ class Survey:
     has_stress: NDArray[np.bool_]  # (n_frames,) one that a potential can learn
     is_in_plane: NDArray[np.bool_]  # (n_frames,) of a slab or wire, along its periodic directions
     is_isolated: NDArray[np.bool_]  # (n_frames,) one isolated atom, in the open or in a box
+    reference: Floats  # (n_frames,) energy of an isolated atom that is no ion as far as is known, eV; else NaN
     weight: Floats  # (n_frames,) how much the frame counts in the loss
     digest: NDArray[np.uint64]  # (n_frames,) of the same atoms in the same places
     composition: Ints  # (n_frames,) row of `compositions`
@@ -88,10 +89,10 @@ class Survey:
         return (self.compositions > 0)[self.composition[frames]]
 
     def isolated_atoms(self) -> dict[int, float]:
-        """Energies of the isolated atoms in the set, eV; the lowest of each element, its ground state."""
+        """Energies of the isolated atoms in the set, no ions, eV; the lowest of each element, its ground state."""
         energies: dict[int, float] = {}
-        for k in np.flatnonzero(self.is_isolated & np.isfinite(self.energy)):
-            z, energy = int(self.compositions[self.composition[k]].argmax()), float(self.energy[k])
+        for k in np.flatnonzero(np.isfinite(self.reference)):
+            z, energy = int(self.compositions[self.composition[k]].argmax()), float(self.reference[k])
             energies[z] = min(energy, energies.get(z, energy))
         return energies
 
@@ -143,6 +144,7 @@ def _row(frame: Frame, kinds: dict[bytes, int], families: dict[str, int]) -> tup
         facts.has_stress,
         facts.has_stress and not bool(frame.pbc.all()),
         facts.is_isolated,
+        facts.reference,
         frame.weight,
         np.uint64(facts.structure),
         kinds.setdefault(facts.counts.tobytes(), len(kinds)),

@@ -76,7 +76,7 @@ class Tally:
         self.steps: list[Floats] = []
         self.motions: dict[bytes, Motion] = {}
         self.groups: dict[str, int] = {}
-        self.isolated: dict[int, list[tuple[int, float]]] = {}  # frame and energy of isolated atoms
+        self.isolated: dict[int, list[tuple[int, float]]] = {}  # frame and energy of isolated atoms, no ions
         self.states: Counter[tuple[float, ...]] = Counter()  # frames of each total charge and spin
         self.elements: set[int] = set()
         self.elements_of: dict[int, NDArray[np.bool_]] = {}  # (119,) which are in a composition, by its hash
@@ -92,8 +92,9 @@ class Tally:
             if frame.group is not None:
                 self.groups[frame.group] = self.groups.get(frame.group, 0) + 1
         if chunk.is_isolated:
-            for k, z, e in zip(chunk.index, chunk.numbers[:, 0], chunk.energy, strict=True):
-                self.isolated.setdefault(int(z), []).append((int(k), float(e)))
+            for k, frame in zip(chunk.index, chunk.frames, strict=True):
+                if np.isfinite(frame.reference_energy):
+                    self.isolated.setdefault(int(frame.numbers[0]), []).append((int(k), frame.reference_energy))
         else:
             self._keep(chunk)
             self._calibrate(chunk)

@@ -10,12 +10,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpot.data.elements import CURE_WITHOUT_TYPES, Elements, ask_for_types, numbers_of_text
-from mlpot.data.errors import FormatError, KeysError, LabelError, UnitsError
+from mlpot.data.elements import Elements
+from mlpot.data.errors import FormatError, LabelError, UnitsError
 from mlpot.data.frame import ASE_VELOCITY, LARGEST, Columns, believable
+from mlpot.data.h5md.foreign import creator_of, places_of
 from mlpot.data.h5md.held import Held
 from mlpot.data.h5md.layout import COLUMNS, INDEX
-from mlpot.data.unit_names import H5MD_UNITS, factor
+from mlpot.data.h5md.species import Species
+from mlpot.data.unit_names import H5MD_UNITS, agreed_factor
 
 GAP = 16  # unwanted rows that are read rather than starting another slice
 SLICE = 1024  # rows of one slice
@@ -53,25 +55,29 @@ class Particles:
         name: of the group.
         units: by quantity, where the file gives none.
         elements: of the atoms or their types, where the file's species are none or something else.
+        keys: names of labels in the file, as the user says; a leading minus turns the sign, "none": it has none.
 
     Raises:
         FormatError: no positions, box or species; shapes or types that disagree.
         UnitsError: a unit is missing, unknown, doubly given or of the wrong dimension.
     """
 
-    def __init__(self, file: h5py.File, name: str, units: Mapping[str, str], elements: Elements | None):
+    def __init__(
+        self,
+        file: h5py.File,
+        name: str,
+        units: Mapping[str, str],
+        elements: Elements | None,
+        keys: Mapping[str, str] | None = None,
+    ):
+        self._keys = keys or {}
         self._where = f"{file.filename}:/particles/{name}"
+        self._unknown_units: set[str] = set()
         group = file[f"particles/{name}"]
         self._ours = INDEX in file
-        self._creator = _text(file["h5md/creator"].attrs.get("name", "")) if "h5md/creator" in file else ""
+        self._creator = creator_of(file)
         self._data = {key: found for key in COLUMNS if (found := self._find(file, name, key)) is not None}
-        if "position" not in self._data:
-            raise FormatError(f"{self._where} has no position/value. Only groups with positions can be read.")
-        if self._data["position"].ndim != 3:
-            raise FormatError(
-                f"{self._where}/position has shape {self._data['position'].shape}, expected (?, ?, 3)."
-            )
-        self._n_rows, self._width = self._data["position"].shape[:2]
+        self._n_rows, self._width = self._sizes()
         if not self._ours:
             self._data.pop("fixed", None)  # see `Held`
         self._grows = bool(file.swmr_mode)  # the datasets were opened one after another, while rows were added
@@ -79,18 +85,43 @@ class Particles:
             self._n_rows = min(dataset.shape[0] for dataset in self._data.values())
         self._held = None if self._ours else Held(group, self._where, self._n_rows, self._width)
         self._fixed: Columns = {}  # columns that are the same in every row
-        self._number_of: NDArray[np.int64] | Elements | None = None  # of the file's species
-        self._set_species(group, elements)
+        foreign = None if self._ours or self._creator in CREATORS else self._creator
+        self._species = Species(group, self._data.get("species"), self._where, self._width, foreign, elements)
+        if self._species.once is not None:
+            self._data.pop("species", None)
+            self._fixed["species"] = self._species.once
         # ZnH5MD pads structures of different sizes to the largest with NaN.
         self._padded = "species" in self._data and self._data["species"].dtype.kind == "f"
         self._set_box(group, units)
         self._set_once(group, units)
         self._scale = {key: self._factor(key, dataset.attrs, units) for key, dataset in self._data.items()}
+        self._follow_keys()
         self._add_clocks(group["position"], units)
+        self._check_units()
         for key, dataset in self._data.items():
             self._check_column(key, dataset)
         # Datasets none of whose chunks was ever written need no reading: the cell of molecules.
         self._blank = {k for k, d in self._data.items() if d.chunks and d.id.get_storage_size() == 0}
+
+    def _follow_keys(self) -> None:
+        """Turn signs as the user says, and note what is read."""
+        for key in (key for key, said in self._keys.items() if said.startswith("-") and key in self._scale):
+            self._scale[key] = -(self._scale[key] or 1.0)
+        self.columns = set(self._data)
+        """Keys of what is read for each frame."""
+        self.used = {dataset.name for dataset in self._data.values()}
+        """Names of the datasets that are read."""
+
+    def _sizes(self) -> tuple[int, int]:
+        """Rows and atoms of each."""
+        if "position" not in self._data:
+            raise FormatError(f"{self._where} has no position/value. Only groups with positions can be read.")
+        if self._data["position"].ndim != 3:
+            raise FormatError(
+                f"{self._where}/position has shape {self._data['position'].shape}, expected (?, ?, 3)."
+            )
+        n_rows, width, _ = self._data["position"].shape
+        return n_rows, width
 
     def __len__(self) -> int:
         return int(self._n_rows)
@@ -142,8 +173,8 @@ class Particles:
         """The columns that are not the same in every row, unchecked, and the boundary (n_rows, 3)."""
         slices = _slices(rows)
         blocks = {key: self._read(key, rows, slices) for key in self._data if motion or key not in MOTION}
-        if "species" in blocks and (self._number_of is not None or blocks["species"].dtype.kind in "OSU"):
-            blocks["species"] = self._numbers(blocks["species"], self._number_of).astype(np.int64)
+        if "species" in blocks:
+            blocks["species"] = self._species.numbers(blocks["species"])
         blocks |= {"fixed": self._held.rows(rows)} if motion and self._held else {}
         pbc = blocks.pop("pbc", None)
         return blocks, np.broadcast_to(self._pbc, (len(rows), 3)) if pbc is None else pbc.astype(bool)
@@ -208,6 +239,9 @@ class Particles:
 
     def _find(self, file: h5py.File, name: str, key: str) -> h5py.Dataset | None:
         """The time-dependent dataset of a column, wherever its writer put it."""
+        if key in self._keys:
+            given = [p for p in places_of(self._keys, key, name) if isinstance(file.get(p), h5py.Dataset)]
+            return file[given[0]] if given else None
         alone = len(file["particles"]) == 1
         places = [COLUMNS[key].path, *(p for p in ELSEWHERE.get(key, ()) if alone or "{}" in p)]
         # Observables need not bear the name of the only group of particles there is.
@@ -217,68 +251,6 @@ class Particles:
         if len(found) > 1:
             raise FormatError(f"{self._where} has {key} twice, in {' and '.join(found)}. Remove one of them.")
         return file[found[0]] if found else None
-
-    def _set_species(self, group: h5py.Group, elements: Elements | None) -> None:
-        """Atomic numbers, or how the species of the file become ones."""
-        fixed = group.get("species")
-        species = fixed if isinstance(fixed, h5py.Dataset) else self._data.get("species")
-        if species is None or (elements is not None and elements.numbers is not None):
-            if elements is None:
-                raise KeysError(f"{self._where} does not say which elements its atoms are. {CURE_WITHOUT_TYPES}")
-            self._check_order(group)
-            z = elements.of_atoms(self._where, self._width)
-            if species is not None and species.dtype.kind in "iu":
-                elements.of_types(self._where, np.atleast_2d(species[()]))
-        elif species is not fixed:
-            self._number_of = self._meaning(species, elements)
-            return
-        else:
-            z = self._numbers(fixed[:], self._meaning(fixed, elements))
-        if z.shape != (self._width,) or z.dtype.kind not in "iu" or z.min() < 1 or z.max() > 118:
-            raise FormatError(
-                f"{self._where} needs {self._width} atomic numbers 1-118, got shape {z.shape} of {z.dtype}. "
-                "Name the elements (--elements or --elements-from)."
-            )
-        self._data.pop("species", None)
-        self._fixed["species"] = z.astype(np.uint8)
-
-    def _meaning(self, species: h5py.Dataset, elements: Elements | None) -> NDArray[np.int64] | Elements | None:
-        """What species stand for: atomic numbers (None), names in the order of an enumeration, or types.
-
-        H5MD leaves the meaning to the writer: LAMMPS writes its types, ESPResSo its own.
-        """
-        if elements is not None:
-            return elements
-        if named := h5py.check_enum_dtype(species.dtype):
-            size = max(named.values()) + 1
-            if not 0 <= min(named.values()) <= size <= 2**16:
-                raise FormatError(f"{self._where}: the enumeration of species is absurd. Remake the file.")
-            numbers = np.zeros(size, dtype=np.int64)
-            numbers[list(named.values())] = numbers_of_text(f"{self._where}/species", np.array(list(named)))
-            return numbers
-        if not self._ours and self._creator not in CREATORS and species.dtype.kind in "iu":
-            present = np.unique(species[:SLICE]).tolist()
-            ask_for_types(f"{self._where} (written by {self._creator or 'an unknown program'})", present)
-        return None
-
-    def _numbers(self, species: NDArray[Any], meaning: NDArray[np.int64] | Elements | None) -> NDArray[Any]:
-        if species.dtype.kind in "OSU":
-            return numbers_of_text(f"{self._where}/species", species)
-        if isinstance(meaning, Elements):
-            return meaning.of_types(self._where, species)
-        if meaning is None:
-            return species
-        known = (species >= 0) & (species < len(meaning))
-        return np.where(known, meaning[np.where(known, species, 0)], 0)
-
-    def _check_order(self, group: h5py.Group) -> None:
-        """Atoms that are named by their places must keep them."""
-        ids = group.get("id/value", group.get("id"))
-        if isinstance(ids, h5py.Dataset) and (np.diff(np.atleast_2d(ids[()]).astype(np.int64)) <= 0).any():
-            raise KeysError(
-                f"{self._where}: the atoms change their order from frame to frame (id), so those of another file "
-                "do not fit. Name the elements of the types (--elements), or write the dump sorted."
-            )
 
     def _set_box(self, group: h5py.Group, units: Mapping[str, str]) -> None:
         """Boundary and cell, which H5MD keeps per group or per frame."""
@@ -325,24 +297,27 @@ class Particles:
         if key == "velocity" and self._creator == "znh5md":
             return float(ASE_VELOCITY)  # it writes ASE's velocities, whatever their unit attribute says
         written, given = attrs.get("unit"), units.get(quantity)
-        names = {_text(name) for name in (written, given) if name is not None}
-        if not names and key in OF_ATOMS:
-            names = {OF_ATOMS[key]}
-        if not names:
-            raise UnitsError(
-                f"{self._where}: the file gives no unit for {quantity}, and none is guessed. "
-                f'Give it: units={{"{quantity}": "..."}}.'
-            )
-        factors = {factor(quantity, name) for name in names}
-        if len(factors) > 1:
-            raise UnitsError(f"{self._where}: {quantity} is in {_text(written)!r} in the file, not in {given!r}.")
+        written = None if written is None else _text(written)
+        given = OF_ATOMS.get(key) if given is written is None else given
+        value = agreed_factor(self._where, quantity, written, given)
+        if value is None:
+            self._unknown_units.add(quantity)
         # One bit makes ns of fs, and HDF5 has no checksum for words.
-        if self._ours and written is not None and _text(written) != H5MD_UNITS[quantity]:
+        if self._ours and written not in (None, H5MD_UNITS[quantity]):
             raise FormatError(
-                f"{self._where}: {quantity} is in {_text(written)!r}, but mlpot wrote {H5MD_UNITS[quantity]!r}. "
+                f"{self._where}: {quantity} is in {written!r}, but mlpot wrote {H5MD_UNITS[quantity]!r}. "
                 "The file is damaged or edited: restore it, then `mlpot data convert --correct` changes units."
             )
-        return factors.pop()
+        return value
+
+    def _check_units(self) -> None:
+        """Ask for all units that neither the file nor the user says."""
+        if unknown := [quantity for quantity in H5MD_UNITS if quantity in self._unknown_units]:
+            said = " ".join(f"--unit {quantity}={H5MD_UNITS[quantity]!r}" for quantity in unknown)
+            raise UnitsError(
+                f"{self._where}: the file gives no unit for {', '.join(unknown)}, and none is guessed. Give all "
+                f"(units are examples, yours may differ): {said}."
+            )
 
     def _add_clocks(self, position: h5py.Group, units: Mapping[str, str]) -> None:
         """Step and time, where they are written out for each frame."""

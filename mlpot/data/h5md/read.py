@@ -15,12 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpot.data import stress_labels
 from mlpot.data.elements import Elements
-from mlpot.data.errors import FormatError
+from mlpot.data.errors import FormatError, KeysError
 from mlpot.data.frame import Frame, atoms_of, frame_of_columns
 from mlpot.data.h5md.block import Block, Series
+from mlpot.data.h5md.foreign import KEYS, particles_of, unread
 from mlpot.data.h5md.layout import CARD, FAMILIES, GROUPS, INDEX, VERSION
-from mlpot.data.h5md.particles import Particles
+from mlpot.data.h5md.particles import CREATORS, Particles
 from mlpot.data.h5md.safe_hdf5 import conversion, naming_damage, open_checked
+from mlpot.data.sources.names import Questions, looks_like
 
 BLOCK = 256  # frames read at once
 
@@ -33,6 +35,9 @@ class Reader:
         units: units of quantities ("positions", "energy", "forces", ...) for which the file gives none.
         numbers: (n_atoms,) atomic numbers, for files that carry no species (MDAnalysis writes none).
         elements: the same in other words, or the elements of types (LAMMPS and others write those).
+        keys: names of `foreign.KEYS` in a file of another program.
+        said: options of the command line that say all this, for questions.
+        labels: whether labels are wanted.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -48,6 +53,9 @@ class Reader:
         units: Mapping[str, str] | None = None,
         numbers: ArrayLike | None = None,
         elements: Elements | None = None,
+        keys: Mapping[str, str] | None = None,
+        said: tuple[str, ...] = (),
+        labels: bool = True,
     ):
         self.path = Path(path)
         self.of_stresses: list[tuple[int, str]] = []
@@ -55,12 +63,13 @@ class Reader:
         self._file = open_checked(path)
         try:
             with naming_damage(str(path)):
-                self._open(units or {}, elements if numbers is None else Elements(numbers=numbers))
+                self._open(units or {}, elements if numbers is None else Elements(numbers=numbers), keys or {})
+                self._ask(Questions(str(path), said, labels), keys or {})
         except BaseException:
             self._file.close()
             raise
 
-    def _open(self, units: Mapping[str, str], elements: Elements | None) -> None:
+    def _open(self, units: Mapping[str, str], elements: Elements | None, keys: Mapping[str, str]) -> None:
         version = self._file["h5md"].attrs.get("version") if "h5md" in self._file else None
         if version is None or "particles" not in self._file:
             raise FormatError(
@@ -69,9 +78,22 @@ class Reader:
             )
         if np.shape(version) != (2,) or tuple(version) not in (VERSION, (1, 0)):
             raise FormatError(f"{self.path} is H5MD version {version}, expected [1 1] or [1 0]. Convert it first.")
-        ours = INDEX in self._file
-        names = [n.decode() for n in self._file[GROUPS][:]] if ours else list(self._file["particles"])
-        self._groups = [Particles(self._file, name, units, elements) for name in names]
+        self.is_ours = ours = INDEX in self._file
+        if unknown := sorted(keys if ours else keys.keys() - KEYS):
+            hint = " Elements are named by --elements: Si8 in the order of the atoms, or H,O of types 1 and 2."
+            raise KeysError(
+                f"{self.path} is H5MD, which names its quantities itself: {unknown[0]} cannot be named. Leave out "
+                f"--key {unknown[0]}.{hint if 'numbers' in unknown or 'species' in unknown else ''}"
+            )
+        names = (
+            [n.decode() for n in self._file[GROUPS][:]]
+            if ours
+            else particles_of(self._file, keys.get("particles"), CREATORS)
+        )
+        self._groups = [Particles(self._file, name, units, elements, keys) for name in names]
+        used = {place for group in self._groups for place in group.used}
+        self.unread: list[str] = [] if ours else unread(self._file, used)
+        """What another program wrote beside what is read."""
         self._families = [n.decode() for n in self._file[FAMILIES][:]] if ours else []
         self._n_frames = self._indexed() if ours else sum(len(g) for g in self._groups)
         if self._n_frames == 0:
@@ -79,6 +101,18 @@ class Reader:
         # Rows that the index does not have are from a block whose writer was killed.
         if self._n_frames > sum(len(g) for g in self._groups):
             raise FormatError(f"{self.path}: the index names more frames than there are. Restore or remake it.")
+
+    def _ask(self, questions: Questions, keys: Mapping[str, str]) -> None:
+        """Ask whether what nobody reads is a label that is not there."""
+        for quantity in ("energy", "forces", "stress") if questions.labels else ():
+            like = [name for name in self.unread if looks_like(quantity, name.rpartition("/")[2])]
+            if like and quantity not in keys and not any(quantity in group.columns for group in self._groups):
+                questions.ask(quantity, like, 0)
+                first = self._file.get(f"{like[0]}/value", self._file[like[0]])
+                if "unit" in first.attrs:
+                    questions.likely_units[quantity] = ""
+        if questions:
+            raise questions.error()
 
     def _indexed(self) -> int:
         """Frames that the index names; of a file that is being written, those before one that lacks a row."""

@@ -14,6 +14,7 @@ from mlpot.data.check.duplicates import repeated, shared
 from mlpot.data.errors import KeysError, LabelError, UnitsError
 from mlpot.data.frame import family, is_isolated
 from mlpot.data.sources.read import Source
+from mlpot.data.stress_labels import has_volume
 from mlpot.data.unit_names import factor
 
 PER_ATOM = "*n_atoms"
@@ -81,7 +82,9 @@ def _corrected(
         if stress.shape == (3, 3):
             stress = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
         stress = stress[list(order)] * scale.get("stress", 1.0)
-        results["stress"] = -stress / atoms.get_volume() if corrections.get("stress") == "virial" else stress
+        if corrections.get("stress") == "virial" and has_volume(atoms.pbc, atoms.cell.array):
+            stress = -stress / atoms.get_volume()
+        results["stress"] = stress
     atoms.calc = SinglePointCalculator(atoms, **results) if results else None
     return atoms
 

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.cell import Cell
 from numpy.typing import NDArray
 
-from mlpot.data.elements import CURE_WITHOUT_TYPES, Elements, is_padding, numbers_of_text
+from mlpot.data.elements import Elements, ask_for_types, is_padding, numbers_of_text
 from mlpot.data.errors import FormatError, KeysError, LabelError, UnitsError
 from mlpot.data.frame import VOIGT
-from mlpot.data.h5md.safe_hdf5 import naming_damage, open_unchecked, walk_groups
-from mlpot.data.safe_npz import open_arrays
+from mlpot.data.h5md.safe_hdf5 import naming_damage
+from mlpot.data.sources.blocks import Block, laid_out, place_of
 from mlpot.data.sources.consistency import check_agreement
 from mlpot.data.sources.layouts import LAYOUTS, Layout
 from mlpot.data.sources.leftovers import ask, states_of
-from mlpot.data.sources.names import KNOWN, NONE, Questions
+from mlpot.data.sources.names import KNOWN, NONE, UNIT, Questions
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
 from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO, has_volume
-from mlpot.data.unit_names import H5MD_UNITS, factor
+from mlpot.data.unit_names import agreed_factor, factor
 
 BLOCK = 256  # conformations read at once
-Block = Mapping[str, Any]
-"""Arrays or datasets of some conformations of one molecule, or of one number of atoms, by name."""
 
 SHAPES = {  # of n conformations of m atoms
     "numbers": ("m", "nm"),
@@ -39,17 +37,17 @@ SHAPES = {  # of n conformations of m atoms
     "forces": ("nm3",),
     "stress": ("n33", "n6"),
     "virial": ("n33",),
-    "cell": ("33", "n33"),
+    "cell": ("33", "n33", "3", "n3", "6", "n6"),  # vectors; lengths; lengths and angles
     "pbc": ("3", "n3"),
     "charge": ("", "n", "n1"),
     "spin": ("", "n", "n1"),
 }
 STATES = ("charge", "spin")
 SAYS_UNITS = ("r_unit", "e_unit")
-WITHIN = ("properties", "property_weights")  # subgroups that belong to the group around them
 LAYOUT_TAKEN = "taken for the layout {0} by its names, in {1} where the file says no units; --unit says others"
 QUANTITY = {key: key for key in ("positions", "energy", "forces", "stress")}
 QUANTITY |= {"cell": "positions", "virial": "energy"}  # whose unit they are in
+LENGTHS = re.compile(r"len|size|dim|abc", re.IGNORECASE)  # names of three lengths of each of three frames
 
 
 def read_datasets(path: Path, kind: str, reading: Reading, report: Report) -> Iterator[tuple[int, Atoms]]:
@@ -70,7 +68,7 @@ def read_datasets(path: Path, kind: str, reading: Reading, report: Report) -> It
     """
     frame = count()
     keys = {quantity: name for quantity, name in reading.keys.items() if name != NONE}
-    for where, block, layout in _laid_out(path, kind if kind in LAYOUTS else None, keys, reading.elements):
+    for where, block, layout in laid_out(path, kind if kind in LAYOUTS else None, keys, reading, report):
         family = _family(where, block, layout.family)
         for values in _frames(where, block, layout, reading, report):
             k = next(frame)
@@ -93,111 +91,6 @@ def _compare(where: str, values: Mapping[str, Any], volume: float) -> None:
     check_agreement(where, stress, np.asarray(values["virial"], dtype=float), volume)
 
 
-def _laid_out(
-    path: str | Path, format: str | None, keys: Mapping[str, str], elements: Elements | None
-) -> Iterator[tuple[str, Block, Layout]]:
-    """The blocks that hold structures, where each stands, and their layout."""
-    layout, found, names = None, set(), dict[str, None]()
-    whole = {"positions"} if elements is not None else {"numbers", "positions"}
-    for name, block in _blocks(path):
-        if layout is None:
-            names |= dict.fromkeys(block)
-            layout = _layout(path, names, block, format, keys, elements)
-        if layout is not None:
-            found |= {key for key in keys if _place(block, layout.keys[key])}
-            if all(_place(block, layout.keys[key]) for key in whole):
-                yield f"{path}:{name}", block, layout
-    if layout is None and names:
-        raise _no_layout(path, names)
-    if layout is None:
-        raise FormatError(f"{path} has no data. Check the path.")
-    if absent := set(keys) - found:
-        raise KeysError(
-            f"{path} has nothing named {[keys[key] for key in sorted(absent)]}. It holds {list(names)[:20]}. "
-            "Correct `keys`."
-        )
-
-
-def _blocks(path: str | Path) -> Iterator[tuple[str, Block]]:
-    """What the file holds, by name: one block for npz, one a group for HDF5."""
-    if not h5py.is_hdf5(path):
-        with open(path, "rb") as raw:
-            yield "", open_arrays(raw, str(path))
-        return
-    with naming_damage(str(path)), open_unchecked(path) as file:
-        for name, datasets in walk_groups(file, within=WITHIN):
-            if datasets:
-                yield name or "/", _Group(datasets)
-
-
-class _Group(Mapping[str, h5py.Dataset]):
-    """The datasets of a group, each made h5py's when it is asked for."""
-
-    def __init__(self, datasets: Mapping[str, h5py.h5d.DatasetID]):
-        self._datasets = datasets
-
-    def __getitem__(self, name: str) -> h5py.Dataset:
-        return h5py.Dataset(self._datasets[name])
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._datasets
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._datasets)
-
-    def __len__(self) -> int:
-        return len(self._datasets)
-
-
-def _layout(
-    path: str | Path,
-    names: Mapping[str, None],
-    block: Block,
-    format: str | None,
-    keys: Mapping[str, str],
-    elements: Elements | None,
-) -> Layout | None:
-    """The layout asked for, or the one whose names are in the block, with the keys given put over it."""
-    whole = {"positions"} if elements is not None else {"numbers", "positions"}
-    needed, asked = whole - set(keys), format
-    if format is None and needed:
-        needed |= {"energy"} - set(keys)
-        fitting = [k for k, layout in LAYOUTS.items() if all(_place(block, layout.keys[q]) for q in needed)]
-        if len(fitting) != 1:
-            return None
-        format = fitting[0]
-    known = LAYOUTS[format] if format in LAYOUTS else Layout({})
-    if unknown := set(keys) - set(SHAPES):
-        raise KeysError(
-            f"{sorted(unknown)} are not quantities that are kept: {', '.join(SHAPES)}. Correct `keys`."
-        )
-    if missing := whole - set(known.keys) - set(keys):
-        how = CURE_WITHOUT_TYPES if missing == {"numbers"} else ""
-        raise KeysError(f"`keys` lacks {sorted(missing)}. {path} holds {list(names)[:20]}. {how}".rstrip())
-    given = {QUANTITY.get(key) for key in keys}
-    return replace(
-        known,
-        name="" if format is None or format == asked else format,
-        keys={**known.keys, **keys},
-        units={quantity: unit for quantity, unit in known.units.items() if quantity not in given},
-    )
-
-
-def _no_layout(path: str | Path, names: Mapping[str, None]) -> KeysError:
-    return KeysError(
-        f"{path} is in no layout that is known ({', '.join(LAYOUTS)}). It holds {sorted(names)[:20]}. "
-        "Give their names and units: --key numbers=... --key positions=... --key energy=... --key forces=... "
-        "--unit positions=Angstrom --unit energy=eV --unit forces=eV/Angstrom (units are examples). Where nothing "
-        "tells the elements, --elements-from structure.xyz takes the place of numbers."
-    )
-
-
-def _place(block: Block, key: str) -> str | None:
-    """The name in the block of a key."""
-    name = key.removeprefix("-")
-    return next((place for place in (name, *(f"{group}/{name}" for group in WITHIN)) if place in block), None)
-
-
 def _frames(
     where: str, block: Block, layout: Layout, reading: Reading, report: Report
 ) -> Iterator[dict[str, Any]]:
@@ -207,26 +100,32 @@ def _frames(
         for key, name in layout.keys.items():
             if key in none or key in STATES:
                 continue
-            place = _place(block, name)
+            place = place_of(block, name)
             array = None if place is None or _has_no_weight(block, name) else block[place]
             if array is not None and (key == "numbers" or array.dtype.kind not in "OSU"):  # MACE: the word None
                 sign = -1.0 if name.startswith("-") else 1.0
-                scale = None if key not in QUANTITY else _factor(where, key, array, block, layout, reading.units)
+                scale = None if key not in QUANTITY else _factor(where, key, array, block, layout, reading)
                 parts[key] = (array, None if scale is None else sign * scale)
+        if angles := _angles(block, parts):
+            parts["cell"] = np.concatenate([parts["cell"][0][()], block[angles][()]], axis=-1), parts["cell"][1]
     _refuse_unknown_units(where, parts)
     if "positions" not in parts or parts["positions"][0].ndim not in (2, 3):
-        raise FormatError(f"{where}/{layout.keys['positions']} are no positions of atoms. Correct `keys`.")
+        raise FormatError(f"{where}/{layout.keys['positions']} are no positions of atoms. Correct --key.")
     single = parts["positions"][0].ndim == 2
     n, m = (1, *parts["positions"][0].shape)[-3:-1] if single else parts["positions"][0].shape[:2]
     for key, (array, _) in parts.items():
         _check(f"{where}/{layout.keys[key]}", key, array, {"n": n, "m": m}, single)
-    states = _account(where, block, layout, reading, report, set(parts) | none, (n, m))
+    states = _account(where, block, layout, reading, report, set(parts) | none, (n, m), angles)
     if "cell" in parts and "pbc" not in parts and reading.pbc is None and not layout.periodic:
         raise KeysError(f"{where} has a cell, and nothing says which directions are periodic. Give --pbc TTT.")
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
         with naming_damage(where):
             values = {key: _slice(key, array, start, stop, single, scale) for key, (array, scale) in parts.items()}
+            if "cell" in parts:
+                values["cell"] = _vectors(layout.keys["cell"], *parts["cell"], 0 if single else n, start, stop)
+        if "type" in layout.keys.get("numbers", "") and reading.elements is None:
+            _refuse_types(where, layout.keys["numbers"], values["numbers"])
         values["numbers"] = _numbers(where, values, m, reading.elements)
         if layout.periodic and "cell" in values and "cell" not in reading.keys:
             values["cell"] = values["cell"].swapaxes(-1, -2)  # sGDML keeps vectors in columns
@@ -237,6 +136,14 @@ def _frames(
             yield {key: value[k] for key, value in values.items()}
 
 
+def _angles(block: Block, parts: Mapping[str, tuple[Any, float | None]]) -> str | None:
+    """The name of the angles (degrees) of cells of which three lengths are given."""
+    if "cell" not in parts or parts["cell"][0].shape[-1:] != (3,):
+        return None
+    lengths = parts["cell"][0]
+    return next((n for n, array in block.items() if "angle" in n.lower() and array.shape == lengths.shape), None)
+
+
 def _account(
     where: str,
     block: Block,
@@ -245,13 +152,16 @@ def _account(
     report: Report,
     kept: set[str],
     sizes: tuple[int, int],
+    angles: str | None,
 ) -> dict[str, NDArray[np.float64]]:
     """Charges and spins of a block; what else is not kept is counted, or asked about."""
     states = states_of(block, {q: name for q, name in reading.keys.items() if q in STATES}, sizes[0])
-    claimed = {place for name in layout.keys.values() if (place := _place(block, name)) is not None}
-    claimed |= {layout.family or "", *KNOWN["charge"], *KNOWN["spin"], *SAYS_UNITS}
+    claimed = {place for name in layout.keys.values() if (place := place_of(block, name)) is not None}
+    claimed |= {layout.family or "", *KNOWN["charge"], *KNOWN["spin"], *SAYS_UNITS, angles or ""}
     questions = Questions(where.rpartition(":")[0], reading.options, reading.labels)
     ask(questions, block, kept | states.keys(), claimed, sizes)
+    if "cell" in questions.asked and "pbc" not in kept and reading.pbc is None:
+        questions.unknown_boundary = 0
     if questions:
         raise questions.error()
     for name in set(block) - claimed:
@@ -268,9 +178,15 @@ def _numbers(where: str, values: Mapping[str, Any], n_atoms: int, elements: Elem
     if numbers.dtype.kind in "OSU":
         return numbers_of_text(where, numbers)
     if numbers.dtype.kind == "f" and not (numbers == np.round(numbers)).all():
-        raise LabelError(f"{where} has numbers of atoms that are not whole. Correct the file or `keys`.")
+        raise LabelError(f"{where} has numbers of atoms that are not whole. Correct the file or --key.")
     numbers = numbers.astype(np.int64)
     return numbers if elements is None else elements.of_types(where, numbers)
+
+
+def _refuse_types(where: str, name: str, numbers: NDArray[Any]) -> None:
+    """Ask which elements are meant where integers are types by their name."""
+    if numbers.dtype.kind in "iuf":
+        ask_for_types(where, np.unique(numbers).tolist(), f"They stand in {name!r}. ")
 
 
 def _without_padding(where: str, values: dict[str, Any]) -> int:
@@ -288,27 +204,24 @@ def _without_padding(where: str, values: dict[str, Any]) -> int:
 def _refuse_unknown_units(where: str, parts: Mapping[str, tuple[Any, float | None]]) -> None:
     unknown = [key for key, (_, scale) in parts.items() if scale is not None and np.isnan(scale)]
     if unknown:
-        said = " ".join(f"--unit {q}={H5MD_UNITS[q]!r}" for q in dict.fromkeys(QUANTITY[key] for key in unknown))
+        said = " ".join(f"--unit {key}={UNIT[key]!r}" for key in unknown)
         raise UnitsError(
             f"{where} gives no unit of {', '.join(unknown)}, and none is guessed. Say all, as in: {said}."
         )
 
 
-def _factor(where: str, key: str, array: Any, block: Block, layout: Layout, units: Mapping[str, str]) -> float:
+def _factor(where: str, key: str, array: Any, block: Block, layout: Layout, reading: Reading) -> float:
     """House units in one unit of an array: by the file, as given, or of its layout; NaN if none says it."""
-    quantity = QUANTITY[key]
+    quantity, units = QUANTITY[key], reading.units
     written = next((array.attrs[a] for a in ("units", "unit") if a in getattr(array, "attrs", {})), None)
     if "r_unit" in block and "e_unit" in block:
         length, energy = str(block["r_unit"]), str(block["e_unit"])
         written = {"positions": length, "energy": energy, "forces": f"{energy}/{length}"}.get(quantity)
     written = written.decode() if isinstance(written, bytes) else written
-    name = written or units.get(quantity) or layout.units.get(quantity)
-    if name is None:
-        return float("nan")
-    value = factor(quantity, name)
-    if written and quantity in units and factor(quantity, units[quantity]) != value:
-        raise UnitsError(f"{where}: {key} is in {written!r} in the file, not in {units[quantity]!r}.")
-    return value
+    value = agreed_factor(where, quantity, written, units.get(key, units.get(quantity)))
+    if value is None and key not in reading.keys and quantity in layout.units:
+        value = factor(quantity, layout.units[quantity])
+    return float("nan") if value is None else value
 
 
 def _check(where: str, key: str, array: Any, sizes: Mapping[str, int], single: bool) -> None:
@@ -318,7 +231,7 @@ def _check(where: str, key: str, array: Any, sizes: Mapping[str, int], single: b
     if shape not in shapes or array.dtype.kind not in kinds or array.dtype == np.float16:
         raise FormatError(
             f"{where} has shape {array.shape} of {array.dtype}, expected {' or '.join(map(str, shapes))} "
-            f"of {what}. Correct the file or `keys`."
+            f"of {what}. Correct the file or --key."
         )
 
 
@@ -328,6 +241,18 @@ def _slice(key: str, array: Any, start: int, stop: int, single: bool, scale: flo
     whole = single or shared
     values = np.broadcast_to(array[()], (stop - start, *array.shape)) if whole else array[start:stop]
     return values if scale is None else np.asarray(values, dtype=np.float64) * scale
+
+
+def _vectors(name: str, array: Any, scale: float | None, n: int, start: int, stop: int) -> NDArray[np.float64]:
+    """(stop - start, 3, 3) cells in house units, of vectors, lengths, or lengths and angles of one or n frames."""
+    lengths = array.ndim == 2 and (array.shape != (3, 3) or LENGTHS.search(name))
+    each = array.ndim == 3 or (lengths and array.shape[0] == n)
+    values = np.asarray(array[start:stop] if each and n else array[()], dtype=np.float64)
+    rows = (
+        values.reshape(-1, 3, 3) if array.ndim == 3 or not (lengths or array.ndim == 1) else np.atleast_2d(values)
+    )
+    cells = np.array([Cell.new(row).array for row in rows]) * (scale or 1.0)
+    return np.broadcast_to(cells, (stop - start, 3, 3))
 
 
 def _atoms(values: dict[str, Any], family: str | None, nan_is_missing: bool) -> Atoms:

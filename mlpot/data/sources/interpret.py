@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,12 +37,16 @@ FREE_ENERGY = (
 )
 ONLY_FREE_ENERGY = "energy taken from 'free_energy', as there is no 'energy'"
 WEIGHT_TAKEN = f"{WEIGHT} taken as the weight of the frame in the loss; --key weight={NONE} takes none"
+NO_WEIGHT = f"{WEIGHT} left out, as it is no number of at least 0"
 MASSES = "masses other than the standard ones kept"
 OWN_NAMES = {
     "numbers", "positions", "momenta", "masses", "force_mask", "tags", "free_energy", "group", "config_type",
     "unique_id", "calculator", "calculator_parameters", WEIGHT,
 }  # fmt: skip
 """What is used, or says nothing of the structure."""
+OF_CP2K = {"i", "time", "E"}  # the comment of its trajectories, whatever the name of the file
+CLOCKS = {name: f"input_{name}" for name in ("time", "step")}
+"""A time of no known unit, and a step of no known run, are kept under names that claim nothing."""
 Pool = Mapping[str, Any]
 """Everything that a structure carries by name: per-atom arrays, info, and results of a calculator."""
 
@@ -68,6 +72,8 @@ class Interpreter:
         """Frame k in house units: without labels if nobody asked for them, then with all else that it carries."""
         pool = self._pool(atoms)
         self.names |= pool.keys()
+        if pool.keys() >= OF_CP2K:
+            self.questions.likely_units["energy"] = "hartree"
         self.found |= {key for key, name in self.reading.keys.items() if name.removeprefix("-") in pool}
         clean = self._bare(k, atoms, pool)
         family = self._value("group", pool, ("group", "config_type"))
@@ -75,14 +81,15 @@ class Interpreter:
             clean.info["group"] = str(family)
         self._weigh(k, clean, pool)
         for quantity in ("charge", "spin"):
-            value = self._state(quantity, pool)
+            value = self._state(k, quantity, pool)
             if self.reading.labels and quantity not in self.reading.keys:
                 self._ask(k, quantity, pool, _is_number)
             if value is not None:
                 clean.info[quantity] = value
         if not self.reading.labels:
             clean.set_constraint(atoms.constraints)
-            clean.info = {**atoms.info, **clean.info}
+            own = {CLOCKS.get(name, name): value for name, value in atoms.info.items() if name != WEIGHT}
+            clean.info = {**own, **clean.info}
             return clean
         held = self._held(k, pool)
         mask = self._force_mask(k, atoms) & (self.reading.raw_forces | ~held.any(axis=1))
@@ -182,7 +189,15 @@ class Interpreter:
         weight = self._value("weight", pool, (WEIGHT,))
         if weight is None:
             return
-        clean.info[WEIGHT] = weight
+        if not (_is_number(weight) and 0 <= float(np.ravel(weight)[0]) < np.inf):
+            if self.reading.labels:
+                raise LabelError(
+                    f"{self.path}, frame {k}: the weight {self.reading.keys.get('weight', WEIGHT)} is {weight!r}, "
+                    f"expected a number that is not negative. Correct it, or leave it out: --key weight={NONE}."
+                )
+            self.report.note(NO_WEIGHT, k)
+            return
+        clean.info[WEIGHT] = float(np.ravel(weight)[0])
         if "weight" not in self.reading.keys and self.reading.labels and not _equal(weight, 1.0):
             self.report.note(WEIGHT_TAKEN, k)
 
@@ -280,13 +295,22 @@ class Interpreter:
             self.questions.ask(quantity, [*usual, *rivals], k)
         return bool(rivals)
 
-    def _state(self, quantity: str, pool: Pool) -> float | None:
-        """Total charge or spin, which the potential cannot see."""
+    def _state(self, k: int, quantity: str, pool: Pool) -> float | None:
+        """Total charge or spin, which the potential cannot see; a question where two names say two charges."""
         given = self.reading.keys.get(quantity)
-        names = [name for name in (KNOWN[quantity] if given is None else (given,)) if _is_number(pool.get(name))]
+        names: Sequence[str] = KNOWN[quantity] if given is None else (given,)
+        if text := [name for name in names if isinstance(pool.get(name), str)]:
+            raise LabelError(
+                f"{self.path}, frame {k}: {text[0]} is {pool[text[0]]!r}, expected a number. Correct the file, or "
+                f"leave it out: --key {quantity}={NONE}."
+            )
+        names = [name for name in names if _is_number(pool.get(name))]
         if not names:
             return None
-        self._used |= {name for name in names if _equal(pool[name], pool[names[0]])}
+        same = [name for name in names if _equal(pool[name], pool[names[0]])]
+        self._used |= set(same)
+        if len(same) < len(names) and quantity == "charge":  # spins are counted in several ways
+            self.questions.ask(quantity, names, k)
         return float(np.ravel(pool[names[0]])[0])
 
     def _count_unused(self, pool: Pool) -> None:

@@ -15,6 +15,7 @@ class Layout:
     family: str | None = None  # dataset or "/" for the name of the HDF5 group
     nan_is_missing: bool = False  # the authors write NaN for what was not calculated
     name: str = ""  # where it was recognized by the names in a file, and not given
+    group: str = ""  # a part of the names of its groups, where the names of its arrays are anybody's
     periodic: bool = False  # a cell is that of a structure periodic in three directions, with vectors in columns
 
 
@@ -66,6 +67,7 @@ LAYOUTS = {
         },
         EV,
         family="config_type",
+        group="config_",
     ),
     # J. Hoja et al., QM7-X, Sci. Data 8, 43 (2021): one group per conformation
     "qm7x": Layout(

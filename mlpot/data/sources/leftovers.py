@@ -13,7 +13,7 @@ from mlpot.data.sources.names import KNOWN, Questions, looks_like
 
 SMILES_CHARGE = re.compile(r"\[[^\]]*?([+-]+)(\d*)(?::\d+)?\]")
 """The charge of one atom of a SMILES: [NH4+], [O-], [Fe+2], [Mg++], each perhaps with a number of the atom."""
-CELLS, BOUNDARIES = ((3, 3), (3,)), ((3,), ())
+CELLS, BOUNDARIES = ((3, 3), (3,), (6,)), ((3,), ())
 
 
 def states_of(block: Mapping[str, Any], given: Mapping[str, str], n: int) -> dict[str, NDArray[np.float64]]:
@@ -44,6 +44,11 @@ def charge_of_smiles(smiles: str) -> float:
     return float(sum((1 if s[0] == "+" else -1) * (int(number) if number else len(s)) for s, number in signs))
 
 
+def says_unit(array: Any) -> bool:
+    """Whether a dataset has an attribute with its unit."""
+    return bool({"units", "unit"} & set(getattr(array, "attrs", ())))
+
+
 def ask(
     questions: Questions, block: Mapping[str, Any], kept: set[str], claimed: set[str], sizes: tuple[int, int]
 ) -> None:
@@ -59,7 +64,7 @@ def ask(
     n, m = sizes
     shapes: dict[str, tuple[tuple[int, ...], ...]] = {
         "energy": ((n,), (n, 1)), "forces": ((n, m, 3),), "stress": ((n, 6), (n, 3, 3)),
-        "virial": ((n, 6), (n, 3, 3)), "cell": (*CELLS, (n, 3, 3), (n, 3)), "pbc": (*BOUNDARIES, (n, 3)),
+        "virial": ((n, 6), (n, 3, 3)), "cell": (*CELLS, (n, 3, 3), (n, 3), (n, 6)), "pbc": (*BOUNDARIES, (n, 3)),
         "charge": ((), (n,), (n, 1)), "spin": ((), (n,), (n, 1)),
     }  # fmt: skip
     if n == 1:
@@ -83,3 +88,5 @@ def ask(
         ]
         if names:
             questions.ask(quantity, names, 0)
+            if says_unit(block[names[0]]):
+                questions.likely_units[quantity] = ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from mlpot.data.errors import DataError, KeysError, UnitsError
 
 LOOKS_LIKE = {
-    "energy": r"^e$|energ|e_?tot(al)?$|toten|^e_?(dft|ref|pot|0)$|^(dft|ref)_e$|^(pe|epot)$|^u_?0$",
+    "energy": r"^e$|energ|^ener$|e_?tot(al)?$|toten|^e_?(dft|ref|pot|0)$|^(dft|ref)_e$|^(pe|epot)$|^u_?0$",
     "forces": r"force|grad(ient)?s?$|^f$|_f$|^(dft|ref)_f$",
     "stress": r"stress",
     "virial": r"virial",
@@ -38,10 +38,12 @@ KNOWN = {
 NO_LABEL = re.compile(
     r"weight|sigma|tol(erance)?s?$|units?$|cut|(^|_)(std|stdev|var(iance)?|err(or)?s?|mae|rmse|uncertaint(y|ies))($|_)"
     r"|threshold|smearing|fermi|kinetic|ekin|zero_?point|zpe|mask|(^|_)(id|idx|index|count|step|source|method)$"
-    r"|^n_|^has_|^is_|scale|shift|polari[sz]|density|state",
+    r"|^n_|^has_|^is_|scale|shift|polari[sz]|density|state"
+    r"|mulliken|l(oe|o|ö)wdin|hirshfeld|bader|(^|_)(nbo|npa|mbis|cm5|r?esp|ddec6?|partial|atomic)(_|$)",
     re.IGNORECASE,
 )
-"""Names that hold a word such as "energy" and are none: weights, widths, tolerances, cutoffs, other energies."""
+"""Names that hold a word such as "energy" and are none: weights, widths, tolerances, cutoffs, other energies,
+charges of single atoms."""
 UNIT = {
     "positions": "Angstrom",
     "energy": "eV",
@@ -72,6 +74,8 @@ class Questions:
     """Quantity, and the name under which it is kept in an unknown unit."""
     said_units: dict[str, str] = field(default_factory=dict)
     """Quantity, and its unit as the file says it."""
+    likely_units: dict[str, str] = field(default_factory=dict)
+    """Quantity, and the unit to propose, where the file shows its program; empty where it says the unit."""
     unknown_boundary: int | None = None
     """The first frame with a cell of which nothing says which directions are periodic."""
 
@@ -93,13 +97,14 @@ class Questions:
             options.append(answer)
             rest = [self._answer(quantity, name) for name in others] + [f"--key {quantity}={NONE}"]
             names = " or ".join(repr(name) for name in found)
-            asks = (
-                f"Does {names} say which atoms are held" if quantity == "fixed" else f"Is the {quantity} {names}"
-            )
+            verb = "Are" if quantity == "forces" else "Is"
+            asks = f"{verb} the {quantity} {names}"
+            if quantity == "fixed":
+                asks = f"Does {names} say which atoms are held"
             lines.append(f"  {asks} (frame {found[first]})? {answer}, otherwise {' or '.join(rest)}")
         for quantity, name in self.unknown_units.items():
             said, usual = self.said_units.get(quantity), UNIT[quantity]
-            options.append(f"--unit {quantity}={shlex.quote(said or _example(quantity, name))}")
+            options.append(f"--unit {quantity}={shlex.quote(said or self._unit(quantity, name))}")
             lines.append(
                 f"  In which unit is {name!r}? It is not one of ASE's names. {options[-1]}, or another"
                 if said is None
@@ -127,10 +132,14 @@ class Questions:
         ):
             name = f"-{name}"  # a gradient has the opposite sign, and what moves is not fixed
         known = name in KNOWN[quantity] or quantity not in UNIT
-        unit = "" if known else f" --unit {quantity}={_example(quantity, name)}"
+        likely = "" if known else self._unit(quantity, name)
+        unit = likely and f" --unit {quantity}={likely}"
         if quantity == "energy" and PER_ATOM.search(name):
-            unit += f" --correct 'energy={_example(quantity, name)}*n_atoms'"
+            unit += f" --correct 'energy={likely or UNIT[quantity]}*n_atoms'"
         return f"--key {quantity}={shlex.quote(name)}{unit}"
+
+    def _unit(self, quantity: str, name: str) -> str:
+        return self.likely_units.get(quantity, _example(quantity, name))
 
 
 def _example(quantity: str, name: str) -> str:

@@ -186,8 +186,6 @@ class Source:
             yield from self._ase(wanted)
 
     def _h5md(self, wanted: slice) -> Numbered:
-        if self.reading.keys:
-            raise KeysError(f"{self.path} is H5MD, which names its quantities itself. Leave out --key.")
         with self.reader() as reader:
             chosen = range(len(reader))[wanted]
             yield from zip(chosen, reader.frames(chosen.start, chosen.stop, chosen.step), strict=True)
@@ -195,7 +193,13 @@ class Source:
 
     def reader(self) -> Reader:
         """Of an H5MD file, with what the user says of it."""
-        return Reader(self.path, units=self.reading.units, elements=self.reading.elements)
+        said = self.reading
+        units, elements = said.units, said.elements
+        reader = Reader(
+            self.path, units=units, elements=elements, keys=said.keys, said=said.options, labels=said.labels
+        )
+        self.report.unused |= dict.fromkeys(reader.unread, len(reader))
+        return reader
 
     def _ase_atoms(self, wanted: slice) -> Numbered:
         """What ASE reads, but with true elements, and without frames that did not converge."""

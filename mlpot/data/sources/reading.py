@@ -79,10 +79,22 @@ class Reading:
     @property
     def options(self) -> tuple[str, ...]:
         """What of it the command line says with options."""
-        named = {"--format": self.format, "--index": self.index if self.index != ":" else None, "--pbc": self.pbc}
+        names = None if self.elements is None else self.elements.names or None
+        named = {
+            "--format": self.format,
+            "--index": self.index if self.index != ":" else None,
+            "--pbc": self.pbc,
+            "--elements": names,
+            "--cell": self.cell,
+        }
         pairs = [f"--key {shlex.quote(f'{quantity}={name}')}" for quantity, name in self.keys.items()]
         pairs += [f"--unit {shlex.quote(f'{quantity}={unit}')}" for quantity, unit in self.units.items()]
-        flags = {"--nan-is-missing": self.nan_is_missing, "--raw-forces": self.raw_forces}
+        pairs += ["--elements-from structure.xyz"] if self.elements is not None and names is None else []
+        flags = {
+            "--nan-is-missing": self.nan_is_missing,
+            "--raw-forces": self.raw_forces,
+            "--keep-unconverged": self.keep_unconverged,
+        }
         return (
             *(f"{option} {shlex.quote(value)}" for option, value in named.items() if value is not None),
             *pairs,

@@ -46,6 +46,16 @@ class Report:
     unused: Counter[str] = field(default_factory=Counter)
     """Names in the file that are nothing which is kept, and how many frames have them."""
 
+    groups: list[str] = field(default_factory=list)
+    """Groups of a file that hold structures under other names than those that are read, and what they lack."""
+    n_groups: int = 0
+
+    def leave_out_group(self, name: str, lacks: str) -> None:
+        """Count a group of a file whose structures are not read."""
+        self.n_groups += 1
+        if len(self.groups) < SHOWN:
+            self.groups.append(f"{name}, which has no {lacks}")
+
     def note(self, what: str, frame: int) -> None:
         """Count that something was left out, replaced or chosen in a frame of the file."""
         frames = self.notes.setdefault(what, [0])
@@ -104,6 +114,8 @@ class Report:
         self.n_held += other.n_held
         self.n_labels.update(other.n_labels)
         self.unused.update(other.unused)
+        self.groups += other.groups[: SHOWN - len(self.groups)]
+        self.n_groups += other.n_groups
         for name, values in other.states.items():
             self.states[name].update(values)
         for what, (n, *shown) in other.notes.items():
@@ -128,6 +140,12 @@ class Report:
             *(f"{what} ({_frames(n)}: {_listed(n, shown)})." for what, (n, *shown) in self.notes.items()),
             *(f"{line[0].upper()}{line[1:]}." for line in states),
         ]
+        if self.groups:
+            more = f"; and {self.n_groups - len(self.groups)} more" if self.n_groups > len(self.groups) else ""
+            lines.append(
+                f"NOT READ, as other names are: group {'; '.join(self.groups)}{more}. Read them by --key into a "
+                "set of their own, and mlpot data merge."
+            )
         if self.unused:
             most = self.unused.most_common(MOST_NAMES)
             more = f" and {len(self.unused) - len(most)} more" if len(self.unused) > len(most) else ""

@@ -13,15 +13,14 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlpot.data.errors import KeysError, LabelError, UnitsError
 from mlpot.data.h5md.safe_hdf5 import naming_damage
-from mlpot.data.sources.names import NONE, looks_like
+from mlpot.data.sources.names import KNOWN, NONE, UNIT, looks_like
 from mlpot.data.sources.reading import Reading
 from mlpot.data.sources.report import Report
-from mlpot.data.unit_names import factor
+from mlpot.data.unit_names import agreed_factor
 
 SQLITE = b"SQLite format 3\0"
 UNITS, LENGTH = "_property_unit_dict", "_distance_unit"
 SHAPES = {"energy": ((), (1,)), "forces": ((-1, 3),), "stress": ((3, 3), (1, 3, 3), (6,))}
-EXAMPLE = {"positions": "Angstrom", "energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
 USUAL = {"energy": ("energy",), "forces": ("forces",), "stress": ("stress",)}
 
 
@@ -52,26 +51,37 @@ def read_schnetpack(path: Path, kind: str, reading: Reading, report: Report) -> 
         metadata = dict(database.metadata)
         rows = iter(database.select())
     units: Mapping[str, str] = metadata.get(UNITS, {})
-    length = _factor(str(path), "positions", metadata.get(LENGTH), reading)
     names: dict[str, str] | None = None
     for k in range(2**62):
         with naming_damage(f"{path}, row {k}"):
             row = next(rows, None)
             if row is None:
                 return
-            atoms, data = row.toatoms(), dict(row.data)
+            atoms, data = row.toatoms(), {**row.key_value_pairs, **row.data}
         if names is None:
             names = _names(path, [*units, *data], reading)
-            scales = {q: _factor(str(path), q, units.get(name), reading, name) for q, name in names.items()}
+            written = {"positions": metadata.get(LENGTH), **{q: units.get(name) for q, name in names.items()}}
+            scales = _factors(str(path), written, {"positions": "positions", **names}, reading)
+            length = scales["positions"]
         clean = Atoms(atoms.numbers, atoms.positions * length, cell=atoms.cell.array * length, pbc=atoms.pbc)
         labels = {
             q: _label(f"{path}, row {k}", q, data[n], clean, scales[q]) for q, n in names.items() if n in data
         }
         if labels:
             clean.calc = SinglePointCalculator(clean, **labels)
-        for name in sorted(set(data) - set(names.values())):
-            report.unused[name] += 1
+        clean.info |= _states(data)
+        report.unused.update(set(data) - set(names.values()) - (set(KNOWN["charge"]) | set(KNOWN["spin"])))
         yield k, clean
+
+
+def _states(data: Mapping[str, Any]) -> dict[str, float]:
+    """Total charge and spin, as far as a row has them."""
+    found = {}
+    for quantity in ("charge", "spin"):
+        values = [data[name] for name in KNOWN[quantity] if np.size(data.get(name, ())) == 1]
+        if values and np.asarray(values[0]).dtype.kind in "iuf":
+            found[quantity] = float(np.ravel(values[0])[0])
+    return found
 
 
 def _names(path: Path, there: list[str], reading: Reading) -> dict[str, str]:
@@ -92,15 +102,25 @@ def _names(path: Path, there: list[str], reading: Reading) -> dict[str, str]:
     return names
 
 
-def _factor(where: str, quantity: str, written: Any, reading: Reading, name: str = "positions") -> float:
-    """House units in one unit of the file, which the metadata or else the user says."""
-    unit = written if isinstance(written, str) and written not in ("", "1") else reading.units.get(quantity)
-    if unit is None:
+def _factors(
+    where: str, written: Mapping[str, Any], names: Mapping[str, str], reading: Reading
+) -> dict[str, float]:
+    """House units in one unit of each quantity, which the metadata or else the user says."""
+    found, unknown = {}, []
+    for quantity, unit in written.items():
+        said = unit if isinstance(unit, str) and unit not in ("", "1") else None
+        value = agreed_factor(where, quantity, said, reading.units.get(quantity))
+        if value is None:
+            unknown.append(quantity)
+        else:
+            found[quantity] = -value if reading.keys.get(quantity, "").startswith("-") else value
+    if unknown:
+        told = ", ".join(repr(names[quantity]) for quantity in unknown)
         raise UnitsError(
-            f"{where} does not say in which unit {name!r} is. Say it: --unit {quantity}={EXAMPLE[quantity]}."
+            f"{where} does not say in which unit {told} {'is' if len(unknown) == 1 else 'are'}. Say it (units are "
+            f"examples, yours may differ): {' '.join(f'--unit {q}={UNIT[q]}' for q in unknown)}."
         )
-    sign = -1.0 if reading.keys.get(quantity, "").startswith("-") else 1.0
-    return sign * factor(quantity, unit)
+    return found
 
 
 def _label(where: str, quantity: str, value: Any, atoms: Atoms, scale: float) -> Any:

@@ -1,0 +1,57 @@
+"""Is what other programs call a key, an ensemble or a unit answered with how it is written here?"""
+
+from __future__ import annotations
+
+import pytest
+
+from mlpot.dynamics.recipe import MDRecipe
+from mlpot.recipes import RecipeError, parse_recipe
+from mlpot.training.recipe import Recipe
+
+MD = "model: a.safetensors\nstructure: a.xyz\n"
+TRAIN = "data: {train: a.h5}\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("ensemble: nvt", "write ensemble: langevin"), ("ensemble: NVT", "constant volume and temperature"),
+        ("ensemble: csvr", "write ensemble: bussi"), ("ensemble: nose_hoover", "did you mean 'nose-hoover'"),
+        ("ensemble: nph", "write ensemble: npt-isotropic"), ("ensemble: verlet", "write ensemble: nve"),
+        ("ensemble: NVE", "did you mean 'nve'"), ("stages: [{ensemble: nvt}]", "write ensemble: langevin"),
+        ("temperature: 300", "temperature_K: 300, in K"), ("dt: 1.0", "timestep_fs: 0.5, in fs"),
+        ("friction: 0.01", "1 / friction in fs"), ("thermostat: langevin", "ensemble: langevin"),
+        ("stages: [{temp: 300}]", "temperature_K"), ("trajectory: a.traj", "output: md_run"),
+        ("timestep_fs: 0.5 fs", "write 0.5 alone"), ("temperature_K: 300K", "write 300 alone"),
+        ("steps: 1.5", "write a whole number"), ("overwrite: maybe", "write true or false"),
+        ("repeat: 2", r"write a list, \[ ... \]"), ("temperature_K: -5", "it must be above 0"),
+        ("guards: {max_force: false}", "null switches it off"), ("guards: off", "write keys and values"),
+    ],
+)  # fmt: skip
+def test_a_run_file_in_the_words_of_others(said: str, answer: str) -> None:
+    with pytest.raises(RecipeError, match=answer):
+        parse_recipe(MDRecipe, MD + said)
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("lr: 0.01", "optimizer.learning_rate"), ("training: {max_epochs: 5}", "training.epochs"),
+        ("model: {r_max: 5.0}", "model.arguments.cutoff"),
+        ("data: {train: a.h5, E0s: average}", "reference_energies"),
+        ("optimizer: {name: Adam}", "did you mean 'adamw'"), ("model: {backbone: MACE}", "Did you mean mace"),
+        ("loss: {forces_weight: 10}", "loss.forces"), ("foundation_model: small", "model.start"),
+        ("optimizer: {learning_rate: fast}", "write a number"),
+    ],
+)  # fmt: skip
+def test_a_recipe_in_the_words_of_others(said: str, answer: str) -> None:
+    with pytest.raises(RecipeError, match=answer):
+        parse_recipe(Recipe, said if said.startswith("data") else TRAIN + said)
+
+
+@pytest.mark.parametrize("model", [MDRecipe, Recipe])
+def test_no_key_that_is_valid_is_said_to_be_written_otherwise(model: type) -> None:
+    for name, field in model.model_fields.items():
+        section = field.annotation if hasattr(field.annotation, "other_keys") else model
+        assert name not in section.other_keys
+        assert not set(getattr(section, "model_fields", ())) & set(section.other_keys) - {"learning_rate"}
