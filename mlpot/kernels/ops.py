@@ -131,9 +131,9 @@ def _module(device: str) -> ModuleType:
 
         return cpu
     if device == "cuda" and importlib.util.find_spec("triton"):
-        from mlpot.kernels import gpu
+        from mlpot.gpu import conv
 
-        return gpu
+        return conv
     return reference
 
 

@@ -24,7 +24,7 @@ from mlpot.potential import Potential
 from mlpot.stages.spline_grid import SPLINES, KnotEdges
 
 pytest.importorskip("triton", reason="Triton is installed with PyTorch for CUDA, and by the dev extra on Linux")
-from mlpot.kernels import gpu
+from mlpot.gpu import conv as gpu
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 CUDA = pytest.param(
