@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -12,13 +13,18 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
 
 from mlpot.equivariance import warn_of_rotations
-from mlpot.forces import native_call_of, periodic_directions, predict, predict_atoms, volumes
-from mlpot.graph import AtomGraph
+from mlpot.forces import device_obstacle, native_call_of, periodic_directions, predict, predict_atoms, volumes
+from mlpot.graph import AtomGraph, Edges, Properties
 from mlpot.model_file import own_potential
 from mlpot.neighbors import SkinList
 from mlpot.potential import Potential
+from mlpot.repeated_forces import RepeatedForces
+
+_MADE_ANEW: dict[str, Any] = {"_sent": None, "_repeated": None, "_seen": None}
+"""What belongs to a device, and not to a file of a calculator."""
 
 
 def no_stress(atoms: Atoms) -> str:
@@ -45,6 +51,11 @@ class MLPotCalculator(Calculator):
         device: where it computes.
         dtype: torch.float32, torch.float64 or their names; that of the potential by default.
         skin: Å; the neighbor list is rebuilt when an atom moved half of it.
+        cuda_graph: on a CUDA device compute structures of the same atoms, from the second on, by one CUDA graph,
+            so that small ones do not wait for calls of kernels. It was not yet run on a card.
+
+    Raises:
+        ValueError: a CUDA graph is wanted of what no kernel of Triton computes; says why.
 
     Raises (on calculation):
         UnknownElementError: an element the potential was not made for.
@@ -61,15 +72,22 @@ class MLPotCalculator(Calculator):
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str | None = None,
         skin: float = 0.5,
+        cuda_graph: bool = False,
     ):
         super().__init__()
         self.potential, self.device = own_potential(potential, device, dtype), device
         warn_of_rotations(self.potential)
+        if cuda_graph and (obstacle := device_obstacle(self.potential)) is not None:
+            raise ValueError(f"No CUDA graph can compute this potential: {obstacle}. Leave cuda_graph out.")
+        self._repeats = cuda_graph
+        self._repeated: RepeatedForces | None = None
+        self._seen: Tensor | None = None  # atomic numbers of the last structure that was computed without it
         self.neighbors = SkinList(self.potential.cutoff, skin)
+        self._sent: tuple[Edges, AtomGraph] | None = None  # the last list, and its copy on another device
         self._lock = (os.getpid(), RLock())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"} | _MADE_ANEW
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
@@ -99,7 +117,7 @@ class MLPotCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         a = self.atoms
         graph = self._graph()
-        out = predict(self.potential, graph).to("cpu")
+        out = self._predicted(graph).to("cpu")
         energy = out.energy.item()
         results = {"energy": energy, "free_energy": energy, "forces": out.forces.numpy()}
         has_volume = bool(a.pbc.any()) and bool(volumes(graph.cell, graph.pbc).isfinite())
@@ -127,8 +145,29 @@ class MLPotCalculator(Calculator):
                 raise
             raise PropertyNotImplementedError(no_stress(asked)) from error
 
+    def _predicted(self, graph: AtomGraph) -> Properties:
+        """As `predict`."""
+        if not self._repeats or graph.n_atoms == 0:
+            return predict(self.potential, graph)
+        if self._repeated is not None and self._repeated.fits(graph):
+            return self._repeated(graph)
+        if self._seen is not None and torch.equal(self._seen, graph.numbers):
+            self._repeated = RepeatedForces(self.potential, graph)
+            return self._repeated(graph)
+        self._seen = graph.numbers
+        return predict(self.potential, graph)
+
     def _graph(self, wide: bool = True) -> AtomGraph:
-        """The structure with its edges; with those in the skin too where a native call skips them."""
+        """The structure with its edges; with those in the skin too where what computes skips them.
+
+        To another device goes a list that still holds once, and then positions alone.
+        """
         a = self.atoms
-        find = self.neighbors.wide if wide and native_call_of(self.potential) is not None else self.neighbors.graph
-        return find(a.numbers, a.positions, a.cell.array, a.pbc).to(self.device)
+        skips = native_call_of(self.potential) is not None or device_obstacle(self.potential) is None
+        find = self.neighbors.wide if wide and skips else self.neighbors.graph
+        graph = find(a.numbers, a.positions, a.cell.array, a.pbc)
+        if torch.device(self.device).type == "cpu":
+            return graph
+        if self._sent is None or self._sent[0] is not graph.edges:
+            self._sent = graph.edges, graph.to(self.device)
+        return replace(self._sent[1], positions=graph.positions.to(self.device))

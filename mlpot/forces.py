@@ -1,44 +1,37 @@
-"""From energy to forces, stress and curvature: what chooses the executor, and the only file that differentiates.
+"""From energy to forces, stress and curvature: the only file that differentiates.
 
 A potential sees edge vectors, never positions or cells, so E = E({r_e}) and one gradient
 g_e = ∂E/∂r_e gives both derivatives (chain rule on r_e = r_j + S·cell − r_i):
 
     F_i = Σ_{e: center i} g_e − Σ_{e: neighbor i} g_e         σ = (1/V) Σ_e r_e ⊗ g_e
 
-The vectors are formed in float64 and cast to the weights' type; energies are summed in float64. Two executors know
-the formula of a potential: its modules, which are differentiated here, and compiled code, which is asked first.
+The vectors are formed in float64 and cast to the weights' type; energies are summed in float64. What computes
+them, `executors` says: compiled code gives forces itself, and all else is differentiated here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
-from weakref import WeakKeyDictionary
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
-from mlpot.cpu.calls import ExchangedCall, StagedTraining, native_call
+from mlpot.executors import Executor, check_executor, device_outputs
+from mlpot.executors import computed_by as computed_by
+from mlpot.executors import device_obstacle as device_obstacle
+from mlpot.executors import native_call_of as native_call_of
+from mlpot.executors import native_call_with_exchanges as native_call_with_exchanges
+from mlpot.executors import native_call_with_ghosts as native_call_with_ghosts
+from mlpot.executors import native_obstacle as native_obstacle
 from mlpot.graph import AtomGraph, Edges, Movable, Properties, edge_vectors
-from mlpot.models.native import Elements, obstacle_of_weights
 from mlpot.potential import Potential
-from mlpot.stages.network import StagedNetwork
 from mlpot.torch_settings import usual_settings
 
 FLAT = 1e-9
 """A cell whose volume is less than this part of the product of its edges has none."""
-
-Native = Callable[[AtomGraph], tuple[Tensor, Tensor, Tensor] | None]
-"""Energies (n_graphs,) eV, forces (n_atoms, 3) eV/Å and virials (n_graphs, 3, 3) eV of whole structures in
-float64, differentiable once by weights that require it, without a graph of theirs; None for a structure with an
-unknown element, or if there is no such call for the potential."""
-_in_use: WeakKeyDictionary[Potential, tuple[Tensor, Native | None]] = WeakKeyDictionary()
-"""Native calls of potentials whose weights no longer change, each with the constants that it was made for."""
-_in_training: WeakKeyDictionary[Potential, StagedTraining] = WeakKeyDictionary()
-"""What the native calls of potentials in training keep from step to step."""
 
 
 class AtomicEnergies(Protocol):
@@ -61,7 +54,12 @@ class AtomicProperties(Movable):
 
 
 def predict(
-    potential: AtomicEnergies, graph: AtomGraph, *, training: bool = False, native: bool = True
+    potential: AtomicEnergies,
+    graph: AtomGraph,
+    *,
+    training: bool = False,
+    native: bool = True,
+    executor: Executor | None = None,
 ) -> Properties:
     """Energy, forces and stress of every graph.
 
@@ -69,27 +67,32 @@ def predict(
         potential: maps (numbers, edges, vectors) to atomic energies (n_atoms,) in eV.
         graph: the structures; not changed.
         training: keep the graph of the gradient, so that a loss on forces reaches the weights.
-        native: use the compiled code if there is some for the potential, instead of the modules.
+        native: use the fastest executor that knows the potential; if not, the definition.
+        executor: use this one, for comparisons.
 
     Returns:
         Properties in float64. Stress is that of the cell's volume, zero out of the periodic directions, and NaN
         where nothing is periodic or the cell is flat.
 
     Raises:
-        ValueError: weights of a type of 16 bits.
+        ValueError: weights of a type of 16 bits, or an executor that does not know the potential.
         RuntimeError: when a gradient of what training gave is taken under autocast.
     """
+    if executor is not None:
+        check_executor(potential, executor)
+    compiled = native if executor is None else executor == "cpu"
+    on_device = native if executor is None else executor == "gpu"
     if training:
         with _settled(potential, graph, training=True) as settled, torch.enable_grad():
-            known = _natively(potential, settled) if native else None
-            return _for_a_loss(known or _predict(potential, settled, training=True))
+            known = _natively(potential, settled) if compiled else None
+            return _for_a_loss(known or _predict(potential, settled, training=True, on_device=on_device))
     _check_type(potential)
     with torch.no_grad():
-        known = _natively(potential, graph) if native else None
+        known = _natively(potential, graph) if compiled else None
     if known is not None:
         return known
     with _settled(potential, graph) as settled:
-        return _predict(potential, settled, training=False)
+        return _predict(potential, settled, training=False, on_device=on_device)
 
 
 def _for_a_loss(out: Properties) -> Properties:
@@ -113,70 +116,7 @@ def _natively(potential: AtomicEnergies, graph: AtomGraph) -> Properties | None:
     if known is None:
         return None
     energy, forces, virial = known
-    return Properties(energy, forces, _stress(virial, graph))
-
-
-def native_obstacle(potential: Potential) -> str | None:
-    """Why PyTorch and not compiled code computes energies and forces; None if compiled code does."""
-    return potential.backbone.native_obstacle() or obstacle_of_weights(potential.energy_scale)
-
-
-def computed_by(potential: Potential) -> str:
-    """What computes energies and forces, in words: compiled code, or PyTorch and why."""
-    obstacle = native_obstacle(potential)
-    return "compiled code" if obstacle is None else f"PyTorch ({obstacle})"
-
-
-def native_call_of(potential: AtomicEnergies) -> Native | None:
-    """The compiled energies, forces and virials of a potential; None if there is an obstacle.
-
-    Of a potential that is frozen the call is made once, until its constants are computed again.
-    """
-    if not isinstance(potential, Potential) or native_obstacle(potential) is not None:
-        return None
-    if not potential.is_frozen:  # its weights may change
-        return None if potential.core_repulsion is not None else partial(_call_in_training, potential)
-    constants, call = _in_use.get(potential, (None, None))
-    if constants is not potential.isolated:
-        known = potential.backbone, _elements(potential), potential.isolated
-        with usual_settings():
-            call = native_call(*known)
-        _in_use[potential] = potential.isolated, call
-    return call
-
-
-def native_call_with_ghosts(potential: Potential) -> Native | None:
-    """As `native_call_of` for a frozen potential and the atoms of one process among several.
-
-    `models.native.GHOST` is added to the atomic numbers of other processes' atoms. Of their energies, and so of
-    forces and virials, nothing counts; sums over all processes are those of the whole.
-    """
-    if native_obstacle(potential) is not None:
-        return None
-    known = potential.backbone, _elements(potential)._replace(ghosts=True), potential.isolated
-    with usual_settings():
-        return native_call(*known)
-
-
-def native_call_with_exchanges(potential: Potential) -> ExchangedCall | None:
-    """As `native_call_with_ghosts`, where processes send each other the features of their atoms."""
-    if native_obstacle(potential) is not None or not isinstance(potential.backbone, StagedNetwork):
-        return None
-    with usual_settings():
-        elements = _elements(potential)._replace(ghosts=True)
-        return ExchangedCall(potential.backbone, elements, potential.isolated)
-
-
-def _call_in_training(potential: Potential, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor] | None:
-    if potential not in _in_training:
-        _in_training[potential] = StagedTraining()
-    return _in_training[potential](potential.backbone, _elements(potential), graph)
-
-
-def _elements(potential: Potential) -> Elements:
-    of = potential
-    terms = of.repulsion, of.core_repulsion, of.cutoff
-    return Elements(of.elements, of.reference, of.energy_scale, of.energy_shift, *terms)
+    return Properties(energy, forces, stress_of(virial, graph))
 
 
 @contextmanager
@@ -196,10 +136,10 @@ def _check_type(potential: AtomicEnergies) -> None:
         raise ValueError(f"{potential.dtype} is too coarse for energies and forces. Use float32 or float64.")
 
 
-def _predict(potential: AtomicEnergies, graph: AtomGraph, *, training: bool) -> Properties:
-    atom_energy, vectors, g = _gradient(potential, graph, create_graph=training)
+def _predict(potential: AtomicEnergies, graph: AtomGraph, *, training: bool, on_device: bool) -> Properties:
+    atom_energy, vectors, g = _gradient(potential, graph, create_graph=training, on_device=on_device)
     virial = torch.zeros_like(graph.cell).index_add(0, _edge_batch(graph), vectors[:, :, None] * g[:, None, :])
-    out = Properties(_sum_graphs(atom_energy, graph), _to_atoms(g, graph), _stress(virial, graph))
+    out = Properties(_sum_graphs(atom_energy, graph), to_atoms(g, graph), stress_of(virial, graph))
     return out if training else Properties(out.energy.detach(), out.forces.detach(), out.stress.detach())
 
 
@@ -209,7 +149,7 @@ def volumes(cell: Tensor, pbc: Tensor) -> Tensor:
     return torch.where(pbc.any(-1) & (volume > FLAT * cell.norm(dim=-1).prod(-1)), volume, torch.nan)
 
 
-def _stress(virial: Tensor, graph: AtomGraph) -> Tensor:
+def stress_of(virial: Tensor, graph: AtomGraph) -> Tensor:
     """(n_graphs, 3, 3) eV/Å³ of virials in eV; NaN without a volume, zero out of the periodic directions.
 
     Strain of what is periodic alone is strain of the cell: along the vacuum of a slab the volume means nothing.
@@ -264,7 +204,7 @@ def predict_own(potential: AtomicEnergies, graph: AtomGraph, n_own: int) -> tupl
     with _settled(potential, graph) as settled:
         atom_energy, vectors, g = _gradient(potential, settled, n_own=n_own)
         virial = (vectors[:, :, None] * g[:, None, :]).sum(0, keepdim=True)
-        return atom_energy[:n_own].sum(0, keepdim=True).detach(), _to_atoms(g, settled).detach(), virial.detach()
+        return atom_energy[:n_own].sum(0, keepdim=True).detach(), to_atoms(g, settled).detach(), virial.detach()
 
 
 def predict_pairs(potential: AtomicEnergies, graph: AtomGraph, n_own: int) -> tuple[Tensor, Tensor]:
@@ -301,27 +241,55 @@ def _hessian_products(potential: AtomicEnergies, graph: AtomGraph, directions: T
             (dg,) = torch.autograd.grad(g, vectors, stretch, retain_graph=True, materialize_grads=True)
         else:  # an energy linear in the vectors, or no edges: no curvature
             dg = torch.zeros_like(vectors)
-        products.append(-_to_atoms(dg.double(), graph))
+        products.append(-to_atoms(dg.double(), graph))
     return torch.stack(products)
 
 
 def _gradient(
-    potential: AtomicEnergies, graph: AtomGraph, create_graph: bool = False, n_own: int | None = None
+    potential: AtomicEnergies,
+    graph: AtomGraph,
+    create_graph: bool = False,
+    n_own: int | None = None,
+    on_device: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Atomic energies with references, edge vectors and ∂E/∂r_e of all or the first atoms, all float64."""
     exact = edge_vectors(graph).detach()
     reference = potential.reference_energies(graph.numbers)
+    atom_energy, g = energies_and_pulls(
+        potential, graph, exact, create_graph=create_graph, n_own=n_own, on_device=on_device
+    )
+    return atom_energy.double() + reference, exact, g
+
+
+def energies_and_pulls(
+    potential: AtomicEnergies,
+    graph: AtomGraph,
+    exact: Tensor,
+    *,
+    create_graph: bool = False,
+    n_own: int | None = None,
+    on_device: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Atomic energies without references, of the weights' type, and ∂E/∂r_e (n_edges, 3) float64, of all or the
+    first atoms.
+
+    No number is asked for on the way, so that a CUDA device does not wait; `exact` are the vectors in float64.
+    """
     with torch.enable_grad():
         vectors = exact.to(potential.dtype).requires_grad_()
         if vectors is exact:
             vectors = exact.clone().requires_grad_()
-        atom_energy = potential(graph.numbers, graph.edges, vectors)
+        outputs = device_outputs(potential) if on_device else None
+        if outputs is None:
+            atom_energy = potential(graph.numbers, graph.edges, vectors)
+        else:
+            atom_energy = cast("Potential", potential)(graph.numbers, graph.edges, vectors, outputs)
         total = atom_energy[:n_own].sum()
         (g,) = torch.autograd.grad(total, vectors, create_graph=create_graph, materialize_grads=True)
-    return atom_energy.double() + reference, exact, g.double()
+    return atom_energy, g.double()
 
 
-def _to_atoms(g: Tensor, graph: AtomGraph) -> Tensor:
+def to_atoms(g: Tensor, graph: AtomGraph) -> Tensor:
     """F_i = Σ_{e: center i} g_e − Σ_{e: neighbor i} g_e, (n_atoms, 3)."""
     zero = torch.zeros_like(graph.positions)
     return zero.index_add(0, graph.edges.center, g).index_add(0, graph.edges.neighbor, -g)

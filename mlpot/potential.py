@@ -114,7 +114,7 @@ class Potential(nn.Module):
             numbers: (n_atoms,) atomic numbers.
             edges: from each atom to its neighbors.
             vectors: of the type of the weights.
-            outputs: what computes b instead of the backbone, of a frozen potential.
+            outputs: what computes b instead of the backbone.
         """
         with without_autocast(vectors):
             return self._atomic_energies(numbers, edges, vectors, outputs or self.backbone)
@@ -230,7 +230,7 @@ class Potential(nn.Module):
         elements = torch.tensor(self.elements, dtype=torch.int64, device=numbers.device)
         row_ptr = torch.cat([edges.row_ptr, edges.row_ptr[-1:].expand(len(elements))])
         with_isolated = Edges(edges.center, edges.neighbor, row_ptr, edges.reverse)
-        b = self.backbone(torch.cat([numbers, elements]), with_isolated, vectors)
+        b = outputs(torch.cat([numbers, elements]), with_isolated, vectors)
         n = len(numbers)
         return b[:n] - b[n:].index_select(0, kind)
 

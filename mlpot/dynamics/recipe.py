@@ -167,6 +167,9 @@ class MDRecipe(Section):
     )
     guards: Guards = Guards()
     device: str = Field("cpu", description="cpu or cuda")
+    cuda_graph: bool = Field(
+        False, description="on a CUDA device, start all kernels of a step by one call; for small structures"
+    )
     dtype: Literal["float32", "float64"] | None = Field(
         None, description="in which the potential computes; null: as it was trained"
     )

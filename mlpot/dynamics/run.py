@@ -89,7 +89,9 @@ def _prepared(recipe: MDRecipe, resume: bool) -> Simulation:
     newest = checkpoints.newest if resume else None
     if newest is None and there.exists() and not recipe.overwrite:
         raise FileExistsError(f"{there} exists. Choose another output, overwrite it, or continue it: --continue.")
-    calculator = MLPotCalculator(recipe.model, device=recipe.device, dtype=recipe.dtype)
+    calculator = MLPotCalculator(
+        recipe.model, device=recipe.device, dtype=recipe.dtype, cuda_graph=recipe.cuda_graph
+    )
     rng = np.random.default_rng(recipe.seed)
     terms = terms_of(recipe)
     if newest is None:

@@ -74,7 +74,9 @@ def _prepared(recipe: MDRecipe, resume: bool) -> Replicas:
         raise FileExistsError(
             f"{there[0]} exists. Choose another output, overwrite it, or continue it: --continue."
         )
-    calculator = MLPotCalculator(recipe.model, device=recipe.device, dtype=recipe.dtype)
+    calculator = MLPotCalculator(
+        recipe.model, device=recipe.device, dtype=recipe.dtype, cuda_graph=recipe.cuda_graph
+    )
     check_potential(calculator.potential)
     terms = terms_of(recipe) | {"replicas": recipe.replicas, "frame": recipe.frame}
     if newest is None:

@@ -1,1 +1,1 @@
-"""The executor of stages on CUDA devices: sums over neighbors in Triton, the rest in PyTorch."""
+"""The executor of lists of stages on CUDA devices: it knows stages, and no network."""

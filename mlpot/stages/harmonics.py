@@ -11,6 +11,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from mlpot.stages.constants import constants
+
 MAX_DEGREE = 3
 N_HARMONICS = (MAX_DEGREE + 1) ** 2
 
@@ -68,19 +70,19 @@ def _powers() -> tuple[tuple[int, int, int], ...]:
 
 
 @cache
-def _exact() -> Tensor:
-    """Coefficients of the harmonics and of their derivatives by x, y and z, (4, 20, 16) float64."""
+def _exact() -> tuple[tuple[tuple[float, ...], ...], ...]:
+    """Coefficients of the harmonics and of their derivatives by x, y and z, (4, 20, 16)."""
     place = {powers: k for k, powers in enumerate(_powers())}
-    out = torch.zeros(4, len(place), N_HARMONICS, dtype=torch.float64)
+    out = [[[0.0] * N_HARMONICS for _ in place] for _ in range(4)]
     for b, polynomial in enumerate(POLYNOMIALS):
         for powers, c in polynomial.items():
-            out[0, place[powers], b] += c
+            out[0][place[powers]][b] += c
             for axis, power in enumerate(powers):
                 if power > 0:
                     lower = tuple(p - (q == axis) for q, p in enumerate(powers))
-                    out[1 + axis, place[lower], b] += power * c  # type: ignore[index]
-    return out
+                    out[1 + axis][place[lower]][b] += power * c  # type: ignore[index]
+    return tuple(tuple(map(tuple, rows)) for rows in out)
 
 
 def _coefficients(like: Tensor) -> Tensor:
-    return _exact().to(like)
+    return constants(_exact(), like.dtype, like.device)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mlpot.stages.constants import indices
 from mlpot.stages.stage import Environments, Weights, by_element, fits, of_element
 
 
@@ -107,7 +108,7 @@ class Linear:
 
     def _by_matrix(self, like: Tensor) -> list[tuple[int, list[Tensor]]]:
         own = grouped(self.blocks)
-        return [(m, [torch.tensor(rows, device=like.device) for rows in both]) for m, both in own]
+        return [(m, [indices(rows, like.device) for rows in both]) for m, both in own]
 
 
 @lru_cache(256)

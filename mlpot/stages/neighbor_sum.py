@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mlpot.stages.constants import indices
 from mlpot.stages.harmonics import N_HARMONICS
 from mlpot.stages.spline_grid import SplineGrid
 from mlpot.stages.stage import Environments, Weights, fits
@@ -140,7 +141,7 @@ class NeighborSum:
 
     def _radial(self, at: Environments) -> tuple[Tensor, Tensor]:
         """T and T′ of each edge, (n_edges, n_paths, n_channels)."""
-        first, c, slope = self.grid.coefficients(at.distances)
+        first, c, slope = at.on_knots(self.grid)
         radial, slopes = (torch.zeros(len(c), *self.table.shape[1:]).to(self.table) for _ in range(2))
         for r in range(c.shape[1]):
             rows = self.table.index_select(0, first + r)
@@ -149,7 +150,7 @@ class NeighborSum:
         return radial, slopes
 
     def _to_table(self, at: Environments, by_radial: Tensor, by_slope: Tensor) -> Tensor:
-        first, c, slope = self.grid.coefficients(at.distances)
+        first, c, slope = at.on_knots(self.grid)
         out = torch.zeros_like(self.table)
         for r in range(c.shape[1]):
             row = c[:, r, None, None] * by_radial + slope[:, r, None, None] * by_slope
@@ -158,7 +159,7 @@ class NeighborSum:
 
     def _paths(self, like: Tensor) -> Iterator[_Path]:
         for number, sources, targets, kappa in _by_path(self.terms):
-            a, k = (torch.tensor(rows, device=like.device) for rows in (sources, targets))
+            a, k = (indices(rows, like.device) for rows in (sources, targets))
             yield _Path(number, a, k, kappa.to(like))
 
     @staticmethod

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mlpot.stages.constants import constants, indices
 from mlpot.stages.coupling import symmetric_products
 from mlpot.stages.stage import Environments, Weights, by_element, fits, of_element
 
@@ -141,8 +142,9 @@ class Products:
     def _factors(self, x: Tensor) -> Iterator[_Factors]:
         """The terms of each order, few enough at a time for the memory."""
         for components, target, path, kappa in _chunks(self.terms):
-            places = [torch.tensor(rows, device=x.device) for rows in (*components, target, path)]
-            yield _Factors(x, places[:-2], places[-2], places[-1], x.new_tensor(kappa)[:, None])
+            places = [indices(rows, x.device) for rows in (*components, target, path)]
+            factors = constants(tuple(kappa), x.dtype, x.device)[:, None]
+            yield _Factors(x, places[:-2], places[-2], places[-1], factors)
 
 
 @lru_cache(256)

@@ -154,9 +154,11 @@ def atomic_values(program: Program, at: Environments) -> Tensor:
     return forward(program, at)[ENERGY][:, 0, 0]
 
 
-def edge_gradient(program: Program, at: Environments, s: Tensor) -> tuple[Tensor, Arrays, Arrays]:
-    """∂E/∂r (n_edges, 3) for ∂E/∂b_i = s_i (n_atoms,), all arrays and ∂E of each."""
-    values = forward(program, at)
+def edge_gradient(
+    program: Program, at: Environments, s: Tensor, values: Arrays | None = None
+) -> tuple[Tensor, Arrays, Arrays]:
+    """∂E/∂r (n_edges, 3) for ∂E/∂b_i = s_i (n_atoms,), all arrays, if they are not given, and ∂E of each."""
+    values = forward(program, at) if values is None else values
     adjoints = {name: torch.zeros_like(value) for name, value in values.items()}
     adjoints[ENERGY] = s[:, None, None].to(values[ENERGY])
     gradient = torch.zeros_like(at.vectors)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mlpot.graph import Edges
+from mlpot.stages.constants import constants
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class Spline:
         """Rows of a table of n_knots intervals."""
         return self.stride * (n_knots - 1) + len(self.polynomials)
 
-    def derivative(self, order: int, per_length: float) -> list[list[float]]:
+    def derivative(self, order: int, per_length: float) -> tuple[tuple[float, ...], ...]:
         """The polynomials in t of the derivatives by distance, for knots 1/per_length Å apart."""
         powers = range(order, self.degree + 1)
         # d^q/dt^q t^p = p!/(p − q)! t^(p − q), and dt/dd = 1/h
         factors = [math.perm(p, order) * per_length**order for p in powers]
-        return [[row[p] * f for p, f in zip(powers, factors, strict=True)] for row in self.polynomials]
+        return tuple(tuple(row[p] * f for p, f in zip(powers, factors, strict=True)) for row in self.polynomials)
 
 
 SPLINES = {
@@ -77,6 +78,11 @@ class SplineGrid:
         """Rows of a table."""
         return SPLINES[self.degree].n_rows(self.n_knots)
 
+    @property
+    def stride(self) -> int:
+        """Rows from one interval to the next."""
+        return SPLINES[self.degree].stride
+
     def coefficients(self, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What edges of length d (n_edges,) Å read: the first row, c and c′ (1/Å), (n_edges, degree + 1).
 
@@ -86,7 +92,7 @@ class SplineGrid:
         place = d.double() * per_length  # in float32 a distance of 5 Å would lose five digits of t
         knot = place.detach().long().clamp(0, self.n_knots - 1)
         t = place - knot
-        rows = (torch.tensor(spline.derivative(k, per_length), dtype=t.dtype, device=t.device) for k in (0, 1))
+        rows = (constants(spline.derivative(k, per_length), t.dtype, t.device) for k in (0, 1))
         c, slope = (torch.where(t[:, None] >= 1, 0.0, _horner(t, row)).to(d.dtype) for row in rows)
         return knot * spline.stride, c, slope
 
@@ -119,8 +125,8 @@ class KnotEdges:
     def coefficients(self, order: int) -> Tensor:
         """c^(order) (n_edges, degree + 1), derivatives by distance in 1/Å."""
         if order not in self._coefficients:
-            rows = self.spline.derivative(order, self.per_length)
-            c = _horner(self.t, torch.tensor(rows, dtype=torch.float64, device=self.t.device))
+            rows = constants(self.spline.derivative(order, self.per_length), torch.float64, self.t.device)
+            c = _horner(self.t, rows)
             self._coefficients[order] = torch.where(self.t[:, None] >= 1, 0.0, c).to(self.d.dtype)
         return self._coefficients[order]
 

@@ -14,14 +14,15 @@ no stage needs a derivative of a derivative of its formula (see `run`). An array
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from mlpot.graph import Edges
 from mlpot.stages.harmonics import harmonic_gradients, harmonics
+from mlpot.stages.spline_grid import SplineGrid
 
 
 @dataclass(eq=False)
@@ -32,6 +33,7 @@ class Environments:
     edges: Edges
     vectors: Tensor  # (n_edges, 3) Å, from center to neighbor
     vectors_dot: Tensor | None = None  # (n_edges, 3), the motion of the edges along which `tangent` derives
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)  # what stages find once for all of them
 
     @cached_property
     def distances(self) -> Tensor:
@@ -64,6 +66,21 @@ class Environments:
         """Ẏ_b = ∂Y_b/∂r · ṙ, (n_edges, 16)."""
         assert self.vectors_dot is not None, "tangents need the motion of the edges"
         return (self.harmonic_gradients @ self.vectors_dot[:, :, None])[..., 0]
+
+    def moving(self, motion: Tensor) -> Environments:
+        """The same atoms with a motion of the edges (n_edges, 3); what was found of their vectors is kept."""
+        moved = Environments(self.element, self.edges, self.vectors, motion, self.kept)
+        for name in ("distances", "directions", "harmonics", "harmonic_gradients"):
+            if name in self.__dict__:
+                moved.__dict__[name] = self.__dict__[name]
+        return moved
+
+    def on_knots(self, grid: SplineGrid) -> tuple[Tensor, Tensor, Tensor]:
+        """`SplineGrid.coefficients` of the distances."""
+        if grid not in self.kept:
+            self.kept[grid] = grid.coefficients(self.distances)
+        found: tuple[Tensor, Tensor, Tensor] = self.kept[grid]
+        return found
 
 
 Weights = tuple[Tensor, ...]

@@ -107,7 +107,7 @@ class CoreRepulsion(nn.Module):
         pair = gather(kind, edges.center) * len(self.coordination) + gather(kind, edges.neighbor)
         low, high = (gather(limit.flatten().to(vectors.dtype), pair) for limit in self.distances.unbind(-1))
         close = distances(vectors.detach()) < high
-        if not torch.compiler.is_compiling() and not bool(close.any()):  # nearly always
+        if not close.is_cuda and not torch.compiler.is_compiling() and not bool(close.any()):  # nearly always
             return vectors, vectors.new_zeros(len(numbers))
         d = distances(vectors)
         x = ((d - low) / (high - low)).clamp(0, 1)

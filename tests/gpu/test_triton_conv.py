@@ -1,20 +1,12 @@
-"""Do the kernels for CUDA devices compute what the reference defines, always in the same order?
-
-Without a device they run in Triton's interpreter. It has to be chosen before Triton is imported, so these tests
-are run again in a process of their own, where `INTERPRETED` is true.
-"""
+"""Do the kernels for CUDA devices compute what the reference defines, always in the same order?"""
 
 from __future__ import annotations
-
-import os
-import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from triton_runs import CUDA, INTERPRETED, check_compiled, compiles, interpret, on_device, runs_the_others
 
 from mlpot.forces import hessian, predict
 from mlpot.graph import AtomGraph, collate, edge_vectors
@@ -26,12 +18,6 @@ from mlpot.stages.spline_grid import SPLINES, KnotEdges
 pytest.importorskip("triton", reason="Triton is installed with PyTorch for CUDA, and by the dev extra on Linux")
 from mlpot.gpu import conv as gpu
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-CUDA = pytest.param(
-    "cuda",
-    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
-)
-on_device = pytest.mark.parametrize("device", ["cpu" if INTERPRETED else CUDA])
 by_degree = pytest.mark.parametrize("degree", [3, 5])
 
 CUTOFF, N_KNOTS = 4.0, 6
@@ -143,29 +129,18 @@ def test_a_potential_is_the_same_on_the_device(monkeypatch, device):
     torch.testing.assert_close(found_curvature, curvature, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="is the one that runs the others")
+@runs_the_others
 @pytest.mark.parametrize("chosen", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_the_interpreter_finds_the_same(chosen):
-    command = [sys.executable, "-m", "pytest", __file__, "-q", "-k", "cpu", "-m", chosen, "-p", "no:cacheprovider"]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert "skipped" not in done.stdout
+    interpret(__file__, chosen)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="compiles, as the interpreter does not")
+@compiles
 @pytest.mark.parametrize("kind", ["fp32", "fp64"])
 @pytest.mark.parametrize("n_read", [4, 6])
 @pytest.mark.parametrize("name", ["_conv", "_edge_dot", "_interval_grads"])
 def test_kernels_compile_without_a_device_and_use_no_atomics(name, n_read, kind):
-    """For compute capability 9.0, as in an H200."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, compile
-
     kernel = getattr(gpu, name)
     integers = {"row_ptr", "begin", "edge", "first", "center", "neighbor"}
     types = {a: "*i64" if a in integers else f"*{kind}" for a in kernel.arg_names}
-    types |= {a: "i32" for a in types if a.startswith("n_")} | {"N_READ": "constexpr"}
-    code = compile(ASTSource(kernel, types, {"N_READ": n_read}), target=GPUTarget("cuda", 90, 32)).asm["ptx"]
-    assert "ld.global" in code
-    assert not re.search(r"\b(atom|red)\.", code)
+    check_compiled(kernel, types | {a: "i32" for a in types if a.startswith("n_")}, {"N_READ": n_read})
