@@ -1,12 +1,14 @@
 """Products of the components of an atom as `stages.products`, in Triton: no array of atoms × terms × channels.
 
-A program takes TILE channels of ATOMS atoms, and all terms are written out when it is compiled. `_forward` gives
+A program takes TILE channels of ATOMS atoms. Its terms are written out when it is compiled, so that long lists are
+cut into several kernels, one after another, which add to the same array. `_forward` gives
 values and tangents, which are products of x + ε ẋ with ε² = 0. `_backward` gives both kinds of adjoints: of
 g + ε ȳ times all factors but one the ε part is x̄ of that one; times all factors, the gradient of the weight.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -15,11 +17,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mlpot.gpu.registers import TILE, components, launch, rows_of, strides, zeros
+from mlpot.gpu.registers import TILE, components, is_used, launch, n_tiles, rows_of, strides, zeros
 from mlpot.stages.products import Product, Products
 from mlpot.stages.stage import Environments, Weights, by_element
 
 ATOMS = 4  # of a program: one for each warp
+MOST_TERMS = 96  # of a kernel: what compiling takes grows faster than their number
 
 Paths = tuple[tuple[int, tuple[tuple[int, tuple[tuple[float, tuple[int, ...]], ...]], ...]], ...]
 """Of each path its number and, for each target, (κ, factors) of its terms."""
@@ -51,10 +54,11 @@ class TritonProducts(Products):
         moving, x = x_dot is not None, rows_of(x)
         x_dot = x if x_dot is None else rows_of(x_dot)
         out = x.new_zeros(len(x), self.n_written, x.shape[2])
-        launch(
-            _forward, self._grid(x), x, x_dot, self._weight(x), at.element, out, len(x), x.shape[2],
-            *strides(x, x_dot), self.n_written, **self._constants(), MOVING=moving,
-        )  # fmt: skip
+        for constants in self._kernels():
+            launch(
+                _forward, self._grid(x), x, x_dot, self._weight(x), at.element, out, len(x), x.shape[2],
+                *strides(x, x_dot), self.n_written, **constants, MOVING=moving,
+            )  # fmt: skip
         return out
 
     def _backward(
@@ -65,10 +69,11 @@ class TritonProducts(Products):
         out = torch.zeros_like(arrays[0], memory_format=torch.contiguous_format)
         n_paths = self.weight.shape[1] if moving and self.weight is not None else 0
         by_atom = out.new_zeros(len(x), n_paths, x.shape[2])
-        launch(
-            _backward, self._grid(x), *arrays, self._weight(x), at.element, out, by_atom, len(x), x.shape[2],
-            *strides(*arrays), self.n_read, **self._constants(), MOVING=moving,
-        )  # fmt: skip
+        for constants in self._kernels():
+            launch(
+                _backward, self._grid(x), *arrays, self._weight(x), at.element, out, by_atom, len(x), x.shape[2],
+                *strides(*arrays), self.n_read, **constants, MOVING=moving,
+            )  # fmt: skip
         return out, by_atom
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
@@ -77,14 +82,15 @@ class TritonProducts(Products):
     def _weight(self, x: Tensor) -> Tensor:
         return x if self.weight is None else self.weight.detach().contiguous()
 
-    def _constants(self) -> dict[str, Any]:
+    def _kernels(self) -> Iterator[dict[str, Any]]:
+        """The constants of each kernel."""
         rows, n_paths = (0, 0) if self.weight is None else self.weight.shape[:2]
-        used = tuple(sorted({a for t in self.terms for a in t.factors}))
-        targets = tuple(sorted({t.target for t in self.terms}))
-        return {
-            "PATHS": _by_path(self.terms), "USED": used, "TARGETS": targets, "N_WEIGHTS": n_paths,
-            "BY_ELEMENT": rows > 1, "ATOMS": ATOMS, "TILE": TILE,
-        }  # fmt: skip
+        for terms in _cut(self.terms, MOST_TERMS):
+            yield {
+                "PATHS": _by_path(terms), "USED": tuple(sorted({a for t in terms for a in t.factors})),
+                "TARGETS": tuple(sorted({t.target for t in terms})), "N_WEIGHTS": n_paths, "BY_ELEMENT": rows > 1,
+                "ATOMS": ATOMS, "TILE": TILE,
+            }  # fmt: skip
 
 
 @triton.jit
@@ -99,7 +105,7 @@ def _forward(x, x_dot, weight, element, out, n_atoms, n_channels, x_atom, x_row,
     dots = xs
     if MOVING:
         dots = components(x_dot + i[:, None] * dot_atom, dot_row, f, inside, USED)
-    totals = zeros(out, _last(TARGETS), ATOMS, TILE)
+    totals = zeros(out, n_tiles(TARGETS), ATOMS, TILE)
     for p in tl.static_range(_length(PATHS)):
         w = _weight_of(
             weight, element, i, i < n_atoms, f, inside, n_channels, _path(PATHS, p), N_WEIGHTS, BY_ELEMENT
@@ -115,8 +121,9 @@ def _forward(x, x_dot, weight, element, out, n_atoms, n_channels, x_atom, x_row,
                 total += dot if MOVING else value
             total = totals[_target(PATHS, p, t)] + w * total
             totals = totals[: _target(PATHS, p, t)] + (total,) + totals[_target(PATHS, p, t) + 1 :]
-    for k in tl.static_range(_last(TARGETS)):
-        tl.store(out + (i * n_written + k)[:, None] * n_channels + f, totals[k], inside)
+    for k in tl.static_range(n_tiles(TARGETS)):
+        if is_used(TARGETS, k):
+            _add(out + (i * n_written + k)[:, None] * n_channels + f, totals[k], inside)
 
 
 @triton.jit
@@ -134,7 +141,7 @@ def _backward(x, x_dot, y_bar, g, weight, element, out, by_atom, n_atoms, n_chan
     if MOVING:
         dots = components(x_dot + i[:, None] * dot_atom, dot_row, f, inside, USED)
         gs = components(g + i[:, None] * g_atom, g_row, f, inside, TARGETS)
-    bars = zeros(out, _last(USED), ATOMS, TILE)
+    bars = zeros(out, n_tiles(USED), ATOMS, TILE)
     for p in tl.static_range(_length(PATHS)):
         w = _weight_of(
             weight, element, i, i < n_atoms, f, inside, n_channels, _path(PATHS, p), N_WEIGHTS, BY_ELEMENT
@@ -157,10 +164,16 @@ def _backward(x, x_dot, y_bar, g, weight, element, out, by_atom, n_atoms, n_chan
                         bar = bars[_factor(PATHS, p, t, n, q)] + w * bar
                         bars = bars[: _factor(PATHS, p, t, n, q)] + (bar,) + bars[_factor(PATHS, p, t, n, q) + 1 :]
         if MOVING and N_WEIGHTS > 0:
-            at = by_atom + (i * N_WEIGHTS + _path(PATHS, p))[:, None] * n_channels + f
-            tl.store(at, of_weight, inside)
-    for a in tl.static_range(_last(USED)):
-        tl.store(out + (i * n_read + a)[:, None] * n_channels + f, bars[a], inside)
+            _add(by_atom + (i * N_WEIGHTS + _path(PATHS, p))[:, None] * n_channels + f, of_weight, inside)
+    for a in tl.static_range(n_tiles(USED)):
+        if is_used(USED, a):
+            _add(out + (i * n_read + a)[:, None] * n_channels + f, bars[a], inside)
+
+
+@triton.jit
+def _add(at, values, inside):
+    """To what the kernels before left there."""
+    tl.store(at, tl.load(at, inside, 0) + values, inside)
 
 
 @triton.jit
@@ -175,11 +188,6 @@ def _weight_of(weight, element, i, valid, f, inside, n_channels, path: tl.conste
             row += tl.load(element + i, valid, 0) * N_WEIGHTS
         w = tl.load(weight + row[:, None] * n_channels + f, inside, 0)
     return w
-
-
-@triton.constexpr_function
-def _last(used):
-    return 1 + max(used)
 
 
 @triton.constexpr_function
@@ -220,6 +228,13 @@ def _factor(paths, p, t, n, q):
 @triton.constexpr_function
 def _order(paths, p, t, n):
     return len(paths[p][1][t][1][n][1])
+
+
+@cache
+def _cut(terms: tuple[Product, ...], most: int) -> list[tuple[Product, ...]]:
+    """Terms by path and target, so many a kernel."""
+    ordered = sorted(terms, key=lambda t: (t.path, t.target))
+    return [tuple(ordered[k : k + most]) for k in range(0, len(ordered), most)]
 
 
 @cache

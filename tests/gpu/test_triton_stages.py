@@ -119,8 +119,9 @@ def test_long_intervals_are_shared_among_programs(device, monkeypatch):
 @on_device
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_products_are_the_definition(device, name, monkeypatch):
-    """Of more atoms than a program takes, more channels than a tile has, one element and several."""
+    """Of more atoms than a program, more channels than a tile and more terms than a kernel has."""
     monkeypatch.setattr(triton_products, "TILE", 4)
+    monkeypatch.setattr(triton_products, "MOST_TERMS", 4)
     for n_atoms, n_elements, n_channels, dtype, bar in (
         (6, 2, 5, torch.float64, 1e-12),
         (1, 1, 1, torch.float32, 1e-5),
