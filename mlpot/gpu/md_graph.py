@@ -22,7 +22,7 @@ def captured(function: Function, device: torch.device) -> Function:
         device: a CUDA device.
     """
     with torch.cuda.device(device):
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # PyTorch has no types here
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # kernels are compiled, and libraries take their memory, before the capture
             for _ in range(3):

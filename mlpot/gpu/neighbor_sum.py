@@ -53,23 +53,23 @@ class TritonSum(NeighborSum):
 
     def value(self, at: Environments, x: Tensor) -> Tensor:
         """Σ_j T ∘ Z x."""
-        return self._gathered(at, x, None, turned=False)
+        return self._by_kernels(at, x, None, turned=False)
 
     def tangent(self, at: Environments, x: Tensor, x_dot: Tensor) -> Tensor:
         """Σ_j T ∘ (Z ẋ + Ż x) + Ṫ ∘ Z x."""
-        return self._gathered(at, x, x_dot, turned=False)
+        return self._by_kernels(at, x, x_dot, turned=False)
 
     def adjoint(self, at: Environments, x: Tensor, y_bar: Tensor) -> tuple[Tensor, Tensor]:
         """x̄_j = Σ_i Zᵀ (T ∘ ȳ), and ∂E/∂r."""
-        return self._gathered(at, y_bar, None, turned=True), self._edge_gradient(at, x, y_bar)
+        return self._by_kernels(at, y_bar, None, turned=True), self._edge_gradient(at, x, y_bar)
 
     def both_adjoints(
         self, at: Environments, x: Tensor, x_dot: Tensor, y_bar: Tensor, g: Tensor
     ) -> tuple[Tensor, Weights]:
         """x̄_j = Σ_i Zᵀ (T ∘ ȳ + Ṫ ∘ g) + Żᵀ (T ∘ g), and the gradient of the table."""
-        return self._gathered(at, g, y_bar, turned=True), (self._table_gradient(at, x, x_dot, y_bar, g),)
+        return self._by_kernels(at, g, y_bar, turned=True), (self._table_gradient(at, x, x_dot, y_bar, g),)
 
-    def _gathered(self, at: Environments, x: Tensor, x_dot: Tensor | None, *, turned: bool) -> Tensor:
+    def _by_kernels(self, at: Environments, x: Tensor, x_dot: Tensor | None, *, turned: bool) -> Tensor:
         n_written = self.n_read if turned else self.n_written
         x, table, moving = rows_of(x), self.table.detach().contiguous(), x_dot is not None
         x_dot = x if x_dot is None else rows_of(x_dot)

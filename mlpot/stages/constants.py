@@ -14,10 +14,14 @@ def indices(rows: Sequence[int], device: torch.device) -> Tensor:
     return constants(tuple(rows), torch.int64, device)
 
 
-@lru_cache(4096)
 def constants(values: Hashable, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers of tuples, perhaps of tuples; nobody may change them."""
-    if torch.is_inference_mode_enabled():  # autograd would refuse to keep them
-        with torch.inference_mode(False):
-            return torch.tensor(values, dtype=dtype, device=device)
-    return torch.tensor(values, dtype=dtype, device=device)
+    if torch.compiler.is_compiling():  # what is compiled has constants of its own
+        return torch.tensor(values, dtype=dtype, device=device)
+    return _kept(values, dtype, device)
+
+
+@lru_cache(4096)
+def _kept(values: Hashable, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # autograd would refuse to keep what was made in that mode
+        return torch.tensor(values, dtype=dtype, device=device)
