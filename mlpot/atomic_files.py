@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 
 REPORTS = (".json", ".html", ".htm")  # endings
@@ -29,6 +30,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         StorageError: it cannot be written.
     """
+    path = _followed(path)
     temporary = path.with_name(f".{path.name}.part")
     with storing(path, len(content)):
         try:
@@ -40,6 +42,11 @@ def write_whole(path: Path, content: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+def _followed(path: Path) -> Path:
+    """The file that a symbolic link names, which is written in place of the link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def sync_folder(folder: Path) -> None:
@@ -80,15 +87,21 @@ def storing(path: Path, n_bytes: int) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     """Where to make a file, of which nobody knows, that takes the place of `path` if nothing failed.
 
     It has the name of `path` in a folder of its own, as there are writers that go by the ending.
 
+    Args:
+        path: the file.
+        overwrite: replace what is there at the end; else a file that came into being meanwhile stays, and the new
+            one has a name of its own.
+
     Raises:
         StorageError: the folder cannot be written.
+        FileExistsError: there is one now, and it is not to be replaced.
     """
-    path = Path(path)
+    path = _followed(Path(path))
     with storing(path, 0):
         folder = tempfile.TemporaryDirectory(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
     with folder as name:
@@ -97,8 +110,31 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with storing(path, temporary.stat().st_size):
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            placed = path if overwrite else _placed(temporary, path)
+            if overwrite:
+                os.replace(temporary, path)
             sync_folder(path.parent)
+    if placed != path:
+        raise FileExistsError(
+            f"{path} was written by another command meanwhile, and stays as it is. What this one wrote is "
+            f"{placed}."
+        )
+
+
+def _placed(temporary: Path, path: Path) -> Path:
+    """The name that a file got: `path`, or else the first with -2, -3, ... before its ending that nobody has."""
+    others = (path.with_name(f"{path.stem}-{k}{path.suffix}") for k in count(2))
+    for name in chain([path], others):
+        try:
+            os.link(temporary, name)  # of two processes one gets it, and it is whole from the beginning
+        except FileExistsError:
+            continue
+        except OSError:  # a file system without links
+            if name.exists():
+                continue
+            os.replace(temporary, name)
+        return name
+    raise AssertionError
 
 
 def check_place(path: str | Path, *, overwrite: bool = True) -> None:

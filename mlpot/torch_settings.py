@@ -7,9 +7,13 @@ block, and set back.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -23,6 +27,24 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 # the first energy of a worker was 0.015 eV off.
 for _dtype in DTYPES.values():
     torch.exp(torch.zeros(64, dtype=_dtype, device="cpu"))
+
+
+@cache
+def _pause() -> Callable[[int], int] | None:
+    """OpenMP's omp_pause_resource_all (OpenMP 5.0, section 3.6), if PyTorch brings a library that has it."""
+    library = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
+    return ctypes.CDLL(str(library)).omp_pause_resource_all if library.exists() else None
+
+
+def openmp_rests() -> None:
+    """PyTorch's threads wait for more work in a busy loop, for milliseconds and on the cores that ours need."""
+    if pause := _pause():
+        pause(1)
+
+
+# Threads do not survive a fork, and a child that waited for those of its parent would wait for ever, also where
+# the parent has only loaded a model. So OpenMP's are ended before, and PyTorch makes them anew in both processes.
+os.register_at_fork(before=openmp_rests)
 
 _one_at_a_time = Lock()
 _precise = 0  # blocks that need full precision at this moment, in all threads
@@ -133,7 +155,7 @@ def known_device(device: torch.device | str) -> torch.device:
         elif str(device).startswith("mps"):
             why = "there is none here, or it has no float64, in which positions and sums are"
         elif str(device).partition(":")[0] in ("gpu", "nvidia", "auto"):
-            why = "CUDA's GPUs are called cuda, or cuda:1, ..."
+            why = "GPUs of CUDA are called cuda, cuda:1, and so on"
         raise ValueError(f"Nothing computes on device {str(device)[:20]!r}: {why}. Use cpu.") from None
     if found.type == "meta":
         raise ValueError("Nothing computes on device 'meta', which stores no numbers. Use cpu.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from processes import PATIENCE
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.kernels import loops, threads
+from mlpot.model_file import save_potential
 from mlpot.potential import Potential
 
 N_WORKERS = 4
@@ -151,6 +153,32 @@ def test_a_fork_after_threads_of_pytorch_goes_on() -> None:
     code = process.exitcode
     process.kill()
     assert code == 0
+
+
+LOADED_ALONE = """
+import os, signal, sys
+import torch
+import mlpot
+
+torch.set_num_threads(2)
+mlpot.load(sys.argv[1])
+assert "mlpot.kernels.threads" not in sys.modules  # which is imported with the first energy
+x = torch.ones(400, 400)
+expected = torch.exp(x).sum().item()
+if (child := os.fork()) == 0:
+    signal.alarm(int(sys.argv[2]))  # who waits for threads of its parent is ended
+    os._exit(0 if torch.exp(x).sum().item() == expected else 1)
+sys.exit(os.waitpid(child, 0)[1] != 0)
+"""
+
+
+def test_a_process_that_has_only_loaded_a_model_can_be_forked(tmp_path: Path) -> None:
+    model = str(tmp_path / "model.safetensors")
+    save_potential(crystal("ace").calc.potential, model, {})
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED_ALONE, model, str(PATIENCE)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def _exp_sum(x: torch.Tensor, expected: float) -> None:

@@ -25,6 +25,7 @@ from mlpot.data.label_workers import Outcome, in_processes
 from mlpot.data.quantum import Code, SettingsError, charge_of, choose, version
 from mlpot.data.sources.names import KNOWN, looks_like
 from mlpot.data.sources.read import H5MD_ENDINGS, Source, as_source
+from mlpot.folder_lock import folder_lock
 
 
 class ResumeError(DataError):
@@ -77,7 +78,7 @@ def label(
 
     Raises:
         SettingsError: the calculator or one of its settings is unknown. MissingCodeError: it is not installed.
-        ResumeError: the working file belongs to another run.
+        ResumeError: the working file belongs to another run. LockedError: another process labels into it.
         LabelError: not one structure could be labeled, or the scheduler or its workers cannot be used.
         FileExistsError: the destination exists and `overwrite` is not given. FormatError: it does not end in .h5.
     """
@@ -86,20 +87,24 @@ def label(
     frames = list(_structures(as_source(source, labels=False)))
     partial = destination.with_name(destination.name + ".partial")
     run = {"calculator": calculator, "version": version(code), "settings": code.model_dump()}
-    done = _reopen(partial, run | {"structures": _fingerprint(frames)}, resume)
-    resumed = len(done)
-    with partial.open("a", encoding="utf-8") as record, _single_threaded_children():
-        for outcome in _outcomes(code, [(k, f) for k, f in enumerate(frames) if k not in done], workers, on):
-            _append(record, asdict(outcome))
-            done[outcome.frame] = outcome
-            if progress is not None:
-                progress(len(done), len(frames))
-    found = [done[k] for k in range(len(frames))]
-    report = _report(found, resumed)
-    labeled = (_labeled(frames[k], outcome, code) for k, outcome in enumerate(found) if outcome.failure is None)
-    h5md.write(destination, labeled, card=_card(code, report) | dict(card or {}), overwrite=overwrite)
-    partial.unlink()
+    with folder_lock(destination.with_name(f".{destination.name}.label")):  # two would compute all twice
+        done = _reopen(partial, run | {"structures": _fingerprint(frames)}, resume)
+        left, resumed = [(k, f) for k, f in enumerate(frames) if k not in done], len(done)
+        with partial.open("a", encoding="utf-8") as record, _single_threaded_children():
+            for outcome in _outcomes(code, left, workers, on):
+                _append(record, asdict(outcome))
+                done[outcome.frame] = outcome
+                (progress or _silent)(len(done), len(frames))
+        found = [done[k] for k in range(len(frames))]
+        report = _report(found, resumed)
+        labeled = (_labeled(frames[k], o, code) for k, o in enumerate(found) if o.failure is None)
+        h5md.write(destination, labeled, card=_card(code, report) | dict(card or {}), overwrite=overwrite)
+        partial.unlink()
     return report
+
+
+def _silent(done: int, total: int) -> None:
+    """Nobody wants to know."""
 
 
 def _structures(source: Source) -> Iterator[Atoms]:

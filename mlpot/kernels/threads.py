@@ -6,7 +6,6 @@ PyTorch's, and its pools are not safe to use from several.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from mlpot.kernels import loops
+from mlpot.torch_settings import openmp_rests
 
 T = TypeVar("T")
 
@@ -113,7 +113,7 @@ def run(loop: Callable[..., None], parts: list[tuple[int, int]], *arguments: Any
         loops.subnormals.flushed(loop, *parts[0], *arguments)
         return
     threads, one_at_a_time = _threads()
-    _openmp_rests()
+    openmp_rests()
     with one_at_a_time:  # shares may wait for each other, so none may be left without a thread
         running = [threads.submit(loops.subnormals.flushed, loop, *part, *arguments) for part in parts[1:]]
         loops.subnormals.flushed(loop, *parts[0], *arguments)
@@ -126,19 +126,6 @@ def _threads() -> tuple[ThreadPoolExecutor, Lock]:
     return ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="mlpot"), Lock()
 
 
-@cache
-def _pause() -> Callable[[int], int] | None:
-    """OpenMP's omp_pause_resource_all (OpenMP 5.0, section 3.6), if PyTorch brings a library that has it."""
-    library = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
-    return ctypes.CDLL(str(library)).omp_pause_resource_all if library.exists() else None
-
-
-def _openmp_rests() -> None:
-    """PyTorch's threads wait for more work in a busy loop, for milliseconds and on the cores that ours need."""
-    if pause := _pause():
-        pause(1)
-
-
 # Threads do not survive a fork, and a child that waited for those of its parent would wait for ever. Ours are made
-# anew; OpenMP's are ended before the fork, and PyTorch makes them anew in both processes.
-os.register_at_fork(before=_openmp_rests, after_in_child=_threads.cache_clear)
+# anew; those of OpenMP are ended before the fork by `torch_settings`, which is imported before any of this.
+os.register_at_fork(after_in_child=_threads.cache_clear)

@@ -12,7 +12,7 @@ import pytest
 from ase import Atoms
 from ase.io import write as write_with_ase
 from frames import converted
-from outputs import orca, outcar, steps_of
+from outputs import orca, outcar, steps_of, vasprun
 
 from mlpot.data.h5md import DataError, FormatError, LabelError
 from mlpot.data.sources.convert import convert
@@ -167,3 +167,42 @@ def test_a_good_file_is_not_taken_for_a_program_s(tmp_path):
     assert len(list(Source(tmp_path / "set.xyz", Reading(labels=False)).frames())) == 1
     with pytest.raises(FormatError, match="There is no format 'dpdata:nothing'"):
         list(Source(tmp_path / "set.xyz", Reading(format="dpdata:nothing")).frames())
+
+
+@pytest.mark.parametrize("kind", ["OUTCAR", "vasprun.xml"])
+def test_steps_of_the_force_field_that_vasp_learns_are_no_calculations(tmp_path, kind):
+    """OUTCAR names energies of the model in words of their own, vasprun.xml has no electronic steps of them."""
+    steps = steps_of(-4.0, (True, False, True))
+    if kind == "OUTCAR":
+        lines = [
+            "  ML FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)", "  " + "-" * 51,
+            "  free  energy ML TOTEN  =       -9.00000000 eV", "",
+            "  ML energy  without entropy=      -9.00000000  ML energy(sigma->0) =      -9.00000000", "",
+        ]  # fmt: skip
+        table = " POSITION                                       TOTAL-FORCE (eV/Angst) (ML)\n " + "-" * 83 + "\n"
+        model = table + "      4.0  4.0  4.0    9.0  9.0  9.0\n" + " " + "-" * 83 + "\n" + "\n".join(lines)
+        text = " INCAR:\n   ML_LMLFF = .TRUE.\n" + outcar(steps).replace(
+            "--------------------------------------- Iteration      2(   1)",
+            model + "\n---- Iteration      2(   1)",
+        )
+        text = text.replace("---- Iteration      2(   1)", model * 2 + "\n---- Iteration      2(   1)") + model
+        n = 3  # of four results one is of a step that is calculated too
+    else:
+        text = vasprun(steps)
+        whole = text[text.index("<calculation>") : text.index("</calculation>") + 14]
+        model = "\n".join(line for line in whole.splitlines() if "scstep" not in line) + "\n"
+        text = text.replace("<calculation>", model + "<calculation>").replace("</modeling>", model + "</modeling>")
+        text = text.replace(
+            "<parameters>", '<incar><i type="logical" name="ML_LMLFF"> T  </i></incar>\n<parameters>'
+        )
+        n = 4
+    path = tmp_path / kind
+    path.write_text(text)
+    source = Source(path)
+    frames = list(source.numbered())
+    assert [k for k, _ in frames] == [0, 2]
+    assert [atoms.get_potential_energy() for _, atoms in frames] == [energy for energy, good in steps if good]
+    np.testing.assert_allclose(frames[1][1].get_forces(), [[0.1, -0.2, 0.3]])
+    told = "\n".join(source.report.lines())
+    assert f"labels no calculation gave; before frame ({n} frames" in told
+    assert "1 frame: 1" in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping
@@ -67,7 +68,7 @@ def write_parts(
 ) -> int:
     """As `write`, of frames that come in parts, as structures or column by column; their number."""
     check_place(path, overwrite=overwrite)
-    with replacing(path) as temporary:
+    with replacing(path, overwrite=overwrite) as temporary:
         with h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file:
             found(file, card)
             n_frames = 0
@@ -245,9 +246,21 @@ def _names(file: h5py.File) -> dict[str, dict[str, int]]:
 
 def _number(names: dict[str, int], name: str) -> int:
     """The number of a name, a new one if it is new."""
-    if len(name.encode()) > NAME_LENGTH:
-        raise LabelError(f"The name {name!r} is longer than {NAME_LENGTH} bytes. Shorten it.")
-    return names.setdefault(name, len(names))
+    return names.setdefault(_short(name), len(names))
+
+
+def _short(name: str) -> str:
+    """A name that fits, and is that of no other name: of a long one the beginning, and a hash of all of it."""
+    if len(name.encode()) <= NAME_LENGTH:
+        return name
+    kept = name.encode()[: NAME_LENGTH - 20].decode(errors="ignore")
+    short = f"{kept}... {hashlib.blake2b(name.encode(), digest_size=6).hexdigest()}"
+    warnings.warn(
+        f"A family has a name of more than {NAME_LENGTH} bytes. It is called {short!r}.",
+        LeftOutWarning,
+        stacklevel=2,
+    )
+    return short
 
 
 def _create_group(file: h5py.File, name: str, n_atoms: int, pbc: NDArray[np.bool_]) -> None:

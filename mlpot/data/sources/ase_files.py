@@ -19,6 +19,7 @@ from ase.io.formats import UnknownFileTypeError, ioformats, open_with_compressio
 from mlpot.data.errors import FormatError
 from mlpot.data.sources import xyz_frames
 from mlpot.data.sources.cut_off import text_for_ase
+from mlpot.data.sources.force_field_steps import Lines, calculated, learns
 from mlpot.data.sources.programs import cause, origin
 
 MAX_BEYOND = 100  # lines that a reader may ask for where there are none
@@ -92,7 +93,7 @@ def read_with_ase(
             yield k, atoms
 
 
-def _reading(source: _Lines | str, kind: str, wanted: slice) -> Iterator[Atoms]:
+def _reading(source: _Lines | Lines | str, kind: str, wanted: slice) -> Iterator[Atoms]:
     if kind == "aims-output" and not isinstance(source, str):  # ASE itself takes nothing but a name
         yield from ase.io.aims.read_aims_output(source, index=wanted)
     else:
@@ -209,7 +210,7 @@ class _Lines(io.TextIOWrapper):
 
 
 @contextmanager
-def _opened(path: Path, kind: str, note: Callable[[str, int], None]) -> Iterator[_Lines | str]:
+def _opened(path: Path, kind: str, note: Callable[[str, int], None]) -> Iterator[_Lines | Lines | str]:
     """What ASE is given to read: lines where that is what it wants, else the name."""
     if (given := text_for_ase(path, kind)) is not None:
         text, missing, step = given
@@ -221,4 +222,4 @@ def _opened(path: Path, kind: str, note: Callable[[str, int], None]) -> Iterator
         yield str(path)
         return
     with _Lines(open_with_compression(str(path), "rb")) as lines:
-        yield lines
+        yield Lines(calculated(lines, kind, note), str(path)) if learns(path, kind) else lines

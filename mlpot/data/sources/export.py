@@ -60,7 +60,7 @@ def export(
                 )
             yield atoms
 
-    with replacing(destination) as temporary:
+    with replacing(destination, overwrite=overwrite) as temporary:
         with storing(destination, 0):
             _write(temporary, kind, frames())
         if n_frames == 0:

@@ -66,7 +66,7 @@ def write_structures(path: str | Path, structures: Iterable[Atoms], *, overwrite
     if kind == "h5md":
         write(path, structures, card={"made with": f"mlpot {__version__}"}, overwrite=overwrite)
         return
-    with replacing(path) as temporary:
+    with replacing(path, overwrite=overwrite) as temporary:
         add, close = WRITERS[kind](temporary)
         n_structures = 0
         try:

@@ -17,6 +17,7 @@ from ase import Atoms
 from ase.io.formats import open_with_compression
 
 from mlpot.data.errors import LabelError
+from mlpot.data.sources.force_field_steps import calculated, learns
 
 NELM = 60  # VASP's default
 STEPS = "its electronic steps reached NELM = {}"
@@ -127,7 +128,8 @@ def unconverged(path: Path, kind: str) -> Unconverged:
     """What a file in a format of ASE says of its unconverged frames; nothing, if the format says nothing."""
     if kind not in COVERED:
         return Unconverged()
-    with open_with_compression(str(path), "rt") as lines:
+    with open_with_compression(str(path), "rt") as file:
+        lines = calculated(file, kind) if learns(path, kind) else iter(file)
         if kind == "vasp-xml":
             return Unconverged(frames=dict(_vasprun(lines)))
         if kind == "vasp-out":
