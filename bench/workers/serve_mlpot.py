@@ -22,7 +22,7 @@ from plain_egnn import PlainEGNN
 
 SCHNET = {"cutoff": CUTOFF, "n_features": N_FEATURES, "n_interactions": N_INTERACTIONS, "n_radial": N_RADIAL}
 EGNN = {"cutoff": CUTOFF, "n_features": N_FEATURES}
-MACE = {"cutoff": CUTOFF, "residual_first": True}  # all else as in `serve_mace`
+MACE = {"cutoff": CUTOFF, "residual_first": True, "n_knots": 128}  # all else as in `serve_mace`
 VARIANTS = {
     "knots": ("schnet", {**SCHNET, "n_knots": 512, "degree": 3}),
     "quintic": ("schnet", {**SCHNET, "n_knots": 256, "degree": 5}),

@@ -24,8 +24,12 @@ PRESETS = {
     "egnn": Preset({"n_features": 64, "n_layers": 4, "n_radial": 32}, _SLOWER),
     "painn": Preset({"n_features": 64, "n_interactions": 3, "n_radial": 20}, _ADAMW),
     "ace": Preset({"preset": "default", "message_degree": 1}, _MUON),
-    "nequip": Preset({"n_features": 32, "max_degree": 2, "n_interactions": 4}, _MUON),
-    "mace": Preset({"n_features": 64, "max_degree": 3, "message_degree": 1, "correlation": 3}, _MUON),
+    "nequip": Preset(
+        {"n_features": 32, "max_degree": 2, "n_interactions": 4, "radial_layers": [], "n_knots": 128}, _MUON
+    ),
+    "mace": Preset(
+        {"n_features": 64, "max_degree": 3, "message_degree": 1, "correlation": 3, "n_knots": 128}, _MUON
+    ),
 }
 """By backbone; of one that is not here, nobody has tried any, and defaults stand."""
 
