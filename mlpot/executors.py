@@ -43,16 +43,25 @@ def native_obstacle(potential: Potential) -> str | None:
 
 def device_obstacle(potential: Potential) -> str | None:
     """Why PyTorch and not Triton's kernels computes sums over neighbors; None if these do."""
-    return driver.obstacle(potential.backbone, potential.energy_scale)
+    own = potential.backbone.native_obstacle()  # of networks that are no list of stages too
+    return own or driver.obstacle(potential.backbone, potential.energy_scale)
 
 
 def computed_by(potential: Potential) -> str:
     """What computes energies and forces, in words: compiled code, Triton's kernels, or PyTorch and why."""
     if potential.energy_scale.device.type == "cuda":
-        obstacle, kernels = device_obstacle(potential), "Triton's kernels and PyTorch"
-    else:
-        obstacle, kernels = native_obstacle(potential), "compiled code"
-    return kernels if obstacle is None else f"PyTorch ({obstacle})"
+        return _on_cuda(device_obstacle(potential))
+    obstacle = native_obstacle(potential)
+    return "compiled code" if obstacle is None else f"PyTorch ({obstacle})"
+
+
+def computed_on_cuda_by(potential: Potential) -> str:
+    """The same on a CUDA device, wherever the potential is now."""
+    return _on_cuda(potential.backbone.native_obstacle() or driver.obstacle_of_stages(potential.backbone))
+
+
+def _on_cuda(obstacle: str | None) -> str:
+    return "Triton's kernels and PyTorch" if obstacle is None else f"PyTorch ({obstacle})"
 
 
 def check_executor(potential: object, executor: Executor) -> None:

@@ -145,13 +145,14 @@ def info(model: Model) -> None:
     import re
 
     from mlpot.equivariance import rotated_copies
-    from mlpot.forces import computed_by
+    from mlpot.executors import computed_by, computed_on_cuda_by
     from mlpot.model_file import load_potential
 
     potential = load_potential(model)
     told = {
         **potential.header,
         "computed on a CPU by": computed_by(potential),
+        "computed on a CUDA device by": computed_on_cuda_by(potential),
         "mirror images": potential.mirror_images,
         "rotated copies": rotated_copies(potential),
     }

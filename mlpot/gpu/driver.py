@@ -34,16 +34,23 @@ _stages_without_kernel: WeakKeyDictionary[StagedNetwork, str | None] = WeakKeyDi
 
 def obstacle(network: object, weight: Tensor) -> str | None:
     """Why a network with such weights does not run here, in words; None if it does."""
-    if not isinstance(network, StagedNetwork):
-        return f"{type(network).__name__} is not made of stages"
-    if (own := network.native_obstacle()) is not None:
-        return own
+    if (why := obstacle_of_stages(network)) is not None:
+        return why
     if weight.device.type != "cuda" and not (weight.device.type == "cpu" and is_interpreted()):
         return f"its weights are on {weight.device.type}, not on a CUDA device"
     if not has_triton():
         return "Triton is not installed"
     if weight.dtype not in (torch.float32, torch.float64):
         return f"its weights are {weight.dtype}, not float32 or float64"
+    return None
+
+
+def obstacle_of_stages(network: object) -> str | None:
+    """Why a network does not run on any CUDA device; None if it does."""
+    if not isinstance(network, StagedNetwork):
+        return f"{type(network).__name__} is not made of stages"
+    if (own := network.native_obstacle()) is not None:
+        return own
     if network not in _stages_without_kernel:
         with torch.no_grad():
             has_one = any(isinstance(step.stage, EdgeNetwork) for step in network.stages())
@@ -69,6 +76,7 @@ class DeviceOutputs:
         at = Environments(self.network.element_index.index_select(0, numbers), edges, vectors.detach())
         with torch.no_grad():
             evaluation = _Evaluation(program, at, forward(program, at))
+            self.network.readout(evaluation.values[self.network.features][:, 0])  # for whoever hooks it
         b = evaluation.values[ENERGY][:, 0, 0]
         motion: Tensor | None = None
         if not torch.is_grad_enabled():

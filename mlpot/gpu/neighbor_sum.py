@@ -25,7 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mlpot.gpu.registers import TILE, components, launch, rows_of, strides, zeros
-from mlpot.stages.harmonics import N_HARMONICS
+from mlpot.stages.harmonics import N_HARMONICS, pulled_back
 from mlpot.stages.neighbor_sum import NeighborSum, Term
 from mlpot.stages.spline_grid import SplineGrid
 from mlpot.stages.stage import Environments, Weights
@@ -102,7 +102,7 @@ class TritonSum(NeighborSum):
         gradient = by_distance[:, None] * at.directions
         if all(t.harmonic == 0 for t in self.terms):
             return gradient
-        return gradient + (by_harmonic[:, :, None] * at.harmonic_gradients).sum(1)
+        return gradient + pulled_back(at.directions, at.distances, by_harmonic)
 
     def _table_gradient(self, at: Environments, x: Tensor, x_dot: Tensor, y_bar: Tensor, g: Tensor) -> Tensor:
         arrays = [rows_of(t) for t in (x, x_dot, y_bar, g)]

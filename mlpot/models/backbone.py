@@ -15,7 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mlpot.gpu.driver import DeviceOutputs, obstacle
 from mlpot.graph import AtomGraph, Edges, edge_vectors
+from mlpot.stages.network import StagedNetwork
 from mlpot.torch_settings import usual_settings
 
 
@@ -99,8 +101,10 @@ def atom_features(backbone: Backbone, graph: AtomGraph) -> Tensor:
     hook = backbone.readout.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
     try:
         with usual_settings(), torch.no_grad():
-            dtype = next(backbone.parameters()).dtype
-            backbone(graph.numbers, graph.edges, edge_vectors(graph).to(dtype))
+            weight, outputs = next(backbone.parameters()), backbone.__call__
+            if isinstance(backbone, StagedNetwork) and obstacle(backbone, weight) is None:
+                outputs = DeviceOutputs(backbone, fixed=False)
+            outputs(graph.numbers, graph.edges, edge_vectors(graph).to(weight.dtype))
     finally:
         hook.remove()
     return given[0][: graph.n_atoms]

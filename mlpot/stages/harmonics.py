@@ -57,6 +57,21 @@ def harmonic_gradients(u: Tensor, d: Tensor) -> Tensor:
     return (slopes - along * u[:, None]) / d[:, None, None]
 
 
+def harmonics_along(u: Tensor, d: Tensor, motion: Tensor) -> Tensor:
+    """Ẏ_b = ∂Y_b/∂r · ṙ of motions ṙ (n, 3): (n, 16), without the gradients in memory."""
+    turned = (motion - (u * motion).sum(1, keepdim=True) * u) / d[:, None]
+    monomials = _monomials(u)
+    parts = [turned[:, axis, None] * (monomials @ c) for axis, c in enumerate(_coefficients(u)[1:])]
+    return parts[0] + parts[1] + parts[2]
+
+
+def pulled_back(u: Tensor, d: Tensor, y_bar: Tensor) -> Tensor:
+    """Σ_b Ȳ_b ∂Y_b/∂r of adjoints Ȳ (n, 16): (n, 3), likewise."""
+    monomials = _monomials(u)
+    slopes = torch.stack([(monomials * (y_bar @ c.T)).sum(1) for c in _coefficients(u)[1:]], dim=1)
+    return (slopes - (slopes * u).sum(1, keepdim=True) * u) / d[:, None]
+
+
 def _monomials(u: Tensor) -> Tensor:
     """All products of powers of x, y, z to degree 3, (n, 20)."""
     x, y, z = ([torch.ones_like(c), c, c * c, c * c * c] for c in u.unbind(1))

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mlpot.graph import Edges
-from mlpot.stages.harmonics import harmonic_gradients, harmonics
+from mlpot.stages.harmonics import harmonic_gradients, harmonics, harmonics_along
 from mlpot.stages.spline_grid import SplineGrid
 
 
@@ -65,7 +65,7 @@ class Environments:
     def harmonics_dot(self) -> Tensor:
         """Ẏ_b = ∂Y_b/∂r · ṙ, (n_edges, 16)."""
         assert self.vectors_dot is not None, "tangents need the motion of the edges"
-        return (self.harmonic_gradients @ self.vectors_dot[:, :, None])[..., 0]
+        return harmonics_along(self.directions, self.distances, self.vectors_dot)
 
     def moving(self, motion: Tensor) -> Environments:
         """The same atoms with a motion of the edges (n_edges, 3); what was found of their vectors is kept."""

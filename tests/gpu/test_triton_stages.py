@@ -15,7 +15,8 @@ from structures import CUTOFF, batch_of, copper_atom, isolated_atom, worst
 from torch import Tensor
 from triton_runs import CUDA, INTERPRETED, check_compiled, compiles, interpret, on_device, runs_the_others
 
-from mlpot.forces import computed_by, device_obstacle, hessian, predict
+from mlpot.executors import computed_by, computed_on_cuda_by, device_obstacle
+from mlpot.forces import hessian, predict
 from mlpot.graph import AtomGraph, Properties
 from mlpot.potential import Potential
 from mlpot.repeated_forces import RepeatedForces
@@ -238,6 +239,16 @@ def test_a_frozen_potential_knows_when_its_constants_change(device):
 
 
 @on_device
+def test_features_of_atoms_are_those_of_the_definition(device, monkeypatch):
+    potential, graph = made("schnet", n_interactions=1).freeze(), molecule_and_atom()
+    with monkeypatch.context() as patch:
+        patch.delenv("TRITON_INTERPRET", raising=False)
+        wanted = potential.atom_features(graph)
+    found = potential.to(device).atom_features(graph.to(device))
+    assert worst(found.cpu(), wanted) <= 1e-12
+
+
+@on_device
 def test_curvature_comes_from_the_definition(device):
     potential, graph = made("painn", n_interactions=1).freeze(), molecule_and_atom()
     wanted = hessian(potential, graph)
@@ -270,8 +281,10 @@ def test_what_keeps_a_network_from_the_kernels_is_said(monkeypatch: pytest.Monke
         predict(potential, graph, executor="gpu")
     with pytest.raises(ValueError, match="Choose one of definition, cpu, gpu"):
         predict(potential, graph, executor="tpu")  # type: ignore[arg-type]
+    assert computed_on_cuda_by(potential) == "Triton's kernels and PyTorch"
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert device_obstacle(potential) is None
+    assert computed_on_cuda_by(made("egnn")) == "PyTorch (there is no Triton kernel for its EdgeNetwork)"
     assert device_obstacle(made("egnn")) == "there is no Triton kernel for its EdgeNetwork"
     assert device_obstacle(made("schnet", n_knots=None)) == "filters are not on a spline grid (n_knots is null)"
     assert device_obstacle(made("deepsets")) == "DeepSets is not made of stages"

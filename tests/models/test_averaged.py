@@ -138,6 +138,7 @@ def test_the_command_writes_a_model_that_says_what_it_is(tmp_path: Path) -> None
     assert info["card"]["averaged"]["metrics_before"] == {"of": "the network"}
     assert "metrics" not in info["card"]
     assert info["computed on a CPU by"] == "PyTorch (60 rotated copies are averaged)"
+    assert info["computed on a CUDA device by"] == info["computed on a CPU by"]
     found = mlpot.load(mean, dtype=torch.float64)  # in which the group is exact, though the file is of float32
     graph = batch_of([ethanol()], found.cutoff)
     turn = torch.from_numpy(group("icosahedral")[17].copy())
