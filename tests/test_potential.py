@@ -72,7 +72,9 @@ def test_a_potential_needs_elements_that_exist(references: dict[int, float]) -> 
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"Unknown backbone 'shnet'. Choose one of ace, .*, schnet"):
+    with pytest.raises(
+        ValueError, match=r"Unknown backbone 'shnet'. Did you mean schnet\? Choose one of ace, .*, schnet"
+    ):
         build_backbone("shnet")
     with pytest.raises(ValueError, match="Unknown radial basis 'bessell'"):
         build_backbone("schnet", elements=(1,), radial="bessell")

@@ -18,7 +18,7 @@ from mlpot.dynamics.checkpoints import Checkpoints
 from mlpot.dynamics.recipe import REPLICA, MDRecipe
 from mlpot.dynamics.replicas import Replica, Replicas
 from mlpot.dynamics.run import check_terms, provenance, terms_of
-from mlpot.dynamics.start import StartError, started
+from mlpot.dynamics.start import StartError, started, warn_of_others
 from mlpot.dynamics.summary import End, MDSummary, summary_of, write_report
 from mlpot.folder_lock import folder_lock
 from mlpot.signals import BlowUpError, StoppedError, stop_request
@@ -104,6 +104,7 @@ def _structures(recipe: MDRecipe) -> list[Atoms]:
     index = ":" if recipe.frame == "all" else str(recipe.frame)
     elements = named_elements(recipe.elements, None)
     found = list(Source(recipe.structure, Reading(index=index, labels=False, elements=elements)).frames())
+    warn_of_others(recipe, elements)
     if not found:
         raise StartError(f"{recipe.structure} has no structure {index}. Give a frame that is there.")
     return found

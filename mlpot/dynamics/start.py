@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.data.constraints import constraints_of, held_coordinates, holds_center, other_constraints, unused_masks
-from mlpot.data.sources.read import named_elements, read_structure
+from mlpot.data.elements import Elements
+from mlpot.data.sources.read import has_structure, named_elements, read_structure
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.equivariance import rotation_error, stated_error
 from mlpot.graph import edge_vectors
@@ -31,6 +33,10 @@ class StartError(ValueError):
     """A run cannot begin from this structure."""
 
 
+class StructureWarning(UserWarning):
+    """A run begins from less than the file of its structure says."""
+
+
 def starting_atoms(recipe: MDRecipe, calculator: MLPotCalculator, rng: np.random.Generator) -> Atoms:
     """The structure of a recipe with velocities and calculator, fit to start from.
 
@@ -39,7 +45,9 @@ def starting_atoms(recipe: MDRecipe, calculator: MLPotCalculator, rng: np.random
         UnknownElementError: an element the potential was not made for.
         FileNotFoundError, FormatError: as `read_structure`.
     """
-    atoms = read_structure(recipe.structure, recipe.one_frame, named_elements(recipe.elements, None))
+    elements = named_elements(recipe.elements, None)
+    atoms = read_structure(recipe.structure, recipe.one_frame, elements)
+    warn_of_others(recipe, elements)
     return started(atoms, recipe, calculator, rng)
 
 
@@ -47,6 +55,7 @@ def started(atoms: Atoms, recipe: MDRecipe, calculator: MLPotCalculator, rng: np
     """As `starting_atoms`, of a structure that was read."""
     has_velocities = atoms.has("momenta")
     check_constraints(atoms, recipe.structure)
+    warn_of_state(atoms, recipe.structure)
     check_masses(atoms, recipe.structure)
     if recipe.repeat != (1, 1, 1):
         check_vectors(atoms, recipe)
@@ -65,10 +74,48 @@ def started(atoms: Atoms, recipe: MDRecipe, calculator: MLPotCalculator, rng: np
     if recipe.velocities == "draw":
         draw_velocities(atoms, recipe.temperature_K, rng)
     elif not has_velocities:
-        raise StartError(f"{recipe.structure} has no velocities. Choose velocities: draw.")
+        raise StartError(
+            f"{recipe.structure} has no velocities.{_other_velocities(atoms)} Choose velocities: draw."
+        )
     else:
         atoms.set_momenta(atoms.get_momenta())  # atoms that are held have no velocity, whatever the file says
     return atoms
+
+
+def warn_of_others(recipe: MDRecipe, elements: Elements | None) -> None:
+    """Tell that the file of the structure has others, if nobody said which one is meant."""
+    if "frame" not in recipe.model_fields_set and has_structure(recipe.structure, 1, elements):
+        warnings.warn(
+            f"{recipe.structure} has more than one structure, and the run begins from the first. Say frame: 0, "
+            "or another: -1 is the last; frame: all makes a run of each.",
+            StructureWarning,
+            stacklevel=2,
+        )
+
+
+def warn_of_state(atoms: Atoms, where: str | Path) -> None:
+    """Tell of a total charge or an open shell that a structure carries: potentials see neither."""
+    charge, spin = (float(atoms.info.get(name, 0.0)) for name in ("charge", "spin"))
+    told = [f"a total charge of {charge:g}"] if charge else []
+    told += [f"a spin of {spin:g}"] if spin not in (0.0, 1.0) else []
+    if told:
+        warnings.warn(
+            f"{where} carries {' and '.join(told)}, which potentials of mlpot cannot see: the run has the "
+            "forces of whatever charge and spin the training set had.",
+            StructureWarning,
+            stacklevel=2,
+        )
+
+
+def _other_velocities(atoms: Atoms) -> str:
+    """What of a structure seems to be velocities under a name that says no unit."""
+    found = [name for name, array in atoms.arrays.items() if name.lower().startswith("vel") and array.ndim == 2]
+    if not found:
+        return ""
+    return (
+        f" It has a column {found[0]!r}, whose unit nothing says: write `momenta`, as ASE does "
+        "(atoms.set_velocities, in Å/fs times 1 / ase.units.fs)."
+    )
 
 
 def check_constraints(atoms: Atoms, where: str | Path) -> None:

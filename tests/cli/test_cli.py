@@ -83,7 +83,9 @@ def test_the_way_from_data_to_dynamics(
     assert "Forces by element" in told
     assert Path("errors/parity.png").exists()
     assert not mlpot(monkeypatch, "predict", model, "set.h5", "-o", "out.xyz")
-    Path("md.yaml").write_text(f"model: {model}\nstructure: set.h5\nsteps: 30\nlog_every: 1\noutput: md\n")
+    Path("md.yaml").write_text(
+        f"model: {model}\nstructure: set.h5\nframe: 0\nsteps: 30\nlog_every: 1\noutput: md\n"
+    )
     assert not mlpot(monkeypatch, "md", "md.yaml", "ensemble=nve", "max_start_force=1e4", "guards.temperature=99")
     told = capsys.readouterr().out
     assert "C2H6O, nve: 30 steps" in told
@@ -102,7 +104,7 @@ def test_the_way_from_data_to_dynamics(
         (["evaluate", "model.safetensors", "copper.xyz"], "convert the file first"),
         (["predict", "model.safetensors", "nitrogen.xyz", "-o", "x.h5"], "Atomic numbers [7] are unknown"),
         (["predict", "model.safetensors", "copper.xyz", "-o", "set.xyz"], "set.xyz exists"),
-        (["md", "md.yaml", "timestep=1"], "Did you mean 'timestep_fs'"),
+        (["md", "md.yaml", "timestep=1"], "written as timestep_fs"),
         (["md", "md.yaml", "structure=set.h5"], "There is no file set.h5"),
         (["train", "train.yaml"], "There is no recipe train.yaml"),
         (["data", "convert", "copper.xyz", "x.h5"], "copper.xyz"),

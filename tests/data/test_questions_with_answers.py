@@ -15,6 +15,7 @@ from mlpot.cli.main import app
 from mlpot.data.errors import FormatError, KeysError, UnitsError
 from mlpot.data.h5md import Reader
 from mlpot.data.sources.read import Source
+from mlpot.data.sources.reading import Reading
 
 
 def answered(path: Path, error: Exception) -> Path:
@@ -67,3 +68,18 @@ def test_what_is_no_symbol_is_named_with_what_to_write(tmp_path: Path, symbol: s
     path.write_text(path.read_text().replace("Si 0", f"{symbol} 0"))
     with pytest.raises(FormatError, match=f"'{symbol}' is no chemical symbol. Write symbols alone"):
         list(Source(path).frames())
+
+
+@pytest.mark.parametrize("name", ["train.dat", "set.exyz", "frames"])
+def test_extxyz_is_known_by_its_beginning_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    (frame,) = Source(xyz(tmp_path / name, "energy=-1.0")).frames()
+    assert frame.get_potential_energy() == -1.0
+
+
+def test_what_nothing_reads_is_answered_with_formats_to_try(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("of no program\n")
+    for format in (None, "blub"):
+        with pytest.raises(FormatError, match=r"extxyz.*vasp-out"):
+            list(Source(tmp_path / "notes.txt", Reading(format=format)).frames())
+    with pytest.raises(FormatError, match="Nearest: extxyz"):
+        list(Source(tmp_path / "notes.txt", Reading(format="ext-xyz")).frames())

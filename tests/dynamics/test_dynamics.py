@@ -91,9 +91,9 @@ def test_the_template_of_a_recipe_is_a_recipe() -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("timestep: 1", "Did you mean 'timestep_fs'"),
+        ("timestep: 1", "It is written as timestep_fs"),
         ("ensemble: nvt", "'ensemble' = 'nvt'"),
-        ("timestep_fs: -1", "greater than 0"),
+        ("timestep_fs: -1", "above 0"),
         ("temperature_K: .nan", "finite"),
         ("pressure_GPa: 1.0", "no barostat"),
         ("repeat: [1, 1, 0]", "repeat"),

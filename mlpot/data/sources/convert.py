@@ -93,6 +93,6 @@ def _labeled(source: Source, frames: Iterable[Atoms]) -> Iterator[Atoms]:
     if atoms is not None and not labeled:
         names = f" It has {', '.join(sorted(source.report.unused))}." if source.report.unused else ""
         raise KeysError(
-            f"{source.path} has no energies, forces or stresses that are read. Name them (--key), or label the "
-            f"frames.{names}"
+            f"{source.path} has no energies, forces or stresses that are read.{names} Name them (--key), or label "
+            f"the frames: mlpot data label {source.path} set.h5 --calculator pyscf (or gpaw, tblite)."
         )

@@ -92,6 +92,10 @@ LAMMPS_DATA = (rb"^\s*\d+\s+atoms\b", rb"\bxlo\s+xhi\b", rb"^\s*Atoms\b")
 """Lines of the beginning of a data file of LAMMPS, whose names are data.something, something.data or .lmp."""
 
 
+EXTXYZ = re.compile(rb"\s*\d+[ \t]*\r?\n[^\n]*\b(?:Properties|Lattice)\s*=")
+"""The beginning of a frame, whatever the file is called."""
+
+
 def kind_by_content(path: Path) -> str:
     """The format of ASE of a program's output under a name that does not show it; empty if it is none."""
     if not path.is_file():
@@ -100,6 +104,8 @@ def kind_by_content(path: Path) -> str:
         head = file.read(HEAD)
     if b"<modeling>" in head:
         return "vasp-xml"
+    if EXTXYZ.match(head):
+        return "extxyz"
     if all(re.search(line, head, re.MULTILINE) for line in LAMMPS_DATA):
         return "lammps-data"
     program = program_of(head)

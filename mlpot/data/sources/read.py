@@ -15,7 +15,7 @@ from ase.io.formats import ioformats
 
 from mlpot.data import stress_labels
 from mlpot.data.elements import Elements
-from mlpot.data.errors import FormatError, KeysError, LabelError
+from mlpot.data.errors import DataError, FormatError, KeysError, LabelError
 from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
 from mlpot.data.h5md.read import BLOCK, Reader
 from mlpot.data.h5md.safe_hdf5 import naming_damage, open_unchecked
@@ -37,13 +37,19 @@ from mlpot.data.sources.unconverged import converged
 from mlpot.data.stress_labels import IN_PLANE
 
 H5MD_ENDINGS = (".h5", ".hdf5", ".h5md")
-NAME_IT = "Name its format with --format."
+LIKELY = ("extxyz", "vasp-out", "vasp-xml", "gaussian-out", "orca-output", "espresso-out", "aims-output",
+          "lammps-dump-text", "dpdata:cp2k/output", "traj", "db", "json", "npz", "hdf5", "deepmd")  # fmt: skip
+NAME_IT = f"Name its format, as in --format extxyz, or another: {', '.join(LIKELY)}."
 MORE = 1000  # frames that are read after the first that leaves a question, for all questions in one message
 ASE_KEYS = {"energy", "forces", "stress", "virial", "group", "cell", "pbc", "charge", "spin", "weight", "fixed"}
 NAN_MISSING = "{} left out, as it is NaN throughout"
 
 Numbered = Iterator[tuple[int, Atoms]]
 """Frames with their numbers in the file."""
+
+
+class NoStructureError(FormatError):
+    """A file has fewer structures."""
 
 
 class Source:
@@ -71,7 +77,8 @@ class Source:
         kind = self.reading.format or kind_of(self.path)
         if kind not in ("h5md", *FORMATS, *ioformats):
             near = get_close_matches(kind, [*READABLE, *FORMATS], n=3)
-            raise FormatError(f"There is no format {kind!r}. Nearest: {', '.join(near) or 'none'}; see ase.io.")
+            known = ", ".join(near or LIKELY)
+            raise FormatError(f"There is no format {kind!r}. {'Nearest' if near else 'There are'}: {known}.")
         if self.reading.cell is not None and kind != "cp2k-xyz":
             raise KeysError(
                 f"{self.path} is of format {kind}, and --cell is for trajectories of CP2K. A cell that the file "
@@ -303,7 +310,7 @@ def kind_of(path: Path) -> str:
         return "schnetpack"
     # ASE takes these for the formats of their endings.
     program = by_dpdata(path) if kind in ("", "gaussian-out", "espresso-out") else ""
-    found = kind_by_content(path) if kind in ("", "runnerdata") else ""
+    found = kind_by_content(path) if kind == "runnerdata" or kind not in READABLE else ""
     kind = program or found or kind
     if not kind:
         raise FormatError(f"{path} shows no format that ASE knows. {origin(path) or NAME_IT}")
@@ -334,7 +341,18 @@ def read_structure(path: str | Path, index: int = 0, elements: Elements | None =
     source = Source(path, Reading(index=str(index), labels=False, elements=elements))
     for atoms in source.frames():
         return atoms
-    raise FormatError(f"{path} has no structure {index}. Give an index that is there.")
+    raise NoStructureError(f"{path} has no structure {index}. Give an index that is there.")
+
+
+def has_structure(path: str | Path, index: int, elements: Elements | None = None) -> bool:
+    """Whether a file has so many structures, be this one readable or not."""
+    try:
+        read_structure(path, index, elements)
+    except NoStructureError:
+        return False
+    except DataError:
+        return True
+    return True
 
 
 def named_elements(names: str | None, file: str | Path | None) -> Elements | None:
