@@ -178,6 +178,7 @@ def evaluate(
     dtype: str | None = None,
     batch_atoms: int | None = None,
     output: str | Path | None = None,
+    on: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Compare a potential with labeled structures.
@@ -188,6 +189,7 @@ def evaluate(
         device, dtype: where and in which type ("float32", "float64") a potential from a file computes.
         batch_atoms: atoms computed at once, as in `predict_structures`.
         output: a folder for evaluation.json, frames.csv, parity.json and parity.png.
+        on: address of a Dask scheduler, whose workers predict.
         progress: told how far it is.
 
     Raises:
@@ -205,25 +207,29 @@ def evaluate(
         potential = load_potential(potential, device=device, dtype=dtype)
     account, sample = _Account(), _Sample()
     total = data.n_frames if isinstance(data, Source) else None
-    for index, atoms, frame, out in _compared(potential, data, batch_atoms):
+    for index, atoms, frame, out in _compared(potential, data, batch_atoms, on):
         account.add(index, atoms.get_chemical_formula(), frame, out)
         if progress is not None:
             progress(len(account.frames), total)
         if not frame.is_isolated:
             sample.offer(frame, out)
     evaluation = account.result()
-    if not evaluation.overall:
-        raise LabelError(
-            f"None of the {evaluation.n_frames} structures has a label to compare with. If they are under other "
-            "names or in other units, convert the file first: mlpot data convert."
-        )
+    _check_labels(evaluation)
     if output is not None:
         _write(evaluation, sample, origin | {"weights": hash_of(potential.state_dict())}, Path(output))
     return evaluation
 
 
+def _check_labels(evaluation: Evaluation) -> None:
+    if not evaluation.overall:
+        raise LabelError(
+            f"None of the {evaluation.n_frames} structures has a label to compare with. If they are under other "
+            "names or in other units, convert the file first: mlpot data convert."
+        )
+
+
 def _compared(
-    potential: Potential, data: Iterable[Atoms] | Source, batch_atoms: int | None
+    potential: Potential, data: Iterable[Atoms] | Source, batch_atoms: int | None, on: str | None
 ) -> Iterator[tuple[int, Atoms, Frame, Properties]]:
     """Structures with their numbers in the file, their labels and the predictions."""
     ahead: deque[int] = deque()  # numbers of frames that were read and are not yet predicted
@@ -233,7 +239,7 @@ def _compared(
             ahead.append(index)
             yield atoms
 
-    for atoms, out in predict_structures(potential, structures(), batch_atoms=batch_atoms):
+    for atoms, out in predict_structures(potential, structures(), batch_atoms=batch_atoms, on=on):
         index = ahead.popleft()
         yield index, atoms, frame_of_columns(columns_of(atoms, index), atoms.pbc, family(atoms)), out
 

@@ -156,3 +156,24 @@ def potential(request: pytest.FixtureRequest) -> Potential:
 def rotating_potential(request: pytest.FixtureRequest) -> Potential:
     """As `potential`, of kinds that rotate with their structures by construction."""
     return _frozen(request)
+
+
+@pytest.fixture(scope="session")
+def _workers() -> Iterator[object]:
+    dask = pytest.importorskip("dask")
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'mlpot[dask]'")
+    settings = {"distributed.scheduler.allowed-failures": 0}
+    with dask.config.set(settings), distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0"
+    ) as local:  # fmt: skip
+        yield local
+
+
+@pytest.fixture
+def cluster(_workers: object) -> object:
+    """A scheduler on this machine and two workers, each a process; Dask gives a task up when one died of it."""
+    from distributed import Client
+
+    with Client(_workers, set_as_default=False) as client:  # workers that the test before killed are there again
+        client.wait_for_workers(2)
+    return _workers

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mlpot.cli.options import numbers_in, pairs
+from mlpot.cli.options import On, numbers_in, pairs
 
 if TYPE_CHECKING:
     from mlpot.data.sources.read import Source
@@ -214,7 +214,7 @@ def label(
     calculator: Annotated[str, typer.Option(help="pyscf, gpaw or tblite.")],
     settings: Settings = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each.")] = 1,
-    on: Annotated[str | None, typer.Option(help="Workers of a Dask scheduler instead: its address.")] = None,
+    on: On = None,
     card: Card = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget an interrupted run.")] = False,
     elements: ElementNames = None,

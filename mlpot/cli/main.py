@@ -32,7 +32,7 @@ from mlpot.cli.export import export
 from mlpot.cli.imports import import_app
 from mlpot.cli.lammps import lammps
 from mlpot.cli.md import md_app
-from mlpot.cli.options import Device, Dtype, Overrides, check_quotes, of_convert
+from mlpot.cli.options import Device, Dtype, On, Overrides, check_quotes, of_convert
 from mlpot.cli.pareto import pareto
 from mlpot.cli.progress import progress, working
 from mlpot.cli.propagate import propagate_app
@@ -172,6 +172,7 @@ def evaluate(
     device: Device = "cpu",
     dtype: Dtype = None,
     batch_atoms: BatchAtoms = None,
+    on: On = None,
     elements: ElementNames = None,
     elements_from: ElementsFrom = None,
 ) -> None:
@@ -182,7 +183,7 @@ def evaluate(
     source = source_of(data, elements, elements_from)
     with progress("evaluating") as tell:
         found = run(
-            model, source, device=device, dtype=dtype, batch_atoms=batch_atoms, output=output, progress=tell
+            model, source, device=device, dtype=dtype, batch_atoms=batch_atoms, output=output, on=on, progress=tell
         )
     print_evaluation(found, NAMES)
     print_account(source)
@@ -198,6 +199,7 @@ def predict(
     device: Device = "cpu",
     dtype: Dtype = None,
     batch_atoms: BatchAtoms = None,
+    on: On = None,
     elements: ElementNames = None,
     elements_from: ElementsFrom = None,
     skip_bad: Annotated[
@@ -220,6 +222,7 @@ def predict(
             batch_atoms=batch_atoms,
             overwrite=overwrite,
             on_bad=(lambda k, why: left_out.append(f"Left out: structure {k}: {why}")) if skip_bad else None,
+            on=on,
             progress=tell,
         )
     print_account(source)

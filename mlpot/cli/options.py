@@ -15,6 +15,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[
     Literal["float32", "float64"] | None, typer.Option(help="In which it computes; as trained by default.")
 ]
+On = Annotated[str | None, typer.Option(help="Workers of a Dask scheduler compute: its address, tcp://host:8786.")]
 By = Annotated[
     Literal["block", "composition", "group", "random"],
     typer.Option(help="What stays together between training and validation, as in mlpot data split."),

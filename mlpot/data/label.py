@@ -18,14 +18,17 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlpot.atomic_files import check_place
 from mlpot.data import h5md
+from mlpot.data.cluster import LOST, WorkerError, cluster, threads_of_worker
 from mlpot.data.errors import DataError, FormatError, KeysError, LabelError
 from mlpot.data.frame import columns_of
-from mlpot.data.label_cluster import on_cluster
-from mlpot.data.label_workers import Outcome, in_processes
+from mlpot.data.label_workers import Outcome, attempt, in_processes
 from mlpot.data.quantum import Code, SettingsError, charge_of, choose, version
 from mlpot.data.sources.names import KNOWN, looks_like
 from mlpot.data.sources.read import H5MD_ENDINGS, Source, as_source
 from mlpot.folder_lock import folder_lock
+
+AHEAD = 1000  # structures that a scheduler knows at a time
+KEPT = "What is labeled is kept: run this again."
 
 
 class ResumeError(DataError):
@@ -79,7 +82,7 @@ def label(
     Raises:
         SettingsError: the calculator or one of its settings is unknown. MissingCodeError: it is not installed.
         ResumeError: the working file belongs to another run. LockedError: another process labels into it.
-        LabelError: not one structure could be labeled, or the scheduler or its workers cannot be used.
+        LabelError: not one structure could be labeled. ClusterError: `on` cannot be used.
         FileExistsError: the destination exists and `overwrite` is not given. FormatError: it does not end in .h5.
     """
     code, destination = choose(calculator, settings or {}), Path(destination)
@@ -142,6 +145,39 @@ def _outcomes(code: Code, jobs: list[tuple[int, Atoms]], workers: int, on: str |
     if workers != 1:
         raise SettingsError(f"Workers are those of {on}: give either a number of workers or `on`.")
     return on_cluster(code, jobs, on)
+
+
+def on_cluster(code: Code, frames: Iterable[tuple[int, Atoms]], address: str) -> Iterator[Outcome]:
+    """Outcomes by the workers of a scheduler, in order of completion, see `cluster`.
+
+    A structure whose workers die each time has that as its reason.
+
+    Args:
+        code: with its settings; workers must have the same version of it, and one thread.
+        frames: with their numbers.
+        address: of the scheduler.
+    """
+    with cluster(address, packages="mlpot[dask,label]", kept=KEPT) as workers:
+        own = version(code)
+        jobs = ((code, own, *frame) for frame in frames)
+        for (_, _, frame, _), outcome in workers.as_done(_elsewhere, jobs, AHEAD):
+            died = Outcome(frame, failure="each worker that computed it died: a crash, or no memory left")
+            yield died if outcome is LOST else outcome
+
+
+def _elsewhere(code: Code, expected: str, frame: int, atoms: Atoms) -> Outcome:
+    """Runs in a worker of the cluster."""
+    if (threads := threads_of_worker()) != 1:
+        raise WorkerError(
+            f"A worker has {threads} threads, and quantum-chemistry codes are not made for two calculations in "
+            f"one process. Start workers with `dask worker --nthreads 1 --nworkers N`. {KEPT}"
+        )
+    if (own := version(code)) != expected:
+        raise WorkerError(
+            f"A worker has {code.package} {own}, and this process {expected}: labels of one set are of one "
+            f"version. Install the same on all. {KEPT}"
+        )
+    return attempt(code, frame, atoms)
 
 
 @contextmanager

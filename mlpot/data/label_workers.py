@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from ase import Atoms
@@ -28,13 +30,21 @@ class Outcome:
 def attempt(code: Code, frame: int, atoms: Atoms) -> Outcome:
     """Runs in a worker: the label of one structure, or why there is none."""
     try:
-        answer = code.compute(atoms)
+        with _own_folder():
+            answer = code.compute(atoms)
         if not (np.isfinite(answer.energy) and np.isfinite(answer.forces).all()):
             raise QuantumError("energy or forces are not finite: do atoms coincide?")
     except Exception as error:  # the reason is kept with the structure, and the others continue
         return Outcome(frame, failure=f"{type(error).__name__}: {error}")
     stress = None if answer.stress is None else answer.stress.tolist()
     return Outcome(frame, float(answer.energy), answer.forces.tolist(), stress)
+
+
+@contextmanager
+def _own_folder() -> Iterator[None]:
+    """An empty folder to work in, as codes leave files under names of their own and read what they find there."""
+    with TemporaryDirectory(prefix="mlpot-label-", ignore_cleanup_errors=True) as folder, chdir(folder):
+        yield
 
 
 def in_processes(code: Code, frames: list[tuple[int, Atoms]], workers: int) -> Iterator[Outcome]:

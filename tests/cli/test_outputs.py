@@ -22,7 +22,7 @@ from frames import assert_same, mixed
 from potentials import new_potential
 from structures import copper, ethanol
 
-from mlpot import load, predictions, predictions_of_columns
+from mlpot import load
 from mlpot.atomic_files import StorageError
 from mlpot.cli import main as cli
 from mlpot.data.errors import FormatError, LabelError
@@ -33,7 +33,7 @@ from mlpot.data.sources.reading import Reading
 from mlpot.graph import AtomGraph, Properties
 from mlpot.model_file import save_potential
 from mlpot.potential import Potential
-from mlpot.predictions import NotFiniteError, labeled, predict_file, predict_structures
+from mlpot.predictions import NotFiniteError, batches, columns, labeled, predict_file, predict_structures
 
 H5MD_WRITE = importlib.import_module("mlpot.data.h5md.write")  # a function has the module's name
 
@@ -72,7 +72,7 @@ def test_an_output_that_cannot_be_is_refused_before_computing(
     output: str, told: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    monkeypatch.setattr("mlpot.predictions.load_potential", never)
+    monkeypatch.setattr("mlpot.predictions.files.load_potential", never)
     with pytest.raises((OSError, ValueError), match=told):
         predict_file("model.safetensors", "set.h5", output)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
@@ -209,7 +209,7 @@ def test_the_end_of_a_cut_file_is_told(folder: Path) -> None:
 
 
 def test_a_prediction_that_is_not_finite_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute, bad = predictions.predict, torch.tensor(ethanol(1).positions)
+    compute, bad = batches.predict, torch.tensor(ethanol(1).positions)
 
     def broken(potential: Potential, graph: AtomGraph) -> Properties:
         out = compute(potential, graph)
@@ -217,7 +217,7 @@ def test_a_prediction_that_is_not_finite_is_left_out(folder: Path, monkeypatch: 
         energy = out.energy.index_fill(0, of_bad, torch.nan)
         return replace(out, energy=energy)
 
-    for module in (predictions, predictions_of_columns):
+    for module in (batches, columns):
         monkeypatch.setattr(module, "predict", broken)
     left: dict[int, str] = {}
     assert predict_file("model.safetensors", "set.h5", "o.h5", batch_atoms=18, on_bad=left.__setitem__) == 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import ase.io
@@ -15,34 +14,13 @@ from ase.build import molecule
 from structures import shaken
 
 from mlpot.data import h5md
-from mlpot.data.errors import LabelError
-from mlpot.data.label import label
-from mlpot.data.label_cluster import WorkerError, on_cluster
+from mlpot.data.cluster import ClusterError, WorkerError
+from mlpot.data.label import label, on_cluster
+from mlpot.data.label_workers import attempt
 from mlpot.data.quantum import CODES, Label, SettingsError
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'mlpot[dask]'")
-dask = pytest.importorskip("dask")
-
-
 pytestmark = pytest.mark.xdist_group("dask")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[distributed.LocalCluster]:
-    """A scheduler on this machine and two workers, each a process; Dask gives a task up when one died of it."""
-    settings = {"distributed.scheduler.allowed-failures": 0}
-    with dask.config.set(settings), distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=":0"
-    ) as local:  # fmt: skip
-        yield local
-
-
-@pytest.fixture(autouse=True)
-def _both_there(request: pytest.FixtureRequest) -> None:
-    """Workers that the test before killed are there again."""
-    if "cluster" in request.fixturenames:
-        with distributed.Client(request.getfixturevalue("cluster"), set_as_default=False) as client:
-            client.wait_for_workers(2)
 
 
 class Crashing:
@@ -105,6 +83,27 @@ def test_a_structure_that_kills_its_workers_is_named_and_others_are_labeled(
     assert "each worker that computed it died" in str(found[1].failure)
 
 
+class Littering(Crashing):
+    """A code that leaves a file behind, and is misled by one that it finds."""
+
+    def compute(self, atoms: Atoms) -> Label:
+        leftovers = os.listdir()
+        Path("restart").write_text(str(len(atoms)))
+        return Label(float(len(leftovers)), np.zeros((len(atoms), 3)))
+
+
+def test_each_structure_has_a_folder_of_its_own(
+    tmp_path: Path, cluster: distributed.LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L28: here and in a cluster."""
+    monkeypatch.chdir(tmp_path)
+    frames, code = list(enumerate([molecule("CH4")] * 4)), Littering()
+    there = list(on_cluster(code, frames, cluster.scheduler_address))  # type: ignore[arg-type]
+    here = [attempt(code, *frame) for frame in frames]  # type: ignore[arg-type]
+    assert [outcome.energy for outcome in there + here] == [0.0] * 8
+    assert os.listdir() == []
+
+
 def test_workers_that_cannot_be_trusted_end_the_run(cluster: distributed.LocalCluster) -> None:
     frames = [(0, molecule("CH4"))]
     with pytest.raises(WorkerError, match=r"A worker has ase .* this process"):
@@ -116,9 +115,9 @@ def test_workers_that_cannot_be_trusted_end_the_run(cluster: distributed.LocalCl
 
 
 def test_no_scheduler_is_an_error_that_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlpot.data.label_cluster.SECONDS", 0.5)
+    monkeypatch.setattr("mlpot.data.cluster.SECONDS", 0.5)
     for address in ("tcp://127.0.0.1:9", "nowhere", "dask://"):
-        with pytest.raises(LabelError, match=r"No Dask scheduler answers at .*`dask scheduler`"):
+        with pytest.raises(ClusterError, match=r"No Dask scheduler answers at .*`dask scheduler`"):
             list(on_cluster(CODES["tblite"](), [], address))
 
 

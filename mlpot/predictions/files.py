@@ -8,39 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
-from mlpot import predictions_of_columns as columns
+from mlpot.data.cluster import ClusterError
 from mlpot.data.errors import DataError
 from mlpot.data.h5md.read import BLOCK
 from mlpot.data.h5md.write import Part, write_parts
 from mlpot.data.sources.output import output_format, without_results, write_structures
 from mlpot.data.sources.read import Source, as_source
 from mlpot.data.sources.report import Report
-from mlpot.forces import native_obstacle, predict
-from mlpot.graph import AtomGraph, Properties, collate
+from mlpot.graph import Properties
 from mlpot.model_file import load_potential
-from mlpot.neighbors import build_graph, build_molecules
-from mlpot.potential import Potential, UnknownElementError
+from mlpot.potential import Potential
+from mlpot.predictions import columns
+from mlpot.predictions.batches import OnBad, Placed, predict_placed, usual_batch_atoms
+from mlpot.predictions.elsewhere import predict_elsewhere
 from mlpot.version import __version__
 
-BATCH_ATOMS = 1024
-"""Atoms computed at once where autograd keeps arrays of all their edges, unless a structure has more."""
-NATIVE_BATCH_ATOMS = 8192
-"""The same where compiled code computes, which keeps none."""
 Floats = NDArray[np.float64]
-OnBad = Callable[[int, str], None]
-"""Told the place in the source and the reason of each structure that is left out."""
 Progress = Callable[[int, int | None], None]
 """Told how many structures are done, and how many there are where that is known."""
-
-
-class NotFiniteError(ValueError):
-    """A potential has no finite answer for a structure."""
 
 
 def predict_structures(
@@ -49,19 +39,36 @@ def predict_structures(
     *,
     batch_atoms: int | None = None,
     on_bad: OnBad | None = None,
+    on: str | None = None,
 ) -> Iterator[tuple[Atoms, Properties]]:
     """Each structure with its Properties on the CPU, computed in batches on the device of the potential.
 
     Args:
         batch_atoms: atoms computed at once; `NATIVE_BATCH_ATOMS` or `BATCH_ATOMS` by default.
         on_bad: told of structures that are left out; without it, the first ends all.
+        on: address of a Dask scheduler, whose workers compute; see `elsewhere`.
 
     Raises:
         UnknownElementError: an element the potential was not made for.
         ValueError: a wrong shape, a value that is not finite, two atoms in one place; by index of the structure.
         NotFiniteError: a prediction is not finite.
+        ClusterError: the cluster cannot be used, or its workers die of a structure.
     """
-    yield from _predict_placed(potential, enumerate(structures), batch_atoms, on_bad)
+    for _, atoms, out in _predicted(potential, enumerate(structures), batch_atoms, on_bad, on):
+        yield atoms, out
+
+
+def _predicted(
+    potential: Potential,
+    structures: Iterable[Placed],
+    batch_atoms: int | None,
+    on_bad: OnBad | None,
+    on: str | None,
+) -> Iterator[tuple[int, Atoms, Properties]]:
+    """By this process, or by the workers of a cluster."""
+    if on is None:
+        return predict_placed(potential, structures, batch_atoms, on_bad)
+    return predict_elsewhere(potential, structures, batch_atoms, on_bad, on)
 
 
 def labeled(atoms: Atoms, out: Properties) -> Atoms:
@@ -97,6 +104,7 @@ def predict_file(
     batch_atoms: int | None = None,
     overwrite: bool = False,
     on_bad: OnBad | None = None,
+    on: str | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Write the structures of a file with the predictions of a model to another file; their number.
@@ -111,6 +119,7 @@ def predict_file(
         batch_atoms: atoms computed at once; `NATIVE_BATCH_ATOMS` or `BATCH_ATOMS` by default.
         overwrite: replace an existing output.
         on_bad: told of structures that are left out; without it, the first ends all and nothing is written.
+        on: address of a Dask scheduler, whose workers compute.
         progress: told how far it is.
 
     Raises:
@@ -119,10 +128,11 @@ def predict_file(
     output_kind = output_format(output, overwrite=overwrite)
     potential = load_potential(model, device=device, dtype=dtype)
     source = as_source(structures, labels=False)
-    predicted = _Predicting(potential, source, batch_atoms, on_bad, progress)
+    predicted = _Predicting(potential, source, batch_atoms, on_bad, on, progress)
     if output_kind == "h5md" and source.in_columns:
         card = {"made with": f"mlpot {__version__}"}
-        write_parts(output, predicted.parts(), card=card, overwrite=overwrite)
+        parts = predicted.parts() if on is None else [predicted.structures()]
+        write_parts(output, parts, card=card, overwrite=overwrite)
     else:
         told = source.telling_lost_constraints(predicted.structures(), output_kind)
         write_structures(output, told, overwrite=overwrite)
@@ -138,10 +148,11 @@ class _Predicting:
         source: Source,
         batch_atoms: int | None,
         on_bad: OnBad | None,
+        on: str | None,
         progress: Progress | None,
     ):
         self._potential, self._source, self._batch_atoms = potential, source, batch_atoms
-        self._on_bad, self._progress = on_bad, progress
+        self._on_bad, self._on, self._progress = on_bad, on, progress
         self.n_structures, self._total = 0, source.n_frames
 
     def structures(self) -> Iterator[Atoms]:
@@ -150,7 +161,7 @@ class _Predicting:
 
     def parts(self) -> Iterator[Part]:
         """Of an H5MD file: column by column, and one by one where something is wrong."""
-        batch_atoms = self._batch_atoms or _batch_atoms(self._potential)
+        batch_atoms = self._batch_atoms or usual_batch_atoms(self._potential)
         read, path = Report(str(self._source.path), self._source.reading.labels), str(self._source.path)
         with self._source.reader() as reader:
             chosen = np.arange(len(reader))[self._source.reading.wanted]
@@ -169,7 +180,7 @@ class _Predicting:
     def _one_by_one(self, first: int, last: int | None) -> Iterator[Atoms]:
         found = _readable(self._source, self._on_bad, first, last)
         with self._telling_the_cost():
-            for atoms, out in _predict_placed(self._potential, found, self._batch_atoms, self._on_bad):
+            for _, atoms, out in _predicted(self._potential, found, self._batch_atoms, self._on_bad, self._on):
                 self._count(1)
                 yield labeled(atoms, out)
 
@@ -182,6 +193,8 @@ class _Predicting:
     def _telling_the_cost(self) -> Iterator[None]:
         try:
             yield
+        except ClusterError:
+            raise
         except ValueError as error:
             if self.n_structures == 0 or self._on_bad is not None:
                 raise
@@ -191,12 +204,7 @@ class _Predicting:
             ) from error
 
 
-def _batch_atoms(potential: Potential) -> int:
-    """Atoms that are computed at once if nobody says."""
-    return NATIVE_BATCH_ATOMS if native_obstacle(potential) is None else BATCH_ATOMS
-
-
-def _readable(source: Source, on_bad: OnBad | None, k: int, stop: int | None) -> Iterator[tuple[int, Atoms]]:
+def _readable(source: Source, on_bad: OnBad | None, k: int, stop: int | None) -> Iterator[Placed]:
     """The structures k to stop of a source with their places; with `on_bad`, damaged ones are passed over."""
     read = Report(str(source.path), source.reading.labels)
     while True:
@@ -223,87 +231,3 @@ def _readable(source: Source, on_bad: OnBad | None, k: int, stop: int | None) ->
                 on_bad(place, str(error))
         k = end
     source.report.add(read)
-
-
-def _predict_placed(
-    potential: Potential,
-    structures: Iterable[tuple[int, Atoms]],
-    batch_atoms: int | None,
-    on_bad: OnBad | None,
-) -> Iterator[tuple[Atoms, Properties]]:
-    for batch in _batches(structures, batch_atoms or _batch_atoms(potential)):
-        yield from _predict_batch(potential, batch, on_bad)
-
-
-def _batches(structures: Iterable[tuple[int, Atoms]], batch_atoms: int) -> Iterator[list[tuple[int, Atoms]]]:
-    batch: list[tuple[int, Atoms]] = []
-    n_atoms = 0
-    for place, atoms in structures:
-        if batch and n_atoms + len(atoms) > batch_atoms:
-            yield batch
-            batch, n_atoms = [], 0
-        batch.append((place, atoms))
-        n_atoms += len(atoms)
-    if batch:
-        yield batch
-
-
-def _predict_batch(
-    potential: Potential, batch: list[tuple[int, Atoms]], on_bad: OnBad | None
-) -> Iterator[tuple[Atoms, Properties]]:
-    known, graph = batch, _graph_at_once(potential, [atoms for _, atoms in batch])
-    if graph is None:
-        known, graph = _graph_one_by_one(potential, batch, on_bad)
-    if graph is None:
-        return
-    out = predict(potential, graph.to(potential.energy_scale.device)).to("cpu")
-    sizes = [len(atoms) for _, atoms in known]
-    bad = torch.zeros_like(out.energy).index_add(0, graph.batch.cpu(), (~out.forces.isfinite()).sum(1).double())
-    finite = (out.energy.isfinite() & (bad == 0)).tolist()
-    own_parts = (torch.split(t, n) for t, n in ((out.energy, 1), (out.forces, sizes), (out.stress, 1)))
-    parts = zip(known, finite, *own_parts, strict=True)
-    for (index, atoms), is_finite, *own in parts:
-        if is_finite:
-            yield atoms, Properties(*own)
-            continue
-        told = (
-            f"The prediction for structure {index} is not finite. Its atoms may be far closer than any in the "
-            "training set; look at the structure."
-        )
-        if on_bad is None:
-            raise NotFiniteError(told)
-        on_bad(index, told)
-
-
-def _graph_at_once(potential: Potential, batch: list[Atoms]) -> AtomGraph | None:
-    """The graph of small molecules; None if there are others, or if something is wrong."""
-    if any(atoms.pbc.any() for atoms in batch):
-        return None
-    numbers, positions = [atoms.numbers for atoms in batch], [atoms.positions for atoms in batch]
-    graph = build_molecules(numbers, positions, [atoms.cell.array for atoms in batch], potential.cutoff)
-    if graph is None:
-        return None
-    try:
-        potential.check_elements(graph.numbers.to(potential.energy_scale.device))
-    except UnknownElementError:  # of one of them
-        return None
-    return graph
-
-
-def _graph_one_by_one(
-    potential: Potential, batch: list[tuple[int, Atoms]], on_bad: OnBad | None
-) -> tuple[list[tuple[int, Atoms]], AtomGraph | None]:
-    """The graph of all structures that have one, with their places in the source; None without any."""
-    known, graphs = [], []
-    for k, atoms in batch:
-        try:
-            potential.check_elements(torch.as_tensor(atoms.numbers, device=potential.energy_scale.device))
-            graph = build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, potential.cutoff)
-        except ValueError as error:
-            if on_bad is None:  # of the same kind, with the structure's name before it
-                raise type(error)(f"Structure {k} ({atoms.symbols}): {error}") from error
-            on_bad(k, f"({atoms.symbols}) {error}")
-            continue
-        graphs.append(graph)
-        known.append((k, atoms))
-    return known, collate(graphs) if graphs else None

@@ -1,0 +1,6 @@
+"""Energies, forces and stresses of many structures: the batch door beside the ASE door."""
+
+from mlpot.predictions.batches import NotFiniteError
+from mlpot.predictions.files import Progress, ase_results, labeled, predict_file, predict_structures
+
+__all__ = ["NotFiniteError", "Progress", "ase_results", "labeled", "predict_file", "predict_structures"]
