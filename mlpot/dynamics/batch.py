@@ -37,8 +37,8 @@ class Batch:
     Energies, forces and stresses of a replica are those of the calculator to the bit, whatever the others are.
 
     Args:
-        replicas: with momenta; their arrays of positions and momenta become views, their calculators what is
-            computed here. Cells do not change.
+        replicas: with momenta; their positions, momenta and cells become views, their calculators what is computed
+            here.
         potential: which compiled code computes.
 
     Raises:
@@ -52,15 +52,17 @@ class Batch:
         self.sizes = np.array([len(atoms) for atoms in replicas])
         self.starts = np.cumsum(self.sizes) - self.sizes
         self.atoms = _joined(self.replicas)
+        self.cells = np.stack([atoms.cell.array for atoms in self.replicas])
         self.broken: dict[int, str] = {}
         """Why there are no forces of a replica: its number in the batch -> reason."""
         self._graph: AtomGraph | None = None  # as it was when the pairs were found
         for k, atoms in enumerate(self.replicas):
             for name in ("positions", "momenta"):
                 atoms.arrays[name] = self.own(self.atoms.arrays[name], k)
+            atoms.cell.array = self.cells[k]
             atoms.calc = OfReplica(self, k)
         self.atoms.calc = OfAll(self)
-        self._at: Floats | None = None
+        self._at: tuple[Floats, Floats] | None = None  # positions and cells
         self.compute()
 
     def own(self, values: Floats, k: int) -> Floats:
@@ -68,14 +70,14 @@ class Batch:
         return values[self.starts[k] : self.starts[k] + self.sizes[k]]
 
     def compute(self) -> None:
-        """Energies, forces and stresses for the positions as they are, unless they are known."""
-        positions = self.atoms.positions
-        if self._at is not None and np.array_equal(positions, self._at):
+        """Energies, forces and stresses for positions and cells as they are, unless they are known."""
+        now = self.atoms.positions, self.cells
+        if self._at is not None and all(map(np.array_equal, now, self._at)):
             return
-        if self._graph is None or not self._holds(positions):
+        if self._graph is None or not self._holds(*now):
             self._graph = self._found()
-        self._at = positions.copy()
-        self.graph = replace(self._graph, positions=torch.from_numpy(self._at))
+        self._at = now[0].copy(), now[1].copy()
+        self.graph = replace(self._graph, positions=torch.from_numpy(self._at[0]))
         out = predict(self.potential, self.graph)
         self.found = Found(out.energy.numpy(), out.forces.numpy(), out.stress.numpy())
 
@@ -96,8 +98,10 @@ class Batch:
         last = np.append(first[1:], len(of_edges))
         return np.where(last > first, np.minimum.reduceat(np.append(of_edges, np.inf), first), np.inf)
 
-    def _holds(self, positions: Floats) -> bool:
+    def _holds(self, positions: Floats, cells: Floats) -> bool:
         assert self._graph is not None
+        if not np.array_equal(cells, self._graph.cell.numpy()):
+            return False
         moved = positions - self._graph.positions.numpy()
         return not self.broken and bool(np.einsum("ia,ia->i", moved, moved).max() < (SKIN / 2) ** 2)
 

@@ -89,11 +89,53 @@ class ConstrainedChain(_Constrained, NoseHooverChainNVT):
     """ASE's chain of thermostats, with constraints."""
 
 
-class ConstrainedIsotropic(_Constrained, IsotropicMTKNPT):
+class _InHalves(_Constrained):
+    """A step of ASE's barostats in two parts, between which the forces of many replicas are computed together."""
+
+    dt: float
+    _integrate_p_cell_by_barostat: Callable[[float], None]
+    _integrate_p_cell: Callable[[float], None]
+    _integrate_q: Callable[[float], None]
+    _integrate_q_cell: Callable[[float], None]
+    _update_atoms: Callable[[], None]
+    _thermostat: NoseHooverChainThermostat
+
+    def step(self) -> None:
+        """A whole one."""
+        self.to_new_places()
+        self.to_new_momenta()
+
+    def to_new_places(self) -> None:
+        """Half a step of momenta, and all of it of positions and cell, by the forces before it."""
+        half = self.dt / 2
+        self._integrate_p_cell_by_barostat(half)
+        self._p = self._thermostat.integrate_nhc(self._p, half)
+        self._integrate_p_cell(half)
+        self._integrate_p(half)
+        self._integrate_q(self.dt)
+        self._integrate_q_cell(self.dt)
+        self._update_atoms()
+
+    def to_new_momenta(self) -> None:
+        """The other half of momenta, by the forces at its end."""
+        half = self.dt / 2
+        self._integrate_p(half)
+        self._integrate_p_cell(half)
+        self._p = self._thermostat.integrate_nhc(self._p, half)
+        self._integrate_p_cell_by_barostat(half)
+        self._update_atoms()
+
+
+class ConstrainedIsotropic(_InHalves, IsotropicMTKNPT):
     """ASE's barostat that keeps the shape of the cell, with the center of mass held or not."""
 
+    _p_eps: float
 
-class ConstrainedMTK(_Constrained, MTKNPT):
+    def _integrate_p_cell_by_barostat(self, delta: float) -> None:
+        self._p_eps = self._barostat.integrate_nhc_baro(self._p_eps, delta)
+
+
+class ConstrainedMTK(_InHalves, MTKNPT):
     """ASE's barostat of the whole cell, with the center of mass held or not."""
 
 

@@ -2,7 +2,7 @@
 
 Velocity Verlet and BAOAB do the same to every number of an array, and so to an array of all replicas; only their
 random numbers come from a stream for each. Of a thermostat that looks at the whole of a replica there is one each.
-Chains of thermostats are integrated together.
+Chains of thermostats are integrated together. Of a barostat there is one each, and only forces are found together.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ase.md.verlet import VelocityVerlet
 from numpy.typing import NDArray
 
 from mlpot.dynamics.batch import Batch
-from mlpot.dynamics.ensembles import Ensemble, build_ensemble, chains
-from mlpot.dynamics.recipe import MDRecipe
+from mlpot.dynamics.ensembles import ConstrainedMTK, Ensemble, build_ensemble, chains
+from mlpot.dynamics.recipe import NPT, MDRecipe
 
 
 class Streams:
@@ -51,6 +51,8 @@ class Lockstep:
         generators: Sequence[np.random.Generator],
     ):
         self._batch, self._ensembles, self._name = batch, ensembles, recipe.ensemble
+        if recipe.ensemble in NPT:
+            return
         if recipe.ensemble == "nose-hoover":
             self._chains = chains(batch.atoms, recipe, [e.n_degrees for e in ensembles], batch.sizes)
             return
@@ -70,12 +72,22 @@ class Lockstep:
         """One step of all, and the forces at its end."""
         if self._name == "nose-hoover":
             self._step_chains()
+        elif self._name in NPT:
+            self._step_barostats()
         else:
             if self._name == "bussi":
                 for ensemble in self._ensembles:
                     ensemble.dynamics.scale_velocities()
             self._of_all.dynamics.step()
         self._batch.compute()
+
+    def _step_barostats(self) -> None:
+        each = [cast("ConstrainedMTK", ensemble.dynamics) for ensemble in self._ensembles]
+        for dynamics in each:
+            dynamics.to_new_places()
+        self._batch.compute()
+        for dynamics in each:
+            dynamics.to_new_momenta()
 
     def _step_chains(self) -> None:
         """A step of all thermostats at once, whose variables come from those of the replicas and go back there."""

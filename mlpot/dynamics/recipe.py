@@ -226,11 +226,6 @@ class MDRecipe(Section):
                 raise ValueError("temperature_end_K is of a stage where there are stages: move it there")
             self.plan()
             return self
-        if self.is_batch and self.ensemble in NPT:
-            raise ValueError(
-                f"ensemble {self.ensemble!r} changes the cell, and replicas run in cells that stay: choose "
-                "nve, langevin, bussi or nose-hoover, or run them one after another"
-            )
         if self.pressure_GPa != 0 and self.ensemble not in NPT:
             raise ValueError(
                 f"ensemble {self.ensemble!r} has no barostat, so pressure_GPa would do nothing: "

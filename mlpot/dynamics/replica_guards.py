@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mlpot.dynamics.batch import Batch
 from mlpot.dynamics.ensembles import Ensemble
 from mlpot.dynamics.guards import WINDOW, Monitor
+from mlpot.dynamics.recipe import NPT
 from mlpot.graph import Edges
 
 Floats = NDArray[np.float64]
@@ -31,6 +32,7 @@ class Watch:
         self._trained = monitors[0].trained
         self._apart = monitors[0].bounds().apart
         self._in_lists = max(self._apart.max(), self._trained.max()) < batch.potential.cutoff
+        self._cells_stay = ensembles[0].name not in NPT  # bounds hold as long
         self._listed: tuple[Edges, Floats, Floats] | None = None
         self._renew()
 
@@ -72,7 +74,7 @@ class Watch:
         """(n_replicas,) whether a replica is within all bounds; NaN is not."""
         batch, limit, starts = self._batch, self._limit, self._batch.starts
         positions, momenta = batch.atoms.positions, batch.atoms.arrays["momenta"]
-        if not self._in_lists:
+        if not (self._in_lists and self._cells_stay):
             return np.zeros(len(starts), dtype=bool)
         free = batch.least(batch.distances() * CAUTION - self._bounds_of_edges()[0])
         force = np.maximum.reduceat(np.square(batch.found.forces).sum(1), starts)

@@ -52,6 +52,7 @@ class Moment:
 
     positions: NDArray[np.float64]
     momenta: NDArray[np.float64]
+    cells: NDArray[np.float64]
     integrators: list[dict[str, Any]]
     rngs: list[dict[str, Any]]
 
@@ -180,7 +181,8 @@ class Replicas(Course):
         atoms, running = self._batch.atoms, self.running
         integrators = [State.of_integrator(self._ensembles[k]) for k in running]
         rngs = [dict(self.replicas[k].rng.bit_generator.state) for k in running]
-        moment = Moment(atoms.positions.copy(), atoms.arrays["momenta"].copy(), integrators, rngs)
+        cells = self._batch.cells.copy()
+        moment = Moment(atoms.positions.copy(), atoms.arrays["momenta"].copy(), cells, integrators, rngs)
         return BatchProgress(self._stage, step, moment)
 
     def _state(self, place: int, results: dict[str, Any]) -> State:
@@ -189,7 +191,7 @@ class Replicas(Course):
         return State(
             own(moment.positions, place),
             own(moment.momenta, place),
-            self._batch.replicas[place].cell.array.copy(),
+            moment.cells[place],
             moment.integrators[place],
             moment.rngs[place],
             results,

@@ -14,7 +14,6 @@ from ase import units
 from ase.constraints import FixAtoms, FixCom
 from md_runs import assert_same_run, md_recipe, prepared
 from potentials import new_potential
-from pydantic import ValidationError
 from structures import copper, ethanol
 
 from mlpot.data.h5md import Reader
@@ -22,7 +21,7 @@ from mlpot.dynamics.analyze import analysis_of
 from mlpot.dynamics.batch import Batch
 from mlpot.dynamics.checkpoints import CheckpointError
 from mlpot.dynamics.guards import WINDOW
-from mlpot.dynamics.recipe import MDRecipe
+from mlpot.dynamics.recipe import NPT, MDRecipe
 from mlpot.dynamics.run import run_md
 from mlpot.dynamics.run_replicas import run_replicas
 from mlpot.dynamics.start import StartError
@@ -41,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def recipe_of(folder: Path, output: str, **settings: Any) -> MDRecipe:
     """Of a batch, or of a run alone, by a potential that knows no bounds."""
-    free = {"min_distance": 0.3, "max_force": 1e4, "temperature": 1e3, "energy": 1e3}
+    free = {"min_distance": 0.3, "max_force": 1e4, "temperature": 1e3, "energy": 1e3, "volume": None}
     defaults = {"model": folder / "native.safetensors", "output": folder / output, "guards": free}
     return md_recipe(folder, **defaults | settings)
 
@@ -86,6 +85,21 @@ def test_structures_of_a_file_run_together(ensemble: str, folder: Path) -> None:
         assert_same_run(batch.output / f"replica_{k}", alone(batch, k, frame=k))
 
 
+@pytest.mark.parametrize("ensemble", NPT)
+def test_cells_move_as_they_would_alone(ensemble: str, folder: Path) -> None:
+    """Of structures that differ, through a ramp and a window of slow checks."""
+    file = several(folder, "cells.traj", [copper(seed=2), copper(seed=5).repeat((2, 1, 1)), copper(seed=7)])
+    pressed = {"ensemble": ensemble, "pressure_GPa": 2.0, "steps": WINDOW - 10, "temperature_end_K": 500}
+    stages = ({"ensemble": "nose-hoover", "steps": 15}, pressed)
+    batch = recipe_of(folder, f"cells_{ensemble}", structure=file, frame="all", stages=stages)
+    run_replicas(batch)
+    for k in range(3):
+        assert_same_run(batch.output / f"replica_{k}", alone(batch, k, frame=k))
+    with Reader(batch.output / "replica_1/trajectory.h5") as reader:
+        first, *_, last = (atoms.cell.array for atoms in reader.frames())
+    assert not np.allclose(first, last, atol=1e-3)
+
+
 def test_stages_ramps_and_held_atoms(folder: Path) -> None:
     atoms = copper(seed=1)
     atoms.set_constraint(FixAtoms([0, 3]))
@@ -106,7 +120,7 @@ class BrokenError(RuntimeError):
     """What a test raises in the middle of a batch."""
 
 
-@pytest.mark.parametrize("ensemble", ENSEMBLES)
+@pytest.mark.parametrize("ensemble", [*ENSEMBLES, *NPT])
 def test_a_batch_that_failed_goes_on_bit_by_bit(
     ensemble: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,8 +205,12 @@ def test_replicas_that_were_all_stopped_cannot_go_on(folder: Path) -> None:
 
 
 def test_what_does_not_run_in_a_batch_is_refused_by_name(folder: Path) -> None:
-    with pytest.raises(ValidationError, match="'npt' changes the cell, and replicas"):
-        recipe_of(folder, "npt", replicas=2, ensemble="npt")
+    layer = copper()
+    layer.set_pbc((True, True, False))
+    with pytest.raises(StartError, match="'npt' needs a structure that is periodic in three directions"):
+        run_replicas(
+            recipe_of(folder, "npt", replicas=2, ensemble="npt", structure=several(folder, "layer.traj", [layer]))
+        )
     other = folder / "deepsets.safetensors"
     save_potential(new_potential("deepsets"), other)
     with pytest.raises(StartError, match="DeepSets is not made of stages"):
