@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from mlpot.cpu.calls import ExchangedCall, StagedTraining, native_call
+from mlpot.cpu.calls import ExchangedCall, StagedCall, StagedTraining, native_call
 from mlpot.gpu import driver
 from mlpot.graph import AtomGraph
 from mlpot.models.native import Elements, obstacle_of_weights
@@ -109,7 +109,7 @@ def native_call_of(potential: object) -> Native | None:
     return call
 
 
-def native_call_with_ghosts(potential: Potential) -> Native | None:
+def native_call_with_ghosts(potential: Potential) -> StagedCall | None:
     """As `native_call_of` for a frozen potential and the atoms of one process among several.
 
     `models.native.GHOST` is added to the atomic numbers of other processes' atoms. Of their energies, and so of

@@ -19,6 +19,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
+from mlpot.cpu.calls import StagedCall
 from mlpot.executors import Executor, check_executor, device_outputs
 from mlpot.executors import computed_by as computed_by
 from mlpot.executors import device_obstacle as device_obstacle
@@ -119,6 +120,24 @@ def _natively(potential: AtomicEnergies, graph: AtomGraph) -> Properties | None:
     return Properties(energy, forces, stress_of(virial, graph))
 
 
+def extrapolation_grade(potential: Potential, graph: AtomGraph) -> Tensor | None:
+    """As of the potential, in compiled code if there is some: PyTorch makes arrays of edges × features for it."""
+    call = native_call_of(potential) if potential.domain is not None and potential.is_frozen else None
+    features = call.features_of(graph) if isinstance(call, StagedCall) else None
+    return (
+        potential.extrapolation_grade(graph) if features is None else grades_of(potential, graph.numbers, features)
+    )
+
+
+def grades_of(potential: Potential, numbers: Tensor, features: Tensor) -> Tensor | None:
+    """Extrapolation grades of atoms whose features are known; None if the potential cannot tell."""
+    if potential.domain is None:
+        return None
+    kind = potential.element_index.index_select(0, numbers.to(features.device))
+    grades: Tensor = potential.domain(kind, features)
+    return grades
+
+
 @contextmanager
 def _settled(potential: AtomicEnergies, graph: AtomGraph, training: bool = False) -> Iterator[AtomGraph]:
     """The graph for a block that computes with the usual settings of PyTorch, whatever is set outside.
@@ -181,14 +200,20 @@ def periodic_directions(graph: AtomGraph) -> Tensor:
     )
 
 
-def predict_atoms(potential: AtomicEnergies, graph: AtomGraph, n_own: int | None = None) -> AtomicProperties:
+def predict_atoms(
+    potential: AtomicEnergies, graph: AtomGraph, n_own: int | None = None, *, native: bool = True
+) -> AtomicProperties:
     """Atomic energies and virials. How a total is shared among atoms is a convention, not physics.
 
     Args:
-        potential, graph: as for `predict`.
+        potential, graph, native: as for `predict`.
         n_own: how many atoms, the first, count with their energies; all by default. Others get a virial by their
-            pull on these, and NaN for their energy.
+            pull on these, and NaN for their energy; there is no compiled code for that.
     """
+    call = native_call_of(potential) if native and n_own is None else None
+    found = call.by_atom(graph) if isinstance(call, StagedCall) else None
+    if found is not None:
+        return by_atom(*found, graph.n_atoms)
     with _settled(potential, graph) as settled:
         atom_energy, vectors, g = _gradient(potential, settled, n_own=n_own)
         if n_own is not None:
@@ -197,6 +222,12 @@ def predict_atoms(potential: AtomicEnergies, graph: AtomGraph, n_own: int | None
     virials = share.new_zeros(graph.n_atoms, 3, 3)
     virials = virials.index_add(0, graph.edges.center, share).index_add(0, graph.edges.neighbor, share)
     return AtomicProperties(energies=atom_energy.detach(), virials=(virials + virials.mT).detach() / 2)
+
+
+def by_atom(energies: Tensor, virials: Tensor, n_own: int) -> AtomicProperties:
+    """As `predict_atoms`, of what compiled code found for atoms of which the first are own."""
+    energies[n_own:] = torch.nan
+    return AtomicProperties(energies, (virials + virials.mT) / 2)
 
 
 def predict_own(potential: AtomicEnergies, graph: AtomGraph, n_own: int) -> tuple[Tensor, Tensor, Tensor]:

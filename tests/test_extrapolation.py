@@ -22,6 +22,7 @@ from mlpot.dynamics.log import read_log
 from mlpot.dynamics.recipe import Guards
 from mlpot.dynamics.run import run_md
 from mlpot.extrapolation import Domain, domain_of
+from mlpot.forces import extrapolation_grade
 from mlpot.graph import edge_vectors
 from mlpot.model_file import load_potential, save_potential
 from mlpot.potential import Potential
@@ -108,6 +109,17 @@ def test_the_features_of_every_backbone_are_seen(variant: str) -> None:
     energies = potential.backbone(graph.numbers, graph.edges, edge_vectors(graph))
     torch.testing.assert_close(read.squeeze(-1), energies, rtol=1e-12, atol=1e-13)
     assert not features.requires_grad
+
+
+def test_compiled_code_finds_the_grades_of_every_backbone(variant: str) -> None:
+    potential = new_potential(variant).freeze()
+    graph = batch_of([make() for make in STRUCTURES.values()])
+    assert extrapolation_grade(potential, graph) is None
+    potential.domain = domain_of(
+        potential.atom_features, potential.element_index, len(potential.elements), [graph]
+    )
+    found = extrapolation_grade(potential, graph)
+    torch.testing.assert_close(found, potential.extrapolation_grade(graph), rtol=1e-6, atol=1e-6)
 
 
 def test_training_leaves_its_domain_in_the_file(tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ class StagedCall:
         kind = torch.empty(0, dtype=elements.scale.dtype, device="cpu").numpy().dtype
         assert {self.plan.weights.dtype, self.plan.numbers.dtype, self.plan.polynomials.dtype} == {kind}
         self._last: tuple[AtomGraph, Tensor, Array] | None = None
+        self._array = backbone.features
+        self._n_features = program.shapes[self._array].n_channels
 
     def __call__(self, graph: AtomGraph) -> Found | None:
         """Energies (n_graphs,) eV, forces (n_atoms, 3) eV/Å and virials (n_graphs, 3, 3) eV, float64.
@@ -77,6 +79,35 @@ class StagedCall:
         found = self.executor.energies(self.plan, structure, self.outer, graph.batch.numpy(), graph.n_graphs)
         energy, forces, virial = map(torch.from_numpy, found)
         return energy, forces, virial
+
+    def by_atom(self, graph: AtomGraph) -> tuple[Tensor, Tensor] | None:
+        """Energies (n_atoms,) and virials (n_atoms, 3, 3) eV of atoms, references included; None as above.
+
+        The virial of each edge is shared equally by its two atoms.
+        """
+        structure = self._structure(graph)
+        if structure is None:
+            return None
+        parts = compiled_code().parts_of_graphs(structure, graph.batch.numpy(), graph.n_graphs)
+        return self._by_atom(self.executor.evaluate(self.plan, structure, self.outer, parts=parts, by_atom=True))
+
+    def _by_atom(self, evaluation: Any) -> tuple[Tensor, Tensor]:
+        self.executor.release(evaluation)
+        return torch.from_numpy(evaluation.answer.energy), torch.from_numpy(evaluation.answer.virial)
+
+    def features_of(self, graph: AtomGraph) -> Tensor | None:
+        """What the readout receives, (n_atoms, n_features), as `models.backbone.atom_features`; None as above."""
+        structure = self._structure(graph)
+        if structure is None:
+            return None
+        still = torch.zeros(graph.n_atoms, dtype=self.executor.layout.dtype, device="cpu")
+        evaluation = self.executor.evaluate(self.plan, structure, seeds=still, forward_only=True)
+        return self._features(evaluation)
+
+    def _features(self, evaluation: Any) -> Tensor:
+        array: Tensor = self.executor.array(evaluation, self._array, self._n_features)
+        self.executor.release(evaluation)
+        return array[:, 0]
 
     def _structure(self, graph: AtomGraph) -> Any:
         """Its arrays; None if an element is unknown."""
@@ -100,11 +131,6 @@ class StagedCall:
 class ExchangedCall(StagedCall):
     """The same of the atoms of one process, which exchanges features with others: see `stages.exchange`."""
 
-    def __init__(self, backbone: StagedNetwork, elements: Elements, isolated: Tensor):
-        super().__init__(backbone, elements, isolated)
-        self._array = backbone.features
-        self._n_features = backbone.program().shapes[self._array].n_channels
-
     def of_own(self, graph: AtomGraph, n_own: int, halo: Halo) -> Found:
         """The energy (1,) eV of the first atoms, forces (n_atoms, 3) eV/Å and virial (1, 3, 3) eV that they give.
 
@@ -125,14 +151,20 @@ class ExchangedCall(StagedCall):
         compiled_code().driver.totals(batch, answer.energy, answer.virial, energy, virial)
         return torch.from_numpy(energy), torch.from_numpy(answer.forces), torch.from_numpy(virial)
 
+    def by_atom_of_own(self, graph: AtomGraph, n_own: int, halo: Halo) -> tuple[Tensor, Tensor]:
+        """As `by_atom`: energies of the first atoms, and virials of all that their edges give; as `of_own`."""
+        exchanges = compiled_code().Exchanges(n_own, halo)
+        structure = self._known(graph)
+        return self._by_atom(
+            self.executor.evaluate(self.plan, structure, self.outer, exchanges=exchanges, by_atom=True)
+        )
+
     def features(self, graph: AtomGraph, n_own: int, halo: Halo) -> Tensor:
         """What the readout receives of the first atoms, (n_own, n_features): `models.backbone.atom_features`."""
         executor, exchanges = self.executor, compiled_code().Exchanges(n_own, halo)
         still = torch.zeros(graph.n_atoms, dtype=executor.layout.dtype, device="cpu")
         evaluation = executor.evaluate(self.plan, self._known(graph), seeds=still, exchanges=exchanges)
-        array: Tensor = executor.array(evaluation, self._array, self._n_features)
-        executor.release(evaluation)
-        return array[:n_own, 0]
+        return self._features(evaluation)[:n_own]
 
     def _known(self, graph: AtomGraph) -> Any:
         structure = self._structure(graph)

@@ -32,6 +32,11 @@ def whole(plan: Plan, n_parts: int) -> list[Stop]:
     return [Stop(Way(1, 0, len(plan.segments), 0, 2 * len(plan.segments_back), 1, n_parts), None, False)]
 
 
+def forward(plan: Plan, n_parts: int) -> list[Stop]:
+    """The way forward alone, for arrays at atoms."""
+    return [Stop(Way(1, 0, len(plan.segments), 0, 0, 0, n_parts), None, False)]
+
+
 def stops(plan: Plan, known: list[Sent | None], n_parts: int) -> list[Stop]:
     """The walk in parts; known is what each sum over neighbors needs, and the first n_parts are of own atoms."""
     n_forward, n_back = len(plan.segments), len(plan.segments_back)

@@ -15,7 +15,7 @@ from torch import Tensor
 from mlpot.cpu import driver
 from mlpot.cpu.edge_tiles import n_rows_kept
 from mlpot.cpu.edge_writer import EDGES
-from mlpot.cpu.exchange import Exchanges, stops, whole
+from mlpot.cpu.exchange import Exchanges, forward, stops, whole
 from mlpot.cpu.layout import Layout, layout_of
 from mlpot.cpu.outer import Answer, Outer
 from mlpot.cpu.plan import Near, Plan, Room
@@ -43,6 +43,13 @@ class Structure(NamedTuple):
     kind: Array | None = None  # (n_atoms,) int64, as `element`, but ghosts are kinds of their own
 
 
+class Parts(NamedTuple):
+    """What a thread serves at once."""
+
+    ends: Array  # (n_parts + 1,) int64, atoms at which they begin, and the end
+    apart: bool  # whether no edge is between two of them, so that threads need not wait for each other
+
+
 @dataclass
 class Evaluation:
     """What the energies leave behind for the gradient of a loss."""
@@ -52,7 +59,7 @@ class Evaluation:
     room: Room
     near: Near
     answer: Answer
-    parts: Array
+    parts: Parts
 
 
 NO_OUTER = Outer(np.zeros((1, 7)), np.zeros((1, 3)), np.zeros((1, 1, 3)), np.zeros((4, 2)), 0.0)
@@ -92,8 +99,10 @@ class Executor:
         *,
         seeds: Tensor | None = None,
         training: bool = False,
-        parts: Array | None = None,
+        parts: Parts | None = None,
         exchanges: Exchanges | None = None,
+        forward_only: bool = False,
+        by_atom: bool = False,
     ) -> Evaluation:
         """Everything; `release` it when it is no longer needed.
 
@@ -103,22 +112,25 @@ class Executor:
             outer: the terms around the network; they say what ∂E/∂b is.
             seeds: ∂E/∂b (n_atoms,) without outer terms.
             training: whether `loss_gradient` will be asked.
-            parts: (n_parts + 1,) where the atoms are cut; by their number alone without it.
+            parts: where the atoms are cut; by their number alone without it.
             exchanges: of features with other processes; what ghosts are left with means nothing.
+            forward_only: for arrays at atoms alone; there is no answer then.
+            by_atom: share the virial of two atoms equally; if not, its sum alone means something.
         """
         memory = take(self._free) or Memory()
         if parts is None:
-            parts = _parts(structure.row_ptr)
-        walk = whole(plan, len(parts) - 1)
+            parts = Parts(_parts(structure.row_ptr), apart=False)
+        walk = (forward if forward_only else whole)(plan, len(parts.ends) - 1)
         if exchanges is not None:
-            parts, n_own = _parts_of_process(structure.row_ptr, exchanges.n_own)
-            walk = stops(plan, self._sent, n_own)
-        room, near = memory.records(self.layout, structure, training, len(parts) - 1)
+            ends, n_own = _parts_of_process(structure.row_ptr, exchanges.n_own)
+            parts, walk = Parts(ends, apart=False), stops(plan, self._sent, n_own)
+        room, near = memory.records(self.layout, structure, training, len(parts.ends) - 1)
         if seeds is not None:
             room.seeds[:] = seeds.numpy()
-        answer = _answer(len(structure.element))
+        answer = _answer(len(structure.element), by_atom)
         for way, sent, back in walk:
-            self._run(driver.energies(self._kinds), parts, near, parts, plan, room, near, outer, answer, way)
+            arrays = parts.ends, plan, room, near, outer, answer, way
+            self._run(driver.energies(self._kinds), parts.ends, parts.apart, near, *arrays)
             if exchanges is not None and sent is not None:
                 arena = room.adjoints if back else room.values
                 rows = _array(self.layout, arena, room.n_atoms, sent.array)[:, sent.components, : sent.n_channels]
@@ -169,7 +181,7 @@ class Executor:
         """
         layout, room = self.layout, at.room
         room.b_bar[:] = b_bar.numpy()
-        n_groups = min(GROUPS, len(at.parts) - 1)
+        n_groups = min(GROUPS, len(at.parts.ends) - 1)
         w_bar = at.memory.get("w_bar", n_groups, layout.n_weights + layout.panel, dtype=layout.dtype)
         of_forces, of_virials = (t.double().contiguous().numpy() for t in (forces, virials))
         self._along(at, of_forces, of_virials, w_bar)
@@ -183,15 +195,15 @@ class Executor:
         return gradients
 
     def _along(self, at: Evaluation, forces: Array, virials: Array, w_bar: Array) -> None:
-        n_parts = len(at.parts) - 1
+        (ends, apart), n_parts = at.parts, len(at.parts.ends) - 1
         groups = np.linspace(0, n_parts, min(GROUPS, n_parts) + 1).astype(np.int64)
-        arrays = at.plan, at.room, at.near, forces, virials, w_bar
-        self._run(driver.loss_gradient(self._kinds), at.parts[groups], at.near, groups, at.parts, *arrays)
+        arrays = groups, ends, at.plan, at.room, at.near, forces, virials, w_bar
+        self._run(driver.loss_gradient(self._kinds), ends[groups], apart, at.near, *arrays)
 
-    def _run(self, loop: Any, ends: Array, near: Near, *rest: Any) -> None:
+    def _run(self, loop: Any, ends: Array, apart: bool, near: Near, *rest: Any) -> None:
         """All parts or groups of them, which end at some atoms, by as many threads as there are and as pay."""
         own = shares(near.row_ptr[ends], self.layout.n_arena) if len(ends) > 2 else [(0, 1)]
-        run(loop, own, len(own), np.zeros(1, np.int64), *rest)
+        run(loop, own, 1 if apart else len(own), np.zeros(1, np.int64), *rest)
 
 
 def _n_parts(n_atoms: int) -> int:
@@ -212,7 +224,7 @@ def _parts(row_ptr: Array) -> Array:
     return ends.astype(np.int64)
 
 
-def parts_of_graphs(structure: Structure, batch: Array, n_graphs: int) -> Array:
+def parts_of_graphs(structure: Structure, batch: Array, n_graphs: int) -> Parts:
     """Where the parts begin: between graphs, and within a large one where it would be cut if it were alone.
 
     Small graphs have two parts together, so that two threads share a batch of a training.
@@ -224,16 +236,17 @@ def parts_of_graphs(structure: Structure, batch: Array, n_graphs: int) -> Array:
     """
     row_ptr, n_atoms = structure.row_ptr, len(batch)
     if n_graphs == 1:
-        return _parts(row_ptr)
+        return Parts(_parts(row_ptr), apart=False)
     ends, n_parts = np.searchsorted(batch, np.arange(n_graphs + 1)), max(2, _n_parts(n_atoms))
     wanted = n_atoms * np.arange(n_parts + 1) // n_parts
     cuts = [ends[np.searchsorted(ends, wanted)]]
-    for k in np.flatnonzero(np.diff(ends) > WHOLE):
+    large = np.flatnonzero(np.diff(ends) > WHOLE)
+    for k in large:
         first, last = ends[k : k + 2]
         cuts.append(first + _parts(row_ptr[first : last + 1] - row_ptr[first]))
     parts = np.unique(np.concatenate(cuts))
     parts[-1] = len(row_ptr) - 1
-    return parts
+    return Parts(parts, apart=len(large) == 0)
 
 
 def _parts_of_process(row_ptr: Array, n_own: int) -> tuple[Array, int]:
@@ -342,7 +355,7 @@ def _on_edges(
     }
 
 
-def _answer(n: int) -> Answer:
+def _answer(n: int, is_shared: bool) -> Answer:
     return Answer(
         coordination=np.empty(n),
         by_coordination=np.empty(n),
@@ -350,6 +363,7 @@ def _answer(n: int) -> Answer:
         added=np.empty(n),
         forces=np.empty((n, 3)),
         virial=np.empty((n, 3, 3)),
+        is_shared=is_shared,
     )
 
 

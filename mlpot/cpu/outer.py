@@ -41,7 +41,8 @@ class Answer(NamedTuple):
     energy: Array  # (n_atoms,) eV, references included
     added: Array  # (n_atoms,) eV, the part of it that does not depend on the network
     forces: Array  # (n_atoms, 3) eV/Å
-    virial: Array  # (n_atoms, 3, 3) eV, half of that of each pair
+    virial: Array  # (n_atoms, 3, 3) eV, half of that of each edge
+    is_shared: bool  # if not, of two atoms of one part that half too is with the other one
 
 
 @bare
@@ -120,16 +121,24 @@ def _forces_of_edge(i, e, pair, outer, room, near, answer):
         radial += seen_slope * (by_atom[i] + by_atom[j]) * envelope_slope(seen / cutoff) / cutoff
     radial += seen_slope * along - turned * along
     total = radial * u[0] + turned * x, radial * u[1] + turned * y, radial * u[2] + turned * z
-    half, weight = repelled / 2, d if pair else d / 2
-    answer.energy[i] += half
-    answer.added[i] += half
+    gives = pair and answer.is_shared
+    half, weight = repelled / 2, d if pair and not gives else d / 2
+    of_one, of_other = half, half
+    if (
+        answer.is_shared and outer.nuclei[one][2] != outer.nuclei[other][2]
+    ):  # all of it is of the one that is no ghost
+        of_one, of_other = repelled * outer.nuclei[one][2], repelled * outer.nuclei[other][2]
+    answer.energy[i] += of_one
+    answer.added[i] += of_one
     for a in range(3):
         answer.forces[i, a] += total[a]
         for b in range(3):
             answer.virial[i, b, a] += weight * u[b] * total[a]
+            if gives:
+                answer.virial[j, b, a] += weight * u[b] * total[a]
     if pair:
-        answer.energy[j] += half
-        answer.added[j] += half
+        answer.energy[j] += of_other
+        answer.added[j] += of_other
         for a in range(3):
             answer.forces[j, a] -= total[a]
 

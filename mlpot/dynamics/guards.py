@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mlpot.dynamics.ensembles import Ensemble
 from mlpot.dynamics.recipe import Guards, MDRecipe
+from mlpot.forces import extrapolation_grade
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
 
@@ -220,7 +221,7 @@ class Monitor:
             )
         if self._guards.extrapolation_grade is None:
             return None
-        grades = potential.extrapolation_grade(graph.to(atoms.calc.device))
+        grades = extrapolation_grade(potential, graph.to(atoms.calc.device))
         if grades is None:
             self.warnings["extrapolation_grade"] = NO_DOMAIN
             return None

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from mlpot.engines.local_atoms import LocalGraph
-from mlpot.forces import AtomicProperties, native_call_with_exchanges, predict_atoms, predict_own
+from mlpot.forces import (
+    AtomicProperties,
+    by_atom,
+    grades_of,
+    native_call_with_exchanges,
+    predict_atoms,
+    predict_own,
+)
 from mlpot.graph import Edges, edge_vectors
 from mlpot.potential import Potential
 from mlpot.stages.exchange import Halo, with_exchanges
@@ -66,6 +73,8 @@ class ExchangedPotential:
 
     def by_atom(self, local: LocalGraph) -> AtomicProperties:
         """As `forces.predict_atoms` with own atoms."""
+        if self._call is not None:
+            return by_atom(*self._call.by_atom_of_own(local.graph, local.n_own, self.halo), local.n_own)
         device = self.potential.energy_scale.device
         return predict_atoms(self, local.with_true_numbers().to(device), local.n_own)
 
@@ -80,11 +89,6 @@ class ExchangedPotential:
 
     def grades(self, local: LocalGraph) -> Tensor | None:
         """As `potential.extrapolation_grade`, of own atoms (n_own,)."""
-        domain = self.potential.domain
-        if domain is None:
+        if self.potential.domain is None:
             return None
-        features = self.features(local)
-        numbers = local.graph.numbers[: local.n_own].to(features.device)
-        kind = self.potential.element_index.index_select(0, numbers)
-        grades: Tensor = domain(kind, features)
-        return grades
+        return grades_of(self.potential, local.graph.numbers[: local.n_own], self.features(local))

@@ -16,7 +16,7 @@ from torch import Tensor
 from mlpot.engines.exchanged import ExchangedPotential
 from mlpot.engines.halo import RankHalo
 from mlpot.engines.local_atoms import Box, LocalGraph, LocalList
-from mlpot.forces import AtomicProperties, native_call_with_ghosts, predict_atoms, predict_own
+from mlpot.forces import AtomicProperties, by_atom, grades_of, native_call_with_ghosts, predict_atoms, predict_own
 from mlpot.potential import Potential
 
 Floats = NDArray[np.float64]
@@ -76,11 +76,17 @@ class LargeGhosts:
         return found
 
     def by_atom(self, local: LocalGraph) -> AtomicProperties:
+        found = None if self._native is None else self._native.by_atom(local.graph)
+        if found is not None:
+            return by_atom(*found, local.n_own)
         device = self._potential.energy_scale.device
         return predict_atoms(self._potential, local.with_true_numbers().to(device), local.n_own)
 
     def grades(self, local: LocalGraph) -> Tensor | None:
+        features = None if self._native is None else self._native.features_of(local.graph)
         graph = local.with_true_numbers().to(self._potential.energy_scale.device)
+        if features is not None:
+            return grades_of(self._potential, graph.numbers[: local.n_own], features[: local.n_own])
         grades = self._potential.extrapolation_grade(graph)
         return None if grades is None else grades[: local.n_own]
 

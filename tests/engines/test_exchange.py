@@ -127,7 +127,10 @@ def test_threads_change_no_bit_of_what_is_exchanged(variant: str) -> None:
 def test_energies_virials_and_features_of_atoms_are_those_of_the_whole() -> None:
     """L7: by atom; and what tells an extrapolation."""
     atoms, potential = quartz() * (2, 1, 1), potential_of("mace", nuclei=True)
-    whole, features = predict_atoms(potential, graph_of(atoms)), potential.atom_features(graph_of(atoms))
+    whole, features = (
+        predict_atoms(potential, graph_of(atoms), native=False),
+        potential.atom_features(graph_of(atoms)),
+    )
     local, rows = of_processes(atoms, halves(atoms), potential.cutoff)
     ids = torch.from_numpy(local.ids)
     for native in (True, False):

@@ -8,6 +8,7 @@ from ranks import box_of, of_process, potential_of
 from structures import graph_of, quartz, worst
 
 from mlpot.engines.local_atoms import LocalList
+from mlpot.engines.own_energies import LargeGhosts
 from mlpot.forces import native_call_with_ghosts, native_obstacle, predict, predict_atoms, predict_own
 
 VARIANTS = (
@@ -29,7 +30,10 @@ def test_processes_add_up_to_the_whole(variant: str, nuclei: bool) -> None:
     """L4, L5, L7: energy, forces, virial, also by atom; several images of an owner, all passes."""
     atoms = quartz() * (2, 1, 1)
     potential = potential_of(variant, nuclei=nuclei)
-    whole, by_atom = predict(potential, graph_of(atoms)), predict_atoms(potential, graph_of(atoms))
+    whole, by_atom = (
+        predict(potential, graph_of(atoms)),
+        predict_atoms(potential, graph_of(atoms), native=False),
+    )
     native = native_call_with_ghosts(potential)
     assert (native is None) == (native_obstacle(potential) is not None)
     energy, forces, virial = 0.0, np.zeros((len(atoms), 3)), np.zeros((3, 3))
@@ -44,7 +48,7 @@ def test_processes_add_up_to_the_whole(variant: str, nuclei: bool) -> None:
         e, f, w = predict_own(potential, true, n_own) if native is None else native(found.graph)
         energy, virial = energy + e.item(), virial + w[0].numpy()
         np.add.at(forces, index[found.kept], f.numpy())
-        parts = predict_atoms(potential, true, n_own)
+        parts = LargeGhosts(potential).by_atom(found)
         energies[index[:n_own]] = parts.energies[:n_own]
         np.add.at(virials, index[found.kept], parts.virials.numpy())
     assert energy == pytest.approx(whole.energy.item(), abs=1e-9)

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from ase.build import molecule
-from test_native import fresh, graph_of, n_threads_for_anything, structures
+from test_native import fresh, graph_of, molecules, n_threads_for_anything, structures
 from torch import Tensor
 
 from mlpot.forces import predict
@@ -88,11 +88,12 @@ def test_forces_in_training_are_those_in_use_to_the_bit() -> None:
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 def test_gradients_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch, n_threads: int) -> None:
-    potential, graph = fresh(), batch()
-    alone = gradients(potential, graph)
-    with n_threads_for_anything(n_threads):
-        shared = gradients(potential, graph)
-    assert deviation(shared, alone) <= 1e-14
+    potential = fresh()
+    for graph in (batch(), molecules()):
+        alone = gradients(potential, graph)
+        with n_threads_for_anything(n_threads):
+            shared = gradients(potential, graph)
+        assert deviation(shared, alone) <= 1e-14
 
 
 def test_two_structures_may_wait_for_one_backward_pass() -> None:

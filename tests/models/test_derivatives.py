@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -143,6 +145,9 @@ def test_atomic_energies_and_virials_add_up(potential: Potential) -> None:
     periodic = graph.pbc.all(-1)
     assert worst(energy, out.energy) <= 1e-10
     assert worst(stress[periodic], out.stress[periodic]) <= 1e-12
+    compiled = predict_atoms(copy.deepcopy(potential).freeze(), graph)
+    assert worst(compiled.energies, atomic.energies) <= 1e-9
+    assert worst(compiled.virials, atomic.virials) <= 1e-9
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["untrained", "trained"])
