@@ -26,11 +26,25 @@ OLDEST, NEWEST = (
     20250722,
     20250722,
 )  # tested, and no others: earlier builds have other names for the same functions
-STYLE_OF_FIX = 0xC0  # bytes from the beginning of a fix to the name of its style
+STYLE_AT = 0xC0  # bytes from the beginning of a fix or a compute to the name of its style
 N_FUNCTIONS = 192  # of a class, more than there are
 POST_FORCE_OF_MINIMIZERS = 21  # its place among the bits that say when a fix is called
 PRE_NEIGHBOR, PRE_REVERSE_OF_MINIMIZERS, PRE_NEIGHBOR_OF_MINIMIZERS = 1 << 3, 1 << 20, 1 << 17
-RUNS = {"run": "3Run", "minimize": "8Minimize", "rerun": "5Rerun"}
+RUNS = {
+    "run": "3Run",
+    "minimize": "8Minimize",
+    "rerun": "5Rerun",
+    "neb": "3NEB",
+    "neb/spin": "7NEBSpin",
+    "dynamical_matrix": "15DynamicalMatrix",
+    "third_order": "10ThirdOrder",
+    "hyper": "5Hyper",
+    "prd": "3PRD",
+    "tad": "3TAD",
+    "temper": "6Temper",
+    "temper/npt": "9TemperNPT",
+    "temper/grem": "10TemperGrem",
+}
 """Commands that compute forces, and the names of their classes in the library."""
 
 ONE, TWO = CFUNCTYPE(None, c_void_p), CFUNCTYPE(None, c_void_p, c_int, c_int)
@@ -179,9 +193,7 @@ def _maker_of_fixes(symbols: _Symbols) -> Any:
             fix = int(allocate(1 << 16))  # more than it takes
             construct(fix, instance, 6, given)
             set_callback(fix, ctypes.cast(callback, c_void_p), instance)
-            assert c_char_p.from_address(fix + STYLE_OF_FIX).value == b"external", (
-                "LAMMPS lays out fixes otherwise"
-            )
+            assert c_char_p.from_address(fix + STYLE_AT).value == b"external", "LAMMPS lays out fixes otherwise"
             c_void_p.from_address(fix).value = table.ctypes.data + 16
             _of_fix[fix], callbacks.address = callbacks, fix
             return fix
@@ -301,7 +313,7 @@ def _maker_of_runs(symbols: _Symbols, command: str) -> Any:
         if callbacks is not None:
             with _Ending(callbacks):
                 callbacks.begin_run(command)
-        made = int(allocate(1 << 12))
+        made = int(allocate(1 << 14))  # more than the largest takes
         construct(made, instance)
         return made
 
@@ -360,18 +372,19 @@ class _Text(ctypes.Structure):
     _fields_ = (("data", c_char_p), ("length", c_size_t), ("room", c_size_t), ("rest", c_size_t))
 
 
-def fix_styles(lmp: Any) -> list[str]:
-    """Of all fixes that there are, ours being `external`."""
+def styles(lmp: Any, kind: str) -> list[str]:
+    """Of all fixes, ours being `external`, or of all computes that there are: kind is `fix` or `compute`."""
+    function = f"get_{kind}_by_id"
     find = _Symbols(lmp.lib).function(
-        "6Modify13get_fix_by_idERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE",
+        f"6Modify{len(function)}{function}ERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE",
         c_void_p,
         c_void_p,
         c_void_p,
     )
     modify = c_void_p.from_address(lmp.lmp.value + 10 * ctypes.sizeof(c_void_p)).value
-    names = [name.encode() for name in lmp.available_ids("fix")]
+    names = [name.encode() for name in lmp.available_ids(kind)]
     found = [find(modify, ctypes.byref(_Text(name, len(name), len(name), 0))) for name in names]
-    return [(c_char_p.from_address(fix + STYLE_OF_FIX).value or b"").decode() for fix in found]
+    return [(c_char_p.from_address(address + STYLE_AT).value or b"").decode() for address in found]
 
 
 def ghost_cutoff(lmp: Any) -> float:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,6 +19,23 @@ from mlpot.models.native import GHOST
 from mlpot.potential import Potential
 
 Floats = NDArray[np.float64]
+
+
+class _Clear(NamedTuple):
+    """That no two atoms are too close, and how much room is between them."""
+
+    edges: Edges
+    kept: NDArray[np.int64]  # atoms, whose array stays while they do
+    cell: Tensor
+    positions: Floats
+    room: float  # Å, for two that are near, and for two that come near
+
+    def holds(self, local: LocalGraph, positions: Floats) -> bool:
+        """Whether they cannot have become too close."""
+        alike = self.kept is local.kept and torch.equal(self.cell, local.graph.cell)
+        if not (alike or self.edges is local.graph.edges):
+            return False
+        return 2 * farthest(positions, self.positions) < self.room
 
 
 class LocalGuards:
@@ -35,7 +54,7 @@ class LocalGuards:
         factor = guards.max_trained_force if of_training else guards.max_force
         self.max_force = math.inf if factor is None else factor * (of_training or 1.0)
         self._grade, self._potential = guards.extrapolation_grade, potential
-        self._clear: tuple[Edges, float, Floats] | None = None  # since when atoms had how much room, Å
+        self._clear: _Clear | None = None
         self._calls = 0
 
     def wants_grades(self) -> bool:
@@ -64,16 +83,15 @@ class LocalGuards:
         """Atoms are looked at again when two may have used up the room between them."""
         graph, edges = local.graph, local.graph.edges
         positions = graph.positions.numpy()
-        if self._clear is not None:
-            known, room, before = self._clear
-            if known is edges and 2 * farthest(positions, before) < room:
-                return None
+        if self._clear is not None and self._clear.holds(local, positions):
+            return None
         z = graph.numbers.numpy() % GHOST
         center, neighbor = edges.center.numpy(), edges.neighbor.numpy()
         distance = edge_vectors(graph).norm(dim=1).numpy()
         least = self._least[z[center], z[neighbor]]
         room = float((distance - least).min(initial=np.inf))
-        self._clear = edges, room, positions.copy()
+        farther = self._potential.cutoff - float(least.max(initial=0.0))
+        self._clear = _Clear(edges, local.kept, graph.cell, positions.copy(), min(room, farther))
         if room >= 0:
             return None
         e = int((distance - least).argmin())

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mlpot.engines import lammps_fix
 from mlpot.engines.lammps_guards import LocalGuards
 from mlpot.engines.lammps_passes import Passes, split
+from mlpot.engines.lammps_refusals import check_masses, check_styles
 from mlpot.engines.local_atoms import Box, LocalGraph, farthest
 from mlpot.engines.mpi import joined, stop_all, together, told
 from mlpot.engines.own_energies import OwnEnergies
@@ -25,10 +26,6 @@ ATOMIC_ENERGY, ATOMIC_VIRIAL = 2, 4 | 8
 """Bits by which LAMMPS asks for energies and virials of atoms."""
 SKIN = 2.0  # Å, LAMMPS' own in units metal
 STRAIN = 0.1  # of a box, before LAMMPS looks anew which atoms are near
-PAIRS_ALONE = {
-    *("gcmc", "widom", "atom/swap", "mol/swap", "bond/swap", "neighbor/swap", "sgcmc", "hmc", "charge/regulation"),
-    *("numdiff", "numdiff/virial", "alchemy", "adapt/fep"),
-}
 NULL = "NULL"
 T = TypeVar("T")
 
@@ -83,6 +80,8 @@ class RankPotential(lammps_fix.Callbacks):
             )
         if (units := self.lmp.extract_global("units")) != "metal":
             raise ValueError(f"The script has units {units}; energies and forces are in eV and Å: `units metal`.")
+        if self.lmp.extract_setting("dimension") != 3:
+            raise ValueError("The script has two dimensions, and atoms are in space. Write `dimension 3`.")
         words, wanted = split(words)
         self._numbers = self._numbers_of_types(words)
         self._passes.check(wanted)
@@ -125,21 +124,16 @@ class RankPotential(lammps_fix.Callbacks):
             raise ValueError("run_style respa would never apply the potential. Write `run_style verlet`.")
         if self.lmp.extract_setting("ntypes") != len(self._numbers) - 1:
             raise ValueError("The number of atom types changed. Write the potential's line after it.")
-        self._check_fixes()
+        check_styles(self.lmp)
+        masses = self.lmp.extract_atom("mass")  # none where each atom has its own
+        if masses:
+            n_types = len(self._numbers) - 1
+            check_masses(self._numbers[1:], np.array(masses[1 : n_types + 1]), self.potential.elements)
         if (there := lammps_fix.ghost_cutoff(self.lmp)) < self.reach:
             raise ValueError(
                 f"LAMMPS keeps ghosts {there:.4g} Å out, and they are needed {self.reach:.4g} Å out "
                 f"({self.reach / self.potential.cutoff:.0f} × {self.potential.cutoff:.4g} Å). Write "
                 f"`comm_modify mode single cutoff {self._enough:.4g}`, after the potential's line."
-            )
-
-    def _check_fixes(self) -> None:
-        """Fixes that compute energies by pair styles alone are refused."""
-        wrong = sorted(set(lammps_fix.fix_styles(self.lmp)) & PAIRS_ALONE)
-        if wrong:
-            raise ValueError(
-                f"fix {', '.join(wrong)} computes energies by itself, of pair styles and without the potential. "
-                "Remove it: nothing that it accepts would be right."
             )
 
     def atoms_changed(self) -> None:

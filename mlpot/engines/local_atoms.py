@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlpot.graph import AtomGraph, Edges
+from mlpot.kernels import loops
+from mlpot.kernels.threads import run
 from mlpot.models.native import GHOST
 from mlpot.neighbors import symmetric_edges, unsorted_pairs
 
@@ -166,23 +168,21 @@ def _small(found: _Found) -> _Found:
 
 def _within(reach: float, found: _Found, positions: Floats, cell: Floats) -> _Found:
     """The edges that are shorter, in their order; each with the one that points back, as long to the bit."""
-    center, neighbor, row_ptr, reverse = (
-        t.numpy() for t in (found.edges.center, found.edges.neighbor, found.edges.row_ptr, found.edges.reverse)
+    neighbor, row_ptr, reverse = (
+        t.numpy() for t in (found.edges.neighbor, found.edges.row_ptr, found.edges.reverse)
     )
-    shift, r = found.cell_shift.numpy(), positions[found.kept]
-    crosses, squared = bool(shift.any()), np.zeros(len(center))
-    for axis in range(3):
-        along = r[neighbor, axis]
-        along -= r[center, axis]
-        for k in range(3 if crosses else 0):
-            along += shift[:, k] * cell[k, axis]
-        squared += np.square(along, out=along)
-    near = squared < reach**2
-    count = np.concatenate([[0], np.cumsum(near)])
-    edges = (center[near], neighbor[near], count[row_ptr], count[reverse[near]])
+    shift, r, parts = found.cell_shift.numpy(), positions[found.kept], [(0, len(row_ptr) - 1)]
+    is_within = np.empty(len(neighbor), np.bool_)
+    run(loops.structure.mark_within, parts, row_ptr, neighbor, shift, cell, r, reach**2, is_within)
+    place = np.empty(len(neighbor) + 1, row_ptr.dtype)  # how many shorter ones stand before each
+    place[0] = 0
+    np.cumsum(is_within, out=place[1:])
+    n = int(place[-1])
+    near = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64), np.empty((n, 3))
+    run(loops.structure.take_within, parts, row_ptr, neighbor, reverse, shift, is_within, place, *near)
+    edges = near[0], near[1], place[row_ptr].astype(np.int64), near[2]
     return found._replace(
-        edges=Edges(*(torch.from_numpy(array).long() for array in edges)),
-        cell_shift=torch.from_numpy(shift[near]).double(),
+        edges=Edges(*(torch.from_numpy(array) for array in edges)), cell_shift=torch.from_numpy(near[3])
     )
 
 

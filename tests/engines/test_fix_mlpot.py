@@ -251,6 +251,25 @@ WRONG: dict[str, tuple[str, str]] = {
         "comm_modify mode single cutoff",
     ),
     "L14_monte_carlo": (oxide() + "fix s all atom/swap 1 1 7 300 types 1 2\nrun 0\n", "fix atom/swap"),
+    "dimension": (
+        "units metal\ndimension 2\natom_style atomic\nregion b block 0 9 0 9 -1 1\ncreate_box 2 b\n"
+        + masses(OXIDE)
+        + "\n"
+        "fix potential all mlpot O Si\nrun 0\n",
+        "has two dimensions",
+    ),
+    "L10_masses_of_each_other": (
+        oxide(line="fix potential all mlpot Si O") + "run 0\n",
+        "Type 1 has mass 15.999, that of O, and stands for Si",
+    ),
+    "L7_of_pairs_alone": (
+        oxide() + "group o type 1\ncompute oo o group/group o\nrun 0\n",
+        "compute group/group computes energies",
+    ),
+    "L11_matrix_without_the_line": (
+        oxide(line="print none") + "dynamical_matrix all regular 1e-4\n",
+        "comes to `dynamical_matrix` without a potential",
+    ),
     "passes": (
         oxide(line="fix potential all mlpot O Si passes exchanged"),
         "`passes exchange` or `passes ghosts`",

@@ -1,0 +1,64 @@
+"""What a script of LAMMPS may have that would be computed without the potential, or of other atoms than it names.
+
+LAMMPS' own classes ask pair styles for energies and forces; a potential that a fix applies has no part in that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ase.data import atomic_masses, chemical_symbols
+from numpy.typing import NDArray
+
+from mlpot.engines.lammps_fix import styles
+
+FIXES = {
+    *("gcmc", "widom", "atom/swap", "mol/swap", "bond/swap", "neighbor/swap", "sgcmc", "hmc", "charge/regulation"),
+    *("numdiff", "numdiff/virial", "alchemy", "adapt/fep"),
+}
+COMPUTES = {
+    *("group/group", "born/matrix", "centroid/stress/atom", "pressure/cylinder", "pressure/alchemy", "hma"),
+    *("stress/mop", "stress/mop/profile", "stress/cartesian", "stress/cylinder", "stress/spherical"),
+    *("pe/tally", "pe/mol/tally", "force/tally", "stress/tally", "heat/flux/tally", "heat/flux/virial/tally"),
+}
+"""Those that say that they are of pair styles (`pair`, `pair/local`, `fep`, `ti`) are not among them."""
+SAME_MASS, OTHER_MASS = 0.002, 0.2
+"""Parts of a mass by which it may differ from that of an element, and from which on it is of another one."""
+
+
+def check_styles(lmp: Any) -> None:
+    """Raise ValueError if the script has a fix or a compute that asks pair styles alone."""
+    for kind, refused, why in (
+        ("fix", FIXES, "nothing that it accepts would be right"),
+        ("compute", COMPUTES, "nothing that it tells would be right"),
+    ):
+        if wrong := sorted(set(styles(lmp, kind)) & refused):
+            raise ValueError(
+                f"{kind} {', '.join(wrong)} computes energies or forces by itself, of pair styles and without the "
+                f"potential. Remove it: {why}."
+            )
+
+
+def check_masses(numbers: NDArray[np.int64], masses: NDArray[np.float64], elements: Sequence[int]) -> None:
+    """Raise ValueError if a type has the mass of another element than the one that it stands for.
+
+    Isotopes, and masses that are no element's, are left alone.
+
+    Args:
+        numbers: (n_types,) atomic numbers; 0 for types that the potential does not see.
+        masses: (n_types,) u.
+        elements: atomic numbers that the potential knows.
+    """
+    for kind, (z, mass) in enumerate(zip(numbers.tolist(), masses.tolist(), strict=True), 1):
+        if z == 0 or abs(mass - atomic_masses[z]) <= OTHER_MASS * atomic_masses[z]:
+            continue
+        of = [
+            chemical_symbols[e] for e in elements if abs(mass - atomic_masses[e]) <= SAME_MASS * atomic_masses[e]
+        ]
+        if of:
+            raise ValueError(
+                f"Type {kind} has mass {mass:.6g}, that of {of[0]}, and stands for {chemical_symbols[z]} in the "
+                "potential's line. Write the elements in the order of the types, or correct the mass."
+            )
