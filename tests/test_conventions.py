@@ -107,8 +107,7 @@ def test_voigt_order_at_the_ase_door() -> None:
 def test_voigt_order_appears_only_at_the_ase_door() -> None:
     assert {room(path) for path in FILES if any("voigt" in name for name in imports(path))} <= {
         "calculator",
-        "predictions",  # both hand results to ASE
-        "predictions_of_columns",  # writes H5MD's columns of stress, which have ASE's order
+        "predictions",  # both hand results to ASE; columns of stress in H5MD have its order too
         "certificate",  # judges the order in which calculators hand them over
         "data",
     }

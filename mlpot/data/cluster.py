@@ -10,10 +10,10 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from mlpot.data.errors import DataError
 from mlpot.data.quantum import MissingCodeError
@@ -34,14 +34,6 @@ class Lost(NamedTuple):
 
 
 LOST = Lost()
-
-
-@dataclass
-class Common:
-    """What many jobs have among their arguments."""
-
-    value: object
-    future: Any = None  # where it is in the cluster
 
 
 Job = tuple[Any, ...]
@@ -95,9 +87,30 @@ class Cluster:
     def __init__(self, client: Any, distributed: Any, packages: str, kept: str):
         self._client, self._distributed, self._packages, self._kept = client, distributed, packages, kept
 
-    def common(self, value: object) -> Common:
-        """What many jobs have among their arguments: it goes to each worker once, to one that comes later too."""
-        return Common(value)
+    @contextmanager
+    def holding(self, value: object) -> Iterator[str]:
+        """The name under which `held` finds a value in each worker, also in one that comes later.
+
+        It is no argument of jobs, nor the result of one: workers waiting for what a dead one had may wait on.
+        """
+
+        plugin: Any = self._distributed.WorkerPlugin
+
+        class Holding(plugin):  # type: ignore[misc]  # of a kind that is known where Dask is installed
+            """Goes to each worker once."""
+
+            def __init__(self, held: object):
+                self.held = held
+
+        name = f"mlpot-{uuid4()}"
+        self._client.register_plugin(Holding(value), name=name)
+        try:
+            yield name
+        finally:
+            with suppress(
+                OSError, TimeoutError, self._distributed.CancelledError
+            ):  # of a scheduler that has ended
+                self._client.unregister_worker_plugin(name)
 
     def as_done(self, function: Callable[..., Any], jobs: Iterable[Job], ahead: int) -> Iterator[tuple[Job, Any]]:
         """Jobs with their results, in order of completion.
@@ -142,21 +155,10 @@ class Cluster:
             waiting.extend((job, self._submit(function, job)) for job in islice(rest, 1))
 
     def _submit(self, function: Callable[..., Any], job: Job) -> Any:
-        there = [self._sent(value) if isinstance(value, Common) else value for value in job]
-        return self._client.submit(function, *there, pure=False)
-
-    def _sent(self, common: Common) -> Any:
-        if common.future is None:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Sending large graph")  # it is sent once
-                common.future = self._client.submit(_same, common.value, pure=False)
-        return common.future
+        return self._client.submit(function, *job, pure=False)
 
     def _alone(self, function: Callable[..., Any], job: Job) -> Any:
-        """Once more: Dask blames all that a dead worker had before it, what is common to jobs too."""
-        for value in job:
-            if isinstance(value, Common):
-                value.future = None
+        """Once more: Dask blames all that a dead worker had before it."""
         return self._result(self._submit(function, job))
 
     def _result(self, future: Any) -> Any:
@@ -183,5 +185,8 @@ def threads_of_worker() -> int:
     return int(get_worker().state.nthreads)
 
 
-def _same(value: object) -> object:
-    return value
+def held(name: str) -> Any:
+    """What `Cluster.holding` gave the worker that this runs in."""
+    from distributed import get_worker
+
+    return get_worker().plugins[name].held

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ase import Atoms
 
-from mlpot.data.cluster import LOST, Cluster, ClusterError, WorkerError, cluster
+from mlpot.data.cluster import LOST, Cluster, ClusterError, WorkerError, cluster, held
 from mlpot.forces import computed_by
 from mlpot.graph import Properties, collate_properties
 from mlpot.potential import Potential
@@ -47,8 +47,7 @@ def predict_elsewhere(
         ValueError: as of `predict_placed`.
     """
     parts = batches(structures, batch_atoms or usual_batch_atoms(potential))
-    with cluster(address, packages="mlpot[dask]", kept=KEPT) as workers:
-        model = workers.common(potential)
+    with cluster(address, packages="mlpot[dask]", kept=KEPT) as workers, workers.holding(potential) as model:
         common = model, (__version__, computed_by(potential)), on_bad is not None
         jobs = ((*common, part) for part in parts)
         yield from _gathered(workers, jobs, on_bad)
@@ -96,8 +95,9 @@ def _bare(place: int, atoms: Atoms) -> Placed:
     return place, Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
 
 
-def _elsewhere(potential: Potential, expected: tuple[str, str], is_told: bool, part: list[Placed]) -> Answer:
+def _elsewhere(model: str, expected: tuple[str, str], is_told: bool, part: list[Placed]) -> Answer:
     """Runs in a worker."""
+    potential = held(model)
     if (own := (__version__, computed_by(potential))) != expected:
         here, there = (f"mlpot {version}, {executor}" for version, executor in (expected, own))
         raise WorkerError(
