@@ -24,7 +24,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mlpot.gpu.registers import TILE, components, launch, rows_of, strides, zeros
+from mlpot.gpu.registers import TILE as TILE
+from mlpot.gpu.registers import components, launch, rows_of, strides, zeros
 from mlpot.stages.harmonics import N_HARMONICS, pulled_back
 from mlpot.stages.neighbor_sum import NeighborSum, Term
 from mlpot.stages.spline_grid import SplineGrid
@@ -79,10 +80,10 @@ class TritonSum(NeighborSum):
         y_dot, d_dot = (at.harmonics_dot.contiguous(), at.distances_dot) if moving else (y, y)
         for group in _groups(self.terms, turned, MOST_TARGETS):
             launch(
-                _gather, (len(x), _n_tiles(x)), edges.row_ptr, edges.neighbor, edges.reverse, first, c, slope, y,
+                gather, (len(x), n_tiles(x)), edges.row_ptr, edges.neighbor, edges.reverse, first, c, slope, y,
                 y_dot, d_dot, table, x, x_dot, out, x.shape[2], *strides(x, x_dot), n_written,
                 group.first, PATHS=group.paths, N_TABLE=table.shape[1], N_TARGETS=group.n_targets,
-                N_C=c.shape[1], MOVING=moving, TURNED=turned, EDGES=EDGES, TILE=TILE,
+                N_C=c.shape[1], N_Y=N_HARMONICS, MOVING=moving, TURNED=turned, EDGES=EDGES, TILE=TILE,
             )  # fmt: skip
         return out
 
@@ -94,10 +95,10 @@ class TritonSum(NeighborSum):
         by_distance = x.new_empty(n_edges)
         by_harmonic = x.new_zeros(n_edges, N_HARMONICS)
         launch(
-            _edge_grads, (triton.cdiv(n_edges, EDGES), 1), at.edges.center, at.edges.neighbor, first, c, slope,
+            edge_grads, (triton.cdiv(n_edges, EDGES), 1), at.edges.center, at.edges.neighbor, first, c, slope,
             at.harmonics.contiguous(), table, x, y_bar, by_distance, by_harmonic, n_edges, x.shape[2],
-            *strides(x, y_bar), PATHS=paths, N_TABLE=table.shape[1], N_C=c.shape[1], EDGES=EDGES,
-            TILE=TILE,
+            *strides(x, y_bar), PATHS=paths, N_TABLE=table.shape[1], N_C=c.shape[1], N_Y=N_HARMONICS,
+            EDGES=EDGES, TILE=TILE,
         )  # fmt: skip
         gradient = by_distance[:, None] * at.directions
         if all(t.harmonic == 0 for t in self.terms):
@@ -109,25 +110,40 @@ class TritonSum(NeighborSum):
         _, c, slope = at.on_knots(self.grid)
         edge, begin = _by_interval(at, self.grid)
         ((_, _, paths), *_) = _groups(self.terms, False, self.n_written)
-        n_shares = min(1 + len(at.edges) // (self.grid.n_knots * LONG), MAX_SHARES)
-        part = x.new_zeros(n_shares, c.shape[1], self.grid.n_knots, *self.table.shape[1:])
+        part = room_for_rows(x, len(at.edges), self.grid.n_knots, c.shape[1], self.table.shape[1])
         launch(
-            _table_grads, (self.grid.n_knots, n_shares, len(paths) * _n_tiles(x)), begin, edge, at.edges.center,
+            table_grads, (self.grid.n_knots, len(part), len(paths) * n_tiles(x)), begin, edge, at.edges.center,
             at.edges.neighbor, c, slope, at.harmonics.contiguous(), at.harmonics_dot.contiguous(),
             at.distances_dot, *arrays, part, x.shape[2], *strides(*arrays), PATHS=paths,
-            N_TABLE=self.table.shape[1], N_C=c.shape[1], BLOCK=BLOCK, TILE=TILE,
+            N_TABLE=self.table.shape[1], N_C=c.shape[1], N_Y=N_HARMONICS, MOVING=True, BLOCK=BLOCK, TILE=TILE,
         )  # fmt: skip
-        out = torch.zeros_like(self.table)
-        for r, rows in enumerate(part.sum(0)):
-            out[r :: self.grid.stride][: self.grid.n_knots] += rows
-        return out
+        return rows_of_table(part, self.grid.n_rows, self.grid.stride)
+
+
+def room_for_rows(x: Tensor, n_edges: int, n_knots: int, n_c: int, n_paths: int) -> Tensor:
+    """Where `table_grads` writes: zeros (n_shares, n_c, n_knots, n_paths, n_channels)."""
+    n_shares = min(1 + n_edges // (n_knots * LONG), MAX_SHARES)
+    return x.new_zeros(n_shares, n_c, n_knots, n_paths, x.shape[-1])
+
+
+def rows_of_table(part: Tensor, n_rows: int, stride: int) -> Tensor:
+    """Gradient of a table (n_rows, n_paths, n_channels) from what each share gives to rows of each interval."""
+    out = part.new_zeros(n_rows, *part.shape[3:])
+    for r, rows in enumerate(part.sum(0)):
+        out[r::stride][: part.shape[2]] += rows
+    return out
+
+
+def n_tiles(x: Tensor) -> int:
+    """Programs that share the channels of an array."""
+    return triton.cdiv(x.shape[-1], TILE)
 
 
 @triton.jit
-def _gather(row_ptr, neighbor, reverse, first, c, slope, y, y_dot, d_dot, table, x, x_dot, out, n_channels, x_atom,
-            x_row, dot_atom, dot_row, n_written, first_target, PATHS: tl.constexpr, N_TABLE: tl.constexpr,
-            N_TARGETS: tl.constexpr, N_C: tl.constexpr, MOVING: tl.constexpr, TURNED: tl.constexpr,
-            EDGES: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
+def gather(row_ptr, neighbor, reverse, first, c, slope, y, y_dot, d_dot, table, x, x_dot, out, n_channels, x_atom,
+           x_row, dot_atom, dot_row, n_written, first_target, PATHS: tl.constexpr, N_TABLE: tl.constexpr,
+           N_TARGETS: tl.constexpr, N_C: tl.constexpr, N_Y: tl.constexpr, MOVING: tl.constexpr,
+           TURNED: tl.constexpr, EDGES: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
     """Some components of the sum of one atom, TURNED by the edges that point to it."""
     i = tl.program_id(0).to(tl.int64)
     f = tl.program_id(1) * TILE + tl.arange(0, TILE)
@@ -140,12 +156,12 @@ def _gather(row_ptr, neighbor, reverse, first, c, slope, y, y_dot, d_dot, table,
         j = tl.load(neighbor + e, valid, 0)
         if TURNED:
             e = tl.load(reverse + e, valid, 0)
-        ys = _harmonics(y, e, valid, PATHS)
+        ys = _harmonics(y, e, valid, PATHS, N_Y)
         for p in tl.static_range(_n_paths(PATHS)):
             xs = components(x + j[:, None] * x_atom, x_row, f, inside, _used(PATHS, p, 1))
             t = _radial(table, first, c, e, valid, inside, f, n_channels, _path(PATHS, p), N_TABLE, N_C)
             if MOVING:
-                ys_dot = _harmonics(y_dot, e, valid, PATHS)
+                ys_dot = _harmonics(y_dot, e, valid, PATHS, N_Y)
                 dots = components(x_dot + j[:, None] * dot_atom, dot_row, f, inside, _used(PATHS, p, 1))
                 t_dot = _radial(
                     table, first, slope, e, valid, inside, f, n_channels, _path(PATHS, p), N_TABLE, N_C
@@ -166,15 +182,15 @@ def _gather(row_ptr, neighbor, reverse, first, c, slope, y, y_dot, d_dot, table,
 
 
 @triton.jit
-def _edge_grads(center, neighbor, first, c, slope, y, table, x, y_bar, by_distance, by_harmonic, n_edges,
-                n_channels, x_atom, x_row, bar_atom, bar_row, PATHS: tl.constexpr, N_TABLE: tl.constexpr,
-                N_C: tl.constexpr, EDGES: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
+def edge_grads(center, neighbor, first, c, slope, y, table, x, y_bar, by_distance, by_harmonic, n_edges,
+               n_channels, x_atom, x_row, bar_atom, bar_row, PATHS: tl.constexpr, N_TABLE: tl.constexpr,
+               N_C: tl.constexpr, N_Y: tl.constexpr, EDGES: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
     """∂E/∂d and ∂E/∂Y_b of a few edges, all channels; Y_0 is constant."""
     e = tl.program_id(0).to(tl.int64) * EDGES + tl.arange(0, EDGES)
     valid = e < n_edges
     i, j = tl.load(center + e, valid, 0), tl.load(neighbor + e, valid, 0)
-    ys = _harmonics(y, e, valid, PATHS)
-    bars, slopes = zeros(by_distance, 16, EDGES, TILE), tl.zeros((EDGES, TILE), by_distance.dtype.element_ty)
+    ys = _harmonics(y, e, valid, PATHS, N_Y)
+    bars, slopes = zeros(by_distance, N_Y, EDGES, TILE), tl.zeros((EDGES, TILE), by_distance.dtype.element_ty)
     for begin in range(0, n_channels, TILE):
         f = begin + tl.arange(0, TILE)
         inside = valid[:, None] & (f < n_channels)
@@ -190,15 +206,16 @@ def _edge_grads(center, neighbor, first, c, slope, y, table, x, y_bar, by_distan
                     bar = bars[_term(PATHS, p, n, 0)] + _term(PATHS, p, n, 3) * (t * pair)
                     bars = bars[: _term(PATHS, p, n, 0)] + (bar,) + bars[_term(PATHS, p, n, 0) + 1 :]
     tl.store(by_distance + e, tl.sum(slopes, 1), valid)
-    for b in tl.static_range(1, 16):
+    for b in tl.static_range(1, N_Y):
         if _has_harmonic(PATHS, b):
-            tl.store(by_harmonic + e * 16 + b, tl.sum(bars[b], 1), valid)
+            tl.store(by_harmonic + e * N_Y + b, tl.sum(bars[b], 1), valid)
 
 
 @triton.jit
-def _table_grads(begin, edge, center, neighbor, c, slope, y, y_dot, d_dot, x, x_dot, y_bar, g, part, n_channels,
-                 x_atom, x_row, dot_atom, dot_row, bar_atom, bar_row, g_atom, g_row, PATHS: tl.constexpr,
-                 N_TABLE: tl.constexpr, N_C: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
+def table_grads(begin, edge, center, neighbor, c, slope, y, y_dot, d_dot, x, x_dot, y_bar, g, part, n_channels,
+                x_atom, x_row, dot_atom, dot_row, bar_atom, bar_row, g_atom, g_row, PATHS: tl.constexpr,
+                N_TABLE: tl.constexpr, N_C: tl.constexpr, N_Y: tl.constexpr, MOVING: tl.constexpr,
+                BLOCK: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
     """What an equal share of an interval's edges gives to each row that they read, of one path."""
     k, share, n_shares = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     f = tl.program_id(2) // _n_paths(PATHS) * TILE + tl.arange(0, TILE)
@@ -215,26 +232,31 @@ def _table_grads(begin, edge, center, neighbor, c, slope, y, y_dot, d_dot, x, x_
                 valid = q < stop
                 inside = valid[:, None] & (f < n_channels)
                 i, j = tl.load(center + e, valid, 0), tl.load(neighbor + e, valid, 0)
-                ys, ys_dot = _harmonics(y, e, valid, PATHS), _harmonics(y_dot, e, valid, PATHS)
+                ys = _harmonics(y, e, valid, PATHS, N_Y)
                 xs = components(x + j[:, None] * x_atom, x_row, f, inside, _used(PATHS, p, 1))
-                dots = components(x_dot + j[:, None] * dot_atom, dot_row, f, inside, _used(PATHS, p, 1))
                 bars = components(y_bar + i[:, None] * bar_atom, bar_row, f, inside, _used(PATHS, p, 2))
-                gs = components(g + i[:, None] * g_atom, g_row, f, inside, _used(PATHS, p, 2))
+                if MOVING:
+                    ys_dot = _harmonics(y_dot, e, valid, PATHS, N_Y)
+                    dots = components(x_dot + j[:, None] * dot_atom, dot_row, f, inside, _used(PATHS, p, 1))
+                    gs = components(g + i[:, None] * g_atom, g_row, f, inside, _used(PATHS, p, 2))
                 by_radial = tl.zeros((BLOCK, TILE), part.dtype.element_ty)
                 by_slope = tl.zeros((BLOCK, TILE), part.dtype.element_ty)
                 for n in tl.static_range(_n_terms(PATHS, p)):
                     z = (_term(PATHS, p, n, 3) * ys[_term(PATHS, p, n, 0)])[:, None]
-                    z_dot = (_term(PATHS, p, n, 3) * ys_dot[_term(PATHS, p, n, 0)])[:, None]
-                    a, q_k = xs[_term(PATHS, p, n, 1)], gs[_term(PATHS, p, n, 2)]
-                    by_radial += bars[_term(PATHS, p, n, 2)] * (z * a)
-                    by_radial += q_k * (z * dots[_term(PATHS, p, n, 1)] + z_dot * a)
-                    by_slope += q_k * (z * a)
-                by_slope *= tl.load(d_dot + e, valid, 0)[:, None]
+                    pair = z * xs[_term(PATHS, p, n, 1)]
+                    by_radial += bars[_term(PATHS, p, n, 2)] * pair
+                    if MOVING:
+                        z_dot = (_term(PATHS, p, n, 3) * ys_dot[_term(PATHS, p, n, 0)])[:, None]
+                        pair_dot = z * dots[_term(PATHS, p, n, 1)] + z_dot * xs[_term(PATHS, p, n, 1)]
+                        by_radial += gs[_term(PATHS, p, n, 2)] * pair_dot
+                        by_slope += gs[_term(PATHS, p, n, 2)] * pair
                 reads = valid[:, None] & (r < N_C)
                 c_e = tl.load(c + e[:, None] * N_C + r, reads, 0)
-                slope_e = tl.load(slope + e[:, None] * N_C + r, reads, 0)
                 total += tl.sum(c_e[:, :, None] * by_radial[:, None, :], 0)
-                total += tl.sum(slope_e[:, :, None] * by_slope[:, None, :], 0)
+                if MOVING:
+                    by_slope *= tl.load(d_dot + e, valid, 0)[:, None]
+                    slope_e = tl.load(slope + e[:, None] * N_C + r, reads, 0)
+                    total += tl.sum(slope_e[:, :, None] * by_slope[:, None, :], 0)
             row = ((share * N_C + r) * tl.num_programs(0) + k) * N_TABLE + _path(PATHS, p)
             tl.store(part + row[:, None] * n_channels + f, total, (r < N_C)[:, None] & (f < n_channels))
 
@@ -252,12 +274,12 @@ def _radial(table, first, c, e, valid, inside, f, n_channels, path: tl.constexpr
 
 
 @triton.jit
-def _harmonics(y, e, valid, PATHS: tl.constexpr):
-    """Y_b of edges that some term has, all 16 in a tuple."""
+def _harmonics(y, e, valid, PATHS: tl.constexpr, N_Y: tl.constexpr):
+    """Y_b of edges that some term has, all N_Y in a tuple."""
     out = ()
-    for b in tl.static_range(16):
+    for b in tl.static_range(N_Y):
         if _has_harmonic(PATHS, b):
-            out += (tl.load(y + e * 16 + b, valid, 0),)
+            out += (tl.load(y + e * N_Y + b, valid, 0),)
         else:
             out += (0,)
     return out
@@ -323,7 +345,3 @@ def _by_interval(at: Environments, grid: SplineGrid) -> tuple[Tensor, Tensor]:
         begin = torch.searchsorted(knot, torch.arange(grid.n_knots + 1, device=knot.device))
         at.kept["by_interval", grid] = kept = order, begin
     return kept
-
-
-def _n_tiles(x: Tensor) -> int:
-    return triton.cdiv(x.shape[2], TILE)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from triton_runs import CUDA, INTERPRETED, check_compiled, compiles, interpret, on_device, runs_the_others
+from triton_runs import CUDA, INTERPRETED, interpret, on_device, runs_the_others
 
 from mlpot.forces import hessian, predict
 from mlpot.graph import AtomGraph, collate, edge_vectors
@@ -16,7 +16,7 @@ from mlpot.potential import Potential
 from mlpot.stages.spline_grid import SPLINES, KnotEdges
 
 pytest.importorskip("triton", reason="Triton is installed with PyTorch for CUDA, and by the dev extra on Linux")
-from mlpot.gpu import conv as gpu
+from mlpot.gpu import conv, neighbor_sum
 
 by_degree = pytest.mark.parametrize("degree", [3, 5])
 
@@ -28,7 +28,8 @@ WIDE = 37  # channels: two tiles, the second of them not full
 def _chosen(monkeypatch):
     """The kernels under test, also for tensors on the CPU."""
     if INTERPRETED:
-        monkeypatch.setattr(ops, "_home", lambda *_: gpu)
+        monkeypatch.setattr(neighbor_sum, "EDGES", 16)
+        monkeypatch.setattr(ops, "_home", lambda *_: conv)
 
 
 def crystal_atom_and_chain() -> list[AtomGraph]:
@@ -36,7 +37,7 @@ def crystal_atom_and_chain() -> list[AtomGraph]:
     rng = np.random.default_rng(0)
     corners = 2.7 * np.array([[0, 0, 0], [0.5, 0.5, 0.5]]) + rng.uniform(-0.2, 0.2, (2, 3))
     crystal = build_graph([14, 6], corners, 2.7 * np.eye(3), [True] * 3, CUTOFF)
-    assert crystal.edges.row_ptr.diff().max() > gpu.BLOCK.value
+    assert crystal.edges.row_ptr.diff().max() > neighbor_sum.EDGES
     no_cell = np.zeros((3, 3)), [False] * 3
     atom = build_graph([6], [[0, 0, 0]], *no_cell, CUTOFF)
     chain = build_graph([6, 14, 6], [[0, 0, 0], [1.9, 0, 0], [2.2, 3.7, 0]], *no_cell, CUTOFF + 0.5)
@@ -103,12 +104,12 @@ def test_equal_runs_are_equal_to_the_last_bit(device, degree):
 @on_device
 @by_degree
 def test_long_intervals_are_shared_among_programs(monkeypatch, device, degree):
-    monkeypatch.setattr(gpu, "LONG", 2)
+    monkeypatch.setattr(neighbor_sum, "LONG", 2)
     graph = collate(crystal_atom_and_chain()).to(device)
     t = tensors(graph, degree, WIDE, torch.float64)
     on = KnotEdges(graph.edges, t["d"].detach(), cutoff=CUTOFF, n_knots=N_KNOTS, degree=degree)
     arguments = t["x"].detach(), t["x"].detach().flip(0).contiguous(), on, None, 0
-    found, wanted = gpu.table_grad(*arguments), reference.table_grad(*arguments)
+    found, wanted = conv.table_grad(*arguments), reference.table_grad(*arguments)
     assert (found - wanted).abs().max() <= 1e-13 * wanted.abs().max()
 
 
@@ -133,14 +134,3 @@ def test_a_potential_is_the_same_on_the_device(monkeypatch, device):
 @pytest.mark.parametrize("chosen", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_the_interpreter_finds_the_same(chosen):
     interpret(__file__, chosen)
-
-
-@compiles
-@pytest.mark.parametrize("kind", ["fp32", "fp64"])
-@pytest.mark.parametrize("n_read", [4, 6])
-@pytest.mark.parametrize("name", ["_conv", "_edge_dot", "_interval_grads"])
-def test_kernels_compile_without_a_device_and_use_no_atomics(name, n_read, kind):
-    kernel = getattr(gpu, name)
-    integers = {"row_ptr", "begin", "edge", "first", "center", "neighbor"}
-    types = {a: "*i64" if a in integers else f"*{kind}" for a in kernel.arg_names}
-    check_compiled(kernel, types | {a: "i32" for a in types if a.startswith("n_")}, {"N_READ": n_read})
