@@ -6,8 +6,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -76,3 +77,40 @@ def test_mlpot_alone_is_measured_and_reported(tmp_path: Path) -> None:
     assert all(figure["steps_per_s"] > 0 for figure in speeds.values())
     assert "mlpot, plain" in (tmp_path / "bench.md").read_text()
     assert (tmp_path / "bench.png").stat().st_size > 0
+
+
+def test_a_race_shares_structures_out_once_and_ranks_by_the_same_errors(bench, tmp_path: Path) -> None:
+    from ase.calculators.emt import EMT
+    from ase.io import read, write
+
+    accuracy, frames = bench("accuracy"), []
+    for seed in range(5):
+        frames.append(bench("systems").ethanol(seed))
+        frames[-1].calc = EMT()
+        frames[-1].get_forces()
+    for name in ("train", "test"):
+        write(tmp_path / f"{name}.xyz", frames)
+    given = SimpleNamespace(
+        train=tmp_path / "train.xyz", test=tmp_path / "test.xyz", output=tmp_path / "race", validation=2, seed=0,
+        references=["H=-13.5", "C=-1025.0", "O=-2035.5"], minutes=1, threads=1,
+    )  # fmt: skip
+    accuracy.split(given)
+    sets = {name: read(tmp_path / f"race/{name}.xyz", ":") for name in ("train", "validation", "test")}
+    assert {name: len(own) for name, own in sets.items()} == {"train": 3, "validation": 2, "test": 5}
+    shared_out = sorted(atoms.info["REF_energy"] for name in ("train", "validation") for atoms in sets[name])
+    assert shared_out == pytest.approx(sorted(atoms.get_potential_energy() for atoms in frames), abs=1e-8)
+    entry = accuracy.Entry("mlpot:ace", given)
+    (given.output / entry.name).mkdir()
+    entry.call = lambda *_: np.savez(  # instead of a training: what it would predict, 1 meV and 2 meV/Å too much
+        given.output / entry.name / "predictions.npz",
+        energies=[atoms.info["REF_energy"] + 1e-3 for atoms in sets["test"]],
+        forces=np.concatenate([atoms.arrays["REF_forces"] for atoms in sets["test"]]) + 2e-3,
+    )
+    errors = entry.judge()
+    assert errors["energy_meV_mae"] == pytest.approx(1, abs=1e-5)
+    assert errors["forces_meV_per_A_rmse"] == pytest.approx(2, abs=1e-5)
+    worse = {name: 2 * error for name, error in errors.items()}
+    facts = {"epochs": 3, "minutes": 1.0, "processor_minutes": 1.0, "busy": False, "curve": []}
+    text = accuracy.markdown({"b": worse | facts, "a": errors | facts, "c": {"failed": "status 1"}}, given)
+    assert text.index("| a |") < text.index("| b |")
+    assert "- c: status 1" in text
