@@ -5,6 +5,7 @@ Sizes are tiny, for the interpreter; blocks and tiles are made smaller than the 
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -15,9 +16,10 @@ from structures import CUTOFF, batch_of, copper_atom, isolated_atom, worst
 from torch import Tensor
 from triton_runs import CUDA, INTERPRETED, check_compiled, compiles, interpret, on_device, runs_the_others
 
+from mlpot.calculator import MLPotCalculator
 from mlpot.executors import computed_by, computed_on_cuda_by, device_obstacle
-from mlpot.forces import hessian, predict
-from mlpot.graph import AtomGraph, Properties
+from mlpot.forces import energies_and_pulls, hessian, predict
+from mlpot.graph import AtomGraph, Properties, edge_vectors
 from mlpot.potential import Potential
 from mlpot.repeated_forces import RepeatedForces
 from mlpot.stages.neighbor_sum import NeighborSum, Term
@@ -272,6 +274,24 @@ def test_forces_again_and_again_are_those_of_each_structure(device):
     assert not repeated.fits(batch_of([isolated_atom()]).to(device))
 
 
+@on_device
+def test_a_calculator_by_one_cuda_graph_gives_the_same(device):
+    """From the second structure on, with a list that holds and one that does not."""
+    potential, atoms = (
+        made("schnet", n_interactions=1).freeze(),
+        Atoms("CO2", [[0, 0, 0], [0, 1.3, 0], [1.1, 0, 0]]),
+    )
+    once, usual = (MLPotCalculator(potential, device=device, cuda_graph=graph) for graph in (True, False))
+    for shift in (0.0, 0.1, 0.7, 0.8):
+        atoms.positions[2] = [1.1 + shift, -0.6, 0.4]
+        found, wanted = (calculator.get_property("forces", atoms.copy()) for calculator in (once, usual))
+        assert worst(found, wanted) <= 1e-12
+    assert once._repeated is not None
+    assert once.neighbors.n_builds == 2
+    again = pickle.loads(pickle.dumps(once))
+    assert worst(again.get_property("forces", atoms.copy()), wanted) <= 1e-12
+
+
 def test_what_keeps_a_network_from_the_kernels_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     potential, graph = made("painn", n_interactions=1), molecule_and_atom()
@@ -279,6 +299,8 @@ def test_what_keeps_a_network_from_the_kernels_is_said(monkeypatch: pytest.Monke
     assert device_obstacle(potential) == on_cpu
     with pytest.raises(ValueError, match=f"The executor 'gpu' cannot compute this potential: {on_cpu}"):
         predict(potential, graph, executor="gpu")
+    with pytest.raises(ValueError, match=f"No CUDA graph can compute this potential: {on_cpu}"):
+        MLPotCalculator(potential, cuda_graph=True)
     with pytest.raises(ValueError, match="Choose one of definition, cpu, gpu"):
         predict(potential, graph, executor="tpu")  # type: ignore[arg-type]
     assert computed_on_cuda_by(potential) == "Triton's kernels and PyTorch"
@@ -293,13 +315,15 @@ def test_what_keeps_a_network_from_the_kernels_is_said(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("device", [CUDA])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_equal_runs_are_equal_to_the_last_bit(device, name):
+    """Outputs and what edges get; sums by element and of forces are PyTorch's, in any order."""
     backbone, arguments = NETWORKS[name]
     potential, graph = made(backbone, **arguments).to(device), molecule_and_atom().to(device)
     assert computed_by(potential) == "Triton's kernels and PyTorch"
-    (first, gradients), *others = (answer(potential, graph, "gpu", True) for _ in range(5))
-    for out, more in others:
-        assert torch.equal(out.forces, first.forces)
-        assert all(torch.equal(more[n], gradients[n]) for n in gradients)
+    vectors, found = edge_vectors(graph), []
+    for _ in range(5):
+        energy, pulls = energies_and_pulls(potential, graph, vectors)
+        found.append((energy.detach(), pulls))
+    assert all(torch.equal(a, b) for run in found[1:] for a, b in zip(run, found[0], strict=True))
 
 
 @pytest.mark.parametrize("device", [CUDA])
