@@ -240,7 +240,7 @@ def _link(kind):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (_drop_unit, UnitsError, r"no unit for energy.*units="),
+        (_drop_unit, UnitsError, r"no unit for energy.*--unit energy="),
         (_set_unit("Angstrom"), UnitsError, "not a unit of energy"),
         (_set_unit("florin"), UnitsError, "Unknown unit"),
         (lambda f: f["h5md"].attrs.__setitem__("version", [2, 0]), FormatError, r"\[2 0\]"),

@@ -10,7 +10,7 @@ import pytest
 from frames import converted
 
 from mlpot.data.elements import Elements
-from mlpot.data.h5md import KeysError, UnitsError
+from mlpot.data.h5md import FormatError, KeysError, UnitsError
 from mlpot.data.sources.read import Source
 from mlpot.data.sources.reading import Reading
 from mlpot.units import KCAL_MOL
@@ -117,3 +117,21 @@ def test_a_data_file_tells_elements_by_masses_or_labels(tmp_path):
             structures(path, format="lammps-data", labels=False)
         atoms = structures(path, format="lammps-data", labels=False, elements=Elements("Si,O"))[0]
         assert atoms.numbers.tolist() == [14, 8]
+
+
+def test_charges_of_atoms_are_told_and_reduced_units_refused(tmp_path):
+    path = tmp_path / "set.dump"
+    head = "ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n1\nITEM: BOX BOUNDS pp pp pp\n0 9\n0 9\n0 9\n"
+    path.write_text(f"{head}ITEM: ATOMS id element q x y z fx fy fz\n1 O -0.8 1 1 1 0 0 0\n")
+    source = Source(path, Reading(units={"lammps": "metal"}))
+    list(source.frames())
+    assert "Not kept: initial_charges (1 frame)" in source.report.lines()[-1]
+    with pytest.raises(UnitsError, match="units lj have none"):
+        list(Source(path, Reading(units={"lammps": "lj"})).frames())
+
+
+def test_a_set_of_deepmd_names_the_folder_around_it(tmp_path):
+    (tmp_path / "system" / "set.000").mkdir(parents=True)
+    np.save(tmp_path / "system" / "set.000" / "coord.npy", np.zeros((1, 3)))
+    with pytest.raises(FormatError, match=r"Give the folder around it, which has type.raw: .*system\."):
+        list(Source(tmp_path / "system" / "set.000").frames())

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 from mlpot.cli.main import app
 from mlpot.data.errors import FormatError, KeysError, UnitsError
 from mlpot.data.h5md import Reader
+from mlpot.data.sources.names import MEASURED_IN, example_unit, looks_like
 from mlpot.data.sources.read import Source
 from mlpot.data.sources.reading import Reading
+from mlpot.data.unit_names import factor
 
 
 def answered(path: Path, error: Exception) -> Path:
@@ -83,3 +85,28 @@ def test_what_nothing_reads_is_answered_with_formats_to_try(tmp_path: Path) -> N
             list(Source(tmp_path / "notes.txt", Reading(format=format)).frames())
     with pytest.raises(FormatError, match="Nearest: extxyz"):
         list(Source(tmp_path / "notes.txt", Reading(format="ext-xyz")).frames())
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("energy_kcal_mol", "kcal/mol"), ("E_hartree", "hartree"), ("energy_Ha", "hartree"),
+        ("Etot_au", "hartree"), ("energy_kJ_per_mol", "kJ/mol"),
+        ("total_energy_Ry", "Ry"), ("energy_meV", "meV"), ("REF_energy", "eV"),
+        ("forces_kcal_mol_A", "kcal/mol/Angstrom"), ("forces_hartree_bohr", "hartree/bohr"), ("F", "eV/Angstrom"),
+        ("dft_forces_eV_A", "eV/Angstrom"), ("stress_kbar", "kbar"), ("stress_GPa", "GPa"),
+        ("REF_stress", "eV/Angstrom^3"), ("virial_kcal", "kcal/mol"), ("cell_bohr", "bohr"), ("cell_nm", "nm"),
+    ],
+)  # fmt: skip
+def test_a_unit_that_a_name_spells_is_proposed(name: str, unit: str) -> None:
+    (quantity,) = [q for q in ("virial", "stress", "forces", "cell", "energy") if looks_like(q, name)][:1]
+    assert example_unit(quantity, name) == unit
+    assert factor(MEASURED_IN.get(quantity, quantity), unit)
+
+
+def test_units_in_the_names_of_a_data_set_are_in_the_command_that_is_proposed(tmp_path: Path) -> None:
+    water = molecule("H2O")
+    arrays = {"atomic_numbers": water.numbers, "coords_bohr": np.zeros((3, 3, 3)), "energy_kcal_mol": np.zeros(3)}
+    np.savez(tmp_path / "set.npz", **arrays)
+    with pytest.raises(KeysError, match=r"--unit positions=bohr .*--unit energy=kcal/mol"):
+        list(Source(tmp_path / "set.npz").frames())

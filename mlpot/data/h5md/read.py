@@ -22,7 +22,7 @@ from mlpot.data.h5md.foreign import KEYS, particles_of, unread
 from mlpot.data.h5md.layout import CARD, FAMILIES, GROUPS, INDEX, VERSION
 from mlpot.data.h5md.particles import CREATORS, Particles
 from mlpot.data.h5md.safe_hdf5 import conversion, naming_damage, open_checked
-from mlpot.data.sources.names import Questions, looks_like
+from mlpot.data.sources.names import NONE, Questions, looks_like
 
 BLOCK = 256  # frames read at once
 
@@ -91,6 +91,12 @@ class Reader:
             else particles_of(self._file, keys.get("particles"), CREATORS)
         )
         self._groups = [Particles(self._file, name, units, elements, keys) for name in names]
+        for key in keys.keys() - {"particles"}:
+            if keys[key] != NONE and not any(key in group.columns for group in self._groups):
+                raise KeysError(
+                    f"{self.path} has no {keys[key]!r} that is written for each frame. Correct --key {key}, as in "
+                    f"--key {key}=observables/NAME."
+                )
         used = {place for group in self._groups for place in group.used}
         self.unread: list[str] = [] if ours else unread(self._file, used)
         """What another program wrote beside what is read."""

@@ -22,7 +22,7 @@ from mlpot.data.sources.blocks import Block, laid_out, place_of
 from mlpot.data.sources.consistency import check_agreement
 from mlpot.data.sources.layouts import LAYOUTS, Layout
 from mlpot.data.sources.leftovers import ask, states_of
-from mlpot.data.sources.names import KNOWN, NONE, UNIT, Questions
+from mlpot.data.sources.names import KNOWN, NONE, Questions, example_unit
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
 from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO, has_volume
@@ -108,7 +108,7 @@ def _frames(
                 parts[key] = (array, None if scale is None else sign * scale)
         if angles := _angles(block, parts):
             parts["cell"] = np.concatenate([parts["cell"][0][()], block[angles][()]], axis=-1), parts["cell"][1]
-    _refuse_unknown_units(where, parts)
+    _refuse_unknown_units(where, parts, layout)
     if "positions" not in parts or parts["positions"][0].ndim not in (2, 3):
         raise FormatError(f"{where}/{layout.keys['positions']} are no positions of atoms. Correct --key.")
     single = parts["positions"][0].ndim == 2
@@ -201,10 +201,10 @@ def _without_padding(where: str, values: dict[str, Any]) -> int:
     return int(padding.sum())
 
 
-def _refuse_unknown_units(where: str, parts: Mapping[str, tuple[Any, float | None]]) -> None:
+def _refuse_unknown_units(where: str, parts: Mapping[str, tuple[Any, float | None]], layout: Layout) -> None:
     unknown = [key for key, (_, scale) in parts.items() if scale is not None and np.isnan(scale)]
     if unknown:
-        said = " ".join(f"--unit {key}={UNIT[key]!r}" for key in unknown)
+        said = " ".join(f"--unit {key}={example_unit(key, layout.keys[key])!r}" for key in unknown)
         raise UnitsError(
             f"{where} gives no unit of {', '.join(unknown)}, and none is guessed. Say all, as in: {said}."
         )

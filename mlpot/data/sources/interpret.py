@@ -67,10 +67,11 @@ class Interpreter:
         self.names: set[str] = set()  # all names that were seen
         self._claimed = {name.removeprefix("-") for name in reading.keys.values()}
         self._used = {*self._claimed, *OWN_NAMES}
+        self._of_atoms: set[str] = set()  # names of columns of the present structure, which are of no frame
 
     def structure(self, k: int, atoms: Atoms) -> Atoms:
         """Frame k in house units: without labels if nobody asked for them, then with all else that it carries."""
-        pool = self._pool(atoms)
+        pool, self._of_atoms = self._pool(atoms), set(atoms.arrays)
         self.names |= pool.keys()
         if pool.keys() >= OF_CP2K:
             self.questions.likely_units["energy"] = "hartree"
@@ -279,6 +280,7 @@ class Interpreter:
             if name not in usual
             and name not in self._claimed
             and name != "free_energy"
+            and (per_atom or quantity == "fixed" or name not in self._of_atoms)
             and looks_like(quantity, name)
             and (quantity != "stress" or not looks_like("virial", name))
             and (

@@ -62,7 +62,10 @@ def lammps_frames(
     said = _dump(path) if kind == "lammps-dump-text" else _data(path)
     style = units.get("lammps", said.style)
     if style is not None and style not in STYLES:
-        raise UnitsError(f"{style!r} is no style of units of LAMMPS that is read: {', '.join(STYLES)}.")
+        reduced = (
+            " Numbers in units lj have none: turn them into Å and eV, and write extxyz." if style == "lj" else ""
+        )
+        raise UnitsError(f"{style!r} is no style of units of LAMMPS that is read: {', '.join(STYLES)}.{reduced}")
     if said.style is not None and style != said.style:
         raise UnitsError(f"{path} is in units {said.style}, as it says itself, not {style}.")
     for k, atoms in frames:
@@ -92,7 +95,7 @@ def _in_house_units(
         clean.set_velocities(atoms.get_velocities() * scale["velocity"])
     elif atoms.has("momenta"):
         note(NO_VELOCITIES, k)
-    known = ("numbers", "positions", "momenta", "masses", "initial_charges", "mmcharges", "id", "type", "mol-id")
+    known = ("numbers", "positions", "momenta", "masses", "id", "type", "mol-id")
     for name, values in atoms.arrays.items():
         if name not in known and values.dtype.kind in "iuf":
             clean.set_array(name, values)

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from mlpot.data.errors import DataError, KeysError, UnitsError
 
 LOOKS_LIKE = {
-    "energy": r"^e$|energ|^ener$|e_?tot(al)?$|toten|^e_?(dft|ref|pot|0)$|^(dft|ref)_e$|^(pe|epot)$|^u_?0$",
+    "energy": r"^e$|energ|^ener$|e_?tot(al)?$|toten|^e_?(dft|ref|pot|0)$|^(dft|ref)_e$|^(pe|epot)$|^u_?0$"
+    r"|^e(_?tot(al)?)?_(hartree|ha|eh|au|m?ev|ry|kcal\w*|kj\w*)$",
     "forces": r"force|grad(ient)?s?$|^f$|_f$|^(dft|ref)_f$",
     "stress": r"stress",
     "virial": r"virial",
     "cell": r"^((super|unit|sim(ulation)?|periodic|crystal)_?)?(cell|box|lattice)"
     r"(_?(vec(tor)?s?|matrix|tensor|par(am(eter)?)?s?|sizes?|len(gth)?s?|dim(ension)?s?|edges?|const(ant)?s?|abc|[abc]"
-    r"|ang(strom)?))?$|^h_?(matrix|mat)$|^(cryst1|abc|dimensions)$",
+    r"|ang(strom)?|bohr|au|nm))?$|^h_?(matrix|mat)$|^(cryst1|abc|dimensions)$",
     "pbc": r"^(pbcs?|periodic(ity)?|is_periodic|boundar(y|ies)(_?conditions?)?|bcs?)$",
     "charge": r"charge|^q_?(tot(al)?|mol)?$",
     "spin": r"spin|multiplicity|^mult$|^(n_?)?unpaired(_?electrons?)?$|^uhf$",
@@ -53,6 +54,14 @@ UNIT = {
     "cell": "Angstrom",
 }
 """What most files are in, as an example in a question; it is never taken unasked."""
+ENERGIES = {
+    "kcal/mol": r"kcal", "kJ/mol": r"kj", "meV": r"(^|[_-])mev($|[_-])",
+    "hartree": r"hartree|(^|[_-])(ha|eh|au)($|[_-])",
+    "Ry": r"rydberg|(^|[_-])ry($|[_-])", "eV": r"(^|[_-])ev($|[_-])",
+}  # fmt: skip
+"""Units of energies, and how names spell them."""
+LENGTHS = {"bohr": r"bohr|(^|[_-])au($|[_-])", "nm": r"(^|[_-])nm($|[_-])", "Angstrom": r"ang|(^|[_-])a($|[_-])"}
+"""The same of lengths."""
 MEASURED_IN = {"virial": "energy", "cell": "positions"}
 """The quantity whose unit another quantity is in."""
 NONE = "none"  # the answer that a file has no such quantity
@@ -139,19 +148,24 @@ class Questions:
         return f"--key {quantity}={shlex.quote(name)}{unit}"
 
     def _unit(self, quantity: str, name: str) -> str:
-        return self.likely_units.get(quantity, _example(quantity, name))
+        return self.likely_units.get(quantity, example_unit(quantity, name))
 
 
-def _example(quantity: str, name: str) -> str:
-    """A unit to propose: that which a name such as stress_kbar ends in, or the usual one."""
-    end = re.search(r"[_-](kbar|gpa|ha|hartree|ry|mev|ev)$", name, re.IGNORECASE)
-    found = {"kbar": "kbar", "gpa": "GPa", "ha": "hartree", "hartree": "hartree", "ry": "Ry", "mev": "meV"}.get(
-        end[1].lower() if end else "", ""
+def example_unit(quantity: str, name: str) -> str:
+    """A unit to propose: that which a name such as stress_kbar or forces_kcal_mol_A spells, or the usual one."""
+    energy, length = (
+        next((unit for unit, words in spelled.items() if re.search(words, name, re.IGNORECASE)), "")
+        for spelled in (ENERGIES, LENGTHS)
     )
-    pressure = quantity in ("stress",)
-    if not found or pressure != (found in ("kbar", "GPa")) or quantity in ("forces", "cell"):
-        return UNIT[quantity]
-    return found
+    if quantity == "stress":
+        pressure = re.search(r"(?:^|[_-])(kbar|gpa|bar)(?:$|[_-])", name, re.IGNORECASE)
+        return {"kbar": "kbar", "gpa": "GPa", "bar": "bar"}[pressure[1].lower()] if pressure else UNIT["stress"]
+    if quantity in ("positions", "cell"):
+        return length or UNIT[quantity]
+    if quantity == "forces":
+        usual = "bohr" if energy == "hartree" else "Angstrom"
+        return f"{energy or 'eV'}/{length or usual}"
+    return energy or UNIT[quantity]
 
 
 PER_ATOM = re.compile(r"per_?n?_?atom|/n?_?atom|_pa$", re.IGNORECASE)

@@ -55,6 +55,8 @@ def origin(path: Path) -> str:
     """A sentence on what a file seems to be and what to do; empty where nothing is known."""
     if path.is_dir():
         inside = sorted(child.name for child in path.iterdir())[:10]
+        if "coord.npy" in inside:
+            return f"It is a set of DeePMD-kit. Give the folder around it, which has type.raw: {path.parent}."
         return f"It is a folder with {', '.join(inside) or 'nothing in it'}. Give the file with the frames."
     with path.open("rb") as file:
         head = file.read(HEAD)

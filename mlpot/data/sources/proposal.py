@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlpot.data.sources.leftovers import says_unit
-from mlpot.data.sources.names import UNIT, looks_like
+from mlpot.data.sources.names import UNIT, example_unit, looks_like
 from mlpot.data.sources.reading import Reading
 
 NUMBERS = re.compile(
@@ -45,7 +45,7 @@ def proposal(path: object, block: Mapping[str, Any], reading: Reading) -> str:
         sign = "-" if quantity == "forces" and re.search("grad", name, re.IGNORECASE) else ""
         options.append(f"--key {quantity}={shlex.quote(sign + name)}")
         if quantity in UNIT and quantity not in reading.units and not says_unit(block[name]):
-            options.append(f"--unit {quantity}={UNIT[quantity]}")
+            options.append(f"--unit {quantity}={example_unit(quantity, name)}")
     if "numbers" not in {**found, **reading.keys} and reading.elements is None:
         options.append("--elements-from structure.xyz")
     return (

@@ -13,7 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlpot.data.errors import KeysError, LabelError, UnitsError
 from mlpot.data.h5md.safe_hdf5 import naming_damage
-from mlpot.data.sources.names import KNOWN, NONE, UNIT, looks_like
+from mlpot.data.sources.names import KNOWN, NONE, example_unit, looks_like
 from mlpot.data.sources.reading import Reading
 from mlpot.data.sources.report import Report
 from mlpot.data.unit_names import agreed_factor
@@ -118,7 +118,7 @@ def _factors(
         told = ", ".join(repr(names[quantity]) for quantity in unknown)
         raise UnitsError(
             f"{where} does not say in which unit {told} {'is' if len(unknown) == 1 else 'are'}. Say it (units are "
-            f"examples, yours may differ): {' '.join(f'--unit {q}={UNIT[q]}' for q in unknown)}."
+            f"examples, yours may differ): {' '.join(f'--unit {q}={example_unit(q, names[q])}' for q in unknown)}."
         )
     return found
 
