@@ -143,6 +143,9 @@ class ExchangedCall(StagedCall):
             ValueError: an element is unknown.
         """
         executor, structure = self.executor, self._known(graph)
+        if n_own == graph.n_atoms:  # nothing to exchange, and no stops: the same bits
+            found = executor.energies(self.plan, structure, self.outer, graph.batch.numpy(), 1)
+            return torch.from_numpy(found[0]), torch.from_numpy(found[1]), torch.from_numpy(found[2])
         exchanges = compiled_code().Exchanges(n_own, halo)
         evaluation = executor.evaluate(self.plan, structure, self.outer, exchanges=exchanges)
         executor.release(evaluation)

@@ -59,6 +59,7 @@ class _Found(NamedTuple):
     n_own: int
     edges: Edges
     cell_shift: Tensor
+    crosses: bool = True  # whether an edge crosses a cell
 
 
 class LocalList:
@@ -107,14 +108,14 @@ class LocalList:
             margin = min(margin, NEAR)
             near = _within(self.cutoff + margin, self._wide[1], positions, box.cell)
             self._near = positions.copy(), near, margin / 2
-        kept, n_seen, edges, shift = self._near[1]
+        kept, n_seen, edges, shift, crosses = self._near[1]
         z = numbers[kept]
         z[n_seen:] += GHOST
         graph = AtomGraph(
             positions=torch.from_numpy(positions[kept]),
             numbers=torch.from_numpy(z),
             cell=torch.from_numpy(box.cell.copy())[None],
-            pbc=torch.full((1, 3), bool(shift.any()), device="cpu"),
+            pbc=torch.full((1, 3), crosses, device="cpu"),
             edges=edges,
             cell_shift=shift,
             batch=torch.zeros(len(kept), dtype=torch.int64, device="cpu"),
@@ -182,7 +183,9 @@ def _within(reach: float, found: _Found, positions: Floats, cell: Floats) -> _Fo
     run(loops.structure.take_within, parts, row_ptr, neighbor, reverse, shift, is_within, place, *near)
     edges = near[0], near[1], place[row_ptr].astype(np.int64), near[2]
     return found._replace(
-        edges=Edges(*(torch.from_numpy(array) for array in edges)), cell_shift=torch.from_numpy(near[3])
+        edges=Edges(*(torch.from_numpy(array) for array in edges)),
+        cell_shift=torch.from_numpy(near[3]),
+        crosses=bool(near[3].any()),
     )
 
 

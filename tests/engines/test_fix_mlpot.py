@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.data import atomic_masses
 from lammps_runs import DIGITS, PER_BAR, WRITE, Run, lammps_run, masses, of_two_passes, write_data
-from structures import copper_atom, quartz, shaken, worst
+from structures import CUTOFF, copper_atom, quartz, shaken, worst
 
 from mlpot.calculator import MLPotCalculator
+from mlpot.forces import hessian
+from mlpot.neighbors import build_graph
 
 OXIDE, ORGANIC = ["O", "Si"], ["C", "H", "O"]
 PRESSURES = ("Pxx", "Pyy", "Pzz", "Pxy", "Pxz", "Pyz")
@@ -100,6 +103,9 @@ SECTIONS: dict[str, str] = {
     "L6_npt": oxide("tilted")
     + "velocity all create 300 8\nfix n all npt temp 300 300 0.1 tri 0 0 1\nrun 30\nunfix n\nrun 0\n",
     "L6_deformed": oxide() + "fix d all deform 1 x scale 0.95 xy delta 0.4\n" + MOVE + "unfix d\nrun 0\n",
+    "L5_box_changed": oxide()
+    + "run 0\nchange_box all x scale 1.02 xy delta 0.2 remap units box\nrun 0\n"
+    + "change_box all z delta 0 0.5 units box\nrun 0\n",
     "minimized": oxide() + "minimize 1e-10 1e-4 20 100\nrun 0\n",
     "L6_box_relaxed": oxide() + "fix r all box/relax aniso 0\nminimize 1e-10 1e-4 10 50\nunfix r\nrun 0\n",
     "L18_restarted": oxide() + MOVE + "write_restart state\n" + AGAIN,
@@ -198,8 +204,36 @@ def test_sums_over_atoms_are_the_whole(tmp_path: Path, model: Path, n_ranks: int
     assert worst(-total[1:] / thermo["Volume"][0], pressures) < 1e-9 * PER_BAR
 
 
+def with_bonds(folder: Path, line: str) -> str:
+    """Silica with bonds, whose atoms are special neighbors without a pair, and with charges."""
+    rows, out = iter((folder / "silica").read_text().splitlines()), []
+    for row in rows:
+        match row.split():
+            case [number, kind, _, _, _]:
+                row = f"{number} 1 {kind} {0.5 if kind == '2' else -0.25} {' '.join(row.split()[2:])}"
+            case [_, "atom", "types"]:
+                row += "\n1 bond types\n2 bonds"
+        out.append(row.replace("# atomic", "# full"))
+    (folder / "full").write_text("\n".join([*out, "", "Bonds", "", "1 1 1 2", "2 1 3 4", ""]))
+    terms = "bond_style harmonic\nbond_coeff 1 0.5 1.6\nspecial_bonds lj/coul 0 0 0\n"
+    terms += "pair_style coul/long 4.0\npair_coeff * *\nkspace_style ewald 1e-6"
+    return start("full", OXIDE, pair=terms, line=line).replace("atom_style atomic", "atom_style full")
+
+
+@pytest.mark.slow
+def test_lammps_matrix_is_the_hessian(tmp_path: Path, model: Path) -> None:
+    """`dynamical_matrix` asks for forces as a run does."""
+    atoms = write_data(tmp_path, quartz(), OXIDE, "small")
+    lammps_run(tmp_path, oxide("small") + "dynamical_matrix all regular 1e-4 file matrix\n", model, 2)
+    found = np.loadtxt(tmp_path / "matrix").reshape(27, 27)
+    masses_of = np.repeat(atomic_masses[atoms.numbers], 3)
+    graph = build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, CUTOFF)
+    expected = hessian(MLPotCalculator(model).potential, graph).numpy() / np.sqrt(np.outer(masses_of, masses_of))
+    assert worst(found / np.abs(found).max(), expected / np.abs(expected).max()) < 1e-6
+
+
 def test_a_classical_term_is_added_and_fixes_find_all_forces(tmp_path: Path, model: Path) -> None:
-    """L12, L13: hybrid/overlay; setforce before and after the potential's line; a type that is not seen."""
+    """L12, L13: hybrid/overlay; setforce before and after the line; a type that is not seen; bonds and charges."""
     atoms = write_data(tmp_path, silica(), OXIDE, "silica")
     both = "pair_style hybrid/overlay zero 4.0 lj/cut 3.5\npair_coeff * * zero\npair_coeff * * lj/cut 0.001 1.6"
     classical = "pair_style lj/cut 3.5\npair_coeff * * 0.001 1.6"
@@ -210,6 +244,8 @@ def test_a_classical_term_is_added_and_fixes_find_all_forces(tmp_path: Path, mod
         "after": oxide(line=line + hold),
         "before": oxide(line=hold + line),
         "silicon": oxide(line="fix potential all mlpot NULL Si"),
+        "bonds": with_bonds(tmp_path, "fix potential all mlpot O Si"),
+        "bonds_alone": with_bonds(tmp_path, "fix potential all mlpot NULL NULL"),
     }
     parts = [f"{text}run 0\n{WRITE.format(name)}\n" for name, text in sections.items()]
     run = lammps_run(tmp_path, "".join(parts), model, 2)
@@ -217,6 +253,8 @@ def test_a_classical_term_is_added_and_fixes_find_all_forces(tmp_path: Path, mod
     atoms.calc = MLPotCalculator(model)
     assert worst(forces["both"] - forces["classical"], atoms.get_forces()) < 1e-10
     assert worst(forces["classical"], 0) > 1e-3
+    assert worst(forces["bonds"] - forces["bonds_alone"], atoms.get_forces()) < 1e-10
+    assert worst(forces["bonds_alone"], forces["classical"]) > 1e-3
     held = atoms.get_forces().copy()
     held[:10, [0, 2]] = 0
     assert worst(forces["after"], held) < 1e-10
@@ -269,6 +307,11 @@ WRONG: dict[str, tuple[str, str]] = {
     "L11_matrix_without_the_line": (
         oxide(line="print none") + "dynamical_matrix all regular 1e-4\n",
         "comes to `dynamical_matrix` without a potential",
+    ),
+    "L6_cutoffs_of_collections": (
+        oxide(line="fix potential all mlpot O Si passes ghosts")
+        + "neighbor 1.0 multi\ncomm_modify mode multi cutoff/multi 1 3.0\nrun 0\n",
+        "comm_modify mode single cutoff",
     ),
     "passes": (
         oxide(line="fix potential all mlpot O Si passes exchanged"),

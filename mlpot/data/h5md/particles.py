@@ -366,6 +366,10 @@ def _text(value: Any) -> str:
 
 def _slices(rows: NDArray[np.integer]) -> Slices:
     """The slices to read for ascending rows: joined across small gaps, split when they grow long."""
+    n = len(rows)
+    if n and rows[-1] - rows[0] == n - 1:  # one behind the other
+        ends = [(a, min(a + SLICE, n)) for a in range(0, n, SLICE)]
+        return [(int(rows[a]), int(rows[b - 1]) + 1, a, b) for a, b in ends]
     slices = []
     a = 0
     for b in range(1, len(rows) + 1):
