@@ -244,7 +244,8 @@ def resources(code: bytes) -> tuple[int, int]:
         Path(file.name).write_bytes(code)
         command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return tuple(max(map(int, re.findall(rf"{what}:(\d+)", told))) for what in ("REG", "STACK"))  # type: ignore[return-value]
+    registers, spilled = (max(map(int, re.findall(rf"{what}:(\d+)", told))) for what in ("REG", "STACK"))
+    return registers, spilled
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.build import molecule
 from potentials import new_potential
 from structures import copper, ethanol, quartz, shaken
+from torch import Tensor
 
 from mlpot.data.cluster import ClusterError, WorkerError
 from mlpot.data.h5md import Reader, write
@@ -88,10 +89,10 @@ def test_what_ends_a_prediction_here_ends_it_there(cluster: distributed.LocalClu
 class Deadly(Potential):
     """Kills the process that computes silicon."""
 
-    def check_elements(self, numbers: object) -> None:
-        if (numbers == 14).any():  # type: ignore[attr-defined]
+    def check_elements(self, numbers: Tensor) -> None:
+        if (numbers == 14).any():
             os._exit(139)
-        super().check_elements(numbers)  # type: ignore[arg-type]
+        super().check_elements(numbers)
 
 
 @pytest.mark.slow  # each death costs the start of a process

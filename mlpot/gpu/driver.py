@@ -82,6 +82,7 @@ class DeviceOutputs:
         if not torch.is_grad_enabled():
             return b
         if any(w.requires_grad for w in program.weights):
+            # torch does not type `apply`, here and below
             zero, motion = _OfWeights.apply(evaluation, *program.weights)  # type: ignore[no-untyped-call]
             b = b + zero
         if vectors.requires_grad:
@@ -147,7 +148,8 @@ class _OfVectors(torch.autograd.Function):
         (motion,) = ctx.saved_tensors
         if ctx.evaluation.adjoints is not None:  # a loss asks for weights; positions of a training are given
             return None, None, None
-        return None, cast("Tensor", _Gradient.apply(ctx.evaluation, s, motion)), None  # type: ignore[no-untyped-call]
+        gradient = _Gradient.apply(ctx.evaluation, s, motion)  # type: ignore[no-untyped-call]  # torch does not type it
+        return None, cast("Tensor", gradient), None
 
 
 class _Gradient(torch.autograd.Function):
@@ -159,7 +161,7 @@ class _Gradient(torch.autograd.Function):
         return evaluation.gradient(s, for_a_loss=any(ctx.needs_input_grad))
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable  # type: ignore[misc]  # torch does not type it
     def backward(ctx: Any, motion: Tensor) -> tuple[None, Tensor | None, Tensor]:
         evaluation: _Evaluation = ctx.evaluation
         s_bar = None
@@ -179,6 +181,6 @@ class _OfWeights(torch.autograd.Function):
         return vectors.new_zeros(len(evaluation.at.element)), torch.zeros_like(vectors)
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable  # type: ignore[misc]  # torch does not type it
     def backward(ctx: Any, b_bar: Tensor | None, motion: Tensor | None) -> tuple[Tensor | None, ...]:
         return None, *ctx.evaluation.of_loss(b_bar, motion)

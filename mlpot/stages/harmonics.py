@@ -94,8 +94,8 @@ def _exact() -> tuple[tuple[tuple[float, ...], ...], ...]:
             out[0][place[powers]][b] += c
             for axis, power in enumerate(powers):
                 if power > 0:
-                    lower = tuple(p - (q == axis) for q, p in enumerate(powers))
-                    out[1 + axis][place[lower]][b] += power * c  # type: ignore[index]
+                    px, py, pz = (p - (q == axis) for q, p in enumerate(powers))
+                    out[1 + axis][place[px, py, pz]][b] += power * c
     return tuple(tuple(map(tuple, rows)) for rows in out)
 
 

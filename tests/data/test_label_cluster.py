@@ -98,6 +98,7 @@ def test_each_structure_has_a_folder_of_its_own(
     """L28: here and in a cluster."""
     monkeypatch.chdir(tmp_path)
     frames, code = list(enumerate([molecule("CH4")] * 4)), Littering()
+    # Littering stands for a code of `quantum`, of which these two ask `compute` alone.
     there = list(on_cluster(code, frames, cluster.scheduler_address))  # type: ignore[arg-type]
     here = [attempt(code, *frame) for frame in frames]  # type: ignore[arg-type]
     assert [outcome.energy for outcome in there + here] == [0.0] * 8

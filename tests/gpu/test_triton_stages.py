@@ -302,7 +302,7 @@ def test_what_keeps_a_network_from_the_kernels_is_said(monkeypatch: pytest.Monke
     with pytest.raises(ValueError, match=f"No CUDA graph can compute this potential: {on_cpu}"):
         MLPotCalculator(potential, cuda_graph=True)
     with pytest.raises(ValueError, match="Choose one of definition, cpu, gpu"):
-        predict(potential, graph, executor="tpu")  # type: ignore[arg-type]
+        predict(potential, graph, executor="tpu")  # type: ignore[arg-type]  # as a user may write
     assert computed_on_cuda_by(potential) == "Triton's kernels and PyTorch"
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert device_obstacle(potential) is None
