@@ -25,12 +25,16 @@ class Contender:
     trains: bool = False
 
 
+ACE = Contender("mlpot ACE", "mlpot", "ace")
+SCHNETS = (
+    Contender("SchNetPack SchNet", "schnetpack", "schnet", largest=8000, trains=True),
+    Contender("TorchMD-Net graph network", "torchmdnet", "graph-network", largest=8000, trains=True),
+)
 CONTENDERS = (
     Contender("mlpot", "mlpot", "knots", largest=100_000, trains=True),
     Contender("mlpot, quintic", "mlpot", "quintic", largest=8000, trains=True),
     Contender("mlpot, plain", "mlpot", "plain", largest=8000, trains=True),
-    Contender("SchNetPack SchNet", "schnetpack", "schnet", largest=8000, trains=True),
-    Contender("TorchMD-Net graph network", "torchmdnet", "graph-network", largest=8000, trains=True),
+    *SCHNETS,
     Contender("MACE 64x0e", "mace", "64x0e"),
     Contender("MACE 128x0e+128x1o", "mace", "128x0e+128x1o"),
     Contender("NequIP 32x0+32x1", "nequip", "small"),
@@ -41,14 +45,9 @@ MACES = (
     Contender("mlpot MACE 128x0e+128x1o", "mlpot", "mace-128x0e+128x1o"),
     Contender("MACE 128x0e+128x1o", "mace", "128x0e+128x1o"),
 )
-DIRECTIONS = (
-    Contender("mlpot ACE", "mlpot", "ace"),
-    *MACES,
-    Contender("SchNetPack SchNet", "schnetpack", "schnet"),
-    Contender("TorchMD-Net graph network", "torchmdnet", "graph-network"),
-)
+DIRECTIONS = ACE, *MACES, *SCHNETS
 THROUGH_ASE = (
-    Contender("mlpot ACE", "mlpot", "ace"),
+    ACE,
     *MACES,
     Contender("symmetrix-xl MACE 64x0e", "symmetrix", "64x0e"),
     Contender("symmetrix-xl MACE 128x0e+128x1o", "symmetrix", "128x0e+128x1o"),

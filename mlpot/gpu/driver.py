@@ -82,11 +82,10 @@ class DeviceOutputs:
         if not torch.is_grad_enabled():
             return b
         if any(w.requires_grad for w in program.weights):
-            # torch does not type `apply`, here and below
-            zero, motion = _OfWeights.apply(evaluation, *program.weights)  # type: ignore[no-untyped-call]
+            zero, motion = _OfWeights.apply(evaluation, *program.weights)  # type: ignore[no-untyped-call]  # by torch
             b = b + zero
         if vectors.requires_grad:
-            b = b + _OfVectors.apply(evaluation, vectors, motion)  # type: ignore[no-untyped-call]
+            b = b + _OfVectors.apply(evaluation, vectors, motion)  # type: ignore[no-untyped-call]  # by torch
         return b
 
     def _on_device(self) -> Program:

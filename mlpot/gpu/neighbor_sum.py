@@ -25,7 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mlpot.gpu.registers import TILE as TILE
-from mlpot.gpu.registers import components, launch, rows_of, strides, zeros
+from mlpot.gpu.registers import components, launch, n_items, path_of, rows_of, strides, zeros
 from mlpot.stages.harmonics import N_HARMONICS, pulled_back
 from mlpot.stages.neighbor_sum import NeighborSum, Term
 from mlpot.stages.spline_grid import SplineGrid
@@ -157,14 +157,14 @@ def gather(row_ptr, neighbor, reverse, first, c, slope, y, y_dot, d_dot, table, 
         if TURNED:
             e = tl.load(reverse + e, valid, 0)
         ys = _harmonics(y, e, valid, PATHS, N_Y)
-        for p in tl.static_range(_n_paths(PATHS)):
+        for p in tl.static_range(n_items(PATHS)):
             xs = components(x + j[:, None] * x_atom, x_row, f, inside, _used(PATHS, p, 1))
-            t = _radial(table, first, c, e, valid, inside, f, n_channels, _path(PATHS, p), N_TABLE, N_C)
+            t = _radial(table, first, c, e, valid, inside, f, n_channels, path_of(PATHS, p), N_TABLE, N_C)
             if MOVING:
                 ys_dot = _harmonics(y_dot, e, valid, PATHS, N_Y)
                 dots = components(x_dot + j[:, None] * dot_atom, dot_row, f, inside, _used(PATHS, p, 1))
                 t_dot = _radial(
-                    table, first, slope, e, valid, inside, f, n_channels, _path(PATHS, p), N_TABLE, N_C
+                    table, first, slope, e, valid, inside, f, n_channels, path_of(PATHS, p), N_TABLE, N_C
                 )
                 t_dot *= tl.load(d_dot + e, valid, 0)[:, None]
             for n in tl.static_range(_n_terms(PATHS, p)):
@@ -194,11 +194,13 @@ def edge_grads(center, neighbor, first, c, slope, y, table, x, y_bar, by_distanc
     for begin in range(0, n_channels, TILE):
         f = begin + tl.arange(0, TILE)
         inside = valid[:, None] & (f < n_channels)
-        for p in tl.static_range(_n_paths(PATHS)):
+        for p in tl.static_range(n_items(PATHS)):
             xs = components(x + j[:, None] * x_atom, x_row, f, inside, _used(PATHS, p, 1))
             gs = components(y_bar + i[:, None] * bar_atom, bar_row, f, inside, _used(PATHS, p, 2))
-            t = _radial(table, first, c, e, valid, inside, f, n_channels, _path(PATHS, p), N_TABLE, N_C)
-            t_slope = _radial(table, first, slope, e, valid, inside, f, n_channels, _path(PATHS, p), N_TABLE, N_C)
+            t = _radial(table, first, c, e, valid, inside, f, n_channels, path_of(PATHS, p), N_TABLE, N_C)
+            t_slope = _radial(
+                table, first, slope, e, valid, inside, f, n_channels, path_of(PATHS, p), N_TABLE, N_C
+            )
             for n in tl.static_range(_n_terms(PATHS, p)):
                 pair = xs[_term(PATHS, p, n, 1)] * gs[_term(PATHS, p, n, 2)]
                 slopes += (_term(PATHS, p, n, 3) * ys[_term(PATHS, p, n, 0)])[:, None] * (t_slope * pair)
@@ -218,13 +220,13 @@ def table_grads(begin, edge, center, neighbor, c, slope, y, y_dot, d_dot, x, x_d
                 BLOCK: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
     """What an equal share of an interval's edges gives to each row that they read, of one path."""
     k, share, n_shares = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
-    f = tl.program_id(2) // _n_paths(PATHS) * TILE + tl.arange(0, TILE)
+    f = tl.program_id(2) // n_items(PATHS) * TILE + tl.arange(0, TILE)
     r = tl.arange(0, 4 if N_C == 4 else 8)
     start = tl.load(begin + k)
     length = tl.load(begin + k + 1) - start
     stop, start = start + length * (share + 1) // n_shares, start + length * share // n_shares
-    for p in tl.static_range(_n_paths(PATHS)):
-        if tl.program_id(2) % _n_paths(PATHS) == p:
+    for p in tl.static_range(n_items(PATHS)):
+        if tl.program_id(2) % n_items(PATHS) == p:
             total = tl.zeros((4 if N_C == 4 else 8, TILE), part.dtype.element_ty)
             for place in range(start, stop, BLOCK):
                 q = place + tl.arange(0, BLOCK)
@@ -257,7 +259,7 @@ def table_grads(begin, edge, center, neighbor, c, slope, y, y_dot, d_dot, x, x_d
                     by_slope *= tl.load(d_dot + e, valid, 0)[:, None]
                     slope_e = tl.load(slope + e[:, None] * N_C + r, reads, 0)
                     total += tl.sum(slope_e[:, :, None] * by_slope[:, None, :], 0)
-            row = ((share * N_C + r) * tl.num_programs(0) + k) * N_TABLE + _path(PATHS, p)
+            row = ((share * N_C + r) * tl.num_programs(0) + k) * N_TABLE + path_of(PATHS, p)
             tl.store(part + row[:, None] * n_channels + f, total, (r < N_C)[:, None] & (f < n_channels))
 
 
@@ -283,16 +285,6 @@ def _harmonics(y, e, valid, PATHS: tl.constexpr, N_Y: tl.constexpr):
         else:
             out += (0,)
     return out
-
-
-@triton.constexpr_function
-def _n_paths(paths):
-    return len(paths)
-
-
-@triton.constexpr_function
-def _path(paths, p):
-    return paths[p][0]
 
 
 @triton.constexpr_function

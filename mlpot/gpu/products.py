@@ -17,7 +17,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mlpot.gpu.registers import TILE, components, is_used, launch, n_tiles, rows_of, strides, zeros
+from mlpot.gpu.registers import (
+    TILE,
+    components,
+    is_used,
+    launch,
+    n_items,
+    n_tiles,
+    path_of,
+    rows_of,
+    strides,
+    zeros,
+)
 from mlpot.stages.products import Product, Products
 from mlpot.stages.stage import Environments, Weights, by_element
 
@@ -106,9 +117,9 @@ def _forward(x, x_dot, weight, element, out, n_atoms, n_channels, x_atom, x_row,
     if MOVING:
         dots = components(x_dot + i[:, None] * dot_atom, dot_row, f, inside, USED)
     totals = zeros(out, n_tiles(TARGETS), ATOMS, TILE)
-    for p in tl.static_range(_length(PATHS)):
+    for p in tl.static_range(n_items(PATHS)):
         w = _weight_of(
-            weight, element, i, i < n_atoms, f, inside, n_channels, _path(PATHS, p), N_WEIGHTS, BY_ELEMENT
+            weight, element, i, i < n_atoms, f, inside, n_channels, path_of(PATHS, p), N_WEIGHTS, BY_ELEMENT
         )
         for t in tl.static_range(_n_targets(PATHS, p)):
             total = tl.zeros((ATOMS, TILE), out.dtype.element_ty)
@@ -142,9 +153,9 @@ def _backward(x, x_dot, y_bar, g, weight, element, out, by_atom, n_atoms, n_chan
         dots = components(x_dot + i[:, None] * dot_atom, dot_row, f, inside, USED)
         gs = components(g + i[:, None] * g_atom, g_row, f, inside, TARGETS)
     bars = zeros(out, n_tiles(USED), ATOMS, TILE)
-    for p in tl.static_range(_length(PATHS)):
+    for p in tl.static_range(n_items(PATHS)):
         w = _weight_of(
-            weight, element, i, i < n_atoms, f, inside, n_channels, _path(PATHS, p), N_WEIGHTS, BY_ELEMENT
+            weight, element, i, i < n_atoms, f, inside, n_channels, path_of(PATHS, p), N_WEIGHTS, BY_ELEMENT
         )
         of_weight = tl.zeros((ATOMS, TILE), out.dtype.element_ty)
         for t in tl.static_range(_n_targets(PATHS, p)):
@@ -164,7 +175,7 @@ def _backward(x, x_dot, y_bar, g, weight, element, out, by_atom, n_atoms, n_chan
                         bar = bars[_factor(PATHS, p, t, n, q)] + w * bar
                         bars = bars[: _factor(PATHS, p, t, n, q)] + (bar,) + bars[_factor(PATHS, p, t, n, q) + 1 :]
         if MOVING and N_WEIGHTS > 0:
-            _add(by_atom + (i * N_WEIGHTS + _path(PATHS, p))[:, None] * n_channels + f, of_weight, inside)
+            _add(by_atom + (i * N_WEIGHTS + path_of(PATHS, p))[:, None] * n_channels + f, of_weight, inside)
     for a in tl.static_range(n_tiles(USED)):
         if is_used(USED, a):
             _add(out + (i * n_read + a)[:, None] * n_channels + f, bars[a], inside)
@@ -188,16 +199,6 @@ def _weight_of(weight, element, i, valid, f, inside, n_channels, path: tl.conste
             row += tl.load(element + i, valid, 0) * N_WEIGHTS
         w = tl.load(weight + row[:, None] * n_channels + f, inside, 0)
     return w
-
-
-@triton.constexpr_function
-def _length(items):
-    return len(items)
-
-
-@triton.constexpr_function
-def _path(paths, p):
-    return paths[p][0]
 
 
 @triton.constexpr_function

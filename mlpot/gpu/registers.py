@@ -48,6 +48,18 @@ def is_used(used, a):
     return a in used
 
 
+@triton.constexpr_function
+def n_items(items):
+    """Of a list that is known when a kernel is compiled, as that of its paths."""
+    return len(items)
+
+
+@triton.constexpr_function
+def path_of(paths, p):
+    """The number of a path, which stands first."""
+    return paths[p][0]
+
+
 def rows_of(x: Tensor) -> Tensor:
     """The same numbers with channels side by side."""
     x = x.detach()
