@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,17 @@ def average_curve(
         settings: of `averaging.average`, beside files: over, reflections, n_rotations, seed.
 
     Raises:
-        RunDirectoryError: there is no curve to average, or another run where the averaged one would be.
+        RunDirectoryError: there is no curve to average, or another run where the averaged one would be, or that
+            would replace the curve that it is made from.
         RecipeError: the averaged curve to go on with is of another one, or was averaged otherwise.
         FileNotFoundError, DataError: of the test set, as `data.h5md.Reader`.
         ValueError: as `averaging.average`.
     """
-    CURVE.check(source, resume=True, overwrite=False)
+    CURVE.check_there(source)
     with CURVE.before(source) as curve:
         recipe, points = Recipe.model_validate(curve["recipe"]), list(curve["points"])
         of = {"of": str(source), **settings}
-    with CURVE.opened(directory, resume=resume, overwrite=overwrite):
+    with CURVE.opened(directory, resume=resume, overwrite=overwrite, reads=[source]):
         if resume:
             _check_same(directory, of)
         told = _write(curve, of, directory)
@@ -90,12 +91,26 @@ def _write(curve: Mapping[str, Any], of: Mapping[str, Any], directory: Path) -> 
     """Write curve.json and curve.png from what has been judged, and give the former back."""
     points = [_facts(point, directory / point["directory"]) for point in curve["points"]]
     told = summary(points, (curve["target"] or {}).get(TARGETED))
-    told["notes"] += near_notes(curve["pool"]["near"])
+    told["notes"] += [*_symmetry_notes(of, directory, points), *near_notes(curve["pool"]["near"])]
     backbone = f"{curve['backbone']}, averaged"
     content = {**curve, "backbone": backbone, "averaged": dict(of), **told, "points": points}
     CURVE.write(directory, content)
     plot_curve(content, directory / "curve.png")
     return content
+
+
+def _symmetry_notes(of: Mapping[str, Any], directory: Path, points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What averaging removed, and what it could not change, of the first model that was averaged."""
+    done = next((p for p in points if p["state"] == FINISHED), None)
+    if done is None:
+        return []
+    potential = load_potential(directory / done["directory"] / MODEL)
+    notes = []
+    if potential.backbone.equivariant:
+        notes.append("Rotated copies had one energy already: averaging over rotations changes nothing.")
+    if of["reflections"]:
+        notes.append(f"Mirror images {potential.mirror_images}.")
+    return notes
 
 
 def _facts(point: Mapping[str, Any], folder: Path) -> dict[str, Any]:

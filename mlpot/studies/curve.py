@@ -15,14 +15,22 @@ from mlpot.data.split import By
 from mlpot.figures.curve import plot_curve
 from mlpot.recipes import RecipeError
 from mlpot.studies.curve_summary import near_notes, summary
-from mlpot.studies.several import DATA, Study, changed_keys, facts_of, train_each
-from mlpot.studies.subsets import Drawing, Pool, changed_fields, draw_pool, drawing_of, write_subsets
+from mlpot.studies.several import DATA, Study, changed_keys, facts_of, files_of, train_each
+from mlpot.studies.subsets import (
+    Drawing,
+    Pool,
+    changed_fields,
+    check_elements_of,
+    draw_pool,
+    drawing_of,
+    write_subsets,
+)
 from mlpot.training import committee
 from mlpot.training.messages import Messages
 from mlpot.training.recipe import Recipe
 from mlpot.training.run_directory import RunDirectoryError
 from mlpot.training.schedule import check_schedule
-from mlpot.training.splits import check_units, make_parts
+from mlpot.training.splits import check_units, make_parts, paths_of
 from mlpot.training.trainer import Callbacks
 
 CURVE, POINT = Study("curve", "curve.json", "frames_*_seed_*", "training.directory"), "frames_"
@@ -129,7 +137,8 @@ def curve(
     """
     check(recipe, sizes, n_seeds, target)
     tell = Messages(show=recipe.training.progress)
-    with CURVE.opened(Path(recipe.training.directory), resume=resume, overwrite=overwrite):
+    reads = files_of(recipe)
+    with CURVE.opened(Path(recipe.training.directory), resume=resume, overwrite=overwrite, reads=reads):
         plan = make_plan(recipe, sizes, n_seeds, drawing_of(recipe.data, by, block), resume=resume)
         prepare(plan)
         write_curve(plan, target)
@@ -216,11 +225,14 @@ def prepare(plan: Plan) -> None:
     """Write the training sets that are not there yet, and check every training before the first begins.
 
     Raises:
-        ValueError: as `splits.make_parts` and `schedule.check_schedule`.
+        ValueError: as `check_elements_of`, `splits.make_parts` and `schedule.check_schedule`.
     """
     make_folder(plan.directory / DATA)
     check_units(survey(plan.pool.train), plan.recipe.data.check)
+    assert plan.recipe.data.test is not None, "the drawing has one"
+    judges = [*paths_of(plan.pool.validation), *paths_of(plan.recipe.data.test)]
     for seed in range(plan.n_seeds):
+        check_elements_of(plan.pool.train, judges, min(plan.sizes), plan.seed(seed))
         write_subsets(plan.pool.train, {plan.subset(n, seed): n for n in plan.sizes}, plan.seed(seed))
         for size in {min(plan.sizes), max(plan.sizes)}:  # what is wrong with one between is wrong with these
             point = plan.point(size, seed)

@@ -95,7 +95,7 @@ def _names(directories: Sequence[Path]) -> dict[str, Path]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    CURVE.check(folder, resume=True, overwrite=False)
+    CURVE.check_there(folder)
     with CURVE.before(folder) as written:
         needed = {key: written[key] for key in NEEDED}
         needed["drawing"] = {key: written["drawing"][key] for key in SAME_DATA}

@@ -78,7 +78,8 @@ def pareto(
     """
     question.check()
     tell, budget = Messages(show=question.progress), budget or Budget()
-    with PARETO.opened(question.directory, resume=resume, overwrite=overwrite):
+    reads = [question.data, *([] if question.test is None else [question.test])]
+    with PARETO.opened(question.directory, resume=resume, overwrite=overwrite, reads=reads):
         if resume:
             question, sets = gone_on(question)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,12 @@ from mlpot.training.messages import Messages
 from mlpot.training.module import TrainingDivergedError
 from mlpot.training.recipe import Recipe
 from mlpot.training.run_directory import RunDirectoryError, has_begun, has_finished
+from mlpot.training.splits import paths_of
 from mlpot.training.trainer import Callbacks
 
 DATA, REASON = "data", "failed.txt"
+ASIDE = ".overwritten"
+"""Folder of a study that is overwritten: gone once the new one has begun."""
 FINISHED, FAILED = "finished", "failed"
 METRICS = "best_epoch", "seconds", "n_weights", "halvings", "repeated_structures", "validation", "test"
 """What a study says of a training that has finished."""
@@ -41,22 +44,34 @@ class Study:
     where: str  # what says the directory
 
     @contextmanager
-    def opened(self, directory: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    def opened(
+        self, directory: Path, *, resume: bool, overwrite: bool, reads: Iterable[str | Path] = ()
+    ) -> Iterator[None]:
         """Lock a directory for this process, and leave nothing there if a new study is refused before it begins.
 
+        Args:
+            directory: of the study.
+            resume: go on with what is there.
+            overwrite: remove a study that is there.
+            reads: files and folders that the new study is made from, none of which may be removed so.
+
         Raises:
-            RunDirectoryError: there is a study or another run already, or none to resume.
+            RunDirectoryError: there is a study or another run already, or none to resume, or one to remove from
+                which the new one would be made.
             LockedError: another process has it; StorageError: it cannot be written.
         """
         with folder_lock(directory):
+            self._settle(directory)
             self.check(directory, resume=resume, overwrite=overwrite)
             if not resume and (directory / self.file).is_file():
-                self._clear(directory)
+                self._check_kept(directory, reads)
+                self._put_aside(directory)
             try:
                 yield
             finally:
                 if not (directory / self.file).is_file():
                     self._clear(directory)
+                self._settle(directory)
 
     def check(self, directory: Path, *, resume: bool, overwrite: bool) -> None:
         """Raise RunDirectoryError unless the study may be in the directory."""
@@ -75,17 +90,71 @@ class Study:
                 f"{directory} holds a {self.name} already. Resume it, overwrite it, or give another {self.where}."
             )
 
+    def check_there(self, directory: Path) -> None:
+        """Raise RunDirectoryError unless a directory holds a study, of which something is to be made."""
+        if not (directory / self.file).is_file():
+            raise RunDirectoryError(
+                f"{directory} holds no {self.name}: it has no {self.file}. Give the folder in which mlpot "
+                f"{self.file.removesuffix('.json')} wrote one."
+            )
+
+    def _check_kept(self, directory: Path, reads: Iterable[str | Path]) -> None:
+        """Raise RunDirectoryError where something that is read would be removed with the study."""
+        removed = [folder.resolve() for folder in self._removed(directory)]
+        for path in map(Path, reads):
+            whole = path.resolve()
+            if whole == directory.resolve() or any(whole.is_relative_to(folder) for folder in removed):
+                raise RunDirectoryError(
+                    f"{path} would be removed with the {self.name} in {directory}, and the new one is made from "
+                    f"it. Give another {self.where}, or copy it elsewhere."
+                )
+
+    def _removed(self, directory: Path) -> list[Path]:
+        """The folders that go with a study."""
+        return [f for f in [directory / DATA, *directory.glob(self.folders)] if f.is_dir()]
+
+    def _put_aside(self, directory: Path) -> None:
+        """Move a study that shall be overwritten away, so that it comes back if the new one is refused."""
+        with storing(directory, 0):
+            (directory / ASIDE).mkdir()
+            for path in [*self._removed(directory), directory / self.file]:
+                path.rename(directory / ASIDE / path.name)
+
+    def _settle(self, directory: Path) -> None:
+        """Remove what was put aside if a new study has begun; if none has, put it back.
+
+        A kill at any time leaves what the next start settles: the file of a study is the last that is put aside or
+        removed there, and the first that is put back.
+        """
+        file, aside = directory / self.file, directory / ASIDE
+        if not aside.is_dir():
+            return
+        folders, kept = [path for path in aside.iterdir() if path.name != self.file], aside / self.file
+        if kept.is_file() and file.is_file():
+            with storing(directory, 0):
+                for folder in folders:
+                    shutil.rmtree(folder)
+                kept.unlink()
+        else:
+            if kept.is_file():
+                self._clear(directory)
+            with storing(directory, 0):
+                for path in [*([kept] if kept.is_file() else []), *folders]:
+                    path.rename(directory / path.name)
+        with storing(directory, 0):
+            aside.rmdir()
+
     def _clear(self, directory: Path) -> None:
         with storing(directory, 0):
             (directory / self.file).unlink(missing_ok=True)
-            for folder in [directory / DATA, *directory.glob(self.folders)]:
-                if folder.is_dir():
-                    shutil.rmtree(folder)
+            for folder in self._removed(directory):
+                shutil.rmtree(folder)
 
     def write(self, directory: Path, content: Mapping[str, Any]) -> None:
         """Write the file of the study."""
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         write_whole(directory / self.file, f"{text}\n".encode())
+        self._settle(directory)
 
     @contextmanager
     def before(self, directory: Path) -> Iterator[dict[str, Any]]:
@@ -104,6 +173,13 @@ class Study:
             raise RunDirectoryError(
                 f"{path} is damaged: {lacking}. Restore it, or start the {self.name} anew with --overwrite."
             ) from error
+
+
+def files_of(recipe: Recipe) -> list[str]:
+    """The files that a recipe reads."""
+    data, start = recipe.data, recipe.model.start
+    given = (data.train, [] if isinstance(data.validation, int | float) else data.validation, data.test or [])
+    return [*(path for files in given for path in paths_of(files)), *([] if start is None else [start])]
 
 
 def changed_keys(earlier: Recipe, now: Recipe) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
 
 from mlpot.atomic_files import make_folder
 from mlpot.data.check.check import tally
@@ -150,6 +151,29 @@ def order_of(seen: Survey, seed: int) -> Ints:
             needed.append(k)
             known |= holds[k]
     return np.concatenate([order[needed], np.delete(order, needed)])
+
+
+def check_elements_of(train: str, judges: Sequence[str], smallest: int, seed: int) -> None:
+    """Raise RecipeError where the smallest set of a seed lacks an element that is judged and could be trained on.
+
+    Args:
+        train: the file to draw from.
+        judges: files of the sets for validation and test.
+        smallest: number of structures.
+        seed: of the order.
+    """
+    seen, judged = survey(train), survey(*judges)
+    order = order_of(seen, seed)
+    holds = np.logical_or.accumulate(seen.holds(order), axis=0)
+    needed = holds[-1] & judged.holds(structures(judged).indices).any(axis=0)
+    lacking = np.flatnonzero(needed & ~holds[smallest - 1])
+    if len(lacking):
+        least = 1 + int(holds[:, needed].all(axis=1).argmax())
+        raise RecipeError(
+            f"--sizes from {smallest} on: the first {smallest} of the structures that seed {seed} draws have no "
+            f"{', '.join(chemical_symbols[z] for z in lacking)}, which the validation or test set has. Begin with "
+            f"{least}, which have all elements."
+        )
 
 
 def write_subsets(train: str, targets: dict[Path, int], seed: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ase.build import bulk
 from lightning.pytorch import Callback
 from sets import crystals, free_atoms, small_recipe, write
 from training_runs import PowerCutError, StopIn, no_pictures
@@ -25,7 +26,7 @@ from mlpot.signals import SignalledError
 from mlpot.studies import curve as module
 from mlpot.studies.curve import curve
 from mlpot.studies.curve_summary import cell_of, near_notes, summary
-from mlpot.studies.subsets import draw_pool, drawing_of
+from mlpot.studies.subsets import check_elements_of, draw_pool, drawing_of
 from mlpot.training.run_directory import RunDirectoryError
 
 SIZES = (4, 12)
@@ -227,6 +228,24 @@ def test_a_test_set_that_is_trained_on_is_refused(data: Path, tmp_path: Path) ->
     recipe = small_recipe(data / "set.h5", tmp_path / "run", *overrides(data), f"data.test={leaking}")
     with pytest.raises(ValueError, match="of the test structures are in the"):
         curve(recipe, (4, 16), 1)
+
+
+@pytest.mark.parametrize(("smallest", "lacking"), [(1, True), (3, False)])
+def test_a_size_that_has_no_atom_of_an_element_that_is_judged_is_refused(
+    tmp_path: Path, smallest: int, lacking: bool
+) -> None:
+    """A set begins with structures of all elements; of one that is too small for them this is said."""
+    kinds = [bulk(name, "fcc", a=4.0, cubic=True) for name in ("Cu", "Ag", "Au")]
+    for k, atoms in enumerate(frames := [kind.copy() for kind in kinds for _ in range(4)]):
+        atoms.rattle(0.02, seed=k)
+    everything = str(write(tmp_path / "set.h5", frames))
+    if lacking:
+        with pytest.raises(RecipeError, match=r"--sizes from 1 on: .* have no .* Begin with 3, which"):
+            check_elements_of(everything, [everything], smallest, 0)
+    else:
+        check_elements_of(everything, [everything], smallest, 0)
+    copper = str(write(tmp_path / "copper.h5", frames[:4]))
+    check_elements_of(copper, [everything], 1, 0)  # what the set has not got is no matter of sizes
 
 
 def test_another_curve_is_not_gone_on_with(data: Path, drawn: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -101,8 +101,9 @@ def test_curves_of_other_data_are_not_compared(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="two or more"):
         compare(folders[:1])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RunDirectoryError, match="no curve"):
-        compare([folders[0], tmp_path / "empty"])
+    for absent in ("empty", "nowhere"):
+        with pytest.raises(RunDirectoryError, match=r"holds no curve: it has no curve\.json\. Give the folder"):
+            compare([folders[0], tmp_path / absent])
 
 
 def test_the_command_draws_and_tells(
@@ -144,8 +145,16 @@ def test_averages_of_a_network_that_is_equivariant_err_as_it_does(
     times = [path.stat().st_mtime_ns for path in models]
     assert average_curve(tmp_path / "curve", tmp_path / "averaged", resume=True, **settings) == found
     assert [path.stat().st_mtime_ns for path in models] == times
+    mirrored = average_curve(tmp_path / "curve", tmp_path / "mirrored", **settings | {"reflections": True})
+    assert "Mirror images have one energy." in mirrored["notes"]
     with pytest.raises(RecipeError, match="other values of over"):
         average_curve(tmp_path / "curve", tmp_path / "averaged", resume=True, **settings | {"over": "icosahedral"})
+    with pytest.raises(RunDirectoryError, match="would be removed with the curve"):
+        average_curve(tmp_path / "curve", tmp_path / "curve", overwrite=True, **settings)
+    assert len(list((tmp_path / "curve").glob("*/model.safetensors"))) == 2
+    with pytest.raises(RunDirectoryError, match="holds no curve: it has"):
+        average_curve(tmp_path / "nowhere", tmp_path / "averaged", overwrite=True, **settings)
+    assert "Rotated copies had one energy already: averaging over rotations changes nothing." in found["notes"]
     with pytest.raises(RunDirectoryError, match="mlpot average --resume"):
         curve(
             small_recipe(tmp_path / "set.h5", tmp_path / "averaged", f"data.test={test}"), (4, 12), 1, resume=True
