@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.data.frame import ASE_VELOCITY
@@ -52,6 +53,13 @@ def steps(
         )
     classes = propagator.classes(torch.as_tensor(numbers))
     m, x, v = (torch.as_tensor(a, dtype=propagator.dtype) for a in (masses, positions, velocities))
+    return _moved(propagator, classes, m, x, v)
+
+
+def _moved(
+    propagator: Propagator, classes: Tensor, m: Tensor, x: Tensor, v: Tensor
+) -> Iterator[tuple[Floats, Floats]]:
+    """A generator of its own, so that what `steps` refuses is refused before anything is written."""
     while True:
         x, v = propagator(classes, torch.zeros_like(m), m, x, v)
         yield x.numpy().astype(np.float64), v.numpy().astype(np.float64)
@@ -76,8 +84,7 @@ def roll_out(
         potential: gives energies and forces of the frames.
         overwrite: replace an existing file.
 
-    Returns:
-        Total energies, eV, of all frames; none without a potential.
+    Returns total energies, eV, of all frames; none without a potential.
 
     Raises:
         TrajectoryError, FileExistsError: the structure is none that a propagator moves; the file is there.
@@ -87,11 +94,12 @@ def roll_out(
         raise TrajectoryError(f"The structure cannot be propagated: {problem}")
     masses = atoms.get_masses()
     largest = 10 * (1 + np.ptp(atoms.positions, axis=0).max())
-    given = (atoms.numbers, masses, atoms.positions, atoms.get_velocities() * ASE_VELOCITY)
-    moves = steps(propagator, *(a[None] for a in given))
+    v = atoms.get_velocities() * ASE_VELOCITY
+    moves = steps(propagator, *(a[None] for a in (atoms.numbers, masses, atoms.positions, v)))
     frame = Atoms(atoms.numbers, positions=atoms.positions, masses=masses, momenta=atoms.get_momenta())
     if potential is not None:
         frame.calc = MLPotCalculator(potential)
+        frame.get_forces()  # before anything is written: it may not know an element
     energies = []
     card = {"made by": "mlpot propagate run", "interval": f"{propagator.interval:g} fs"}
     with TrajectoryWriter(path, card=card, overwrite=overwrite) as writer:

@@ -117,7 +117,16 @@ def test_what_cannot_be_rolled_out_is_refused(trajectory: Path, potential: Poten
     with pytest.raises(TrajectoryError, match="periodic"):
         roll_out(propagator(), crystal, path, 2)
     with pytest.raises(ValueError, match="foretells positions alone"):
-        roll_out(propagator(velocities="given", pairs="free"), moving(), path, 2, overwrite=True)
+        roll_out(propagator(velocities="given", pairs="free"), moving(), path, 2)
+    unknown = moving()
+    unknown.numbers[0] = 9
+    with pytest.raises(ValueError, match="has not learned F"):
+        roll_out(propagator(), unknown, path, 2)
+    water = Atoms("OH", [[0, 0, 0], [0, 0, 1]], momenta=np.zeros((2, 3)))
+    hydrogen = Potential("deepsets", {"cutoff": 4.0, "n_features": 4}, reference_energies={1: -13.6}).freeze()
+    with pytest.raises(ValueError, match="unknown to this potential"):
+        roll_out(propagator(), water, path, 2, potential=hydrogen)
+    assert not path.exists()  # what is refused leaves nothing behind
     with pytest.raises(RollOutError, match="has flown apart"):
         roll_out(propagator(size=3.0), moving(), path, 100, overwrite=True)
     with pytest.raises(TrajectoryError, match="Ask for at most 30"):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from molecule_runs import write_trajectory
 
+from mlpot.data.h5md import Reader
+from mlpot.data.h5md.trajectory import TrajectoryWriter
 from mlpot.propagators.recipe import PropagatorData
 from mlpot.propagators.sets import sets_of
 from mlpot.propagators.trajectories import TrajectoryError, read_trajectories, read_trajectory
@@ -38,6 +41,24 @@ def test_no_frame_is_in_two_sets(tmp_path: Path) -> None:
         for names in (("train",), ("validation", "test"))
     )
     assert not learned & judged
+
+
+def test_a_trajectory_that_is_learned_judges_nothing(tmp_path: Path) -> None:
+    """Neither as the test set, whatever it is called there, nor as a trajectory that goes over another's end."""
+    path = write_trajectory(tmp_path / "a.h5")
+    copied = shutil.copy(path, tmp_path / "b.h5")
+    data = PropagatorData(trajectory=str(path), test=str(copied), interval_fs=4.0, validation=0.25)
+    with pytest.raises(TrajectoryError, match=r"40 of the 40 frames of the test set are learned.*data\.test"):
+        sets_of(data)
+    with Reader(path) as reader:
+        frames = list(reader.frames())
+    with TrajectoryWriter(tmp_path / "end.h5", card={}) as writer:
+        for k, atoms in enumerate(frames[15:]):
+            writer.add(atoms, step=k, time=float(k))
+    both = data.model_copy(update={"trajectory": [str(path), str(tmp_path / "end.h5")], "test": None})
+    with pytest.raises(TrajectoryError, match=r"4 of the 16 frames of the validation.*as data\.trajectory"):
+        sets_of(both)
+    assert len(sets_of(data.model_copy(update={"trajectory": [str(path)] * 2, "test": None}))["train"]) == 52
 
 
 @pytest.mark.parametrize(
