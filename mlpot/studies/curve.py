@@ -62,7 +62,8 @@ class Plan:
         All have equally many steps, as nearly as whole epochs allow: with equally many epochs, small sets would be
         trained for fewer steps, and the slope would tell of the time of training too. What is counted in epochs
         (patience) is stretched alike. The seed draws weights and the order of frames, as it draws the frames.
-        Units and signs are checked once, of all frames, in `prepare`.
+        Units and signs are checked once, of all frames, in `prepare`. Members of a committee share the validation
+        set.
         """
         data, training, optimizer = self.recipe.data, self.recipe.training, self.recipe.optimizer
         epochs = max(1, round(self.budget / cost_of_epoch(self.recipe, size)))
@@ -75,11 +76,12 @@ class Plan:
             "epochs": epochs,
             "patience": patience,
             "progress": False,
+            "own_validation": False,
         }
         waiting = {"plateau_patience": round(stretch * optimizer.plateau_patience)}
         return self.recipe.model_copy(
             update={
-                "data": data.model_copy(update=files),
+                "data": data.model_copy(update={**files, "fold": None}),
                 "optimizer": optimizer.model_copy(update=waiting),
                 "training": training.model_copy(update=own),
             }

@@ -25,7 +25,8 @@ from mlpot.potential import Potential
 from mlpot.recipes import RecipeError, load_recipe
 from mlpot.training import data_summary, fit
 from mlpot.training.fit import TrainingResult, initial_potential, make_sets
-from mlpot.training.loaders import Alone, free_memory
+from mlpot.training.folds import VALIDATED_BY, joined, parts_of_folds, predicted_by_members
+from mlpot.training.loaders import Alone
 from mlpot.training.member_process import train_members
 from mlpot.training.messages import Messages
 from mlpot.training.outputs import examples, write_outputs
@@ -39,7 +40,7 @@ from mlpot.training.run_directory import (
     has_finished,
     write_beginning,
 )
-from mlpot.training.splits import Baseline, make_baseline, make_parts
+from mlpot.training.splits import Baseline, learned_from, make_baseline
 from mlpot.training.trainer import FOLDER, check_device
 
 MEMBER = "member_"
@@ -60,8 +61,9 @@ def train(
     """
     directory, n = Path(recipe.training.directory), recipe.training.committee
     if n == 1:
-        if recipe.training.member_arguments:
-            raise RecipeError("training.member_arguments are of a committee: give training.committee too.")
+        for key in ("member_arguments", "own_validation"):
+            if getattr(recipe.training, key):
+                raise RecipeError(f"training.{key} is of a committee: give training.committee too.")
         if not overwrite and (directory / f"{MEMBER}0").exists():
             raise RunDirectoryError(f"{directory} holds a committee. Give another training.directory.")
         return fit.train(recipe, resume=resume, overwrite=overwrite, callbacks=callbacks)
@@ -90,7 +92,10 @@ def member_recipe(recipe: Recipe, k: int, seconds: float = 0.0) -> Recipe:
         "seed": training.seed + k,
         "directory": str(Path(training.directory) / f"{MEMBER}{k}"),
     }
-    model = recipe.model
+    model, data = recipe.model, recipe.data
+    if training.own_validation:
+        data = data.model_copy(update={"fold": k})
+        own["own_validation"] = False
     if training.member_arguments:
         arguments = [_own_arguments(recipe, member) for member in range(training.committee)]
         cutoffs = {float(one["cutoff"]) for one in arguments}
@@ -102,7 +107,7 @@ def member_recipe(recipe: Recipe, k: int, seconds: float = 0.0) -> Recipe:
         at_once = training.members_at_once
         to_come = training.committee - k if at_once == 1 else math.ceil(training.committee / at_once)
         own["max_minutes"] = left / to_come
-    return recipe.model_copy(update={"training": training.model_copy(update=own), "model": model})
+    return recipe.model_copy(update={"training": training.model_copy(update=own), "model": model, "data": data})
 
 
 def _own_arguments(recipe: Recipe, k: int) -> dict[str, Any]:
@@ -128,6 +133,13 @@ def _check(recipe: Recipe, callbacks: Sequence[Callback]) -> None:
             "Train each from a model of its own, or one network without a committee."
         )
     check_one_process(recipe, "training.committee")
+    if recipe.training.own_validation and not isinstance(recipe.data.validation, int | float):
+        raise RecipeError(
+            "training.own_validation: each member validates by frames of data.train that it leaves out, and "
+            "data.validation is a file. Give a number or a fraction of frames, or leave out own_validation."
+        )
+    if recipe.training.own_validation and recipe.data.fold is not None:
+        raise RecipeError("training.own_validation gives each member its data.fold: leave data.fold out.")
     if callbacks and recipe.training.members_at_once > 1:
         raise ValueError("callbacks do not reach other processes: leave out training.members_at_once.")
     own, n = recipe.training.member_arguments, recipe.training.committee
@@ -199,9 +211,13 @@ def _finished(recipe: Recipe) -> TrainingResult | None:
 def _finish(recipe: Recipe, results: Sequence[TrainingResult], tell: Messages) -> TrainingResult:
     """Write the mean of the members and its errors, as `fit.finish` does for one network."""
     directory, members = Path(recipe.training.directory), [result.potential for result in results]
-    parts = make_parts(recipe.data, recipe.loss, keep=0.0 if recipe.data.stream is True else free_memory() / 4)
-    baseline = make_baseline(parts.train, recipe.data.reference_energies)
+    own = recipe.training.own_validation
+    recipes = [member_recipe(recipe, k) for k in range(len(members))] if own else [recipe]
+    folds = parts_of_folds(recipes)
+    parts = joined(folds)
+    baseline = make_baseline(learned_from(folds[0], recipes[0].data.fold), recipe.data.reference_energies)
     potential = mean_of(members, recipe, baseline).to(next(members[0].parameters()).device)
+    validated = (VALIDATED_BY, predicted_by_members(members, recipes, folds, potential.cutoff)) if own else None
     sets = make_sets(recipe, parts, potential.cutoff)
     parts = replace(parts, examples=examples(parts.train))
     parts.forget()
@@ -217,11 +233,13 @@ def _finish(recipe: Recipe, results: Sequence[TrainingResult], tell: Messages) -
         "device": metrics[0]["device"],
         "processes": 1,
         **data_summary.facts(parts, baseline),
-        "repeated_structures": parts.repeated(),
+        "repeated_structures": parts.repeated() | {"validation": max(f.repeated()["validation"] for f in folds)},
+        **({"validation_set_of": VALIDATED_BY} if own else {}),
         "members": [{key: m[key] for key in MEMBER_FACTS if key in m} for m in metrics],
     }
-    errors = write_outputs(directory, potential, recipe, parts, sets, facts)
-    tell("Root mean square errors on validation structures:", *_table(errors))
+    errors = write_outputs(directory, potential, recipe, parts, sets, facts, validated=validated)
+    tell(f"Root mean square errors on {'validation structures of each' if own else 'validation structures'}:")
+    tell(*_table(errors, "all" if own else "their mean"))
     return TrainingResult(directory, potential, errors)
 
 
@@ -260,8 +278,8 @@ def mean_of(members: Sequence[Potential], recipe: Recipe, baseline: Baseline) ->
     return mean.freeze()
 
 
-def _table(metrics: dict[str, Any]) -> list[str]:
-    rows = [*((f"member {k + 1}", m) for k, m in enumerate(metrics["members"])), ("their mean", metrics)]
+def _table(metrics: dict[str, Any], last: str) -> list[str]:
+    rows = [*((f"member {k + 1}", m) for k, m in enumerate(metrics["members"])), (last, metrics)]
     shown = (("energy_rmse_meV_per_atom", "meV/atom"), ("forces_rmse_meV_per_A", "meV/Å"))
     return [
         f"  {name:12}" + "".join(f"{m['validation'][key]:10.2f} {u}" for key, u in shown if key in m["validation"])

@@ -51,7 +51,7 @@ from mlpot.training.schedule import (
     tell_of_end,
 )
 from mlpot.training.solve import closing_solve, labeled_set
-from mlpot.training.splits import Baseline, Part, Parts, make_baseline, make_parts
+from mlpot.training.splits import Baseline, Part, Parts, learned_from, make_baseline, make_parts
 from mlpot.training.start_references import check_energies
 from mlpot.training.starting import (
     BEFORE,
@@ -187,7 +187,7 @@ def beginning(
 ) -> tuple[Potential | None, Potential, Baseline]:
     """The trained model before the first step, if there is one, the potential to train, and its references."""
     if source is None:
-        baseline = make_baseline(parts.train, recipe.data.reference_energies)
+        baseline = make_baseline(learned_from(parts, recipe.data.fold), recipe.data.reference_energies)
         start, potential = None, initial_potential(recipe, baseline)
     else:
         start = source.model if source.is_kept else prepared(source, recipe, parts.train, tell)

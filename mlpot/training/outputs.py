@@ -32,6 +32,7 @@ from mlpot.training.recipe import Recipe
 from mlpot.training.splits import Part, Parts
 
 Batch = tuple[AtomGraph, Properties]
+Predicted = tuple[Properties, Properties, Tensor, Tensor]  # what `predict_all` gives back
 MOST_EXAMPLES = 4
 MOST_ROTATED, MOST_ROTATED_ATOMS = 8, 2000
 
@@ -44,6 +45,7 @@ def write_outputs(
     sets: dict[str, Batches],
     facts: dict[str, Any],
     start: Potential | None = None,
+    validated: tuple[str, Predicted] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a frozen potential on validation and test sets, write everything, and give back the metrics.
 
@@ -51,6 +53,7 @@ def write_outputs(
         sets: "train", "validation" and, if there is one, "test".
         facts: more entries of the metrics.
         start: the potential before the first step, if that was a trained one.
+        validated: what judges the validation set, and its predictions, if it is not the potential.
     """
     limits = training_limits(sets["train"], potential.cutoff)
     untrained = start is not None and not facts["epochs"]  # then it is the start, whatever the data are
@@ -59,9 +62,13 @@ def write_outputs(
         potential.add_core_repulsion(everywhere, start)  # before it is evaluated
     metrics = dict(facts)
     for name in [n for n in ("validation", "test") if n in sets]:
-        predicted, reference, numbers, n_atoms = predict_all(potential, sets[name])
+        if name == "validation" and validated is not None:
+            of, judged = validated
+        else:
+            of, judged = f"{name} set", predict_all(potential, sets[name])
+        predicted, reference, numbers, n_atoms = judged
         metrics[name] = errors(predicted, reference, n_atoms)
-        compared = compare(predicted, reference, numbers, n_atoms, of=f"{name} set")
+        compared = compare(predicted, reference, numbers, n_atoms, of=of)
     about_rotations = rotation_facts(potential, parts.to_rotate)
     if about_rotations is not None:
         metrics[CARD] = {key: value for key, value in about_rotations.items() if key != "structures"}
@@ -105,7 +112,7 @@ def keep_domain(domain: Domain, former: Domain, rows: dict[int, int]) -> None:
             new[place] = old[row].to(new.device, new.dtype)
 
 
-def predict_all(potential: Potential, batches: Iterable[Batch]) -> tuple[Properties, Properties, Tensor, Tensor]:
+def predict_all(potential: Potential, batches: Iterable[Batch]) -> Predicted:
     """Predictions and labels of all batches, atomic numbers, and the number of atoms of each, on the CPU.
 
     Stresses of slabs and wires are in their own axes (`in_periodic_axes`).

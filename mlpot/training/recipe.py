@@ -15,30 +15,7 @@ from mlpot.models import BACKBONES, DEFAULT
 from mlpot.models.layers import choose
 from mlpot.models.presets import preset_of
 from mlpot.recipes import Section
-
-OTHER_KEYS = {
-    **dict.fromkeys(("lr", "learningrate", "learning_rate"), "optimizer.learning_rate: 0.001"),
-    **dict.fromkeys(("n_epochs", "max_epochs", "num_epochs", "max_num_epochs"), "training.epochs: 100"),
-    **dict.fromkeys(("batchsize", "batch"), "training.batch_size: 5"),
-    **dict.fromkeys(("train_file", "train_path", "dataset", "training_set"), "data.train: set.h5"),
-    **dict.fromkeys(("valid_file", "val", "valid", "valid_fraction", "val_fraction"), "data.validation: 0.1"),
-    "test_file": "data.test: test.h5",
-    **dict.fromkeys(("r_max", "rcut", "rc", "cut_off"), "model.arguments.cutoff: 5.0, in Å"),
-    **dict.fromkeys(
-        ("e0s", "atomic_energies", "isolated_atom_energies"), "data.reference_energies: {H: -13.6}, in eV"
-    ),
-    **dict.fromkeys(("network", "architecture", "model_type", "type"), f"model.backbone: {DEFAULT}"),
-    **dict.fromkeys(("energy_weight", "loss_energy"), "loss.energy: 1.0"),
-    **dict.fromkeys(("forces_weight", "force_weight", "force", "loss_forces"), "loss.forces: 1.0"),
-    **dict.fromkeys(("stress_weight", "virial", "virials_weight"), "loss.stress: 1.0"),
-    **dict.fromkeys(("optim", "optimiser"), "optimizer.name: adamw"),
-    **dict.fromkeys(("ema",), "optimizer.ema_decay: 0.999"),
-    **dict.fromkeys(("finetune", "fine_tune", "foundation_model", "restart", "pretrained"), "model.start: FILE"),
-    **dict.fromkeys(("outdir", "output", "output_dir", "run_dir", "work_dir"), "training.directory: runs/mine"),
-    **dict.fromkeys(("default_dtype", "dtype"), "training.precision: float32"),
-    **dict.fromkeys(("device",), "training.accelerator: cpu or gpu"),
-}
-"""Keys of recipes as other packages call them."""
+from mlpot.training.other_keys import OTHER_KEYS
 
 
 class _Part(Section):
@@ -112,6 +89,12 @@ class DataSection(_Part):
         default=None, description="a file, or several, whose errors are reported at the end"
     )
     seed: int = Field(default=0, ge=0, description="draws the validation frames")
+    fold: int | None = Field(
+        default=None,
+        ge=0,
+        description="which frames of the order that the seed draws validate: 0 the first ones, 1 the next ones, "
+        "and so on, around the set; reference energies and scales are then of all frames, the same for each fold",
+    )
     reference_energies: dict[str, float] | None = Field(
         default=None, description="eV of the free atom of each element; else isolated atoms in the set, else a fit"
     )
@@ -148,6 +131,15 @@ class DataSection(_Part):
             twice = next(path for path in value if value.count(path) > 1)
             raise ValueError(f"{twice} stands there twice; to give its frames more weight, see loss.weights")
         return value
+
+    @model_validator(mode="after")
+    def _fold_of_a_set(self) -> DataSection:
+        if self.fold is not None and not isinstance(self.validation, int | float):
+            raise ValueError(
+                f"fold={self.fold} draws validation frames from data.train, and data.validation is a file; give a "
+                "number or a fraction of frames, or leave out the fold"
+            )
+        return self
 
     @field_validator("check", mode="before")
     @classmethod
@@ -353,6 +345,11 @@ class TrainingSection(_Part):
         default=[],
         description="of a committee: in which arguments of the backbone each member differs, in their order, such "
         "as [{cutoff: 4.0}, {cutoff: 5.0}]; members that differ more err less alike",
+    )
+    own_validation: bool = Field(
+        default=False,
+        description="of a committee: member k leaves out the validation frames of data.fold=k, so that together "
+        "they learn from all frames; each frame is then validated by members that were not trained on it",
     )
     precision: Literal["float32", "float64", "tf32"] = Field(
         default="float32",

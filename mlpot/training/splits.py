@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -142,7 +142,7 @@ def make_parts(recipe: DataSection, loss: LossSection, *, keep: float = 0.0) -> 
     """
     data = survey(*paths_of(recipe.train), keep=keep)
     if isinstance(recipe.validation, int | float):
-        train, validation = split(structures(data), recipe.validation, recipe.seed)
+        train, validation = split(structures(data), recipe.validation, recipe.seed, recipe.fold or 0)
     else:
         train, validation = structures(data), structures(survey(*paths_of(recipe.validation), keep=keep))
     test = None if recipe.test is None else structures(survey(*paths_of(recipe.test), keep=keep))
@@ -201,8 +201,8 @@ def structures(data: Survey) -> Part:
     return Part(data, indices)
 
 
-def split(whole: Part, validation: int | float, seed: int) -> tuple[Part, Part]:
-    """Training and validation parts, drawn by the seed.
+def split(whole: Part, validation: int | float, seed: int, fold: int = 0) -> tuple[Part, Part]:
+    """Training and validation parts, drawn by the seed; the next fold validates by the frames that come next.
 
     A frame stays in training if it is the last that holds one of its elements.
 
@@ -215,7 +215,7 @@ def split(whole: Part, validation: int | float, seed: int) -> tuple[Part, Part]:
             f"{whole.data.path} has {len(whole)} structures besides isolated atoms, too few to draw {n} for "
             f"validation. Give more data, or {'a validation file' if n < 2 else 'a smaller data.validation'}."
         )
-    order = np.random.default_rng(seed).permutation(len(whole))
+    order = np.roll(np.random.default_rng(seed).permutation(len(whole)), -fold * n)
     chosen, kept = draw(whole.data.holds(whole.indices), order, n)
     if not len(chosen):
         raise ValueError(
@@ -349,6 +349,16 @@ class Baseline:
     sources: dict[int, str]  # of the reference energies, as `reference_energies.References` has them
     scale: dict[int, float]  # eV
     shift: dict[int, float]  # eV
+
+
+def learned_from(parts: Parts, fold: int | None) -> Part:
+    """The frames that reference energies and scales are of: all for a fold, as its committee has one scale."""
+    return parts.train if fold is None else union([parts.train, parts.validation])
+
+
+def union(parts: Sequence[Part]) -> Part:
+    """The frames of any of several parts of one set."""
+    return replace(parts[0], indices=np.unique(np.concatenate([part.indices for part in parts])))
 
 
 def make_baseline(train: Part, given: dict[str, float] | None) -> Baseline:

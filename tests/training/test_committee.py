@@ -31,6 +31,7 @@ from mlpot.training.fit import TrainingResult
 from mlpot.training.member_process import MemberError, train_members
 from mlpot.training.messages import Messages
 from mlpot.training.run_directory import RunDirectoryError, write_beginning
+from mlpot.training.splits import make_parts
 
 MEMBERS = 3
 THREE = (f"training.committee={MEMBERS}", "training.epochs=2", "model.backbone=schnet")
@@ -110,6 +111,50 @@ def test_members_are_those_that_their_seeds_give_alone(
     expected, found = (p.backbone.state_dict() for p in (alone.potential, trained.potential))
     for name, weight in expected.items():
         assert torch.equal(weight, found[f"members.2.{name}"]), name
+
+
+def test_members_that_validate_by_own_frames_learn_from_all_of_them(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures(monkeypatch)
+    recipe = small_recipe(data, tmp_path, *THREE, "training.own_validation=true", "data.validation=4")
+    metrics = train(recipe).metrics
+    splits = [
+        json.loads((tmp_path / f"member_{k}" / "splits.json").read_text(encoding="utf-8")) for k in range(MEMBERS)
+    ]
+    left_out = [set(split["validation"]) for split in splits]
+    assert len(set.union(*left_out)) == 4 * MEMBERS  # no frame twice
+    assert set.union(*(set(split["train"]) for split in splits)) == set(range(len(crystals())))
+
+    errors = []  # of each member on the frames that it left out
+    for k, frames in enumerate(left_out):
+        member = load_potential(tmp_path / f"member_{k}" / "model.safetensors", dtype="float64")
+        for frame in frames:
+            atoms = crystals()[frame]
+            errors.append(
+                predict(member, graph_of(atoms, member.cutoff)).forces - torch.tensor(atoms.get_forces())
+            )
+    expected = 1e3 * torch.cat(errors).square().mean().sqrt().item()
+    assert metrics["validation"]["forces_rmse_meV_per_A"] == pytest.approx(expected, rel=1e-4)
+    assert metrics["validation"]["n_structures"] == 4 * MEMBERS
+    assert metrics["repeated_structures"] == {"validation": 0}
+    assert metrics["labels"]["structures"] == len(crystals())
+    for text in (metrics["validation_set_of"], (tmp_path / "parity.json").read_text(encoding="utf-8")):
+        assert "left it out" in text
+    written = (tmp_path / "member_2" / "model.safetensors").stat().st_mtime_ns
+    assert train(recipe, resume=True).metrics["validation"] == metrics["validation"]
+    assert (tmp_path / "member_2" / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_folds_go_around_the_set(data: Path, tmp_path: Path) -> None:
+    def validating(*overrides: str) -> list[int]:
+        recipe = small_recipe(data, tmp_path, "data.validation=5", *overrides)
+        return make_parts(recipe.data, recipe.loss).validation.indices.tolist()
+
+    folds = [validating(f"data.fold={k}") for k in range(4)]
+    assert validating() == folds[0]
+    assert len({frame for fold in folds[:3] for frame in fold}) == 15  # of 16
+    assert {frame for fold in folds for frame in fold} == set(range(16))  # the last one begins again
 
 
 AT_ONCE = "training.members_at_once=2"
@@ -231,6 +276,9 @@ def test_files_of_a_committee_tell_of_all_members(trained: TrainingResult) -> No
         (("training.member_arguments=[{cutoff: 4.0}]",), "of 1 members, and training.committee is 3"),
         (("training.member_arguments=[{}, {}, {cutof: 4.0}]",), "number 3: .* did you mean 'cutoff'"),
         (("training.committee=1", "training.member_arguments=[{}]"), "give training.committee too"),
+        (("training.committee=1", "training.own_validation=true"), "own_validation is of a committee"),
+        (("training.own_validation=true", "data.validation=v.h5"), "data.validation is a file"),
+        (("training.own_validation=true", "data.fold=1"), "leave data.fold out"),
     ],
 )
 def test_what_a_committee_cannot_be_trained_with_is_refused(
