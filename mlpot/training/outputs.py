@@ -82,14 +82,19 @@ def write_outputs(
     if start is not None:
         card["start"] = facts["start"]
     if not untrained or potential.domain is None:
-        graphs = (graph.to(potential.energy_scale.device) for graph, _ in sets["train"])
-        domain = domain_of(potential.atom_features, potential.element_index, len(potential.elements), graphs)
-        if start is not None and start.domain is not None:
-            unseen = {z: k for k, z in enumerate(start.elements) if z not in parts.train.elements}
-            keep_domain(domain, start.domain, {potential.elements.index(z): k for z, k in unseen.items()})
-        potential.domain = domain
+        potential.domain = _domain(potential, sets["train"], parts.train.elements, start)
     save_potential(potential, directory / "model.safetensors", card)
     return metrics
+
+
+def _domain(potential: Potential, train: Batches, elements: list[int], start: Potential | None) -> Domain:
+    """That of the training structures; of elements without any, that of the earlier training."""
+    graphs = (graph.to(potential.energy_scale.device) for graph, _ in train)
+    domain = domain_of(potential.atom_features, potential.element_index, len(potential.elements), graphs)
+    if start is not None and start.domain is not None:
+        unseen = {z: k for k, z in enumerate(start.elements) if z not in elements}
+        keep_domain(domain, start.domain, {potential.elements.index(z): k for z, k in unseen.items()})
+    return domain
 
 
 def card_of(recipe: Recipe, parts: Parts, limits: TrainingLimits, metrics: dict[str, Any]) -> dict[str, Any]:
