@@ -45,6 +45,7 @@ FLOOR = {
     "certificate": 9,  # it judges the integrators too, as users meet them with a potential
     "html": 9,  # pages show what the rooms below left in files
     "cli": 10,
+    "__main__": 11,
 }  # fmt: skip
 DOOR = {
     "h5py": {"data"},

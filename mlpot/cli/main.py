@@ -40,6 +40,7 @@ from mlpot.cli.socket import answer
 from mlpot.cli.tables import print_evaluation
 from mlpot.cli.verify import verify
 from mlpot.signals import StoppedError
+from mlpot.version import __version__
 
 if TYPE_CHECKING:
     from mlpot.training.rate_range import RateRange
@@ -49,6 +50,7 @@ app = typer.Typer(
     help="Machine-learned interatomic potentials: train from DFT trajectories, run molecular dynamics.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 data_app.command()(export)
 data_app.command("info")(data_info)
@@ -73,9 +75,18 @@ BatchAtoms = Annotated[
 ]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"mlpot {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Options before the subcommand; `main` looks for --traceback itself, as errors end up there."""
 

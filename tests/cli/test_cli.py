@@ -18,6 +18,7 @@ from structures import copper, ethanol, evaluate, isolated_atom
 from mlpot.cli import main as cli
 from mlpot.cli.data import new_table
 from mlpot.model_file import save_potential
+from mlpot.version import __version__
 
 
 @pytest.fixture
@@ -57,6 +58,13 @@ finally:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.splitlines()[-1] == "[]"
     assert "Run molecular dynamics by a recipe" in out.stdout
+
+
+@pytest.mark.parametrize("asks", ["--version", "-h"])
+def test_the_package_is_the_command_too(asks: str) -> None:
+    """`python -m mlpot`, for a Python whose commands are not on the path."""
+    out = subprocess.run([sys.executable, "-m", "mlpot", asks], capture_output=True, text=True, check=False)
+    assert (out.stdout == f"mlpot {__version__}\n") if asks == "--version" else ("md" in out.stdout), out
 
 
 def test_the_way_from_data_to_dynamics(
