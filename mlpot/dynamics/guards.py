@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms, units
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 
-from mlpot.dynamics.ensembles import Ensemble
 from mlpot.dynamics.recipe import Guards, MDRecipe
 from mlpot.forces import extrapolation_grade
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
+
+if TYPE_CHECKING:  # it brings ASE's integrators and optimizers, half a second that ranks of LAMMPS need not wait
+    from mlpot.dynamics.ensembles import Ensemble
 
 Floats = NDArray[np.float64]
 WINDOW = 100  # steps over which the energy is compared

