@@ -25,8 +25,8 @@ from mlpot.potential import Potential
 
 N_WORKERS = 4
 POOLS = ("fork", "spawn", "forkserver")
-ANEW = dict.fromkeys(("spawn", "forkserver", "joblib loky"), 1)
-"""Ways whose workers import all anew, and how many are enough where tests have to be quick."""
+QUICK = {"fork": 2, "joblib multiprocessing": 2, "spawn": 1, "forkserver": 1, "joblib loky": 1}
+"""How many workers are enough where tests have to be quick; those of the last three import all anew."""
 BACKBONES = {
     "schnet": {"n_interactions": 2, "n_knots": 32},
     "egnn": {"n_layers": 2},
@@ -106,9 +106,8 @@ def by_joblib(method: str, n: int, task: list[Atoms]) -> list[list[tuple[float, 
 @pytest.mark.parametrize(
     ("method", "n"),
     [
-        *((name, N_WORKERS) for name in ("fork", "joblib multiprocessing")),
-        *ANEW.items(),
-        *(pytest.param(name, N_WORKERS, marks=pytest.mark.slow) for name in ANEW),
+        *QUICK.items(),
+        *(pytest.param(name, N_WORKERS, marks=pytest.mark.slow) for name in QUICK),
     ],
 )
 def test_workers_answer_whatever_started_them(method: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:

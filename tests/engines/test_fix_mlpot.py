@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from mlpot.neighbors import build_graph
 OXIDE, ORGANIC = ["O", "Si"], ["C", "H", "O"]
 PRESSURES = ("Pxx", "Pyy", "Pzz", "Pxy", "Pxz", "Pyz")
 ZERO = "pair_style zero 4.0\npair_coeff * *"
+WAYS = ("ghosts", "exchange")
 MOVE = "velocity all create 900 8\nfix move all nve\nrun 30\n"
 
 
@@ -143,34 +145,41 @@ def elements_of(section: str) -> list[str]:
 
 
 def by(way: str, text: str) -> str:
-    """A script whose lines of a potential say how messages pass."""
+    """A script whose lines of a potential say how messages pass, with labels and included files of that way."""
+    text = re.sub(r"\b(include|label|jump SELF) (\w+)", rf"\1 \2_{way}", text)
     return re.sub(r"( mlpot(?: [A-Z][a-z]?)*)$", rf"\1 passes {way}", text, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("way", ["ghosts", "exchange"])
-@pytest.mark.parametrize(
-    "n_ranks", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
-)
-def test_energy_forces_and_virial_are_those_of_the_calculator(
-    tmp_path: Path, model: Path, n_ranks: int, way: str
-) -> None:
+RANKS = [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=RANKS)
+def ran(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """All sections in one run, as ranks take longer to start than to compute."""
+    folder = tmp_path_factory.mktemp(f"ranks_{request.param}")
+    write_structures(folder)
+    for way in WAYS:
+        (folder / f"line_{way}").write_text(by(way, (folder / "line").read_text()))
+    sections = {f"{name}.{way}": by(way, text) for name, text in SECTIONS.items() for way in WAYS}
+    sections |= {name: f"{text}run 0\n" for name, text in with_other_terms(folder).items()}
+    parts = [f'print "SECTION {name}"\n{text}{WRITE.format(name)}\n' for name, text in sections.items()]
+    return lammps_run(folder, "".join(parts), model, request.param, "--min-distance", "0.3")
+
+
+def test_energy_forces_and_virial_are_those_of_the_calculator(ran: Run, model: Path) -> None:
     """L2, L3, L5, L6, L8 to L11, L13, L14, L18, L21, L22: by section, with atoms that go to other ranks."""
-    write_structures(tmp_path)
-    (tmp_path / "line").write_text(by(way, (tmp_path / "line").read_text()))
-    parts = [f'print "SECTION {name}"\n{by(way, text)}{WRITE.format(name)}\n' for name, text in SECTIONS.items()]
-    run = lammps_run(tmp_path, "".join(parts), model, n_ranks, "--min-distance", "0.3")
-    told = {text.split()[0]: text for text in run.output.split("SECTION ")[1:]}
+    told = {text.split()[0]: text for text in ran.output.split("SECTION ")[1:]}
     calculator, wrong = MLPotCalculator(model), {}
-    for name in SECTIONS:
-        atoms, forces = run.frame(name, elements_of(name))
+    for name, way in product(SECTIONS, WAYS):
+        atoms, forces = ran.frame(f"{name}.{way}", elements_of(name))
         atoms.calc = calculator
-        thermo = Run(0, told[name], "", tmp_path).thermo()
+        thermo = Run(0, told[f"{name}.{way}"], "", ran.folder).thermo()
         found = [worst(forces, atoms.get_forces()), worst(thermo["PotEng"][-1], atoms.get_potential_energy())]
         if atoms.pbc.all() and "velocity" not in SECTIONS[name]:
             stress = atoms.get_stress(voigt=True)[[0, 1, 2, 5, 4, 3]]
             found.append(worst([thermo[p][-1] / PER_BAR for p in PRESSURES], -stress))
         if not all(f < bar for f, bar in zip(found, (1e-10, 1e-9, 1e-9), strict=False)):
-            wrong[name] = found
+            wrong[name, way] = found
     assert not wrong
 
 
@@ -232,24 +241,26 @@ def test_lammps_matrix_is_the_hessian(tmp_path: Path, model: Path) -> None:
     assert worst(found / np.abs(found).max(), expected / np.abs(expected).max()) < 1e-6
 
 
-def test_a_classical_term_is_added_and_fixes_find_all_forces(tmp_path: Path, model: Path) -> None:
-    """L12, L13: hybrid/overlay; setforce before and after the line; a type that is not seen; bonds and charges."""
-    atoms = write_data(tmp_path, silica(), OXIDE, "silica")
+def with_other_terms(folder: Path) -> dict[str, str]:
+    """Scripts of silica in which other terms, fixes and types that are not seen stand beside the potential."""
     both = "pair_style hybrid/overlay zero 4.0 lj/cut 3.5\npair_coeff * * zero\npair_coeff * * lj/cut 0.001 1.6"
     classical = "pair_style lj/cut 3.5\npair_coeff * * 0.001 1.6"
     hold, line = "group g id 1:10\nfix hold g setforce 0 NULL 0\n", "fix potential all mlpot O Si\n"
-    sections = {
+    return {
         "both": oxide(pair=both),
         "classical": oxide(pair=classical, line="fix potential all mlpot NULL NULL"),
         "after": oxide(line=line + hold),
         "before": oxide(line=hold + line),
         "silicon": oxide(line="fix potential all mlpot NULL Si"),
-        "bonds": with_bonds(tmp_path, "fix potential all mlpot O Si"),
-        "bonds_alone": with_bonds(tmp_path, "fix potential all mlpot NULL NULL"),
+        "bonds": with_bonds(folder, "fix potential all mlpot O Si"),
+        "bonds_alone": with_bonds(folder, "fix potential all mlpot NULL NULL"),
     }
-    parts = [f"{text}run 0\n{WRITE.format(name)}\n" for name, text in sections.items()]
-    run = lammps_run(tmp_path, "".join(parts), model, 2)
-    forces = {name: run.dump(name)[:, 5:8] for name in sections}
+
+
+def test_a_classical_term_is_added_and_fixes_find_all_forces(ran: Run, model: Path) -> None:
+    """L12, L13: hybrid/overlay; setforce before and after the line; a type that is not seen; bonds and charges."""
+    forces = {name: ran.dump(name)[:, 5:8] for name in with_other_terms(ran.folder)}
+    atoms = ran.frame("classical", OXIDE)[0]
     atoms.calc = MLPotCalculator(model)
     assert worst(forces["both"] - forces["classical"], atoms.get_forces()) < 1e-10
     assert worst(forces["classical"], 0) > 1e-3
@@ -262,88 +273,6 @@ def test_a_classical_term_is_added_and_fixes_find_all_forces(tmp_path: Path, mod
     silicon = atoms[[atom.symbol == "Si" for atom in atoms]]
     silicon.calc = atoms.calc
     assert worst(forces["silicon"][atoms.numbers == 14], silicon.get_forces()) < 1e-10
-
-
-WRONG: dict[str, tuple[str, str]] = {
-    "L11_no_line": (oxide(line="print none") + "run 0\n", "comes to `run` without a potential"),
-    "L11_run_before_the_line": (
-        oxide(line="run 0\nfix potential all mlpot O Si"),
-        "comes to `run` without a potential",
-    ),
-    "L18_restart_without_the_line": (
-        oxide() + "run 0\nwrite_restart state\nclear\nread_restart state\n" + ZERO + "\nminimize 0 0 5 5\n",
-        "comes to `minimize` without a potential",
-    ),
-    "L12_respa": (oxide() + "run_style respa 2 2\nrun 1\n", "respa would never apply"),
-    "L12_group": (oxide(line="group g id 1:4\nfix potential g mlpot O Si"), "a potential is of all atoms"),
-    "L12_every": (oxide(line="fix potential all mlpot O Si every 2"), "names 4 elements"),
-    "units": (oxide(units="real"), "`units metal`"),
-    "L10_unknown": (oxide(line="fix potential all mlpot O Xe"), "does not know Xe"),
-    "L10_none": (oxide(line="fix potential all mlpot"), "names no elements"),
-    "L6_smaller_cutoff": (
-        oxide(line="fix potential all mlpot O Si passes ghosts") + "comm_modify cutoff 6\nrun 0\n",
-        "comm_modify mode single cutoff",
-    ),
-    "L6_smaller_cutoff_with_an_exchange": (
-        oxide(pair="", line="fix potential all mlpot O Si passes exchange") + "comm_modify cutoff 3\nrun 0\n",
-        "comm_modify mode single cutoff",
-    ),
-    "L14_monte_carlo": (oxide() + "fix s all atom/swap 1 1 7 300 types 1 2\nrun 0\n", "fix atom/swap"),
-    "dimension": (
-        "units metal\ndimension 2\natom_style atomic\nregion b block 0 9 0 9 -1 1\ncreate_box 2 b\n"
-        + masses(OXIDE)
-        + "\n"
-        "fix potential all mlpot O Si\nrun 0\n",
-        "has two dimensions",
-    ),
-    "L10_masses_of_each_other": (
-        oxide(line="fix potential all mlpot Si O") + "run 0\n",
-        "Type 1 has mass 15.999, that of O, and stands for Si",
-    ),
-    "L7_of_pairs_alone": (
-        oxide() + "group o type 1\ncompute oo o group/group o\nrun 0\n",
-        "compute group/group computes energies",
-    ),
-    "L11_matrix_without_the_line": (
-        oxide(line="print none") + "dynamical_matrix all regular 1e-4\n",
-        "comes to `dynamical_matrix` without a potential",
-    ),
-    "L6_cutoffs_of_collections": (
-        oxide(line="fix potential all mlpot O Si passes ghosts")
-        + "neighbor 1.0 multi\ncomm_modify mode multi cutoff/multi 1 3.0\nrun 0\n",
-        "comm_modify mode single cutoff",
-    ),
-    "passes": (
-        oxide(line="fix potential all mlpot O Si passes exchanged"),
-        "`passes exchange` or `passes ghosts`",
-    ),
-    "L1_same_place_with_an_exchange": (
-        oxide(line="fix potential all mlpot O Si passes exchange")
-        + "create_atoms 2 single 5.1 2.2 5.3\ncreate_atoms 2 single 5.1 2.2 5.3\nrun 0\n",
-        "the same atom twice",
-    ),
-    "two_potentials": (oxide() + "fix other all mlpot O Si\n", "has a fix mlpot already"),
-    "L1_same_place": (
-        oxide() + "create_atoms 2 single 5.1 2.2 5.3\ncreate_atoms 2 single 5.1 2.2 5.3\nrun 0\n",
-        "the same atom twice",
-    ),
-    "guard_distance": (oxide() + "run 0\ndisplace_atoms all random 1 1 1 5\nrun 0\n", "--min-distance"),
-    "guard_force": (oxide() + "fix n all nve\nrun 5\n", "--max-force"),
-    "LAMMPS_itself": (oxide() + "nonsense\n", "Unknown command"),
-}
-QUICK = ("L11_no_line", "L1_same_place")
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in WRONG]
-)
-def test_what_is_wrong_stops_all_ranks_with_its_reason(tmp_path: Path, model: Path, name: str) -> None:
-    write_data(tmp_path, silica(), OXIDE, "silica")
-    text, reason = WRONG[name]
-    options = ("--max-force", "1") if name == "guard_force" else ()
-    run = lammps_run(tmp_path, text, model, 3, *options, code=None)
-    assert run.code != 0
-    assert reason in run.error + run.output
 
 
 @pytest.mark.slow

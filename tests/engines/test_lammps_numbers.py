@@ -16,6 +16,8 @@ from structures import quartz, shaken, worst
 from test_fix_mlpot import OXIDE, oxide
 
 from mlpot.calculator import MLPotCalculator
+from mlpot.engines.mpi import THREADS as THREADS_OF
+from mlpot.engines.mpi import share_processors, world
 from mlpot.model_file import save_potential
 
 LARGEST = 2**31 - 2  # as LAMMPS lets it
@@ -75,22 +77,49 @@ def test_float32_is_summed_in_float64(tmp_path: Path) -> None:
     assert np.linalg.norm(forces) < 1e-2
 
 
-@pytest.mark.parametrize("wanted", ["64", ""])
-def test_ranks_times_threads_are_at_most_the_processors(wanted: str) -> None:
+def test_ranks_times_threads_are_at_most_the_processors() -> None:
     """L17: PyTorch and Numba too, whatever a user asks for."""
     needs_lammps()
     command = [str(Path(sys.prefix) / "bin" / "mpirun"), "-np", "2", sys.executable, "-c", THREADS]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "64"}
+    for name in ("NUMBA_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment.pop(name, None)
-    if wanted:
-        environment["OMP_NUM_THREADS"] = wanted
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     ranks = eval(done.stdout.strip(), {"__builtins__": {}})
     assert len(ranks) == 2
     most = max(2, len(os.sched_getaffinity(0)))
     for k in range(3):
         assert sum(rank[k] for rank in ranks) <= most
+
+
+class _Ranks:
+    """So many on this machine."""
+
+    def __init__(self, n: int):
+        self.n = n
+
+    def Split_type(self, kind: int) -> _Ranks:  # noqa: N802  (a name of MPI)
+        return self
+
+    def Get_size(self) -> int:  # noqa: N802  (a name of MPI)
+        return self.n
+
+
+@pytest.mark.parametrize(
+    ("wanted", "n_ranks", "found"),
+    [("", 1, 6), ("", 2, 3), ("", 4, 1), ("", 9, 1), ("64", 2, 3), ("2", 2, 2), ("0", 3, 2), ("all", 1, 6)],
+)
+def test_ranks_share_the_processors_that_there_are(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, n_ranks: int, found: int
+) -> None:
+    """L17: six processors among ranks that ask for threads, or for none."""
+    needs_lammps()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6), raising=False)
+    for name in THREADS_OF:
+        monkeypatch.setenv(name, wanted)
+    world()  # loads MPI
+    assert share_processors(_Ranks(n_ranks)) == found
+    assert {os.environ[name] for name in THREADS_OF} == {str(found)}
 
 
 class _OfAnotherTime:

@@ -25,19 +25,36 @@ from mlpot.forces import predict
 from mlpot.potential import Potential
 
 
+class LeftAloneError(Exception):
+    """A rank waits for another one that has gone."""
+
+
 class World:
     """Ranks, each a thread, that meet to exchange rows; what is lost on the way can be chosen."""
 
     def __init__(self, n_ranks: int, lost: str = ""):
-        self.lost, self._barrier = lost, threading.Barrier(n_ranks, timeout=60)
+        self.lost, self._n_ranks, self._here = lost, n_ranks, threading.Condition()
+        self._n_waiting = self._n_meetings = self._n_gone = 0
         self.ranks: list[Any] = []
         self.n_exchanges = [0] * n_ranks
 
     def meet(self) -> None:
-        self._barrier.wait()
+        """Wait for all; no time is too long, as a rank that does not come has gone."""
+        with self._here:
+            this = self._n_meetings
+            self._n_waiting += 1
+            if self._n_waiting == self._n_ranks:
+                self._n_waiting, self._n_meetings = 0, this + 1
+                self._here.notify_all()
+            self._here.wait_for(lambda: self._n_meetings > this or self._n_gone)
+            if self._n_meetings == this:
+                raise LeftAloneError
 
-    def abort(self) -> None:
-        self._barrier.abort()
+    def go(self) -> None:
+        """This rank meets no other any more."""
+        with self._here:
+            self._n_gone += 1
+            self._here.notify_all()
 
 
 class Plain:
@@ -143,7 +160,8 @@ def computed(potential: Potential, atoms: Atoms, owners: np.ndarray, kind: type[
             unified[rank].compute_forces(world.ranks[rank])
         except BaseException as error:
             errors.append(error)
-            world.abort()
+        finally:
+            world.go()
 
     threads = [threading.Thread(target=call, args=(rank,)) for rank in range(n_ranks)]
     for thread in threads:
@@ -153,6 +171,27 @@ def computed(potential: Potential, atoms: Atoms, owners: np.ndarray, kind: type[
     if errors:
         raise errors[0]
     return world
+
+
+def test_a_rank_that_goes_leaves_no_other_waiting() -> None:
+    """Whether it failed, or met the others less often."""
+    world, left = World(2), []
+
+    def meet(n: int) -> None:
+        try:
+            for _ in range(n):
+                world.meet()
+        except LeftAloneError:
+            left.append(n)
+        finally:
+            world.go()
+
+    threads = [threading.Thread(target=meet, args=(n,)) for n in (2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert left == [3]
 
 
 def forces_of(world: World, n_atoms: int) -> np.ndarray:

@@ -193,7 +193,11 @@ def check_network(potential: Potential, graph: AtomGraph, device: str, *, traini
 
 
 @on_device
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    # ACE has the stages of MACE, and PaiNN is trained in a crystal below.
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("painn", "mace") else name for name in NETWORKS],
+)
 def test_energies_forces_and_gradients_of_a_loss_are_those_of_the_definition(device, name):
     backbone, arguments = NETWORKS[name]
     check_network(made(backbone, **arguments), molecule_and_atom(), device, training=True, bar=1e-12)
@@ -339,8 +343,9 @@ def test_no_array_of_edges_times_channels_is_made(device):
 
 
 @runs_the_others
-def test_the_interpreter_finds_the_same() -> None:
-    interpret(__file__, "not slow")
+@pytest.mark.parametrize("chosen", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_the_interpreter_finds_the_same(chosen: str) -> None:
+    interpret(__file__, chosen)
 
 
 KERNELS: dict[str, Callable[[dict[str, object]], dict[str, object]]] = {

@@ -1,0 +1,96 @@
+"""What LAMMPS would compute wrongly, or without the potential, is refused by name on all ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lammps_runs import lammps_run, masses, of_two_passes, write_data
+from test_fix_mlpot import OXIDE, ZERO, oxide, silica
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return of_two_passes(tmp_path_factory.mktemp("model"))
+
+
+WRONG: dict[str, tuple[str, str]] = {
+    "L11_no_line": (oxide(line="print none") + "run 0\n", "comes to `run` without a potential"),
+    "L11_run_before_the_line": (
+        oxide(line="run 0\nfix potential all mlpot O Si"),
+        "comes to `run` without a potential",
+    ),
+    "L18_restart_without_the_line": (
+        oxide() + "run 0\nwrite_restart state\nclear\nread_restart state\n" + ZERO + "\nminimize 0 0 5 5\n",
+        "comes to `minimize` without a potential",
+    ),
+    "L12_respa": (oxide() + "run_style respa 2 2\nrun 1\n", "respa would never apply"),
+    "L12_group": (oxide(line="group g id 1:4\nfix potential g mlpot O Si"), "a potential is of all atoms"),
+    "L12_every": (oxide(line="fix potential all mlpot O Si every 2"), "names 4 elements"),
+    "units": (oxide(units="real"), "`units metal`"),
+    "L10_unknown": (oxide(line="fix potential all mlpot O Xe"), "does not know Xe"),
+    "L10_none": (oxide(line="fix potential all mlpot"), "names no elements"),
+    "L6_smaller_cutoff": (
+        oxide(line="fix potential all mlpot O Si passes ghosts") + "comm_modify cutoff 6\nrun 0\n",
+        "comm_modify mode single cutoff",
+    ),
+    "L6_smaller_cutoff_with_an_exchange": (
+        oxide(pair="", line="fix potential all mlpot O Si passes exchange") + "comm_modify cutoff 3\nrun 0\n",
+        "comm_modify mode single cutoff",
+    ),
+    "L14_monte_carlo": (oxide() + "fix s all atom/swap 1 1 7 300 types 1 2\nrun 0\n", "fix atom/swap"),
+    "dimension": (
+        "units metal\ndimension 2\natom_style atomic\nregion b block 0 9 0 9 -1 1\ncreate_box 2 b\n"
+        + masses(OXIDE)
+        + "\n"
+        "fix potential all mlpot O Si\nrun 0\n",
+        "has two dimensions",
+    ),
+    "L10_masses_of_each_other": (
+        oxide(line="fix potential all mlpot Si O") + "run 0\n",
+        "Type 1 has mass 15.999, that of O, and stands for Si",
+    ),
+    "L7_of_pairs_alone": (
+        oxide() + "group o type 1\ncompute oo o group/group o\nrun 0\n",
+        "compute group/group computes energies",
+    ),
+    "L11_matrix_without_the_line": (
+        oxide(line="print none") + "dynamical_matrix all regular 1e-4\n",
+        "comes to `dynamical_matrix` without a potential",
+    ),
+    "L6_cutoffs_of_collections": (
+        oxide(line="fix potential all mlpot O Si passes ghosts")
+        + "neighbor 1.0 multi\ncomm_modify mode multi cutoff/multi 1 3.0\nrun 0\n",
+        "comm_modify mode single cutoff",
+    ),
+    "passes": (
+        oxide(line="fix potential all mlpot O Si passes exchanged"),
+        "`passes exchange` or `passes ghosts`",
+    ),
+    "L1_same_place_with_an_exchange": (
+        oxide(line="fix potential all mlpot O Si passes exchange")
+        + "create_atoms 2 single 5.1 2.2 5.3\ncreate_atoms 2 single 5.1 2.2 5.3\nrun 0\n",
+        "the same atom twice",
+    ),
+    "two_potentials": (oxide() + "fix other all mlpot O Si\n", "has a fix mlpot already"),
+    "L1_same_place": (
+        oxide() + "create_atoms 2 single 5.1 2.2 5.3\ncreate_atoms 2 single 5.1 2.2 5.3\nrun 0\n",
+        "the same atom twice",
+    ),
+    "guard_distance": (oxide() + "run 0\ndisplace_atoms all random 1 1 1 5\nrun 0\n", "--min-distance"),
+    "guard_force": (oxide() + "fix n all nve\nrun 5\n", "--max-force"),
+    "LAMMPS_itself": (oxide() + "nonsense\n", "Unknown command"),
+}
+QUICK = ("L11_no_line", "L1_same_place")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in WRONG]
+)
+def test_what_is_wrong_stops_all_ranks_with_its_reason(tmp_path: Path, model: Path, name: str) -> None:
+    write_data(tmp_path, silica(), OXIDE, "silica")
+    text, reason = WRONG[name]
+    options = ("--max-force", "1") if name == "guard_force" else ()
+    run = lammps_run(tmp_path, text, model, 3, *options, code=None)
+    assert run.code != 0
+    assert reason in run.error + run.output
