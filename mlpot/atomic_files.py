@@ -10,11 +10,15 @@ import errno
 import io
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 REPORTS = (".json", ".html", ".htm")  # endings
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -102,10 +106,8 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
         FileExistsError: there is one now, and it is not to be replaced.
     """
     path = _followed(Path(path))
-    with storing(path, 0):
-        folder = tempfile.TemporaryDirectory(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
-    with folder as name:
-        temporary = Path(name) / path.name
+    with temporary_folder(path) as folder:
+        temporary = folder / path.name
         yield temporary
         with storing(path, temporary.stat().st_size):
             with temporary.open("rb") as file:
@@ -119,6 +121,53 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
             f"{path} was written by another command meanwhile, and stays as it is. What this one wrote is "
             f"{placed}."
         )
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside an output, which is gone at the end, after an error, and after SIGTERM and SIGHUP.
+
+    Raises:
+        StorageError: the folder of the output cannot be written.
+    """
+    with storing(path, 0):
+        folder = tempfile.TemporaryDirectory(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
+    with folder as name, cleaned_after_signals(lambda: shutil.rmtree(name, ignore_errors=True)):
+        yield Path(name)
+
+
+class _Cleaning:
+    """Cleans up, and then ends the process as the signal does without it."""
+
+    def __init__(self, clean: Callable[[], None], before: Any):
+        self._clean, self._before, self._owner = clean, before, os.getpid()
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() == self._owner:  # else a process that was forked, whose parent goes on
+            self._clean()
+        if isinstance(self._before, _Cleaning):
+            self._before(number, frame)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+@contextmanager
+def cleaned_after_signals(clean: Callable[[], None]) -> Iterator[None]:
+    """Call `clean` where SIGTERM or SIGHUP ends the process, of which Python itself would hear nothing.
+
+    Where something else listens to a signal, that decides what happens; only the main thread can listen.
+    """
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            handler = signal.getsignal(number)
+            if handler == signal.SIG_DFL or isinstance(handler, _Cleaning):
+                before[number] = signal.signal(number, _Cleaning(clean, handler))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _placed(temporary: Path, path: Path) -> Path:

@@ -36,6 +36,7 @@ NAMES = {
     "forces": "forces, meV/Å",
     "stress": "stress, meV/Å³",
     "isolated_atoms": "isolated atoms, meV",
+    "lone_ions": "lone ions, meV",
 }
 """Rows of `Evaluation.overall`, in words."""
 MAX_DRAWN = 2000  # frames in a picture
@@ -63,13 +64,14 @@ class Evaluation:
     """Errors of a potential on a set of labeled structures.
 
     Energies in meV and meV/atom, force components in meV/Å, stress components in meV/Å³. Isolated atoms
-    are compared among themselves: their energies are references, and would hide in a mean over the set.
+    are compared among themselves: their energies are references, and would hide in a mean over the set. So are
+    those with a charge, whose energies a potential without charges cannot have.
     """
 
     n_frames: int
     n_atoms: int
     missing: dict[str, int]  # frames without energy, atoms without forces, periodic frames without stress
-    overall: dict[str, Error]  # energy, energy_per_atom, forces, stress, isolated_atoms, as far as labeled
+    overall: dict[str, Error]  # the rows of NAMES, as far as labeled
     forces_by_element: dict[str, Error]
     forces_by_magnitude: dict[str, Error]  # of the reference |F|, eV/Å
     by_group: dict[str, dict[str, Error]]
@@ -93,7 +95,7 @@ class _Account:
         tables = ["overall"] + ([] if frame.group is None else [f"group {frame.group}"])
         for table in tables:
             if is_isolated:
-                self._add(table, "isolated_atoms", energy_error)
+                self._add(table, "lone_ions" if frame.is_ion else "isolated_atoms", energy_error)
             else:
                 self._add(table, "energy", energy_error)
                 self._add(table, "energy_per_atom", energy_error / n)

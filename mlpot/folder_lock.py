@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlpot.atomic_files import storing
+from mlpot.atomic_files import cleaned_after_signals, storing
 
 PATIENCE = 20.0  # seconds; who was forked looks every five whether its parent lives
 
@@ -32,8 +32,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
         StorageError: the folder cannot be written.
     """
     path = folder / ".lock"
-    made = not folder.exists()
     with storing(folder, 0):
+        made = not folder.exists() or os.listdir(folder) == [path.name]  # left by a process that was killed
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
     with file:
@@ -41,12 +41,17 @@ def folder_lock(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         file.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            if made and not any(folder.iterdir()):  # the lock was refused
-                folder.rmdir()
+        with cleaned_after_signals(lambda: _release(path, made)):
+            try:
+                yield
+            finally:
+                _release(path, made)
+
+
+def _release(path: Path, made: bool) -> None:
+    path.unlink(missing_ok=True)
+    if made and path.parent.exists() and not any(path.parent.iterdir()):  # nothing was written into it
+        path.parent.rmdir()
 
 
 def _take(handle: int, path: Path) -> None:

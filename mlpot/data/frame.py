@@ -54,9 +54,14 @@ class Frame:
         return is_isolated(len(self.numbers), self.pbc, self.cell, self.group)
 
     @property
+    def is_ion(self) -> bool:
+        """Whether it is one isolated atom with a charge, as far as charges are known."""
+        return self.is_isolated and bool(np.isfinite(self.charge) and self.charge)
+
+    @property
     def reference_energy(self) -> float:
-        """Energy of an isolated atom, eV; NaN of everything else, ions too as far as charges are known."""
-        return self.energy if self.is_isolated and not (np.isfinite(self.charge) and self.charge) else np.nan
+        """Energy of an isolated atom, eV; NaN of everything else, ions too."""
+        return self.energy if self.is_isolated and not self.is_ion else np.nan
 
     @property
     def has_stress(self) -> bool:

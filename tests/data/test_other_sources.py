@@ -127,9 +127,9 @@ def test_text_of_deepmd(tmp_path):
 # --- CP2K ---
 
 
-def cp2k(folder: Path, *, steps=range(N), forces=range(N), cells: bool = True) -> Path:
+def cp2k(folder: Path, *, steps=range(N), forces=range(N), cells: bool = True, strength: float = 1.0) -> Path:
     symbols = ["O", "H", "H"]
-    for what, values, taken in (("pos", R, steps), ("frc", F, forces)):
+    for what, values, taken in (("pos", R, steps), ("frc", strength * F, forces)):
         lines = []
         for k in taken:
             lines += [f"{3:8d}", f" i = {5 * k:8d}, time = {2.5 * k:12.3f}, E = {E[k]:20.10f}"]
@@ -187,6 +187,29 @@ def test_nothing_of_cp2k_is_guessed(tmp_path):
     source = Source(path)
     assert "forces" not in next(source.frames()).calc.results
     assert "no forces, as there is no water-frc-1.xyz beside it" in source.report.lines()[1]
+
+
+def test_stresses_beside_positions_of_cp2k_are_told(tmp_path):
+    source = Source(cp2k(tmp_path))
+    assert len(list(source.frames())) == N
+    assert not any("stress" in line and "not read" in line for line in source.report.lines())
+    (tmp_path / "water-1.stress").write_text("#   Step   Time [fs]            xx [bar] ...\n")
+    assert "stress" not in next(source.frames()).calc.results
+    assert any(
+        line.startswith("stresses of water-1.stress are not read: in mol") for line in source.report.lines()
+    )
+
+
+@pytest.mark.parametrize("name", ["forces.xyz", "water-frc.xyz", "w.extxyz"])
+@pytest.mark.parametrize("labels", [True, False])
+def test_forces_of_cp2k_under_another_name_are_no_positions(tmp_path, name, labels):
+    cp2k(tmp_path, strength=0.05)
+    path = (tmp_path / "water-frc-1.xyz").rename(tmp_path / name)
+    with pytest.raises(FormatError, match=r"frame 0: .* forces or velocities\. Give .* PROJECT-pos-1\.xyz"):
+        frames_of(path, labels=labels)
+    path = (tmp_path / "water-pos-1.xyz").rename(tmp_path / name)
+    said = {"keys": {"energy": "E"}, "units": {"energy": "hartree"}, "pbc": "FFF"} if labels else {}
+    np.testing.assert_allclose([a.positions for a in frames_of(path, labels=labels, **said)], R, atol=1e-9)
 
 
 # --- SchNetPack ---

@@ -7,7 +7,6 @@ corrects metadata and pads what was cut off.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from mlpot.atomic_files import check_place
+from mlpot.atomic_files import check_place, temporary_folder
 from mlpot.data.errors import FormatError
 from mlpot.data.frame import atoms_of
 from mlpot.data.h5md.journal import JournaledFile
@@ -58,8 +57,8 @@ def recover(path: str | Path, destination: str | Path, *, overwrite: bool = Fals
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Check the path.")
     check_place(destination, overwrite=overwrite)
-    with tempfile.TemporaryDirectory(prefix=".recover-", dir=destination.parent) as folder:
-        copy = Path(shutil.copyfile(path, Path(folder) / path.name))
+    with temporary_folder(destination) as folder:
+        copy = Path(shutil.copyfile(path, folder / path.name))
         if (journal := path.with_name(f"{path.name}.journal")).exists():
             shutil.copyfile(journal, copy.with_name(journal.name))
             JournaledFile(copy).release()

@@ -11,6 +11,8 @@ Floats = NDArray[np.float64]
 LEAST_STRESS = 6e-5  # eV/Å³ (10 MPa), by which rounded numbers of a file may differ
 OF_LARGEST = 0.02  # of the largest element, by which two stresses of one calculation may differ
 AXES = "xyz"
+APART = 0.4  # Å; no two nuclei of a calculation are nearer
+LOOKED_AT = 200  # atoms whose neighbors are searched
 
 
 def check_structure(where: str, positions: Floats, cell: Floats, pbc: NDArray[np.bool_]) -> None:
@@ -38,6 +40,30 @@ def check_structure(where: str, positions: Floats, cell: Floats, pbc: NDArray[np
             f"{where}: it is periodic (pbc {directions}), and its cell {cell.tolist()} has no vectors "
             "for that. Give the cell (Lattice in extxyz, or --key cell=NAME); if it is not periodic: mlpot data "
             "convert ... --pbc FFF."
+        )
+
+
+def check_apart(where: str, positions: Floats) -> None:
+    """Refuse as positions what are other vectors of the atoms, of files that hold positions, forces or velocities.
+
+    Args:
+        where: names file and frame.
+        positions: (n_atoms, 3) Å.
+
+    Raises:
+        FormatError: half of the atoms have another one nearer than any two nuclei are.
+    """
+    if len(positions) < 2:
+        return
+    looked_at = positions[:LOOKED_AT]
+    apart = np.linalg.norm(looked_at[:, None] - positions, axis=2)
+    np.fill_diagonal(apart, np.inf)
+    typical = float(np.median(apart.min(axis=1)))
+    if typical < APART:
+        raise FormatError(
+            f"{where}: taken as positions, its vectors would have atoms {typical:.2g} Å apart, so they seem to "
+            "be forces or velocities. Give the file of positions, PROJECT-pos-1.xyz: forces are read from "
+            "PROJECT-frc-1.xyz beside it."
         )
 
 

@@ -23,6 +23,10 @@ from mlpot.units import BOHR, HARTREE
 NAME = re.compile(r"(?P<project>.+)-(?P<what>pos|frc|vel)-(?P<number>\d+)\.xyz$")
 STEP = re.compile(r"\bi\s*=\s*(\d+)")
 ENERGY = re.compile(r"\bE\s*=\s*(-?\d+\.?\d*(?:[EeDd][+-]?\d+)?)")
+STRESSES = (
+    "stresses of {} are not read: in molecular dynamics CP2K adds the pressure of the moving atoms to them, "
+    "which is no derivative of the energy"
+)
 NO_FORCES = "no forces, as the file of forces has none of this step"
 
 
@@ -67,6 +71,9 @@ def read_cp2k(path: Path, kind: str, reading: Reading, report: Report) -> Iterat
     velocities = path.with_name(f"{name['project']}-vel-{name['number']}.xyz")
     if velocities.is_file():
         report.note(f"velocities of {velocities.name} are not read", 0)
+    stresses = path.with_name(f"{name['project']}-{name['number']}.stress")
+    if stresses.is_file():
+        report.note(STRESSES.format(stresses.name), 0)
     forces = _frames(beside) if beside.is_file() else iter(())
     pending = next(forces, None)
     for k, frame in enumerate(_frames(path)):

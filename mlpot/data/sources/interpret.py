@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlpot.data.constraints import constraints_of, is_mask
 from mlpot.data.errors import KeysError, LabelError
 from mlpot.data.frame import VOIGT, WEIGHT
-from mlpot.data.sources.consistency import check_agreement
+from mlpot.data.sources.consistency import check_agreement, check_apart
 from mlpot.data.sources.label_weights import NOT_THERE, NOT_USED, has_no_weight, label_weights
 from mlpot.data.sources.names import KNOWN, MEASURED_IN, NONE, PER_ATOM, UNIT, Questions, looks_like
 from mlpot.data.sources.reading import Reading, boundary_of
@@ -73,10 +73,11 @@ class Interpreter:
         """Frame k in house units: without labels if nobody asked for them, then with all else that it carries."""
         pool, self._of_atoms = self._pool(atoms), set(atoms.arrays)
         self.names |= pool.keys()
-        if pool.keys() >= OF_CP2K:
-            self.questions.likely_units["energy"] = "hartree"
         self.found |= {key for key, name in self.reading.keys.items() if name.removeprefix("-") in pool}
         clean = self._bare(k, atoms, pool)
+        if pool.keys() >= OF_CP2K:
+            self.questions.likely_units["energy"] = "hartree"
+            check_apart(f"{self.path}, frame {k}", clean.positions)
         family = self._value("group", pool, ("group", "config_type"))
         if family is not None:
             clean.info["group"] = str(family)
