@@ -14,12 +14,14 @@ from processes import running
 WRITING = """
 import sys
 from ase.build import molecule
-from frames import labeled
+from ase.calculators.singlepoint import SinglePointCalculator
 from mlpot.data.h5md import write
 from mlpot.data.sources.output import write_structures
 
 def frames():
-    yield labeled(molecule("H2O"), 0)
+    water = molecule("H2O")
+    water.calc = SinglePointCalculator(water, energy=-1.0)
+    yield water
     print("writing", flush=True)
     sys.stdin.read()
 

@@ -205,11 +205,64 @@ def test_stresses_beside_positions_of_cp2k_are_told(tmp_path):
 def test_forces_of_cp2k_under_another_name_are_no_positions(tmp_path, name, labels):
     cp2k(tmp_path, strength=0.05)
     path = (tmp_path / "water-frc-1.xyz").rename(tmp_path / name)
-    with pytest.raises(FormatError, match=r"frame 0: .* forces or velocities\. Give .* PROJECT-pos-1\.xyz"):
+    with pytest.raises(FormatError, match=r"frame 0: .*perhaps forces or .*PROJECT-pos-1\.xyz"):
         frames_of(path, labels=labels)
     path = (tmp_path / "water-pos-1.xyz").rename(tmp_path / name)
     said = {"keys": {"energy": "E"}, "units": {"energy": "hartree"}, "pbc": "FFF"} if labels else {}
     np.testing.assert_allclose([a.positions for a in frames_of(path, labels=labels, **said)], R, atol=1e-9)
+
+
+# --- i-PI ---
+
+
+def ipi(path: Path, what: str, values, cell: str = "CELL(abcABC): 10 11 12 90 90 60", more: str = "") -> Path:
+    rows = "\n".join(f"{s} {x} {y} {z}" for s, (x, y, z) in zip("OHH", values, strict=True))
+    path.write_text(f"3\n# {cell} Step: 0 Bead: 0 {what} {more}\n{rows}\n" * 2)
+    return path
+
+
+@pytest.mark.parametrize(("unit", "length"), [("atomic_unit", BOHR), ("angstrom", 1.0), ("nanometer", 10.0)])
+def test_positions_of_ipi_are_in_their_own_unit_and_cell(tmp_path, unit, length):
+    path = ipi(tmp_path / "run.pos_0.xyz", f"positions{{{unit}}}", R[0], more="cell{atomic_unit}")
+    source = Source(path)
+    frames = list(source.frames())
+    np.testing.assert_allclose([a.positions for a in frames], [R[0] * length] * 2, atol=1e-12)
+    np.testing.assert_allclose(frames[0].cell.cellpar(), [10 * BOHR, 11 * BOHR, 12 * BOHR, 90, 90, 60])
+    assert frames[0].pbc.all()
+    assert any("taken as periodic" in line for line in source.report.lines())
+    assert not frames_of(path, pbc="FFF")[0].pbc.any()
+
+
+def test_the_nine_numbers_of_a_cell_of_ipi_are_columns(tmp_path):
+    columns = "CELL{H}: 9 1 0 0 8 0 0 0 7"
+    path = ipi(tmp_path / "centroids.xyz", "x_centroid{angstrom}", R[0], columns, "cell{angstrom}")
+    np.testing.assert_allclose(frames_of(path, labels=False)[1].cell.array, CELL)
+
+
+def test_what_a_file_of_ipi_does_not_say_is_asked(tmp_path):
+    path = ipi(tmp_path / "start.xyz", "", R[0])
+    with pytest.raises(KeysError, match=r"in which unit are i-PI's positions.*--unit positions=bohr"):
+        frames_of(path)
+    frame = frames_of(path, units={"positions": "bohr"})[0]
+    np.testing.assert_allclose(frame.positions, R[0] * BOHR)
+    np.testing.assert_allclose(frame.cell.lengths(), np.array([10, 11, 12]) * BOHR)
+    for quantity in ("forces{atomic_unit}", "velocities{atomic_unit}", "momenta{atomic_unit}", "kinetic_od{}"):
+        with pytest.raises(KeysError, match="of i-PI in place of positions"):
+            frames_of(ipi(tmp_path / "run.frc.xyz", quantity, 0.01 * F[0]), labels=False)
+    path = ipi(tmp_path / "cut.xyz", "positions{angstrom}", R[0], "CELL{H}: 9 0 0 0 9")
+    with pytest.raises(FormatError, match="CELL has 5 numbers, not 9"):
+        frames_of(path)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_velocities_under_the_name_of_an_xyz_file_are_no_positions(tmp_path, labels):
+    rows = "\n".join(f"H {x} {y} {z}" for x, y, z in 0.003 * V[0])
+    (tmp_path / "md.vel.xyz").write_text(f"3\nvelocities, frame 0\n{rows}\n")
+    with pytest.raises(FormatError, match="Å apart, so these are no positions in Å"):
+        frames_of(tmp_path / "md.vel.xyz", labels=labels)
+    said = {"labels": labels, "units": {"positions": "nm"}}
+    (tmp_path / "water.xyz").write_text("3\nin nm\nO 0 0 0\nH 0.096 0 0\nH 0 0.096 0\n")
+    assert frames_of(tmp_path / "water.xyz", **said)[0].get_distance(0, 1) == pytest.approx(0.96)
 
 
 # --- SchNetPack ---

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import ase.db
@@ -105,12 +105,8 @@ def _read_xyz(
 ) -> Iterator[tuple[int, Atoms]]:
     """The frames of an xyz file, one text after another; ASE itself stops at a blank line, whatever follows."""
     frames = range(*wanted.indices(2**62))
-    with (
-        open_with_compression(str(path), "rb") as raw,
-        _named_damage(path),
-        io.TextIOWrapper(raw, "utf-8-sig") as lines,
-    ):
-        for k, (line, text) in enumerate(_xyz_frames(path, lines)):
+    with closing(texts_of_xyz(path)) as texts:
+        for k, (line, text) in enumerate(texts):
             if k >= frames.stop:
                 return
             if k not in frames:
@@ -164,6 +160,20 @@ def _named_damage(path: Path) -> Iterator[None]:
         ) from error
     except (EOFError, OSError, zlib.error) as error:
         raise FormatError(f"{path} cannot be read as text: {error}. Restore or remake it.") from error
+
+
+def texts_of_xyz(path: Path) -> Generator[tuple[int, str]]:
+    """Number of the first line and text of each frame of an xyz file, which may be packed by gzip, bzip2 or xz.
+
+    Raises:
+        FormatError: it is no text, or damaged.
+    """
+    with (
+        open_with_compression(str(path), "rb") as raw,
+        _named_damage(path),
+        io.TextIOWrapper(raw, "utf-8-sig") as lines,
+    ):
+        yield from _xyz_frames(path, lines)
 
 
 def _xyz_frames(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, str]]:

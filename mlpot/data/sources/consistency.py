@@ -12,7 +12,7 @@ LEAST_STRESS = 6e-5  # eV/Å³ (10 MPa), by which rounded numbers of a file may 
 OF_LARGEST = 0.02  # of the largest element, by which two stresses of one calculation may differ
 AXES = "xyz"
 APART = 0.4  # Å; no two nuclei of a calculation are nearer
-LOOKED_AT = 200  # atoms whose neighbors are searched
+LOOKED_AT, AMONG = 200, 2000  # atoms whose neighbors are searched, and among which
 
 
 def check_structure(where: str, positions: Floats, cell: Floats, pbc: NDArray[np.bool_]) -> None:
@@ -44,7 +44,7 @@ def check_structure(where: str, positions: Floats, cell: Floats, pbc: NDArray[np
 
 
 def check_apart(where: str, positions: Floats) -> None:
-    """Refuse as positions what are other vectors of the atoms, of files that hold positions, forces or velocities.
+    """Refuse as positions what are other vectors of the atoms: programs write forces and velocities as xyz too.
 
     Args:
         where: names file and frame.
@@ -53,17 +53,17 @@ def check_apart(where: str, positions: Floats) -> None:
     Raises:
         FormatError: half of the atoms have another one nearer than any two nuclei are.
     """
-    if len(positions) < 2:
+    looked_at, among = positions[:LOOKED_AT], positions[:AMONG]
+    if len(among) < 2:
         return
-    looked_at = positions[:LOOKED_AT]
-    apart = np.linalg.norm(looked_at[:, None] - positions, axis=2)
+    apart = np.linalg.norm(looked_at[:, None] - among, axis=2)
     np.fill_diagonal(apart, np.inf)
     typical = float(np.median(apart.min(axis=1)))
-    if typical < APART:
+    if 0 < typical < APART:
         raise FormatError(
-            f"{where}: taken as positions, its vectors would have atoms {typical:.2g} Å apart, so they seem to "
-            "be forces or velocities. Give the file of positions, PROJECT-pos-1.xyz: forces are read from "
-            "PROJECT-frc-1.xyz beside it."
+            f"{where}: atoms would be {typical:.2g} Å apart, so these are no positions in Å: perhaps forces or "
+            "velocities, as of CP2K's PROJECT-frc-1.xyz (give PROJECT-pos-1.xyz, the others are found beside it), "
+            "or positions in another unit (--unit positions=nm)."
         )
 
 

@@ -77,6 +77,7 @@ class Interpreter:
         clean = self._bare(k, atoms, pool)
         if pool.keys() >= OF_CP2K:
             self.questions.likely_units["energy"] = "hartree"
+        if not pool.keys() & {"energy", "forces"}:
             check_apart(f"{self.path}, frame {k}", clean.positions)
         family = self._value("group", pool, ("group", "config_type"))
         if family is not None:

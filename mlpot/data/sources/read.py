@@ -27,6 +27,7 @@ from mlpot.data.sources.datasets import read_datasets
 from mlpot.data.sources.deepmd import is_deepmd, read_deepmd
 from mlpot.data.sources.dpdata_files import by_dpdata, read_dpdata
 from mlpot.data.sources.interpret import Interpreter
+from mlpot.data.sources.ipi import is_ipi, read_ipi
 from mlpot.data.sources.layouts import LAYOUTS
 from mlpot.data.sources.names import NONE, Questions
 from mlpot.data.sources.programs import kind_by_content, origin
@@ -279,6 +280,7 @@ class Source:
 FORMATS: dict[str, Callable[[Path, str, Reading, Report], Numbered]] = {
     "deepmd": read_deepmd,
     "cp2k-xyz": read_cp2k,
+    "ipi-xyz": read_ipi,
     "schnetpack": read_schnetpack,
     **dict.fromkeys(dpdata_files.KINDS, read_dpdata),
     **dict.fromkeys(("npz", "hdf5", *LAYOUTS), read_datasets),
@@ -305,6 +307,8 @@ def kind_of(path: Path) -> str:
         return "deepmd"
     if is_cp2k(path):
         return "cp2k-xyz"
+    if is_ipi(path):
+        return "ipi-xyz"
     kind = ase_kind(path)
     if kind == "db" and path.is_file() and is_schnetpack(path):
         return "schnetpack"
