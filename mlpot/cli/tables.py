@@ -23,6 +23,7 @@ def print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
     _print_errors("Forces by element, meV/Å", evaluation.forces_by_element)
     _print_errors("Forces, meV/Å, by reference |F| in eV/Å", evaluation.forces_by_magnitude)
     if evaluation.by_group:
+        names = {n: told for n, told in names.items() if any(n in e for e in evaluation.by_group.values())}
         table = new_table("MAE by group", "", *names.values())
         for group, errors in evaluation.by_group.items():
             table.add_row(group, *(f"{errors[name].mae:.4g}" if name in errors else "" for name in names))

@@ -147,9 +147,22 @@ def prepared(source: Source, recipe: Recipe, train: Part, tell: Messages) -> Pot
         }
     sources = {chemical_symbols[z]: references[z].source for z in potential.elements}
     potential.header = {"card": {BEFORE: {"sources": sources}}}
+    _warn_of_frozen_rows(potential, recipe, added, tell)
     if unseen := [z for z in own if z not in train.elements]:
         tell(f"  elements without new data, whose own weights stay as they are: {_symbols(unseen)}")
     return potential.freeze()
+
+
+def _warn_of_frozen_rows(potential: Potential, recipe: Recipe, added: list[int], tell: Messages) -> None:
+    """Say where weights of new elements stay as they were drawn, with all else that is frozen."""
+    if not (added and recipe.model.freeze):
+        return
+    chosen = matching(recipe.model.freeze, list(dict(potential.backbone.named_parameters())), "model.freeze")
+    if frozen := [name for name in element_rows(potential) if name in chosen]:
+        tell.warn(
+            f"model.freeze keeps the weights that belong to {_symbols(added)} as they are drawn, in "
+            f"{', '.join(frozen)}: what was never trained is frozen. Leave these out of model.freeze."
+        )
 
 
 def for_training(start: Potential, recipe: Recipe, tell: Messages) -> Potential:

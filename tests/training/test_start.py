@@ -35,7 +35,10 @@ from mlpot.training.recipe import Recipe
 from mlpot.training.start_references import StrangeEnergiesError
 
 CU, AG, AU = 29, 47, 79
-pytestmark = pytest.mark.filterwarnings("ignore:Worse than the model")  # runs of a few steps may be
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Worse than the model"),  # runs of a few steps may be
+    pytest.mark.filterwarnings("ignore:model.freeze keeps the weights"),  # the log has it
+]
 
 
 def with_silver(n: int = 16, *, gold: str = "Au") -> list[Atoms]:
@@ -352,6 +355,21 @@ def test_frozen_weights_are_the_same_at_the_end(
         assert not is_frozen or torch.equal(weight, new[name]), name
         assert not is_trained or not torch.equal(weight, new[name]), name
     assert "frozen: 3 of" in (tmp_path / "run" / LOG).read_text()
+
+
+@pytest.mark.parametrize("backbone", ["deepsets", "schnet", "ace"])
+def test_weights_of_a_new_element_that_would_stay_random_are_told(
+    backbone: str, silver: Path, trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    first = trained(backbone)
+    rows = element_rows(mlpot.load(first))
+    others = [name for name in dict(mlpot.load(first).backbone.named_parameters()) if name not in rows]
+    for name, is_told in ((next(iter(rows)), True), (others[0], False)):
+        own = tmp_path / str(is_told)
+        start = (f"model.start={first}", f"model.freeze=[{name}]", "training.epochs=0")
+        train(small_recipe(silver, own, *start, backbone=backbone))
+        told = f"weights that belong to Ag as they are drawn, in {name}: what was never trained is frozen"
+        assert (told in (own / LOG).read_text()) == is_told
 
 
 # --- N8: energies of another method ---
