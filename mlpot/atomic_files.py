@@ -195,7 +195,9 @@ def check_place(path: str | Path, *, overwrite: bool = True) -> None:
         IsADirectoryError: it is a folder.
         StorageError: its folder is a file or cannot be written, or the name is one of a device.
     """
-    path = Path(path)
+    path = _followed(Path(path))
+    if path.is_symlink():
+        raise StorageError(f"{path} is a symbolic link that leads back to itself. Remove it, or choose another.")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder. Give the name of a file.")
     if not path.parent.exists():

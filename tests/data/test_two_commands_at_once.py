@@ -9,7 +9,7 @@ import pytest
 from ase.build import molecule
 from frames import labeled, xyz
 
-from mlpot.atomic_files import replacing, write_whole
+from mlpot.atomic_files import StorageError, check_place, replacing, write_whole
 from mlpot.data import label as labeling
 from mlpot.data.errors import LeftOutWarning
 from mlpot.data.h5md import Reader, write
@@ -46,6 +46,16 @@ def test_a_file_that_another_command_wrote_meanwhile_stays(tmp_path: Path, monke
         temporary.write_text("new")
     assert path.read_text() == "new"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["set-2.h5", "set-3.h5", "set.h5"]
+
+
+def test_a_symbolic_link_that_leads_nowhere_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "loop.h5").symlink_to("loop.h5")
+    (tmp_path / "dangling.h5").symlink_to("nowhere/set.h5")
+    with pytest.raises(StorageError, match=r"loop\.h5 is a symbolic link that leads back to itself"):
+        check_place(tmp_path / "loop.h5", overwrite=False)
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*nowhere for set\.h5"):
+        check_place(tmp_path / "dangling.h5", overwrite=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling.h5", "loop.h5"]
 
 
 def test_sets_and_exports_take_no_place_that_was_free_when_they_began(tmp_path: Path) -> None:
