@@ -1,4 +1,4 @@
-"""A matrix in the comment of an extxyz frame that has not nine numbers: what to do is said, and it works."""
+"""Keys of the comment of an extxyz frame in other words than ASE's: matrices of other sizes, another case."""
 
 from __future__ import annotations
 
@@ -41,3 +41,46 @@ def test_a_matrix_of_another_size_is_named_with_what_to_write(tmp_path: Path, co
     with pytest.raises(FormatError, match=told) as error:
         list(Source(xyz(tmp_path / "set.xyz", f"energy=-3.0 {comment}")).frames())
     assert "--format" not in str(error.value)
+
+
+CELL = "4 0 0 0 4 0 0 0 4"
+SPELLINGS = [("Lattice", "Properties", "pbc"), ("lattice", "properties", "pbc"), ("LATTICE", "PROPERTIES", "PBC")]
+
+
+@pytest.mark.parametrize("names", SPELLINGS)
+@pytest.mark.parametrize("labels", [True, False])
+def test_the_case_of_a_key_changes_nothing_of_a_frame(
+    tmp_path: Path, names: tuple[str, ...], labels: bool
+) -> None:
+    """GPUMD writes any case: forces were lost, and velocities before positions were taken for them."""
+    lattice, properties, pbc = names
+    path = tmp_path / "train.xyz"
+    rows = "0 0 1 0.1 0 0 O 0 0 0\n0 0 2 -0.1 0 0 O 0 0 1.2\n"
+    columns = f"{properties}=velo:R:3:forces:R:3:species:S:1:pos:R:3"
+    path.write_text(f'2\n{lattice}="{CELL}" {columns} energy=-3.1 {pbc}="T T F"\n{rows}')
+    (atoms,) = Source(path, Reading(labels=labels)).frames()
+    np.testing.assert_array_equal(atoms.positions, [[0, 0, 0], [0, 0, 1.2]])
+    np.testing.assert_array_equal((atoms.cell.lengths(), atoms.pbc), ([4, 4, 4], [1, 1, 0]))
+    if labels:
+        np.testing.assert_array_equal(atoms.get_forces(), [[0.1, 0, 0], [-0.1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("comment", "row", "is_told"),
+    [
+        ("energy=-1", "H 0 0 0 0.1 0 0", True),
+        ("frame 7 of a program", "H 0 0 0 0.3", True),
+        ("energy=-1", "H 0 0 0", False),
+        ("energy=-1 Properties=species:S:1:pos:R:3:forces:R:3", "H 0 0 0 0.1 0 0", False),
+        ("energy=-1 properties=species:S:1:pos:R:3:forces:R:3", "H 0 0 0 0.1 0 0", False),
+    ],
+)
+def test_columns_without_a_name_are_told(tmp_path: Path, comment: str, row: str, is_told: bool) -> None:
+    path = tmp_path / "set.xyz"
+    path.write_text(f"1\n{comment}\n{row}\n" * 2)
+    source = Source(path, Reading(labels="energy" in comment))
+    assert len(list(source.frames())) == 2
+    told = (
+        "columns behind the positions are not read, as no Properties= in the comment names them (2 frames: 0, 1)."
+    )
+    assert (told in source.report.lines()) == is_told

@@ -206,3 +206,17 @@ def test_steps_of_the_force_field_that_vasp_learns_are_no_calculations(tmp_path,
     told = "\n".join(source.report.lines())
     assert f"labels no calculation gave; before frame ({n} frames" in told
     assert "1 frame: 1" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "program"),
+    [
+        ("train.cfg", "BEGIN_CFG\n Size\n 2\n Feature EFS_by VASP\nEND_CFG\n", "MLIP"),
+        ("ML_AB", " 1.0 Version\n**************************\n     The number of configurations\n", "ML_AB"),
+    ],
+)
+def test_training_sets_of_other_programs_are_named(tmp_path, name, text, program):
+    (tmp_path / name).write_text(text)
+    assert f"It seems to come from {program}" in refusal(tmp_path / name).replace(
+        "VASP's on-the-fly training (", ""
+    )

@@ -111,7 +111,10 @@ def _read_xyz(
                 return
             if k not in frames:
                 continue
+            text = xyz_frames.with_names(text) if kind == "extxyz" else text
             columns = xyz_frames.columns(text) if kind == "extxyz" else xyz_frames.PLAIN
+            if xyz_frames.has_unnamed(text, columns):
+                note(xyz_frames.UNNAMED, k)
             xyz_frames.check_positions(f"{path}, frame {k} (line {line})", columns)
             if kind == "extxyz":
                 xyz_frames.check_keys(f"{path}, frame {k}", text)

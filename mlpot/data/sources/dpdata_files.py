@@ -93,7 +93,7 @@ def _system(path: Path, kind: str) -> dict[str, Any]:
     except Exception as error:  # as ASE's, each of its readers fails in its own way
         raise FormatError(
             f"{path} cannot be read by dpdata as {kind.removeprefix(PREFIX)}: it was cut off, or is of another "
-            f"version or program (the reader says: {error})."
+            f"version or program (the reader says: {str(error) or type(error).__name__})."
         ) from error
     if not len(data["coords"]):
         raise FormatError(f"{path} has no frame that dpdata finds as {kind.removeprefix(PREFIX)}.")

@@ -23,6 +23,11 @@ PACKED = {
 }
 """First bytes, what they are of, and the way out."""
 PROGRAMS = {
+    r"\A\s*BEGIN_CFG": ("MLIP (moment tensor potentials)", "write extxyz of it: types as elements, energies in "
+                      "eV, forces in eV/Å and PlusStress (the virial, in eV) as virial"),
+    r"\A\s*1\.0 Version\s+\*\*\*": ("VASP's on-the-fly training (ML_AB)", "give OUTCAR or vasprun.xml of the run, "
+                                   "whose steps by DFT are read"),
+    r'"EnergyStyle"|"AtomTypeStyle"': ("FitSNAP", "write extxyz of its JSON files, with ASE"),
     r"CP2K\|": ("CP2K", "PROJECT-pos-1.xyz is read, with PROJECT-frc-1.xyz and PROJECT-1.cell beside it, and "
                 "single points by --format dpdata:cp2k/output"),
     r"Psi4: An Open-Source": ("Psi4", "--format dpdata:psi4/out reads energies with gradients"),
@@ -72,7 +77,7 @@ def origin(path: Path) -> str:
     program = program_of(head)
     if program is None:
         return ""
-    return f"It seems to come from {program[0]}: {program[1]}."
+    return f"It seems to come from {program[0]}: {program[1].rstrip('.')}."
 
 
 def program_of(head: bytes) -> tuple[str, str] | None:

@@ -18,6 +18,10 @@ PLAIN = {"species": 0, "pos": 1}
 """First column of each quantity where the comment says nothing."""
 COLUMNS = re.compile(r"""\bProperties\s*=\s*["']?([^\s"']+)""", re.IGNORECASE)
 
+NAMES = ("Properties", "Lattice", "pbc")
+"""Keys that ASE knows as they are written here alone; GPUMD and others write them in any case."""
+UNNAMED = "columns behind the positions are not read, as no Properties= in the comment names them"
+
 MATRICES = ("Lattice", "stress", "virial")
 """What ASE takes as nine numbers."""
 SIX = "_voigt"
@@ -39,6 +43,21 @@ def columns(text: str) -> Mapping[str, int]:
         found[name] = at
         at += int(width) if width.isdecimal() else 1
     return found
+
+
+def with_names(text: str) -> str:
+    """The text of a frame with ASE's keys as ASE writes them, where another case stands alone."""
+    count, comment, *rest = text.split("\n", 2)
+    for name in NAMES:
+        if not re.search(rf"(?:^|\s){name}\s*=", comment):
+            comment = re.sub(rf"(^|\s){name}(\s*=)", rf"\1{name}\2", comment, count=1, flags=re.IGNORECASE)
+    return "\n".join([count, comment, *rest])
+
+
+def has_unnamed(text: str, columns: Mapping[str, int]) -> bool:
+    """Whether the first atom of a frame has more numbers than a symbol and a position, and nothing names them."""
+    row = (text.split("\n", 3)[2:3] or [""])[0]
+    return columns is PLAIN and len(row.split()) > 4 and not row.lstrip().startswith("VEC")
 
 
 def check_keys(where: str, text: str) -> None:
