@@ -88,7 +88,7 @@ class StagedCall:
         structure = self._structure(graph)
         if structure is None:
             return None
-        parts = compiled_code().parts_of_graphs(structure, graph.batch.numpy(), graph.n_graphs)
+        parts = self.executor.parts(structure, graph.batch.numpy(), graph.n_graphs)
         return self._by_atom(self.executor.evaluate(self.plan, structure, self.outer, parts=parts, by_atom=True))
 
     def _by_atom(self, evaluation: Any) -> tuple[Tensor, Tensor]:
@@ -199,9 +199,10 @@ class StagedTraining:
         nothing = torch.zeros_like(elements.scale)  # isolated atoms are subtracted below
         outer = outer_of(elements, nothing)
         structure = structure_of(graph, element.numpy(), offsets(graph))
-        parts = compiled_code().parts_of_graphs(structure, graph.batch.numpy(), graph.n_graphs)  # as in use
+        executor = self._executors[dtype]
+        parts = executor.parts(structure, graph.batch.numpy(), graph.n_graphs)  # as in use
         b, forces, virial, added, coordination = _Outputs.apply(  # type: ignore[no-untyped-call]
-            self._executors[dtype], program, structure, outer, parts, *program.weights
+            executor, program, structure, outer, parts, *program.weights
         )
         n, kind = graph.n_atoms, element[: graph.n_atoms]
         learned = elements.scale.double().index_select(0, kind) * (b[:n] - b[n:].index_select(0, kind))

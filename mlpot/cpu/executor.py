@@ -27,7 +27,9 @@ Array = NDArray[Any]
 Found = tuple[Array, Array, Array]
 
 GROUPS = 4  # at most, of parts: each sums gradients of weights for itself
-WHOLE, PART, PARTS = 96, 512, 32  # atoms that make one part, and two parts; most parts
+FEW, WHOLE = 24, 96  # atoms that are one part in every network, and most atoms that are so in any
+LARGE = 360_000  # numbers of all atoms from which a second thread saves more than edges between two parts cost
+PART, PARTS = 512, 32  # atoms of two parts, and most parts
 ON_EDGES = 512 << 20  # bytes of what `EdgeNetwork`s may keep of edges
 
 
@@ -77,6 +79,7 @@ class Executor:
     def __init__(self, program: Program, dtype: torch.dtype):
         self.layout, self._sent = layout_of(program, dtype), exchanged(program)
         self._kinds = driver.kinds_in(self.layout.steps)
+        self._whole = min(WHOLE, max(FEW, LARGE // self.layout.n_arena))  # most atoms of a structure in one part
         self._free: list[Memory] = []
         self._plans: list[Plan] = []  # whose weights nobody needs any more
 
@@ -85,7 +88,7 @@ class Executor:
 
         Those of a graph do not depend on the others, to the last bit. `batch` (n_atoms,) ascends.
         """
-        evaluation = self.evaluate(plan, structure, outer, parts=parts_of_graphs(structure, batch, n_graphs))
+        evaluation = self.evaluate(plan, structure, outer, parts=self.parts(structure, batch, n_graphs))
         self.release(evaluation)
         answer, energy, virial = evaluation.answer, np.empty(n_graphs), np.empty((n_graphs, 3, 3))
         driver.totals(batch, answer.energy, answer.virial, energy, virial)
@@ -119,10 +122,10 @@ class Executor:
         """
         memory = take(self._free) or Memory()
         if parts is None:
-            parts = Parts(_parts(structure.row_ptr), apart=False)
+            parts = Parts(_parts(structure.row_ptr, self._whole), apart=False)
         walk = (forward if forward_only else whole)(plan, len(parts.ends) - 1)
         if exchanges is not None:
-            ends, n_own = _parts_of_process(structure.row_ptr, exchanges.n_own)
+            ends, n_own = _parts_of_process(structure.row_ptr, exchanges.n_own, self._whole)
             parts, walk = Parts(ends, apart=False), stops(plan, self._sent, n_own)
         room, near = memory.records(self.layout, structure, training, len(parts.ends) - 1)
         if seeds is not None:
@@ -136,6 +139,10 @@ class Executor:
                 rows = _array(self.layout, arena, room.n_atoms, sent.array)[:, sent.components, : sent.n_channels]
                 (exchanges.halo.gather if back else exchanges.halo.fill)(rows)
         return Evaluation(memory, plan, room, near, answer, parts)
+
+    def parts(self, structure: Structure, batch: Array, n_graphs: int) -> Parts:
+        """Where the atoms of some graphs are cut; `batch` as for `energies`."""
+        return _parts_of_graphs(structure, batch, n_graphs, self._whole)
 
     def plan(self, weights: Sequence[Tensor]) -> Plan:
         """For one evaluation; `forget` it after its release."""
@@ -206,25 +213,25 @@ class Executor:
         run(loop, own, 1 if apart else len(own), np.zeros(1, np.int64), *rest)
 
 
-def _n_parts(n_atoms: int) -> int:
-    return 1 if n_atoms <= WHOLE else min(PARTS, 2 * -(-n_atoms // PART))
+def _n_parts(n_atoms: int, whole: int) -> int:
+    return 1 if n_atoms <= whole else min(PARTS, 2 * -(-n_atoms // PART))
 
 
-def _parts(row_ptr: Array) -> Array:
+def _parts(row_ptr: Array, whole: int) -> Array:
     """Where the parts begin: an even number of equal ones, whatever the number of threads and the edges.
 
     Isolated atoms at the end, which only a training has, change nothing.
     """
-    if len(row_ptr) <= WHOLE + 1:
+    if len(row_ptr) <= whole + 1:
         return np.array([0, len(row_ptr) - 1])
     n_atoms = int(np.searchsorted(row_ptr, row_ptr[-1]))
-    n_parts = _n_parts(n_atoms)
+    n_parts = _n_parts(n_atoms, whole)
     ends = n_atoms * np.arange(n_parts + 1) // n_parts
     ends[-1] = len(row_ptr) - 1
     return ends.astype(np.int64)
 
 
-def parts_of_graphs(structure: Structure, batch: Array, n_graphs: int) -> Parts:
+def _parts_of_graphs(structure: Structure, batch: Array, n_graphs: int, whole: int) -> Parts:
     """Where the parts begin: between graphs, and within a large one where it would be cut if it were alone.
 
     Small graphs have two parts together, so that two threads share a batch of a training.
@@ -233,26 +240,27 @@ def parts_of_graphs(structure: Structure, batch: Array, n_graphs: int) -> Parts:
         structure: the atoms of all graphs, and perhaps isolated atoms behind them.
         batch: (n_atoms,) the graph of each atom but the isolated ones, ascending.
         n_graphs: their number.
+        whole: most atoms of one part.
     """
     row_ptr, n_atoms = structure.row_ptr, len(batch)
     if n_graphs == 1:
-        return Parts(_parts(row_ptr), apart=False)
-    ends, n_parts = np.searchsorted(batch, np.arange(n_graphs + 1)), max(2, _n_parts(n_atoms))
+        return Parts(_parts(row_ptr, whole), apart=False)
+    ends, n_parts = np.searchsorted(batch, np.arange(n_graphs + 1)), max(2, _n_parts(n_atoms, whole))
     wanted = n_atoms * np.arange(n_parts + 1) // n_parts
     cuts = [ends[np.searchsorted(ends, wanted)]]
-    large = np.flatnonzero(np.diff(ends) > WHOLE)
+    large = np.flatnonzero(np.diff(ends) > whole)
     for k in large:
         first, last = ends[k : k + 2]
-        cuts.append(first + _parts(row_ptr[first : last + 1] - row_ptr[first]))
+        cuts.append(first + _parts(row_ptr[first : last + 1] - row_ptr[first], whole))
     parts = np.unique(np.concatenate(cuts))
     parts[-1] = len(row_ptr) - 1
     return Parts(parts, apart=len(large) == 0)
 
 
-def _parts_of_process(row_ptr: Array, n_own: int) -> tuple[Array, int]:
+def _parts_of_process(row_ptr: Array, n_own: int, whole: int) -> tuple[Array, int]:
     """Where the parts begin of own atoms, which come first, and of ghosts; how many are of own ones."""
-    own = np.unique(_parts(row_ptr[: n_own + 1]))
-    ghosts = n_own + _parts(row_ptr[n_own:] - row_ptr[n_own])
+    own = np.unique(_parts(row_ptr[: n_own + 1], whole))
+    ghosts = n_own + _parts(row_ptr[n_own:] - row_ptr[n_own], whole)
     return np.unique(np.concatenate([own, ghosts])), len(own) - 1
 
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from ase import Atoms
 from potentials import VARIANTS, new_potential
-from structures import CUTOFF, copper, ethanol, quartz
+from structures import CUTOFF, copper, ethanol, graph_of, quartz
+from thread_runs import n_threads_for_anything
 
+from mlpot.cpu import executor
 from mlpot.forces import native_obstacle, predict
 from mlpot.graph import collate
 from mlpot.neighbors import build_graph
@@ -40,3 +42,22 @@ def test_a_structure_is_the_same_in_every_batch(variant: str, dtype: torch.dtype
             torch.testing.assert_close(
                 getattr(together, name), expected, rtol=0, atol=0, equal_nan=True, msg=f"{what}: {name}"
             )
+
+
+def test_a_network_with_much_work_at_an_atom_cuts_smaller_structures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads share 27 atoms then; sums have one order whatever else is computed, and by how many threads."""
+    whole = new_potential("mace", dtype=torch.float64).freeze()
+    graphs = [graph_of(copper(seed=1).repeat((3, 3, 3))[:n]) for n in (27, 24, 41)]
+    expected = predict(whole, collate(graphs))
+    monkeypatch.setattr(executor, "LARGE", 27 * executor.FEW)  # numbers that a network of 27 at an atom has
+    cut = new_potential("mace", dtype=torch.float64).freeze()
+    alone = [predict(cut, graph) for graph in graphs]
+    assert (alone[0].forces - expected.forces[:27]).abs().max() > 0  # sums have another order
+    for n_threads in (1, 2, 3):
+        with n_threads_for_anything(n_threads):
+            together = predict(cut, collate(graphs))
+            assert torch.equal(predict(cut, graphs[0]).forces, alone[0].forces)
+        for name in ("energy", "forces", "stress"):
+            own = torch.cat([getattr(out, name) for out in alone])
+            torch.testing.assert_close(getattr(together, name), own, rtol=0, atol=0, equal_nan=True)
+            torch.testing.assert_close(own, getattr(expected, name), rtol=1e-12, atol=1e-11, equal_nan=True)

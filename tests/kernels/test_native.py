@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from thread_runs import n_threads_for_anything
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.forces import native_call_of, native_obstacle, predict
 from mlpot.graph import AtomGraph, Properties, collate
-from mlpot.kernels import threads
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential, UnknownElementError
 
@@ -40,19 +39,6 @@ def fresh(dtype: torch.dtype = torch.float64, *, repulsion: bool = False, **argu
 def made(dtype: torch.dtype = torch.float64, *, repulsion: bool = False, **arguments: object) -> Potential:
     """The same, frozen."""
     return fresh(dtype, repulsion=repulsion, **arguments).freeze()
-
-
-@contextmanager
-def n_threads_for_anything(n: int) -> Iterator[None]:
-    """Share even the smallest work among n threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(threads, "ONE_THREAD", 0)
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def structures() -> list[Atoms]:

@@ -7,7 +7,8 @@ import copy
 import pytest
 import torch
 from ase.build import molecule
-from test_native import fresh, graph_of, molecules, n_threads_for_anything, structures
+from test_native import fresh, graph_of, molecules, structures
+from thread_runs import n_threads_for_anything
 from torch import Tensor
 
 from mlpot.forces import predict
