@@ -265,6 +265,32 @@ def test_velocities_under_the_name_of_an_xyz_file_are_no_positions(tmp_path, lab
     assert frames_of(tmp_path / "water.xyz", **said)[0].get_distance(0, 1) == pytest.approx(0.96)
 
 
+@pytest.mark.parametrize("distance", [0.1, np.inf, np.nan])
+def test_a_scan_of_two_atoms_and_what_is_not_finite_are_left_to_others(tmp_path, distance):
+    path = tmp_path / "scan.xyz"
+    path.write_text(f"2\nscan\nH 0 0 0\nH 0 0 {distance}\n3\nscan\nH 0 0 0\nH 0 0 {distance}\nH 0 0 8.2\n")
+    source = Source(path, Reading(labels=False))
+    if np.isfinite(distance):
+        assert next(source.frames()).get_distance(0, 1) == distance
+    else:
+        assert len(list(source.frames())) == 2
+
+
+# --- RuNNer and n2p2 ---
+
+
+def test_units_that_a_set_of_n2p2_does_not_say_are_told(tmp_path):
+    atoms = "atom 0 0 0 O 0 0 0.01 0 0\natom 1.8 0 0 H 0 0 -0.01 0 0\n"
+    (tmp_path / "input.data").write_text(f"begin\ncomment no unit\n{atoms}energy -75.0\ncharge 0.0\nend\n" * 2)
+    source = Source(tmp_path / "input.data")
+    (frame, _) = source.frames()
+    assert frame.get_distance(0, 1) == pytest.approx(1.8 * BOHR)
+    assert frame.get_potential_energy() == pytest.approx(-75 * HARTREE)
+    assert any(
+        line.startswith("taken in bohr, hartree and hartree/bohr, as RuN") for line in source.report.lines()
+    )
+
+
 # --- SchNetPack ---
 
 

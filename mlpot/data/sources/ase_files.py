@@ -40,6 +40,12 @@ servers, or are not ASE's.
 RAW = {"cfg", "db", "extxyz", "json", "lammps-dump-text", "traj", "xyz"}
 """Formats whose numbers come as they stand in the file; those of all others ASE turns into eV and Å."""
 
+ASSUMED = {
+    "runnerdata": "taken in bohr, hartree and hartree/bohr, as RuNNer writes; n2p2 takes any units: if they are "
+    "others, write extxyz",
+}
+"""Units of formats that programs write in others too."""
+
 
 def ase_kind(path: Path) -> str:
     """The format of ASE that the content, or else the name, of a file shows; empty if none."""
@@ -90,6 +96,8 @@ def read_with_ase(
                 raise FormatError(
                     f"ASE could not read frame {k} of {path} as {kind}: {cause(path, kind, error)}"
                 ) from error
+            if kind in ASSUMED:
+                note(ASSUMED[kind], k)
             yield k, atoms
 
 

@@ -54,7 +54,7 @@ def check_apart(where: str, positions: Floats) -> None:
         FormatError: half of the atoms have another one nearer than any two nuclei are.
     """
     looked_at, among = positions[:LOOKED_AT], positions[:AMONG]
-    if len(among) < 2:
+    if len(among) < 3 or not np.isfinite(among).all():  # two are perhaps a scan of their distance
         return
     apart = np.linalg.norm(looked_at[:, None] - among, axis=2)
     np.fill_diagonal(apart, np.inf)

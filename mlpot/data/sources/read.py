@@ -314,7 +314,7 @@ def kind_of(path: Path) -> str:
         return "schnetpack"
     # ASE takes these for the formats of their endings.
     program = by_dpdata(path) if kind in ("", "gaussian-out", "espresso-out") else ""
-    found = kind_by_content(path) if kind == "runnerdata" or kind not in READABLE else ""
+    found = kind_by_content(path) if kind in ("runnerdata", "sys") or kind not in READABLE else ""
     kind = program or found or kind
     if not kind:
         raise FormatError(f"{path} shows no format that ASE knows. {origin(path) or NAME_IT}")
