@@ -11,6 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 Draw = Callable[[Axes], object]
 NOTHING = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -24,6 +25,7 @@ def plain_logarithmic(axis: Axis) -> None:
         return f"{x:g}" if high < 10 * low or f"{x:e}"[0] in "25" else ""
 
     axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(LogLocator(subs=(1.5, *range(2, 10))))  # 1.5: from 65 to 185 nothing is above 100 else
     axis.set_minor_formatter(minor)
 
 

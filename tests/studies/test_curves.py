@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from sets import crystals, small_recipe, write
 from training_runs import no_pictures
 
 from mlpot.cli.main import main
+from mlpot.figures.svg import plain_logarithmic
 from mlpot.html.run import write_report
 from mlpot.recipes import RecipeError
 from mlpot.studies.averaged_curve import average_curve
@@ -124,6 +127,16 @@ def test_the_command_draws_and_tells(
     assert "complete" in page
     assert "b: slope +0.00 ± 0.00" in page
     assert page.count("<img") == 3
+
+
+def test_errors_on_both_sides_of_a_power_of_ten_have_numbers_on_both() -> None:
+    figure = Figure()
+    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    axes.set(yscale="log", ylim=(65, 185))
+    plain_logarithmic(axes.yaxis)
+    canvas.draw()
+    written = {label.get_text() for label in axes.get_yticklabels(which="both")}
+    assert {"70", "100", "150"} <= written
 
 
 def test_averages_of_a_network_that_is_equivariant_err_as_it_does(
