@@ -114,6 +114,28 @@ SECTIONS: dict[str, str] = {
     "L14_atoms_gone_changed_and_new": oxide()
     + "run 0\ngroup g id 3 10 40\ndelete_atoms group g compress no\nrun 0\nset atom 7 type 1\nrun 0\n"
     "create_atoms 2 single 5.1 2.2 5.3\nrun 0\n",
+    "L14_deposited": oxide() + "change_box all boundary p p f\nchange_box all z delta 0 40 units box\n"
+    "region top block 1 7 1 6 30 38 units box\n"
+    "fix in all deposit 4 2 3 511 region top near 2.5 vz -0.1 -0.1 units box\n"
+    "fix w all wall/reflect zlo EDGE zhi EDGE\n" + MOVE + "run 0\n",
+    "L14_evaporated": oxide("large")
+    + "region half block INF INF INF INF 4 INF units box\nfix out all evaporate 5 3 half 777\n"
+    + MOVE
+    + "run 0\n",
+    "L18_written_and_read": oxide()
+    + MOVE
+    + "write_data written nocoeff\n"
+    + oxide("written", before="processors 1 1 *")
+    + MOVE
+    + "run 0\n",
+    "L10_charges_and_copies": oxide(
+        "charged", before="atom_style charge", line="replicate 1 2 1\nfix potential all mlpot O Si"
+    )
+    + MOVE
+    + "run 0\n",
+    "L9_a_cell_that_flips": oxide()
+    + "velocity all create 300 8\nfix m all nve\nfix d all deform 1 xy erate 40 remap x flip yes\nrun 50\n"
+    + "unfix d\nrun 0\n",
     "L11_loop": oxide()
     + "variable k loop 3\nlabel again\nrun 1\nnext k\njump SELF again\nif '1 > 0' then 'run 0' else 'print no'\n",
     "L11_clear_in_a_loop": "variable m index 1 2\nlabel more\n"
@@ -137,6 +159,9 @@ def write_structures(folder: Path) -> None:
     write_data(folder, shaken(quartz() * (3, 3, 2), seed=5), OXIDE, "large")
     write_data(folder, ethanol(), ORGANIC, "ethanol")
     (folder / "line").write_text("fix potential all mlpot O Si\n")
+    head, rows = (folder / "small").read_text().split("Atoms # atomic\n\n")
+    charged = (" ".join([*row.split()[:2], "-0.5", *row.split()[2:]]) for row in rows.splitlines())
+    (folder / "charged").write_text(f"{head}Atoms # charge\n\n" + "\n".join(charged) + "\n")
 
 
 def elements_of(section: str) -> list[str]:

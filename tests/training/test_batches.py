@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from potentials import new_potential
 from sets import crystals, labeled
 from structures import worst
 
@@ -15,6 +14,7 @@ from mlpot.data.h5md import frame_of
 from mlpot.error_table import residuals
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Properties
+from mlpot.potential import Potential
 from mlpot.training.in_memory import flatten
 from mlpot.training.loaders import Batch, Batches, MemoryBatches, deal, even_ends
 from mlpot.training.losses import Loss
@@ -76,11 +76,13 @@ def in_one_and_in_several(n_ranks: int, **settings: object) -> tuple[list[Batch]
     return list(alone), [list(batches) for batches in several]
 
 
-@pytest.mark.parametrize("n_ranks", [2, 3])
-def test_the_gradient_of_several_processes_is_that_of_one(n_ranks: int) -> None:
+@pytest.mark.parametrize(("n_ranks", "backbone"), [(2, "schnet"), (3, "ace"), (3, "egnn")])
+def test_the_gradient_of_several_processes_is_that_of_one(n_ranks: int, backbone: str) -> None:
     """L26: unequal atoms, missing labels, a last batch for which frames are too few; turned structures too."""
     alone, several = in_one_and_in_several(n_ranks, augment="rotations")
-    potential, loss = new_potential("schnet", n_features=8), Loss((1.0, 10.0, 100.0))
+    arguments = {"cutoff": 4.0, "n_features": 8, "n_radial": 6}
+    potential, loss = Potential(backbone, arguments, reference_energies={29: -1306.2}), Loss((1.0, 10.0, 100.0))
+    potential = potential.double()
     weights = [w for w in potential.parameters() if w.requires_grad]
 
     def gradient(graph: AtomGraph, labels: Properties, divisors: object = n_of_one) -> list[torch.Tensor]:
