@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import ase.db
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
@@ -231,6 +232,22 @@ def test_positions_of_ipi_are_in_their_own_unit_and_cell(tmp_path, unit, length)
     assert frames[0].pbc.all()
     assert any("taken as periodic" in line for line in source.report.lines())
     assert not frames_of(path, pbc="FFF")[0].pbc.any()
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".bz2", ".xz", "byte order mark"])
+def test_a_packed_trajectory_of_ipi_is_one_too(tmp_path, ending):
+    path = ipi(tmp_path / "run.xyz", "positions{atomic_unit}", R[0], more="cell{angstrom}")
+    if ending.startswith("."):
+        packed = path.with_name(f"run.xyz{ending}")
+        with ase.io.formats.open_with_compression(str(packed), "wb") as file:
+            file.write(path.read_bytes())
+        path = packed
+    elif ending:
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    source = Source(path, Reading(labels=False, index="-1"))
+    (atoms,) = source.frames()
+    np.testing.assert_allclose(atoms.positions, R[0] * BOHR)
+    assert any("periodic" in line and line.endswith("(2 frames: 0, 1).") for line in source.report.lines())
 
 
 def test_the_nine_numbers_of_a_cell_of_ipi_are_columns(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import re
+import zlib
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.geometry import cellpar_to_cell
+from ase.io.formats import open_with_compression
 from numpy.typing import NDArray
 
 from mlpot.data.elements import numbers_of_text
@@ -34,8 +37,12 @@ def is_ipi(path: Path) -> bool:
     """Whether a text is a trajectory of i-PI, by its first comment."""
     if not path.is_file():
         return False
-    with path.open("rb") as lines:
-        return lines.readline(100).strip().isdigit() and bool(CELL.search(lines.readline(500).decode("latin-1")))
+    try:
+        with open_with_compression(str(path), "rb") as lines:
+            count, comment = lines.readline(100), lines.readline(500)
+    except (EOFError, OSError, zlib.error):  # damaged: whoever reads it says how
+        return False
+    return count.removeprefix(codecs.BOM_UTF8).strip().isdigit() and bool(CELL.search(comment.decode("latin-1")))
 
 
 def read_ipi(path: Path, kind: str, reading: Reading, report: Report) -> Iterator[tuple[int, Atoms]]:

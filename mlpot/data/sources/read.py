@@ -176,6 +176,7 @@ class Source:
             part is not None and part < 0 for part in (wanted.start, wanted.stop, wanted.step, start, stop, step)
         ):
             chosen = range(sum(1 for _ in self._read(slice(None))))[wanted][start:stop:step]
+            self.report = Report(str(self.path), self.reading.labels)  # of the frames that follow alone
         else:
             chosen = range(2**62)[wanted][start:stop:step]
         if chosen.step < 0:
