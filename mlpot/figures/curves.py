@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from mlpot.figures.curve import ERRORS, half_finished
 from mlpot.figures.svg import Draw, plain_logarithmic, side_by_side
@@ -68,6 +68,7 @@ def _slopes(comparison: Mapping[str, Any], axes: Axes) -> None:
     rows = comparison["rows"]
     _bars(comparison, [(row["name"], row["law"]["slope"], row["law"]["interval"]) for row in rows], axes)
     axes.set(xlabel="slope of log error against log frames")
+    axes.xaxis.set_major_locator(MaxNLocator(6))  # numbers of many digits would touch
 
 
 def _factors(comparison: Mapping[str, Any], label: str, axes: Axes) -> None:
