@@ -105,7 +105,11 @@ def hash_of(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def write_tensors(path: Path, weights: dict[str, torch.Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON-able header to one file; the old file stays whole until the new one is."""
+    """Write tensors and a JSON-able header to one file; the old file stays whole until the new one is.
+
+    The header says what the tensors' SHA-256 is, by which `read_weights` sees damage.
+    """
+    header = {**header, "weights_sha256": hash_of(weights)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -185,10 +189,26 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors in a potential's file, by name."""
+def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors in any safetensors file, by name."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors in a file of `write_tensors`, by name.
+
+    Raises:
+        FileNotFoundError, ModelFileError: as `read_metadata`, or the tensors are not those that were written.
+    """
+    expected = read_metadata(path).get("weights_sha256")  # files of earlier versions do not say it
+    weights = read_tensors(path)
+    if expected is not None and expected != hash_of(weights):
+        raise ModelFileError(
+            f"{path}: its weights are not those that were written: their SHA-256 differs from the header's. "
+            "The file was damaged, or changed by another program; copy it again, or train anew."
+        )
+    return weights
 
 
 def own_potential(

@@ -18,7 +18,15 @@ from structures import ELEMENTS, STRUCTURES, batch_of, evaluate, isolated_atom
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.forces import predict
-from mlpot.model_file import FORMAT_VERSION, ModelFileError, load_potential, read_header, save_potential
+from mlpot.model_file import (
+    FORMAT_VERSION,
+    ModelFileError,
+    attach_certificate,
+    hash_of,
+    load_potential,
+    read_header,
+    save_potential,
+)
 from mlpot.units import HOUSE_UNITS
 
 
@@ -35,6 +43,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     header = read_header(path)
     change(header, weights)
+    header["weights_sha256"] = hash_of(weights)
     save_file(weights, path, metadata={"mlpot": json.dumps(header)})
     return path
 
@@ -88,6 +97,18 @@ def test_a_potential_computes_in_the_type_it_is_asked_for(saved: Path) -> None:
     atoms = STRUCTURES["quartz"]()
     assert evaluate(single, atoms).energy.item() == pytest.approx(evaluate(double, atoms).energy.item(), abs=1e-4)
     assert MLPotCalculator(saved, dtype=torch.float32).potential.dtype == torch.float32
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.999], ids=["first", "middle", "last"])
+def test_a_weight_with_a_flipped_bit_is_seen(place: float, saved: Path) -> None:
+    """As a disk or a transfer flips it: the number is finite, and near what it was."""
+    content = bytearray(saved.read_bytes())
+    begin = 8 + int.from_bytes(content[:8], "little")  # of the tensors
+    content[begin + 8 * int(place * (len(content) - begin) / 8)] ^= 1
+    saved.write_bytes(content)
+    for read in (load_potential, MLPotCalculator, lambda path: attach_certificate(path, {})):
+        with pytest.raises(ModelFileError, match=r"SHA-256 differs.*copy it again"):
+            read(saved)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from mlpot.forces import predict
 from mlpot.importers.mace_weights import NotCoveredError, arguments, backbone_weights
-from mlpot.model_file import read_weights, save_potential
+from mlpot.model_file import read_tensors, save_potential
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
 from mlpot.terms.zbl import Form
@@ -105,8 +105,8 @@ def import_mace(
     tell(f"{model} is a pickle, which may run code: it is opened only by {python}, in a process of its own.")
     with tempfile.TemporaryDirectory() as directory:
         description, structures = _ask(python, model, Path(directory))
-        weights = read_weights(Path(directory) / "weights.safetensors")
-        answers = read_weights(Path(directory) / "answers.safetensors")
+        weights = read_tensors(Path(directory) / "weights.safetensors")
+        answers = read_tensors(Path(directory) / "answers.safetensors")
     number = _head(description["heads"], head)
     potential, exact, single = _matching(description, weights, structures, answers, number, dtype)
     tell(f"Differences of {len(structures)} structures from mace-torch in float64: {exact}.")
