@@ -62,7 +62,7 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_all(file: io.FileIO, content: bytes) -> None:
+def write_all(file: io.FileIO, content: bytes | memoryview) -> None:
     """An unbuffered file may take a part of what it is given, up to where the disk is full."""
     view = memoryview(content)
     while view:

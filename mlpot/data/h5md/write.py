@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import h5py
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from mlpot.atomic_files import check_place, replacing
+from mlpot.atomic_files import check_place, replacing, storing
 from mlpot.data.constraints import other_constraints
 from mlpot.data.errors import FormatError, LabelError, LeftOutWarning
 from mlpot.data.frame import Columns, columns_of, family
@@ -31,6 +32,7 @@ from mlpot.data.h5md.layout import (
     group_name,
 )
 from mlpot.data.h5md.safe_hdf5 import open_checked
+from mlpot.data.h5md.sink import Sink
 from mlpot.data.unit_names import H5MD_UNITS
 from mlpot.version import __version__
 
@@ -69,16 +71,17 @@ def write_parts(
     """As `write`, of frames that come in parts, as structures or column by column; their number."""
     check_place(path, overwrite=overwrite)
     with replacing(path, overwrite=overwrite) as temporary:
-        with h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file:
+        with _opened(temporary, new=True) as (file, sink):
             found(file, card)
             n_frames = 0
             with _Behind(file) as columns:
                 for part in parts:
+                    sink.check()
                     if isinstance(part, Series):
                         columns.take(part)
                         continue
                     columns.finish()
-                    n_frames += extend(file, part)
+                    n_frames += extend(file, _watched(part, sink))
                 columns.finish()
             n_frames += columns.n_written
         if n_frames == 0:
@@ -142,9 +145,33 @@ def append(path: str | Path, frames: Iterable[Atoms]) -> None:
                 "write(new, Reader(path).frames(), card={...})."
             )
     with replacing(path) as temporary:
-        shutil.copyfile(path, temporary)
-        with h5py.File(temporary, "r+", libver=("v110", "v110"), locking=False) as file:
-            extend(file, frames)
+        with storing(Path(path), Path(path).stat().st_size):
+            shutil.copyfile(path, temporary)
+        with _opened(temporary, new=False) as (file, sink):
+            extend(file, _watched(frames, sink))
+
+
+@contextmanager
+def _opened(path: Path, *, new: bool) -> Iterator[tuple[h5py.File, Sink]]:
+    """A file that is filled, and thrown away if that fails.
+
+    Raises:
+        StorageError: something could not be written.
+    """
+    with closing(Sink(path, new=new)) as sink:
+        try:
+            with h5py.File(cast("BinaryIO", sink), "w" if new else "r+", libver=("v110", "v110")) as file:
+                yield file, sink
+        except (OSError, RuntimeError, ValueError, KeyError):  # as what HDF5 reads back may be lost
+            sink.check()
+            raise
+        sink.check()
+
+
+def _watched(frames: Iterable[Atoms], sink: Sink) -> Iterator[Atoms]:
+    for atoms in frames:
+        sink.check()
+        yield atoms
 
 
 def found(file: h5py.File, card: Mapping[str, str]) -> None:

@@ -1,0 +1,56 @@
+"""Does a disk that is full while HDF5 writes end in words, with nothing left behind, and not in a crash?"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = """
+import resource, signal, sys
+import numpy as np
+from pathlib import Path
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from mlpot.atomic_files import StorageError
+from mlpot.data import h5md
+from mlpot.data.h5md.write import append, write_parts
+
+def frames(n, seed):
+    rng = np.random.default_rng(seed)
+    for k in range(n):
+        atoms = Atoms("CH4", rng.normal(size=(5, 3)))
+        atoms.calc = SinglePointCalculator(atoms, energy=rng.normal(), forces=rng.normal(size=(5, 3)))
+        yield atoms
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+folder = Path(sys.argv[1])
+h5md.write(folder / "whole.h5", frames(400, 0), card={})
+whole = (folder / "whole.h5").read_bytes()
+for limit in (1, 3000, 9000, len(whole) // 3, len(whole) // 2, len(whole) - 1):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))  # as a disk with so much room
+    for name, fill in {
+        "new.h5": lambda path: h5md.write(path, frames(400, 0), card={}),
+        "parts.h5": lambda path: write_parts(path, (frames(50, k) for k in range(20)), card={}),
+        "whole.h5": lambda path: append(path, frames(400, 1)),
+    }.items():
+        try:
+            fill(folder / name)
+            raise SystemExit(f"{name} fits into {limit} bytes?")
+        except StorageError as error:
+            assert name in str(error) and ".part" not in str(error), error
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert [path.name for path in folder.iterdir()] == ["whole.h5"], list(folder.iterdir())
+assert (folder / "whole.h5").read_bytes() == whole
+append(folder / "whole.h5", frames(3, 1))  # HDF5 works as before
+with h5md.Reader(folder / "whole.h5") as reader:
+    assert len(reader) == 403
+"""
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_full_disk_is_told_and_crashes_nothing(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", CODE, tmp_path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
