@@ -267,7 +267,8 @@ def _loaded(path: str | Path) -> Potential:
         raise ModelFileError(f"{path} does not describe a potential of this mlpot: {error}") from error
     potential.header = header
     if isinstance(header.get("certificate"), dict):
-        header["certificate"]["of_these_weights"] = header["certificate"].get("weights_sha256") == hash_of(stored)
+        own = header.get("weights_sha256") or hash_of(stored)  # what the header says, `read_weights` has checked
+        header["certificate"]["of_these_weights"] = header["certificate"].get("weights_sha256") == own
         if not header["certificate"]["of_these_weights"]:
             warnings.warn(
                 f"{path}: its certificate is of other weights. Run `mlpot verify --attach` anew.", stacklevel=3

@@ -81,9 +81,8 @@ def _errors(metrics: Mapping[str, Any]) -> list[Html]:
         words = "The best epoch was chosen by the validation frames, so that errors on others tend to be greater."
         told.append(finding("note", "There was no test set", tag("p", words, " Give one as data.test.")))
     if "validation_set_of" in metrics:
-        by = metrics["validation_set_of"].partition(", ")[2]
         words = "The mean of the committee, which learned from all of them, is judged by a test set alone."
-        told.append(finding("note", f"Validation: {by}", tag("p", words)))
+        told.append(finding("note", f"Validation: {metrics['validation_set_of']}", tag("p", words)))
     for name, n in metrics.get("repeated_structures", {}).items():
         if n:
             words = f"{n} of them are in the training set too: their errors say little."

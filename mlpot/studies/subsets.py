@@ -153,16 +153,15 @@ def order_of(seen: Survey, seed: int) -> Ints:
     return np.concatenate([order[needed], np.delete(order, needed)])
 
 
-def check_elements_of(train: str, judges: Sequence[str], smallest: int, seed: int) -> None:
+def check_elements_of(seen: Survey, judged: Survey, smallest: int, seed: int) -> None:
     """Raise RecipeError where the smallest set of a seed lacks an element that is judged and could be trained on.
 
     Args:
-        train: the file to draw from.
-        judges: files of the sets for validation and test.
+        seen: of the file to draw from.
+        judged: of the sets for validation and test.
         smallest: number of structures.
         seed: of the order.
     """
-    seen, judged = survey(train), survey(*judges)
     order = order_of(seen, seed)
     holds = np.logical_or.accumulate(seen.holds(order), axis=0)
     needed = holds[-1] & judged.holds(structures(judged).indices).any(axis=0)

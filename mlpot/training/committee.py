@@ -217,7 +217,7 @@ def _finish(recipe: Recipe, results: Sequence[TrainingResult], tell: Messages) -
     parts = joined(folds)
     baseline = make_baseline(learned_from(folds[0], recipes[0].data.fold), recipe.data.reference_energies)
     potential = mean_of(members, recipe, baseline).to(next(members[0].parameters()).device)
-    validated = (VALIDATED_BY, predicted_by_members(members, recipes, folds, potential.cutoff)) if own else None
+    validated = predicted_by_members(members, recipes, folds, potential.cutoff) if own else None
     sets = make_sets(recipe, parts, potential.cutoff)
     parts = replace(parts, examples=examples(parts.train))
     parts.forget()

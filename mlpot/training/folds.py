@@ -20,7 +20,7 @@ from mlpot.training.outputs import Predicted, predict_all
 from mlpot.training.recipe import Recipe
 from mlpot.training.splits import Parts, make_parts, split, structures, union, weighted
 
-VALIDATED_BY = "validation set, each structure by members that left it out"
+VALIDATED_BY = "each structure by members that left it out"
 
 
 def parts_of_folds(recipes: Sequence[Recipe]) -> list[Parts]:

@@ -45,7 +45,7 @@ def write_outputs(
     sets: dict[str, Batches],
     facts: dict[str, Any],
     start: Potential | None = None,
-    validated: tuple[str, Predicted] | None = None,
+    validated: Predicted | None = None,
 ) -> dict[str, Any]:
     """Evaluate a frozen potential on validation and test sets, write everything, and give back the metrics.
 
@@ -53,7 +53,8 @@ def write_outputs(
         sets: "train", "validation" and, if there is one, "test".
         facts: more entries of the metrics.
         start: the potential before the first step, if that was a trained one.
-        validated: what judges the validation set, and its predictions, if it is not the potential.
+        validated: predictions of the validation set by what judges it, `facts["validation_set_of"]`, if that is
+            not the potential.
     """
     limits = training_limits(sets["train"], potential.cutoff)
     untrained = start is not None and not facts["epochs"]  # then it is the start, whatever the data are
@@ -63,7 +64,7 @@ def write_outputs(
     metrics = dict(facts)
     for name in [n for n in ("validation", "test") if n in sets]:
         if name == "validation" and validated is not None:
-            of, judged = validated
+            of, judged = f"{name} set, {facts['validation_set_of']}", validated
         else:
             of, judged = f"{name} set", predict_all(potential, sets[name])
         predicted, reference, numbers, n_atoms = judged

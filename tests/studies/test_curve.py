@@ -17,6 +17,7 @@ from sets import crystals, free_atoms, small_recipe, write
 from training_runs import PowerCutError, StopIn, no_pictures
 
 from mlpot.cli.main import main
+from mlpot.data.check.survey import survey
 from mlpot.data.h5md import Reader
 from mlpot.folder_lock import LockedError, folder_lock
 from mlpot.html.files import RunError
@@ -241,11 +242,11 @@ def test_a_size_that_has_no_atom_of_an_element_that_is_judged_is_refused(
     everything = str(write(tmp_path / "set.h5", frames))
     if lacking:
         with pytest.raises(RecipeError, match=r"--sizes from 1 on: .* have no .* Begin with 3, which"):
-            check_elements_of(everything, [everything], smallest, 0)
+            check_elements_of(survey(everything), survey(everything), smallest, 0)
     else:
-        check_elements_of(everything, [everything], smallest, 0)
+        check_elements_of(survey(everything), survey(everything), smallest, 0)
     copper = str(write(tmp_path / "copper.h5", frames[:4]))
-    check_elements_of(copper, [everything], 1, 0)  # what the set has not got is no matter of sizes
+    check_elements_of(survey(copper), survey(everything), 1, 0)  # what the set has not got is no matter of sizes
 
 
 def test_another_curve_is_not_gone_on_with(data: Path, drawn: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

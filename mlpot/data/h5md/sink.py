@@ -18,20 +18,21 @@ class Sink:
 
     Args:
         path: the file.
+        wanted: the file that it shall become, which messages name.
         new: begin with an empty file.
     """
 
-    def __init__(self, path: Path, *, new: bool):
-        self._path, self._place = path, 0
+    def __init__(self, path: Path, wanted: Path, *, new: bool):
+        self._wanted, self._place = wanted, 0
         self._error: OSError | None = None
         self._kept: dict[int, bytes] = {}  # after the error, by place
         self._file = path.open("w+b" if new else "r+b", buffering=0)
         self._size = os.fstat(self._file.fileno()).st_size
 
     def check(self) -> None:
-        """Raise StorageError, with the name of the file that is wanted, if something could not be written."""
+        """Raise StorageError if something could not be written."""
         if self._error is not None:
-            with storing(self._path.parent.parent / self._path.name, self._size):
+            with storing(self._wanted, self._size):
                 raise self._error
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:

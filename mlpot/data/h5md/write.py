@@ -71,7 +71,7 @@ def write_parts(
     """As `write`, of frames that come in parts, as structures or column by column; their number."""
     check_place(path, overwrite=overwrite)
     with replacing(path, overwrite=overwrite) as temporary:
-        with _opened(temporary, new=True) as (file, sink):
+        with _opened(temporary, Path(path), new=True) as (file, sink):
             found(file, card)
             n_frames = 0
             with _Behind(file) as columns:
@@ -147,18 +147,18 @@ def append(path: str | Path, frames: Iterable[Atoms]) -> None:
     with replacing(path) as temporary:
         with storing(Path(path), Path(path).stat().st_size):
             shutil.copyfile(path, temporary)
-        with _opened(temporary, new=False) as (file, sink):
+        with _opened(temporary, Path(path), new=False) as (file, sink):
             extend(file, _watched(frames, sink))
 
 
 @contextmanager
-def _opened(path: Path, *, new: bool) -> Iterator[tuple[h5py.File, Sink]]:
+def _opened(path: Path, wanted: Path, *, new: bool) -> Iterator[tuple[h5py.File, Sink]]:
     """A file that is filled, and thrown away if that fails.
 
     Raises:
         StorageError: something could not be written.
     """
-    with closing(Sink(path, new=new)) as sink:
+    with closing(Sink(path, wanted, new=new)) as sink:
         try:
             with h5py.File(cast("BinaryIO", sink), "w" if new else "r+", libver=("v110", "v110")) as file:
                 yield file, sink
