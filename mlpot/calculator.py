@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,13 +17,24 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
 from mlpot.equivariance import warn_of_rotations
-from mlpot.forces import device_obstacle, native_call_of, periodic_directions, predict, predict_atoms, volumes
+from mlpot.extrapolation import OUTSIDE
+from mlpot.forces import (
+    device_obstacle,
+    native_call_of,
+    periodic_directions,
+    predict,
+    predict_and_grade,
+    predict_atoms,
+    volumes,
+)
 from mlpot.graph import AtomGraph, Edges, Properties
 from mlpot.model_file import own_potential
 from mlpot.neighbors import SkinList
 from mlpot.potential import Potential
 from mlpot.repeated_forces import RepeatedForces
 
+BETWEEN = 20
+"""Calculations, at least, from one look at extrapolation grades to the next."""
 _MADE_ANEW: dict[str, Any] = {"_sent": None, "_repeated": None, "_seen": None}
 """What belongs to a device, and not to a file of a calculator."""
 
@@ -53,6 +65,8 @@ class MLPotCalculator(Calculator):
         skin: Å; the neighbor list is rebuilt when an atom moved half of it.
         cuda_graph: on a CUDA device compute structures of the same atoms, from the second on, by one CUDA graph,
             so that small ones do not wait for calls of kernels. It was not yet run on a card.
+        extrapolation_grade: warn, once, when an atom's `extrapolation_grade` is above it; None never warns. It is
+            looked at for new lists of neighbors, and in at most one of `BETWEEN` calculations.
 
     Raises:
         ValueError: a CUDA graph is wanted of what no kernel of Triton computes; says why.
@@ -73,12 +87,15 @@ class MLPotCalculator(Calculator):
         dtype: torch.dtype | str | None = None,
         skin: float = 0.5,
         cuda_graph: bool = False,
+        extrapolation_grade: float | None = OUTSIDE,
     ):
         super().__init__()
         self.potential, self.device = own_potential(potential, device, dtype), device
         warn_of_rotations(self.potential)
         if cuda_graph and (obstacle := device_obstacle(self.potential)) is not None:
             raise ValueError(f"No CUDA graph can compute this potential: {obstacle}. Leave cuda_graph out.")
+        self.extrapolation_grade = extrapolation_grade
+        self._n_calculated, self._next_look, self._n_builds = 0, 0, 0
         self._repeats = cuda_graph
         self._repeated: RepeatedForces | None = None
         self._seen: Tensor | None = None  # atomic numbers of the last structure that was computed without it
@@ -147,6 +164,12 @@ class MLPotCalculator(Calculator):
 
     def _predicted(self, graph: AtomGraph) -> Properties:
         """As `predict`."""
+        self._n_calculated += 1
+        if self._looks():
+            self._n_builds, self._next_look = self.neighbors.n_builds, self._n_calculated + BETWEEN
+            out = predict_and_grade(self.potential, graph)
+            self._warn_outside(out.extrapolation_grade)
+            return out
         if not self._repeats or graph.n_atoms == 0:
             return predict(self.potential, graph)
         if self._repeated is not None and self._repeated.fits(graph):
@@ -156,6 +179,28 @@ class MLPotCalculator(Calculator):
             return self._repeated(graph)
         self._seen = graph.numbers
         return predict(self.potential, graph)
+
+    def _looks(self) -> bool:
+        """Whether extrapolation grades of this calculation are looked at."""
+        if (
+            self.extrapolation_grade is None
+            or self.potential.domain is None
+            or self._n_calculated < self._next_look
+        ):
+            return False
+        return self.neighbors.n_builds > self._n_builds
+
+    def _warn_outside(self, grades: Tensor | None) -> None:
+        limit = cast("float", self.extrapolation_grade)
+        if grades is None or not grades.item() > limit:
+            return
+        warnings.warn(
+            f"An atom of {self.atoms.symbols} has extrapolation grade {grades.item():.3g}: it is so many times as "
+            "far from the training set as 99.9 % of the training atoms. Do not trust what is calculated for it. "
+            "This is said once; MLPotCalculator(..., extrapolation_grade=None) never says it.",
+            stacklevel=2,
+        )
+        self.extrapolation_grade = None
 
     def _graph(self, wide: bool = True) -> AtomGraph:
         """The structure with its edges; with those in the skin too where what computes skips them.

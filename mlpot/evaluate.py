@@ -21,6 +21,7 @@ from mlpot.data.errors import LabelError
 from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
 from mlpot.data.sources.read import Source, as_source
 from mlpot.error_table import MILLI, Error, ErrorSums, in_periodic_axes
+from mlpot.extrapolation import Outside
 from mlpot.figures.parity import compare, plot_parity, write_compared
 from mlpot.graph import Properties, collate_properties
 from mlpot.model_file import hash_of, load_potential
@@ -57,6 +58,7 @@ class FrameError:
     energy_error: float  # meV/atom
     forces_mae: float  # meV/Å
     forces_worst: float  # meV/Å, a component
+    extrapolation_grade: float  # the highest of its atoms; NaN if the potential cannot tell
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Evaluation:
     forces_by_element: dict[str, Error]
     forces_by_magnitude: dict[str, Error]  # of the reference |F|, eV/Å
     by_group: dict[str, dict[str, Error]]
+    outside: str  # how many structures are outside of the training set, in words; empty if none are
     frames: tuple[FrameError, ...]
 
 
@@ -85,6 +88,7 @@ class _Account:
         self.tallies: dict[tuple[str, str], ErrorSums] = defaultdict(ErrorSums)
         self.missing = Counter({"energy": 0, "forces": 0, "stress": 0})
         self.frames: list[FrameError] = []
+        self.outside = Outside()
 
     def add(self, index: int, formula: str, frame: Frame, out: Properties) -> None:
         energy_error = MILLI * (out.energy.item() - frame.energy)
@@ -108,11 +112,13 @@ class _Account:
             self.missing["forces"] += int((~known).sum())
         self.missing["energy"] += int(np.isnan(frame.energy))
         self.missing["stress"] += int(frame.pbc.all() and not is_isolated and not frame.has_stress)
-        size = np.abs(force_error[known])
+        size, grade = np.abs(force_error[known]), out.extrapolation_grade
+        self.outside.add([index], grade)
         self.frames.append(
             FrameError(
                 index, formula, n, frame.group or "", frame.energy, out.energy.item(), energy_error / n,
                 float(size.mean()) if size.size else np.nan, float(size.max()) if size.size else np.nan,
+                np.nan if grade is None else grade.item(),
             )
         )  # fmt: skip
 
@@ -142,6 +148,7 @@ class _Account:
             forces_by_element=self.table("element"),
             forces_by_magnitude={name: by_size[name] for name in MAGNITUDES if name in by_size},
             by_group={group: self.table(f"group {group}") for group in groups},
+            outside=str(self.outside),
             frames=tuple(self.frames),
         )
 

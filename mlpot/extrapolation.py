@@ -12,7 +12,7 @@ element, each measured with the mean and covariance of all the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from mlpot.graph import AtomGraph
 QUANTILE = 0.999
 ENOUGH = 20_000  # atoms of an element suffice to estimate its distribution
 FEW = 10  # fewer atoms do not suffice, and neither do atoms that are all equal
+OUTSIDE = 5.0
+"""Extrapolation grade of an atom from which a structure is said to be outside of the training set."""
 RIDGE = 1e-8  # of the mean variance, for features that never vary in training
 
 
@@ -65,6 +67,33 @@ class Domain(nn.Module):
         domain.mean = torch.stack(mean).float()
         domain.measure = (whiten / torch.tensor(limits, dtype=torch.float64)[:, None, None]).float()
         return domain
+
+
+class Outside:
+    """Counts structures that are outside of the training set."""
+
+    def __init__(self) -> None:
+        self.n_structures, self.n_outside = 0, 0
+        self._highest, self._of = 0.0, 0
+
+    def add(self, places: Sequence[int], grades: Tensor | None) -> None:
+        """Structures at places of their file, by the highest grades of their atoms (n,); None counts nothing."""
+        if grades is None:
+            return
+        self.n_structures += len(grades)
+        self.n_outside += int((grades > OUTSIDE).sum())
+        if len(grades) and (highest := float(grades.max())) > self._highest:
+            self._highest, self._of = highest, int(places[int(grades.argmax())])
+
+    def __str__(self) -> str:
+        """A sentence; empty if all are inside."""
+        if not self.n_outside:
+            return ""
+        return (
+            f"Structures with an atom outside of the training set (extrapolation grade above {OUTSIDE:g}): "
+            f"{self.n_outside} of {self.n_structures}, up to grade {self._highest:.3g} in structure {self._of}. "
+            "Do not trust what is predicted for them."
+        )
 
 
 def _limit(square: Tensor, n_prior: int) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 import torch
@@ -118,6 +118,27 @@ def _natively(potential: AtomicEnergies, graph: AtomGraph) -> Properties | None:
         return None
     energy, forces, virial = known
     return Properties(energy, forces, stress_of(virial, graph))
+
+
+def predict_and_grade(potential: Potential, graph: AtomGraph) -> Properties:
+    """As `predict`, and with the highest extrapolation grade of each structure if the potential can tell.
+
+    Compiled code has the features that it takes anyway.
+    """
+    if potential.domain is None:
+        return predict(potential, graph)
+    call = native_call_of(potential) if potential.is_frozen else None
+    with torch.no_grad():
+        known = call.with_features(graph) if isinstance(call, StagedCall) else None
+        if known is None:
+            out, grades = predict(potential, graph), extrapolation_grade(potential, graph)
+        else:
+            (energy, forces, virial), features = known
+            out = Properties(energy, forces, stress_of(virial, graph))
+            grades = grades_of(potential, graph.numbers, features)
+        assert grades is not None
+        highest = grades.new_zeros(graph.n_graphs).scatter_reduce(0, graph.batch, grades, "amax")
+    return replace(out, extrapolation_grade=highest)
 
 
 def extrapolation_grade(potential: Potential, graph: AtomGraph) -> Tensor | None:

@@ -9,23 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ase.io import read as ase_read
 from md_runs import assert_same_run, md_recipe, prepared
 from potentials import new_potential
 from sets import crystals, small_recipe, write
 from structures import STRUCTURES, batch_of, copper, graph_of
 
-from mlpot.calculator import MLPotCalculator
+from mlpot.calculator import BETWEEN, MLPotCalculator
 from mlpot.data.h5md import Reader
+from mlpot.data.sources.output import write_structures
 from mlpot.dynamics.ensembles import Ensemble
 from mlpot.dynamics.guards import NO_DOMAIN, WINDOW, Monitor
 from mlpot.dynamics.log import read_log
 from mlpot.dynamics.recipe import Guards
 from mlpot.dynamics.run import run_md
-from mlpot.extrapolation import Domain, domain_of
-from mlpot.forces import extrapolation_grade
+from mlpot.evaluate import evaluate
+from mlpot.extrapolation import Domain, Outside, domain_of
+from mlpot.forces import extrapolation_grade, predict, predict_and_grade
 from mlpot.graph import edge_vectors
 from mlpot.model_file import load_potential, save_potential
 from mlpot.potential import Potential
+from mlpot.predictions import predict_file
 from mlpot.signals import BlowUpError
 from mlpot.stages.pointwise import SECOND_MOMENT
 from mlpot.training.fit import train
@@ -120,6 +124,12 @@ def test_compiled_code_finds_the_grades_of_every_backbone(variant: str) -> None:
     )
     found = extrapolation_grade(potential, graph)
     torch.testing.assert_close(found, potential.extrapolation_grade(graph), rtol=1e-6, atol=1e-6)
+    graded, plain = predict_and_grade(potential, graph), predict(potential, graph)
+    for name in ("energy", "forces", "stress"):
+        assert torch.equal(*(getattr(out, name).nan_to_num() for out in (graded, plain)))
+    assert plain.extrapolation_grade is None
+    ends = graph.batch.bincount().tolist()
+    assert graded.extrapolation_grade.tolist() == [of_one.max().item() for of_one in found.split(ends)]
 
 
 def test_training_leaves_its_domain_in_the_file(tmp_path: Path) -> None:
@@ -131,6 +141,47 @@ def test_training_leaves_its_domain_in_the_file(tmp_path: Path) -> None:
     assert highest_grade(load_potential(result.model, dtype=torch.float64), known) == pytest.approx(
         highest_grade(potential, known), rel=1e-3
     )
+
+
+def test_what_is_outside_of_the_training_set_is_counted_by_every_way_to_predict(folder: Path) -> None:
+    structures = []
+    for scale in (1.0, 0.9, 0.7, 0.8):
+        atoms = copper()
+        atoms.set_cell(scale * atoms.cell.array, scale_atoms=True)
+        structures.append(atoms)
+    told = set()
+    for name in ("structures.h5", "structures.xyz"):
+        write_structures(folder / name, structures, overwrite=True)
+        outside = Outside()
+        predict_file(folder / "known.safetensors", folder / name, folder / f"out_{name}", outside=outside)
+        assert (outside.n_outside, outside.n_structures) == (3, 4)
+        told.add(str(outside))
+    (sentence,) = told
+    assert "3 of 4, up to grade" in sentence
+    assert "in structure 2." in sentence
+    labeled = ase_read(folder / "out_structures.xyz", ":")
+    judged = evaluate(folder / "known.safetensors", labeled)
+    assert judged.outside == sentence
+    assert [row.extrapolation_grade > 5 for row in judged.frames] == [False, True, True, True]
+    assert evaluate(folder / "native.safetensors", labeled).outside == ""
+    assert all(
+        np.isnan(row.extrapolation_grade) for row in evaluate(folder / "native.safetensors", labeled).frames
+    )
+
+
+def test_a_calculator_warns_once_of_what_is_outside_of_the_training_set(folder: Path) -> None:
+    known, squeezed = copper(), copper()
+    squeezed.set_cell(0.7 * squeezed.cell.array, scale_atoms=True)
+    calculator = MLPotCalculator(folder / "known.safetensors")
+    for atoms in (known, *(squeezed for _ in range(BETWEEN - 1))):  # looked at once in so many calculations
+        calculator.calculate(atoms)
+    with pytest.warns(UserWarning, match="has extrapolation grade .* Do not trust"):
+        calculator.calculate(squeezed)
+    squeezed.rattle(0.5)  # for a new list of neighbors
+    for _ in range(2 * BETWEEN):
+        calculator.calculate(squeezed)
+    MLPotCalculator(folder / "known.safetensors", extrapolation_grade=None).calculate(squeezed)
+    MLPotCalculator(folder / "native.safetensors").calculate(squeezed)  # cannot tell
 
 
 def highest_grade(potential: Potential, atoms: object) -> float:

@@ -76,7 +76,7 @@ def _backends(potential: Potential) -> Iterator[tuple[str, Backend]]:
     if torch.cuda.is_available():
         other = "cpu" if on_gpu(potential) else "cuda"
         elsewhere = CalculatorUnderTest(
-            other, lambda: MLPotCalculator(potential, device=other), potential.elements
+            other, lambda: MLPotCalculator(potential, device=other, extrapolation_grade=None), potential.elements
         )
         yield other, elsewhere
 

@@ -141,7 +141,7 @@ def of_potential(potential: Potential, *, name: str = "potential", device: str =
     single = potential.dtype == torch.float32
     return CalculatorUnderTest(
         name=name,
-        make=lambda: MLPotCalculator(potential, device=device),
+        make=lambda: MLPotCalculator(potential, device=device, extrapolation_grade=None),
         elements=potential.elements,
         single=single,
         exact=of_potential(deepcopy(potential).double(), name=name, device=device) if single else None,

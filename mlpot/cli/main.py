@@ -219,10 +219,11 @@ def predict(
     overwrite: Overwrite = False,
 ) -> None:
     """Write structures with the energies, forces and stresses of a potential."""
+    from mlpot.extrapolation import Outside
     from mlpot.predictions import predict_file
 
     source = source_of(structures, elements, elements_from, labels=False)
-    left_out: list[str] = []
+    left_out, outside = list[str](), Outside()
     with progress("predicting") as tell:
         n = predict_file(
             model,
@@ -235,9 +236,10 @@ def predict(
             on_bad=(lambda k, why: left_out.append(f"Left out: structure {k}: {why}")) if skip_bad else None,
             on=on,
             progress=tell,
+            outside=outside,
         )
     print_account(source)
-    for line in left_out:
+    for line in (*left_out, *filter(None, [str(outside)])):
         console.print(line, markup=False, soft_wrap=True)
     lost = f", {len(left_out)} left out" if skip_bad else ""
     console.print(f"{n} structures written to {output}{lost}", soft_wrap=True)

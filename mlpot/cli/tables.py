@@ -28,6 +28,8 @@ def print_evaluation(evaluation: Evaluation, names: dict[str, str]) -> None:
         for group, errors in evaluation.by_group.items():
             table.add_row(group, *(f"{errors[name].mae:.4g}" if name in errors else "" for name in names))
         console.print(table)
+    if evaluation.outside:
+        console.print(evaluation.outside, markup=False, soft_wrap=True)
 
 
 def _print_errors(title: str, errors: dict[str, Error]) -> None:

@@ -80,6 +80,18 @@ class StagedCall:
         energy, forces, virial = map(torch.from_numpy, found)
         return energy, forces, virial
 
+    def with_features(self, graph: AtomGraph) -> tuple[Found, Tensor] | None:
+        """What a call gives, and of the same evaluation what `features_of` gives; None as above."""
+        structure = self._structure(graph)
+        if structure is None:
+            return None
+        batch, n_graphs = graph.batch.numpy(), graph.n_graphs
+        parts = self.executor.parts(structure, batch, n_graphs)
+        evaluation = self.executor.evaluate(self.plan, structure, self.outer, parts=parts)
+        features = self._features(evaluation)
+        energy, forces, virial = map(torch.from_numpy, self.executor.totals(evaluation, batch, n_graphs))
+        return (energy, forces, virial), features
+
     def by_atom(self, graph: AtomGraph) -> tuple[Tensor, Tensor] | None:
         """Energies (n_atoms,) and virials (n_atoms, 3, 3) eV of atoms, references included; None as above.
 

@@ -90,6 +90,10 @@ class Executor:
         """
         evaluation = self.evaluate(plan, structure, outer, parts=self.parts(structure, batch, n_graphs))
         self.release(evaluation)
+        return self.totals(evaluation, batch, n_graphs)
+
+    def totals(self, evaluation: Evaluation, batch: Array, n_graphs: int) -> Found:
+        """What `energies` gives, of an evaluation that may be released."""
         answer, energy, virial = evaluation.answer, np.empty(n_graphs), np.empty((n_graphs, 3, 3))
         driver.totals(batch, answer.energy, answer.virial, energy, virial)
         return energy, answer.forces, virial

@@ -90,7 +90,11 @@ def _prepared(recipe: MDRecipe, resume: bool) -> Simulation:
     if newest is None and there.exists() and not recipe.overwrite:
         raise FileExistsError(f"{there} exists. Choose another output, overwrite it, or continue it: --continue.")
     calculator = MLPotCalculator(
-        recipe.model, device=recipe.device, dtype=recipe.dtype, cuda_graph=recipe.cuda_graph
+        recipe.model,
+        device=recipe.device,
+        dtype=recipe.dtype,
+        cuda_graph=recipe.cuda_graph,
+        extrapolation_grade=None,  # the guards look at it
     )
     rng = np.random.default_rng(recipe.seed)
     terms = terms_of(recipe)

@@ -75,7 +75,11 @@ def _prepared(recipe: MDRecipe, resume: bool) -> Replicas:
             f"{there[0]} exists. Choose another output, overwrite it, or continue it: --continue."
         )
     calculator = MLPotCalculator(
-        recipe.model, device=recipe.device, dtype=recipe.dtype, cuda_graph=recipe.cuda_graph
+        recipe.model,
+        device=recipe.device,
+        dtype=recipe.dtype,
+        cuda_graph=recipe.cuda_graph,
+        extrapolation_grade=None,  # the guards look at it
     )
     check_potential(calculator.potential)
     terms = terms_of(recipe) | {"replicas": recipe.replicas, "frame": recipe.frame}

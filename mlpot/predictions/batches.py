@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from ase import Atoms
 
-from mlpot.forces import native_obstacle, predict
+from mlpot.forces import native_obstacle, predict_and_grade
 from mlpot.graph import AtomGraph, Properties, collate
 from mlpot.neighbors import build_graph, build_molecules
 from mlpot.potential import Potential, UnknownElementError
@@ -61,7 +61,7 @@ def _predict_batch(
         known, graph = _graph_one_by_one(potential, batch, on_bad)
     if graph is None:
         return
-    out = predict(potential, graph.to(potential.energy_scale.device)).to("cpu")
+    out = predict_and_grade(potential, graph.to(potential.energy_scale.device)).to("cpu")
     sizes = [len(atoms) for _, atoms in known]
     bad = torch.zeros_like(out.energy).index_add(0, graph.batch.cpu(), (~out.forces.isfinite()).sum(1).double())
     finite = (out.energy.isfinite() & (bad == 0)).tolist()
@@ -80,9 +80,11 @@ def _predict_batch(
 
 def of_each(out: Properties, sizes: Sequence[int]) -> Iterator[Properties]:
     """Properties of structures, one by one, out of those of all; sizes are their numbers of atoms."""
-    parts = (torch.split(t, n) for t, n in ((out.energy, 1), (out.forces, list(sizes)), (out.stress, 1)))
-    for own in zip(*parts, strict=True):
-        yield Properties(*own)
+    parts = [torch.split(t, n) for t, n in ((out.energy, 1), (out.forces, list(sizes)), (out.stress, 1))]
+    grade = out.extrapolation_grade
+    grades = [None] * len(sizes) if grade is None else torch.split(grade, 1)
+    for own, highest in zip(zip(*parts, strict=True), grades, strict=True):
+        yield Properties(*own, extrapolation_grade=highest)
 
 
 def _graph_at_once(potential: Potential, batch: list[Atoms]) -> AtomGraph | None:

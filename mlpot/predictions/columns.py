@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mlpot.data.errors import DataError
 from mlpot.data.frame import Columns
@@ -15,7 +16,8 @@ from mlpot.data.h5md.block import Block, Series
 from mlpot.data.h5md.read import Reader
 from mlpot.data.sources.consistency import check_structure
 from mlpot.data.sources.output import RESULTS
-from mlpot.forces import predict
+from mlpot.extrapolation import Outside
+from mlpot.forces import predict_and_grade
 from mlpot.graph import Properties
 from mlpot.neighbors import build_equal_molecules, build_graphs
 from mlpot.potential import Potential
@@ -39,13 +41,15 @@ def read(reader: Reader, indices: NDArray[np.int64]) -> Series | None:
         return None
 
 
-def answered(potential: Potential, path: str, series: Series) -> Series | None:
+def answered(potential: Potential, path: str, series: Series, first: int, outside: Outside) -> Series | None:
     """Frames with predictions in place of their labels.
 
     Args:
         potential: ready for use.
         path: of their file, for errors.
         series: of the frames.
+        first: place of the first of them among all.
+        outside: is told of those that have an answer.
 
     Returns:
         None if something is wrong with one of them, or with an answer: whoever takes them one by one says what.
@@ -55,11 +59,15 @@ def answered(potential: Potential, path: str, series: Series) -> Series | None:
     except ValueError:
         return None
     known = [block for block in blocks if block is not None]
-    return Series(known) if len(known) == len(blocks) else None
+    if len(known) < len(blocks):
+        return None
+    for block, grades in known:
+        outside.add((first + block.places).tolist(), grades)
+    return Series([block for block, _ in known])
 
 
-def _answered(potential: Potential, path: str, block: Block) -> Block | None:
-    """The block with predictions; None if one is not finite."""
+def _answered(potential: Potential, path: str, block: Block) -> tuple[Block, Tensor | None] | None:
+    """The block with predictions, and the highest grades of its frames; None if a prediction is not finite."""
     columns, device = block.columns, potential.energy_scale.device
     positions, cells = columns["position"], columns["edges"]
     for k in np.flatnonzero((positions == positions[:, :1]).all(axis=(1, 2)) | block.pbc.any()):
@@ -70,11 +78,12 @@ def _answered(potential: Potential, path: str, block: Block) -> Block | None:
         boundary = [block.pbc] * len(block)
         graph = build_graphs(list(numbers), list(positions), list(cells), boundary, potential.cutoff)
     potential.check_elements(graph.numbers.to(device))
-    found = _columns(predict(potential, graph.to(device)).to("cpu"), numbers.shape)
+    out = predict_and_grade(potential, graph.to(device)).to("cpu")
+    found = _columns(out, numbers.shape)
     if not (np.isfinite(found["energy"]).all() and np.isfinite(found["forces"]).all()):
         return None
     kept = {key: values for key, values in columns.items() if key not in RESULTS}
-    return replace(block, columns=kept | found)
+    return replace(block, columns=kept | found), out.extrapolation_grade
 
 
 def _columns(out: Properties, shape: tuple[int, ...]) -> Columns:

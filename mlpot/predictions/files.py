@@ -20,6 +20,7 @@ from mlpot.data.h5md.write import Part, write_parts
 from mlpot.data.sources.output import output_format, without_results, write_structures
 from mlpot.data.sources.read import Source, as_source
 from mlpot.data.sources.report import Report
+from mlpot.extrapolation import Outside
 from mlpot.graph import Properties
 from mlpot.model_file import load_potential
 from mlpot.potential import Potential
@@ -106,6 +107,7 @@ def predict_file(
     on_bad: OnBad | None = None,
     on: str | None = None,
     progress: Progress | None = None,
+    outside: Outside | None = None,
 ) -> int:
     """Write the structures of a file with the predictions of a model to another file; their number.
 
@@ -121,6 +123,7 @@ def predict_file(
         on_bad: told of structures that are left out; without it, the first ends all and nothing is written.
         on: address of a Dask scheduler, whose workers compute.
         progress: told how far it is.
+        outside: counts structures that are outside of the training set.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: as the functions that read, compute and write.
@@ -128,7 +131,7 @@ def predict_file(
     output_kind = output_format(output, overwrite=overwrite)
     potential = load_potential(model, device=device, dtype=dtype)
     source = as_source(structures, labels=False)
-    predicted = _Predicting(potential, source, batch_atoms, on_bad, on, progress)
+    predicted = _Predicting(potential, source, batch_atoms, on_bad, on, progress, outside or Outside())
     if output_kind == "h5md" and source.in_columns:
         card = {"made with": f"mlpot {__version__}"}
         parts = predicted.parts() if on is None else [predicted.structures()]
@@ -150,7 +153,9 @@ class _Predicting:
         on_bad: OnBad | None,
         on: str | None,
         progress: Progress | None,
+        outside: Outside,
     ):
+        self._outside = outside
         self._potential, self._source, self._batch_atoms = potential, source, batch_atoms
         self._on_bad, self._on, self._progress = on_bad, on, progress
         self.n_structures, self._total = 0, source.n_frames
@@ -167,7 +172,9 @@ class _Predicting:
             chosen = np.arange(len(reader))[self._source.reading.wanted]
             for first, last in columns.spans(reader.n_atoms[chosen], batch_atoms):
                 series = columns.read(reader, chosen[first:last])
-                answer = None if series is None else columns.answered(self._potential, path, series)
+                answer = None
+                if series is not None:
+                    answer = columns.answered(self._potential, path, series, first, self._outside)
                 if series is None or answer is None:
                     yield self._one_by_one(first, last)
                     read.add(self._source.report)
@@ -180,8 +187,9 @@ class _Predicting:
     def _one_by_one(self, first: int, last: int | None) -> Iterator[Atoms]:
         found = _readable(self._source, self._on_bad, first, last)
         with self._telling_the_cost():
-            for _, atoms, out in _predicted(self._potential, found, self._batch_atoms, self._on_bad, self._on):
+            for k, atoms, out in _predicted(self._potential, found, self._batch_atoms, self._on_bad, self._on):
                 self._count(1)
+                self._outside.add([k], out.extrapolation_grade)
                 yield labeled(atoms, out)
 
     def _count(self, n: int) -> None:
