@@ -81,7 +81,7 @@ class Guards(Section):
 
     min_distance: float | None = Field(default=0.6, gt=0, description="part of the sum of two covalent radii")
     min_trained_distance: float | None = Field(
-        default=0.9, gt=0, description="part of the shortest distance of two elements in training"
+        default=0.8, gt=0, description="part of the shortest distance of two elements in training"
     )
     max_trained_force: float | None = Field(default=10.0, gt=0, description="times the greatest force in training")
     max_force: float | None = Field(default=100.0, gt=0, description="eV/Å, where the model tells of no training")
