@@ -54,8 +54,8 @@ class Symbols:
 
 
 def communication(lmp: Any) -> int:
-    """Where the object is that communicates, the eighth of those that an instance points to."""
-    return c_void_p.from_address(lmp.lmp.value + 7 * ctypes.sizeof(c_void_p)).value or 0
+    """Where the object is that communicates."""
+    return part(lmp, "Comm")
 
 
 class _Text(ctypes.Structure):
@@ -73,10 +73,31 @@ def styles(lmp: Any, kind: str) -> list[str]:
         c_void_p,
         c_void_p,
     )
-    modify = c_void_p.from_address(lmp.lmp.value + 10 * ctypes.sizeof(c_void_p)).value
+    modify = part(lmp, "Modify")
     names = [name.encode() for name in lmp.available_ids(kind)]
     found = [find(modify, ctypes.byref(_Text(name, len(name), len(name), 0))) for name in names]
     return [(c_char_p.from_address(address + STYLE_AT).value or b"").decode() for address in found]
+
+
+OBJECTS = {"Neighbor": 6, "Comm": 7, "Modify": 10}
+"""Places of objects among those that an instance points to."""
+SETTINGS = {
+    ("Comm", "group"): 0x1BC,
+    ("Neighbor", "include"): 0xD4,
+    ("Fix", "energy"): 0xF4,
+    ("Fix", "virial"): 0xF8,
+}
+"""Bytes from an object to a setting that LAMMPS tells nobody; a group is its number, and 0 is `all`."""
+
+
+def part(lmp: Any, name: str) -> int:
+    """Where an object of an instance is."""
+    return c_void_p.from_address(lmp.lmp.value + OBJECTS[name] * ctypes.sizeof(c_void_p)).value or 0
+
+
+def setting(address: int, kind: str, name: str) -> int:
+    """Of an object of a class, as `comm_modify`, `neigh_modify` or `fix_modify` have set it."""
+    return c_int.from_address(address + SETTINGS[kind, name]).value
 
 
 def ghost_cutoff(lmp: Any) -> float:

@@ -13,7 +13,7 @@ from mlpot.engines import lammps_fix
 from mlpot.engines.lammps_guards import LocalGuards
 from mlpot.engines.lammps_library import flush, ghost_cutoff
 from mlpot.engines.lammps_passes import Passes, split
-from mlpot.engines.lammps_refusals import check_masses, check_styles
+from mlpot.engines.lammps_refusals import check_masses, check_settings, check_styles
 from mlpot.engines.local_atoms import Box, LocalGraph, farthest
 from mlpot.engines.mpi import joined, stop_all, together, told
 from mlpot.engines.own_energies import OwnEnergies
@@ -28,6 +28,7 @@ ATOMIC_ENERGY, ATOMIC_VIRIAL = 2, 4 | 8
 SKIN = 2.0  # Å, LAMMPS' own in units metal
 STRAIN = 0.1  # of a box, before LAMMPS looks anew which atoms are near
 NULL = "NULL"
+OF_FIXES = "pe, etotal and press have the potential; epair (E_pair) and compute pair tell of pair styles alone"
 T = TypeVar("T")
 
 
@@ -63,6 +64,8 @@ class RankPotential(lammps_fix.Callbacks):
         potential has not end all ranks.
         """
         wanted = self._together(lambda: self._read(arguments))
+        if self.comm.Get_rank() == 0:
+            print(f"mlpot: {OF_FIXES}", flush=True)
         self.own = self._passes.choose(wanted)
         self._name, self._fix = arguments[0], lammps_fix.Fix(self.lmp, arguments[0])
         self._begun = None
@@ -126,6 +129,7 @@ class RankPotential(lammps_fix.Callbacks):
         if self.lmp.extract_setting("ntypes") != len(self._numbers) - 1:
             raise ValueError("The number of atom types changed. Write the potential's line after it.")
         check_styles(self.lmp)
+        check_settings(self.lmp, self.address, self._name)
         masses = self.lmp.extract_atom("mass")  # none where each atom has its own
         if masses:
             n_types = len(self._numbers) - 1

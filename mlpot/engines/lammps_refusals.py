@@ -12,7 +12,7 @@ import numpy as np
 from ase.data import atomic_masses, chemical_symbols
 from numpy.typing import NDArray
 
-from mlpot.engines.lammps_library import styles
+from mlpot.engines.lammps_library import part, setting, styles
 
 FIXES = {
     *("gcmc", "widom", "atom/swap", "mol/swap", "bond/swap", "neighbor/swap", "sgcmc", "hmc", "charge/regulation"),
@@ -39,6 +39,26 @@ def check_styles(lmp: Any) -> None:
                 f"{kind} {', '.join(wrong)} computes energies or forces by itself, of pair styles and without the "
                 f"potential. Remove it: {why}."
             )
+
+
+def check_settings(lmp: Any, fix: int, name: str) -> None:
+    """Raise ValueError if the script wants only a part of the potential's numbers, or of the atoms that it needs.
+
+    Args:
+        lmp: the instance.
+        fix: the address of the potential's fix.
+        name: its ID.
+    """
+    all_ghosts = setting(part(lmp, "Comm"), "Comm", "group") == 0
+    all_forces = setting(part(lmp, "Neighbor"), "Neighbor", "include") == 0
+    for is_right, line, why in (
+        (all_ghosts, "comm_modify group", "keeps ghosts of one group alone, and the potential needs those of all"),
+        (all_forces, "neigh_modify include", "clears the forces of one group alone, and those of others add up"),
+        (setting(fix, "Fix", "energy"), f"fix_modify {name} energy no", "leaves the potential out of the energy"),
+        (setting(fix, "Fix", "virial"), f"fix_modify {name} virial no", "leaves it out of the pressure"),
+    ):
+        if not is_right:
+            raise ValueError(f"The script has `{line}`: LAMMPS then {why}. Remove this line.")
 
 
 def check_masses(numbers: NDArray[np.int64], masses: NDArray[np.float64], elements: Sequence[int]) -> None:

@@ -14,6 +14,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return of_two_passes(tmp_path_factory.mktemp("model"))
 
 
+FIRST = oxide(before="atom_modify first g", line="fix potential all mlpot O Si\ngroup g id 1:20")
 WRONG: dict[str, tuple[str, str]] = {
     "L11_no_line": (oxide(line="print none") + "run 0\n", "comes to `run` without a potential"),
     "L11_run_before_the_line": (
@@ -72,6 +73,13 @@ WRONG: dict[str, tuple[str, str]] = {
         + "create_atoms 2 single 5.1 2.2 5.3\ncreate_atoms 2 single 5.1 2.2 5.3\nrun 0\n",
         "the same atom twice",
     ),
+    "L6_ghosts_of_a_group": (FIRST + "comm_modify group g\nrun 0\n", "has `comm_modify group`"),
+    "L12_forces_cleared_of_a_group": (FIRST + "neigh_modify include g\nrun 0\n", "has `neigh_modify include`"),
+    "L7_no_energy": (oxide() + "fix_modify potential energy no\nrun 0\n", "has `fix_modify potential energy no`"),
+    "L7_no_pressure": (
+        oxide() + "fix_modify potential virial no\nminimize 0 0 1 1\n",
+        "has `fix_modify potential virial no`",
+    ),
     "two_potentials": (oxide() + "fix other all mlpot O Si\n", "has a fix mlpot already"),
     "L1_same_place": (
         oxide() + "create_atoms 2 single 5.1 2.2 5.3\ncreate_atoms 2 single 5.1 2.2 5.3\nrun 0\n",
@@ -81,7 +89,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "guard_force": (oxide() + "fix n all nve\nrun 5\n", "--max-force"),
     "LAMMPS_itself": (oxide() + "nonsense\n", "Unknown command"),
 }
-QUICK = ("L11_no_line", "L1_same_place")
+QUICK = ("L11_no_line", "L1_same_place", "L6_ghosts_of_a_group")
 
 
 @pytest.mark.parametrize(
@@ -94,3 +102,12 @@ def test_what_is_wrong_stops_all_ranks_with_its_reason(tmp_path: Path, model: Pa
     run = lammps_run(tmp_path, text, model, 3, *options, code=None)
     assert run.code != 0
     assert reason in run.error + run.output
+
+
+def test_settings_of_lammps_are_read_where_it_has_them(tmp_path: Path, model: Path) -> None:
+    """L6, L7, L12: set to a group or to no, and back; the line says which energies have the potential."""
+    write_data(tmp_path, silica(), OXIDE, "silica")
+    there_and_back = "comm_modify group g\ncomm_modify group all\nneigh_modify every 3 one 3000\n"
+    there_and_back += "fix_modify potential energy no virial no\nfix_modify potential energy yes virial yes\n"
+    run = lammps_run(tmp_path, FIRST + there_and_back + "run 0\n", model, 2)
+    assert "epair (E_pair) and compute pair tell of pair styles alone" in run.output
