@@ -354,8 +354,9 @@ def test_a_file_without_labels_says_what_it_has(tmp_path):
         converted(path)
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path):
-    path = xyz(tmp_path / "set.xyz", "energy=-1.0 energy=-2.0 pbc=FFF")
+@pytest.mark.parametrize("second", ["energy", '"energy"', "'energy'"])
+def test_a_key_that_stands_twice_is_refused(tmp_path, second):
+    path = xyz(tmp_path / "set.xyz", f"energy=-1.0 {second}=-2.0 pbc=FFF")
     with pytest.raises(FormatError, match=r"frame 0: energy is -1.0 and -2.0 in one comment"):
         converted(path)
     same = xyz(tmp_path / "same.xyz", 'energy=-1.0 note="energy=-2.0 here" energy=-1.0 pbc=FFF')

@@ -9,6 +9,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from frames import converted
 
 from mlpot.data.elements import Elements
@@ -247,7 +248,7 @@ def test_a_packed_trajectory_of_ipi_is_one_too(tmp_path, ending):
     source = Source(path, Reading(labels=False, index="-1"))
     (atoms,) = source.frames()
     np.testing.assert_allclose(atoms.positions, R[0] * BOHR)
-    assert any("periodic" in line and line.endswith("(2 frames: 0, 1).") for line in source.report.lines())
+    assert any("periodic" in line and line.endswith("(1 frame: 1).") for line in source.report.lines())
 
 
 def test_the_nine_numbers_of_a_cell_of_ipi_are_columns(tmp_path):
@@ -332,6 +333,22 @@ def test_a_database_of_schnetpack_tells_its_units(tmp_path):
     np.testing.assert_allclose(frames[1].get_forces(), F[1] * HARTREE / BOHR)
 
 
+def test_a_database_with_results_of_a_calculator_is_none_of_schnetpack(tmp_path):
+    """Its units are ASE's, whatever its rows keep besides."""
+    with ase.db.connect(tmp_path / "set.db", type="db") as database:
+        database.write(Atoms(Z, R[0], momenta=R[1]), data={"forces_dft": F[0]})
+        for k in range(N):
+            atoms = Atoms(Z, R[k])
+            atoms.calc = SinglePointCalculator(atoms, energy=E[k], forces=F[k])
+            database.write(atoms, key_value_pairs={"dft_energy": E[k] + 1}, data={"forces_dft": F[k]})
+    with pytest.raises(KeysError, match="--key energy=energy, otherwise --key energy=dft_energy --unit energy=eV"):
+        converted(tmp_path / "set.db")
+    frames = converted(tmp_path / "set.db", keys={"energy": "energy", "forces": "forces"})
+    assert frames[0].calc is None
+    np.testing.assert_allclose(frames[0].get_momenta(), R[1], rtol=1e-14)
+    np.testing.assert_array_equal([a.get_potential_energy() for a in frames[1:]], E)
+
+
 def test_names_and_units_of_schnetpack_are_asked_for(tmp_path):
     path = schnetpack(
         tmp_path / "qm9.db", {"energy_U0": "Hartree", "energy_U": "Hartree"}, ("energy_U0", "energy_U")
@@ -347,3 +364,17 @@ def test_names_and_units_of_schnetpack_are_asked_for(tmp_path):
     assert converted(path, units={"energy": "eV"})[0].get_potential_energy() == E[0]
     with pytest.raises(LabelError, match=r"energy has shape \(3,\)"):
         converted(path, keys={"energy": "charges"}, units={"energy": "eV"})
+
+
+@pytest.mark.parametrize("index", ["-1", "2:"])
+def test_what_an_index_leaves_out_is_told_nothing_of(tmp_path, index):
+    """Readers of whole sets go over the frames before too."""
+    path = tmp_path / "set.npz"
+    numbers = np.array([[8, 1, 0], [8, 1, -1], [8, 1, 1]])
+    positions = np.where(numbers[..., None] > 0, np.random.default_rng(0).normal(size=(3, 3, 3)), 0.0)
+    np.savez(path, Z=numbers, R=positions, E=np.arange(3.0), remark=np.arange(3))
+    said = {"keys": {"numbers": "Z", "positions": "R", "energy": "E"}}
+    source = Source(path, Reading(**said, units={"positions": "Angstrom", "energy": "eV"}, index=index))
+    assert [k for k, _ in source.numbered()] == [2]
+    assert not any("padding" in line for line in source.report.lines())
+    assert "Not kept: remark (1 frame)." in source.report.lines()

@@ -95,6 +95,9 @@ def test_what_nothing_reads_is_answered_with_formats_to_try(tmp_path: Path) -> N
         ("total_energy_Ry", "Ry"), ("energy_meV", "meV"), ("REF_energy", "eV"),
         ("forces_kcal_mol_A", "kcal/mol/Angstrom"), ("forces_hartree_bohr", "hartree/bohr"), ("F", "eV/Angstrom"),
         ("dft_forces_eV_A", "eV/Angstrom"), ("stress_kbar", "kbar"), ("stress_GPa", "GPa"),
+        ("total_stress(kB)", "kbar"), ("stress [GPa]", "GPa"), ("pressure_tensor_GPa", "GPa"),
+        ("press_bar", "bar"),
+        ("f_Ry_bohr", "Ry/bohr"), ("F_eV_A", "eV/Angstrom"), ("e_per_atom_Ry", "Ry"), ("en_dft", "eV"),
         ("REF_stress", "eV/Angstrom^3"), ("virial_kcal", "kcal/mol"), ("cell_bohr", "bohr"), ("cell_nm", "nm"),
     ],
 )  # fmt: skip
@@ -110,3 +113,20 @@ def test_units_in_the_names_of_a_data_set_are_in_the_command_that_is_proposed(tm
     np.savez(tmp_path / "set.npz", **arrays)
     with pytest.raises(KeysError, match=r"--unit positions=bohr .*--unit energy=kcal/mol"):
         list(Source(tmp_path / "set.npz").frames())
+
+
+@pytest.mark.parametrize("name", ["charge_total", "E_a", "EPS", "E_form", "f_max", "mean_pressure_step"])
+def test_what_is_no_label_by_its_name_is_not_asked_about(name: str) -> None:
+    assert not any(looks_like(quantity, name) for quantity in ("energy", "forces", "stress", "virial"))
+
+
+def test_a_pressure_tensor_is_asked_about_with_its_sign(tmp_path: Path) -> None:
+    cell = 'Lattice="4 0 0 0 5 0 0 0 2" pbc="T T T"'
+    path = xyz(tmp_path / "set.xyz", f'energy=-1 pressure_GPa="1 0 0 0 2 0 0 0 3" {cell}')
+    with pytest.raises(KeysError, match=r"--key stress=-pressure_GPa --unit stress=GPa, otherwise"):
+        list(Source(path).frames())
+    said = Reading(keys={"stress": "-pressure_GPa"}, units={"stress": "GPa"})
+    (atoms,) = Source(path, said).frames()
+    np.testing.assert_allclose(atoms.get_stress()[:3], -np.array([1, 2, 3]) / 160.21766208, rtol=1e-6)
+    scalar = xyz(tmp_path / "scalar.xyz", f"energy=-1 pressure_GPa=3.5 {cell}")
+    assert len(list(Source(scalar).frames())) == 1, "one number is no stress"

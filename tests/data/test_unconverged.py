@@ -100,3 +100,14 @@ def test_a_run_of_fhi_aims_that_was_cut_off_gives_its_whole_steps(tmp_path):
     path.write_text(aims(steps[:1], whole=False))
     with pytest.raises(FormatError, match="ended in its first step, so it has no whole frame"):
         list(Source(path).frames())
+
+
+@pytest.mark.parametrize("kind", ["vasp-out", "orca-output", "gaussian-out"])
+def test_frames_are_counted_from_the_end_of_the_file_and_others_told_of_no_more(tmp_path, kind):
+    """An index counts frames of the file, those that did not converge among them."""
+    path = tmp_path / "output"
+    path.write_text(WRITERS[kind](steps_of(FIRST[kind], (True, False, True, True))))
+    for index, expected, n_out in (("-1", [3], 0), ("-2:", [2, 3], 0), ("-3:-1", [2], 1), ("-4", [0], 0)):
+        source = Source(path, Reading(format=kind, index=index))
+        assert [k for k, _ in source.numbered()] == expected
+        assert sum("did not converge" in line or "NELM" in line for line in source.report.lines()) == n_out

@@ -92,9 +92,12 @@ class Particles:
             self._fixed["species"] = self._species.once
         # ZnH5MD pads structures of different sizes to the largest with NaN.
         self._padded = "species" in self._data and self._data["species"].dtype.kind == "f"
+        self.scales: dict[str, float] = {}
+        """House units in one unit of the file, by quantity."""
         self._set_box(group, units)
         self._set_once(group, units)
         self._scale = {key: self._factor(key, dataset.attrs, units) for key, dataset in self._data.items()}
+        self.scales |= {COLUMNS[key].quantity or key: scale for key, scale in self._scale.items() if scale}
         self._follow_keys()
         self._add_clocks(group["position"], units)
         self._check_units()
@@ -274,7 +277,8 @@ class Particles:
             self._fixed["edges"] = np.zeros((3, 3))
             return
         attrs = fixed.attrs if isinstance(fixed, h5py.Dataset) else box.attrs
-        edges = np.array(fixed, dtype=np.float64) * (self._factor("edges", attrs, units) or 1.0)
+        self.scales["cell"] = self._factor("edges", attrs, units) or 1.0
+        edges = np.array(fixed, dtype=np.float64) * self.scales["cell"]
         self._fixed["edges"] = np.diag(edges) if edges.shape == (3,) else edges
         if self._fixed["edges"].shape != (3, 3):
             raise FormatError(f"{self._where}/box/edges has shape {edges.shape}, expected (3,) or (3, 3).")

@@ -91,6 +91,8 @@ class Reader:
             else particles_of(self._file, keys.get("particles"), CREATORS)
         )
         self._groups = [Particles(self._file, name, units, elements, keys) for name in names]
+        self.scales = {quantity: scale for group in self._groups for quantity, scale in group.scales.items()}
+        """House units in one unit of the file, by quantity."""
         for key in keys.keys() - {"particles"}:
             if keys[key] != NONE and not any(key in group.columns for group in self._groups):
                 raise KeysError(

@@ -57,7 +57,7 @@ def convert(
     if not isinstance(source, Source):
         source = Source(source, Reading(format=format, keys=keys or {}, units=units or {}, index=index))
     out = unwanted(source, drop, without)
-    frames = corrected(_without(source, out), corrections or {}, hold)
+    frames = corrected(source, _without(source, out), corrections or {}, hold)
     card = {"source": source.path.name, **(card or {})}
     write(destination, _labeled(source, frames), card=card, overwrite=overwrite)
     with Reader(destination) as reader:

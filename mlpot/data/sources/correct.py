@@ -15,7 +15,7 @@ from mlpot.data.errors import KeysError, LabelError, UnitsError
 from mlpot.data.frame import family, is_isolated
 from mlpot.data.sources.read import Source
 from mlpot.data.stress_labels import has_volume
-from mlpot.data.unit_names import factor
+from mlpot.data.unit_names import H5MD_UNITS, factor
 
 PER_ATOM = "*n_atoms"
 VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
@@ -23,12 +23,14 @@ TARGETS = ("positions", "cell", "energy", "isolated", "forces", "stress", "voigt
 
 
 def corrected(
-    frames: Iterable[Atoms], corrections: Mapping[str, str], hold: Sequence[int] = ()
+    source: Source, frames: Iterable[Atoms], corrections: Mapping[str, str], hold: Sequence[int] = ()
 ) -> Iterator[Atoms]:
     """Frames with their numbers in the right units, whatever units the file states.
 
     Args:
-        frames: read with the units that the file claims.
+        source: where the frames are from.
+        frames: read with the units that the file or its user claims. A correction takes the place of such a unit,
+            but for one that turns the sign of house units, or makes energies of energies an atom: it comes on top.
         corrections: by quantity ("positions", "cell", "energy", "forces", "stress"; "isolated" for those
             of isolated atoms alone), the unit its numbers really are in; a leading minus turns the sign. Besides,
             energy="eV*n_atoms" for energies an atom, stress="virial" for −V σ in eV, voigt="xx,yy,zz,xy,yz,xz" for
@@ -40,18 +42,22 @@ def corrected(
     """
     if unknown := set(corrections) - set(TARGETS):
         raise KeysError(f"There is no {sorted(unknown)} to correct. Choose among: {', '.join(TARGETS)}.")
-    scale = {
-        target: _factor(target, unit)
-        for target, unit in corrections.items()
-        if target != "voigt" and (target, unit) != ("stress", "virial")
-    }
+    scale = {target: _factor(target, unit) for target, unit in corrections.items() if target != "voigt"}
+    replaced = {target for target in scale if _is_other_unit(scale[target], corrections[target])}
+    for target in sorted(replaced):
+        _refuse_two_units(source, target, corrections[target], scale[target])
     order = _order(corrections["voigt"]) if "voigt" in corrections else list(range(6))
     if hold and min(hold) < 0:
         raise KeysError(f"Atom {min(hold)} cannot be held: atoms are counted from 0. Correct --hold.")
     largest, atoms = 0, None
     for atoms in frames:
         largest = max(largest, len(atoms))
-        frame = _corrected(atoms, corrections, scale, order) if corrections else atoms
+        if corrections:
+            read_in = {**source.report.scales, "isolated": source.report.scales.get("energy", 1.0)}
+            own = {t: s / (read_in.get(t, 1.0) if t in replaced else 1.0) for t, s in scale.items()}
+            frame = _corrected(atoms, corrections, own, order)
+        else:
+            frame = atoms
         if hold and max(hold) < len(frame):
             mask = frame.arrays.get("force_mask", np.ones(len(frame), dtype=bool)).copy()
             mask[list(hold)] = False
@@ -89,8 +95,29 @@ def _corrected(
     return atoms
 
 
+def _is_other_unit(scale: float, unit: str) -> bool:
+    """Whether a correction says the unit, and not only the sign or that energies are an atom's."""
+    return abs(scale) != 1.0 or not (unit.startswith("-") or unit.endswith(PER_ATOM))
+
+
+def _refuse_two_units(source: Source, target: str, unit: str, scale: float) -> None:
+    """Stop where the user says two units of one quantity, one by --unit and one by --correct.
+
+    Raises:
+        UnitsError: so it is.
+    """
+    said = source.reading.units.get(target)
+    if said is not None and factor(target, said) not in (1.0, abs(scale)):
+        raise UnitsError(
+            f"--unit {target}={said} and --correct {target}={unit} say two units of the {target}. Leave out the "
+            f"one that is wrong; --correct {target}=-{H5MD_UNITS[target].replace(' ', '*')} turns the sign alone."
+        )
+
+
 def _factor(target: str, unit: str) -> float:
     """House units in one of the file's numbers, with its sign."""
+    if (target, unit) == ("stress", "virial"):
+        return 1.0
     quantity = "energy" if target == "isolated" else target
     sign, name = (-1.0, unit[1:]) if unit.startswith("-") else (1.0, unit)
     if name.endswith(PER_ATOM):

@@ -66,14 +66,15 @@ def read_cp2k(path: Path, kind: str, reading: Reading, report: Report) -> Iterat
         )
     beside = path.with_name(f"{name['project']}-frc-{name['number']}.xyz")
     cells = _Cells(path.with_name(f"{name['project']}-{name['number']}.cell"), reading)
+    first = report.wanted.start  # what is true of the whole is told of the first frame
     if not beside.is_file():
-        report.note(f"no forces, as there is no {beside.name} beside it", 0)
+        report.note(f"no forces, as there is no {beside.name} beside it", first)
     velocities = path.with_name(f"{name['project']}-vel-{name['number']}.xyz")
     if velocities.is_file():
-        report.note(f"velocities of {velocities.name} are not read", 0)
+        report.note(f"velocities of {velocities.name} are not read", first)
     stresses = path.with_name(f"{name['project']}-{name['number']}.stress")
     if stresses.is_file():
-        report.note(STRESSES.format(stresses.name), 0)
+        report.note(STRESSES.format(stresses.name), first)
     forces = _frames(beside) if beside.is_file() else iter(())
     pending = next(forces, None)
     for k, frame in enumerate(_frames(path)):

@@ -106,6 +106,7 @@ def _frames(
                 sign = -1.0 if name.startswith("-") else 1.0
                 scale = None if key not in QUANTITY else _factor(where, key, array, block, layout, reading)
                 parts[key] = (array, None if scale is None else sign * scale)
+                report.scales |= {} if scale is None else {key: scale}
         if angles := _angles(block, parts):
             parts["cell"] = np.concatenate([parts["cell"][0][()], block[angles][()]], axis=-1), parts["cell"][1]
     _refuse_unknown_units(where, parts, layout)

@@ -50,9 +50,9 @@ def read_dpdata(path: Path, kind: str, reading: Reading, report: Report) -> Iter
     system = _system(path, kind)
     numbers = numbers_of_text(str(path), np.array(system["atom_names"]))[system["atom_types"]]
     pbc = boundary_of(reading.pbc) if reading.pbc else np.full(3, not system.get("nopbc", False))
-    if kind.startswith(f"{PREFIX}vasp"):
-        report.note(KEPT, 0)
     for k in range(len(system["coords"])):
+        if kind.startswith(f"{PREFIX}vasp"):
+            report.note(KEPT, k)
         cell = system["cells"][k] if pbc.any() else None
         atoms = Atoms(numbers, system["coords"][k], cell=cell, pbc=pbc)
         labels: dict[str, Any] = {"energy": float(system["energies"][k])}

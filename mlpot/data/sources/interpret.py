@@ -26,7 +26,7 @@ from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO, has_volume
 from mlpot.data.unit_names import factor
 
 HOLDS_ATOMS = (FixAtoms, FixCartesian, FixScaled, FixedPlane, FixedLine)
-PER_ATOM_TAKEN = "{!r} is an energy per atom by its name, and that of a frame by --correct energy=eV*n_atoms alone"
+PER_ATOM_TAKEN = "{!r} is an energy per atom by its name; --correct energy=eV*n_atoms makes that of a frame of it"
 SIX_NUMBERS = (
     "six numbers of {!r} taken as xx yy zz yz xz xy; --correct voigt=xx,yy,zz,xy,yz,xz says another order"
 )
@@ -102,7 +102,7 @@ class Interpreter:
         if held.any():
             clean.set_constraint([*clean.constraints, *constraints_of(held)])
         labels = self._labels(k, clean, pool)
-        self._count_unused(pool)
+        self.report.unused.update(pool.keys() - self._used)
         if labels:
             clean.calc = SinglePointCalculator(clean, **labels)
         return clean
@@ -256,6 +256,10 @@ class Interpreter:
         return float(value) * scale if np.size(value) == 1 and key == "energy" else np.asarray(value) * scale
 
     def _scale(self, k: int, key: str, name: str, pool: Pool) -> float:
+        scale = self.report.scales[key] = self._unit_of(k, key, name, pool)
+        return scale
+
+    def _unit_of(self, k: int, key: str, name: str, pool: Pool) -> float:
         """House units in one unit of the file; a question where it is unknown, or the file says another."""
         quantity, units = MEASURED_IN.get(key, key), self.reading.units
         for said in (key, quantity):
@@ -317,9 +321,6 @@ class Interpreter:
             self.questions.ask(quantity, names, k)
         return float(np.ravel(pool[names[0]])[0])
 
-    def _count_unused(self, pool: Pool) -> None:
-        self.report.unused.update(pool.keys() - self._used)
-
     def _held(self, k: int, pool: Pool) -> NDArray[np.bool_]:
         """(n_atoms, 3) coordinates that are held by a column of the file, such as `fixed`, if the user says so."""
         n, name = len(pool["numbers"]), self.reading.keys.get("fixed", NONE)
@@ -360,10 +361,8 @@ def _fits(key: str, value: Any, n_atoms: int) -> bool:
     array = np.asarray(value)
     if array.dtype.kind not in "iuf":
         return False
-    shapes: dict[str, tuple[tuple[int, ...], ...]] = {
-        "energy": ((), (1,)), "forces": ((n_atoms, 3),), "stress": ((6,), (9,), (3, 3)),
-        "virial": ((6,), (9,), (3, 3)),
-    }  # fmt: skip
+    scalar, tensor = ((), (1,)), ((6,), (9,), (3, 3))
+    shapes = {"energy": scalar, "forces": ((n_atoms, 3),), "stress": tensor, "virial": tensor}
     return array.shape in shapes[key]
 
 

@@ -8,11 +8,16 @@ from dataclasses import dataclass, field
 
 from mlpot.data.errors import DataError, KeysError, UnitsError
 
+OF = (
+    r"(?![_-]a$)([_-](hartree|ha|eh|au|m?ev|ry(dberg)?|kcal\w*|kj\w*|mol|bohr|ang(strom)?|a|nm|kbar|kb|gpa|bar"
+    r"|per_?atom|dft|ref|qm|tot(al)?))+$"
+)
+"""Units and sources that may follow the letter of a quantity, as in E_per_atom_Ry or F_eV_A."""
 LOOKS_LIKE = {
-    "energy": r"^e$|energ|^ener$|e_?tot(al)?$|toten|^e_?(dft|ref|pot|0)$|^(dft|ref)_e$|^(pe|epot)$|^u_?0$"
-    r"|^e(_?tot(al)?)?_(hartree|ha|eh|au|m?ev|ry|kcal\w*|kj\w*)$",
-    "forces": r"force|grad(ient)?s?$|^f$|_f$|^(dft|ref)_f$",
-    "stress": r"stress",
+    "energy": r"^e$|energ|^ener$|(^|[^a-z])e_?tot(al)?$|toten|^e_?(dft|ref|pot|0)$|^(dft|ref)_e$|^(pe|epot)$"
+    rf"|^u_?0$|^(e|en|e_?tot|e_?pot){OF}",
+    "forces": rf"force|grad(ient)?s?$|^f$|_f$|^(dft|ref)_f$|^f{OF}",
+    "stress": rf"stress|(press|pressure)_?(tensor|matrix)|^((dft|ref)_)?(press|pressure)({OF}|$)",
     "virial": r"virial",
     "cell": r"^((super|unit|sim(ulation)?|periodic|crystal)_?)?(cell|box|lattice)"
     r"(_?(vec(tor)?s?|matrix|tensor|par(am(eter)?)?s?|sizes?|len(gth)?s?|dim(ension)?s?|edges?|const(ant)?s?|abc|[abc]"
@@ -136,10 +141,8 @@ class Questions:
         )
 
     def _answer(self, quantity: str, name: str) -> str:
-        if (quantity == "forces" and re.search("grad", name, re.IGNORECASE)) or (
-            quantity == "fixed" and MAY_MOVE.search(name)
-        ):
-            name = f"-{name}"  # a gradient has the opposite sign, and what moves is not fixed
+        if quantity in OPPOSITE and OPPOSITE[quantity].search(name):
+            name = f"-{name}"  # of gradients and pressures the sign is opposite, and what moves is not fixed
         known = name in KNOWN[quantity] or quantity not in UNIT
         likely = "" if known else self._unit(quantity, name)
         unit = likely and f" --unit {quantity}={likely}"
@@ -158,8 +161,9 @@ def example_unit(quantity: str, name: str) -> str:
         for spelled in (ENERGIES, LENGTHS)
     )
     if quantity == "stress":
-        pressure = re.search(r"(?:^|[_-])(kbar|gpa|bar)(?:$|[_-])", name, re.IGNORECASE)
-        return {"kbar": "kbar", "gpa": "GPa", "bar": "bar"}[pressure[1].lower()] if pressure else UNIT["stress"]
+        pressure = re.search(r"(?:^|[_([-])(kbar|kb|gpa|bar)(?:$|[])_-])", name, re.IGNORECASE)
+        unit = pressure and pressure[1].lower()
+        return {"kbar": "kbar", "kb": "kbar", "gpa": "GPa", "bar": "bar", None: UNIT["stress"]}[unit]
     if quantity in ("positions", "cell"):
         return length or UNIT[quantity]
     if quantity == "forces":
@@ -174,6 +178,12 @@ PER_ATOM = re.compile(r"per_?n?_?atom|/n?_?atom|_pa$", re.IGNORECASE)
 
 MAY_MOVE = re.compile(r"mov|mobile|relax|free|unfrozen|selective", re.IGNORECASE)
 """Names of what is true of atoms that are not fixed."""
+OPPOSITE = {
+    "forces": re.compile("grad", re.IGNORECASE),
+    "stress": re.compile(r"^(?!.*stress).*press", re.IGNORECASE),
+    "fixed": MAY_MOVE,
+}
+"""Names of what has the opposite sign of a quantity."""
 
 
 def looks_like(quantity: str, name: str) -> bool:

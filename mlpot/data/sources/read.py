@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import islice
@@ -20,7 +21,7 @@ from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
 from mlpot.data.h5md.read import BLOCK, Reader
 from mlpot.data.h5md.safe_hdf5 import naming_damage, open_unchecked
 from mlpot.data.sources import dpdata_files, lammps
-from mlpot.data.sources.ase_files import RAW, READABLE, ase_kind, read_with_ase
+from mlpot.data.sources.ase_files import RAW, READABLE, ase_kind, read_with_ase, texts_of_xyz
 from mlpot.data.sources.consistency import check_structure, check_symmetry
 from mlpot.data.sources.cp2k import is_cp2k, read_cp2k
 from mlpot.data.sources.datasets import read_datasets
@@ -175,13 +176,26 @@ class Source:
         if any(
             part is not None and part < 0 for part in (wanted.start, wanted.stop, wanted.step, start, stop, step)
         ):
-            chosen = range(sum(1 for _ in self._read(slice(None))))[wanted][start:stop:step]
-            self.report = Report(str(self.path), self.reading.labels)  # of the frames that follow alone
+            chosen = range(self._count())[wanted][start:stop:step]
         else:
             chosen = range(2**62)[wanted][start:stop:step]
         if chosen.step < 0:
             raise FormatError(f"Frames are read forwards, so the step of {self.reading.index!r} must be positive.")
-        return slice(chosen.start, max(chosen.start, chosen.stop), chosen.step)
+        self.report.wanted = range(chosen.start, max(chosen.start, chosen.stop), chosen.step)
+        return slice(self.report.wanted.start, self.report.wanted.stop, chosen.step)
+
+    def _count(self) -> int:
+        """Frames in the file, converged or not, whatever they hold."""
+        if self.kind == "h5md":
+            with self.reader() as reader:
+                return len(reader)
+        if self.kind in ("xyz", "extxyz"):
+            with closing(texts_of_xyz(self.path)) as texts:
+                return sum(1 for _ in texts)
+        if self.kind in FORMATS:
+            account = Report(str(self.path))  # of this pass, which nobody reads
+            return sum(1 for _ in FORMATS[self.kind](self.path, self.kind, self.reading, account))
+        return sum(1 for _ in read_with_ase(self.path, self.kind))
 
     def _read(self, wanted: slice) -> Numbered:
         if self.kind == "h5md":
@@ -208,6 +222,7 @@ class Source:
             self.path, units=units, elements=elements, keys=said.keys, said=said.options, labels=said.labels
         )
         self.report.unused |= dict.fromkeys(reader.unread, len(reader))
+        self.report.scales |= reader.scales
         return reader
 
     def _ase_atoms(self, wanted: slice) -> Numbered:

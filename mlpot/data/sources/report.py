@@ -33,6 +33,8 @@ class Report:
     path: str
     labels: bool = True
     """Whether labels were wanted, and not structures alone."""
+    wanted: range = range(2**62)
+    """Numbers of the frames that are asked for: readers that go over the others too note nothing of them."""
     n_frames: int = 0
     n_labels: Counter[str] = field(default_factory=Counter)
     """Frames with each label, or velocities."""
@@ -43,6 +45,8 @@ class Report:
     notes: dict[str, list[int]] = field(default_factory=dict)
     """What happened, in words: in how many frames, and the first of them."""
 
+    scales: dict[str, float] = field(default_factory=dict)
+    """House units in one unit of the source, by quantity, of the frame that was read last."""
     unused: Counter[str] = field(default_factory=Counter)
     """Names in the file that are nothing which is kept, and how many frames have them."""
 
@@ -57,7 +61,11 @@ class Report:
             self.groups.append(f"{name}, which has no {lacks}")
 
     def note(self, what: str, frame: int) -> None:
-        """Count that something was left out, replaced or chosen in a frame of the file."""
+        """Count that something was left out, replaced or chosen in a frame of the file, if it is asked for."""
+        if frame in self.wanted:
+            self._note(what, frame)
+
+    def _note(self, what: str, frame: int) -> None:
         frames = self.notes.setdefault(what, [0])
         frames[0] += 1
         if len(frames) <= SHOWN:
@@ -66,7 +74,7 @@ class Report:
     def note_constraints(self, atoms: Atoms, format: str, frame: int) -> None:
         """Note the constraints of a structure that the format it is written in cannot hold."""
         if lost := lost_constraints(atoms, format):
-            self.note(f"constraints left out ({lost}), which {format} cannot hold", frame)
+            self._note(f"constraints left out ({lost}), which {format} cannot hold", frame)
 
     def count(self, atoms: Atoms) -> None:
         """Count a frame that is handed on."""
@@ -147,7 +155,8 @@ class Report:
                 "set of their own, and mlpot data merge."
             )
         if self.unused:
-            most = self.unused.most_common(MOST_NAMES)
+            read = Counter({name: min(n, self.n_frames) for name, n in self.unused.items()})  # of whole files
+            most = read.most_common(MOST_NAMES)
             more = f" and {len(self.unused) - len(most)} more" if len(self.unused) > len(most) else ""
             lines.append(f"Not kept: {', '.join(f'{_clear(name)} ({_frames(n)})' for name, n in most)}{more}.")
         return lines

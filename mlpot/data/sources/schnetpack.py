@@ -20,6 +20,7 @@ from mlpot.data.unit_names import agreed_factor
 
 SQLITE = b"SQLite format 3\0"
 UNITS, LENGTH = "_property_unit_dict", "_distance_unit"
+FIRST = 100  # rows that are asked whether a calculator was there
 SHAPES = {"energy": ((), (1,)), "forces": ((-1, 3),), "stress": ((3, 3), (1, 3, 3), (6,))}
 USUAL = {"energy": ("energy",), "forces": ("forces",), "stress": ("stress",)}
 
@@ -33,8 +34,11 @@ def is_schnetpack(path: Path) -> bool:
         metadata = database.metadata
         if UNITS in metadata:
             return True
-        row = next(iter(database.select(limit=1)), None)
-    return row is not None and any(looks_like(q, name) for name in row.data for q in ("energy", "forces"))
+        rows = list(database.select(limit=FIRST))
+    # Results of a calculator stand in columns of their own, which SchNetPack leaves empty.
+    if any(name in row for row in rows for name in USUAL):
+        return False
+    return any(looks_like(q, name) for row in rows[:1] for name in row.data for q in ("energy", "forces"))
 
 
 def read_schnetpack(path: Path, kind: str, reading: Reading, report: Report) -> Iterator[tuple[int, Atoms]]:
@@ -63,6 +67,7 @@ def read_schnetpack(path: Path, kind: str, reading: Reading, report: Report) -> 
             written = {"positions": metadata.get(LENGTH), **{q: units.get(name) for q, name in names.items()}}
             scales = _factors(str(path), written, {"positions": "positions", **names}, reading)
             length = scales["positions"]
+            report.scales |= {**scales, "cell": length}
         clean = Atoms(atoms.numbers, atoms.positions * length, cell=atoms.cell.array * length, pbc=atoms.pbc)
         labels = {
             q: _label(f"{path}, row {k}", q, data[n], clean, scales[q]) for q, n in names.items() if n in data

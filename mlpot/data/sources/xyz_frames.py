@@ -46,8 +46,9 @@ def columns(text: str) -> Mapping[str, int]:
 
 
 def with_names(text: str) -> str:
-    """The text of a frame with ASE's keys as ASE writes them, where another case stands alone."""
+    """The text of a frame with ASE's keys as ASE writes them, where another case stands alone, out of quotes."""
     count, comment, *rest = text.split("\n", 2)
+    comment = re.sub(r"""(^|\s)(["'])([A-Za-z_][\w-]*)\2(\s*=)""", r"\1\3\4", comment)
     for name in NAMES:
         if not re.search(rf"(?:^|\s){name}\s*=", comment):
             comment = re.sub(rf"(^|\s){name}(\s*=)", rf"\1{name}\2", comment, count=1, flags=re.IGNORECASE)
