@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ def write_outputs(
         card[CARD] = about_rotations
     if start is not None:
         card["start"] = facts["start"]
+        card["ranges"] = ranges_of_both(card["ranges"], facts["start"].get("ranges"))
     if not untrained or potential.domain is None:
         potential.domain = _domain(potential, sets["train"], parts.train.elements, start)
     save_potential(potential, directory / "model.safetensors", card)
@@ -175,6 +176,24 @@ def ranges(train: Part, limits: TrainingLimits) -> dict[str, Any]:
         },
         "fewest_neighbors": {chemical_symbols[z]: round(n, 4) for z, n in limits.coordination.items()},
     }
+
+
+def ranges_of_both(own: dict[str, Any], former: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Ranges of a training and of that from which it started, as its weights and core repulsion are of both.
+
+    Energies are those of the training alone, since reference energies may be others.
+    """
+    both = dict(own)
+    for key in ("nearest_distance_A", "fewest_neighbors"):
+        before = (former or {}).get(key) or {}
+        both[key] = {
+            name: min(own[key].get(name, np.inf), before.get(name, np.inf)) for name in {**before, **own[key]}
+        }
+    key = "largest_force_component_eV_per_A"
+    both[key] = max(own[key], (former or {}).get(key) or 0.0)
+    sizes = [*own["n_atoms"], *((former or {}).get("n_atoms") or [])]
+    both["n_atoms"] = [min(sizes), max(sizes)]
+    return both
 
 
 def examples(train: Part) -> list[dict[str, Any]]:

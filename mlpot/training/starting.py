@@ -181,6 +181,7 @@ def keep(start: Potential, source: Source, errors: Mapping[str, Any], directory:
         "model": source.path,
         "weights_sha256": source.sha256,
         "training_set_hash": source.model.header.get("card", {}).get("training_set_hash"),
+        "ranges": source.model.header.get("card", {}).get("ranges"),
         "errors": errors,
         "sources": start.header["card"][BEFORE]["sources"],
     }
