@@ -21,8 +21,10 @@ def average(
     reflections: Annotated[
         bool, typer.Option("--reflections", help="Copies that are inverted too, twice as many.")
     ] = False,
-    rotations: Annotated[int, typer.Option(min=1, max=1024, help="How many random ones.")] = 60,
-    seed: Annotated[int, typer.Option(min=0, help="Of random ones.")] = 1,
+    rotations: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="How many random ones; 60 by default.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of random ones; 1 by default.")] = None,
     overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Of a curve: go on, also with more trainings.")] = False,
 ) -> None:
@@ -30,6 +32,12 @@ def average(
 
     Of a curve, every potential is averaged and judged on the curve's test set.
     """
+    if group != "random" and (rotations, seed) != (None, None):
+        raise ValueError(
+            f"--rotations and --seed are of random rotations, and would do nothing to --group {group}. Leave them "
+            "out, or write --group random."
+        )
+    rotations, seed = 60 if rotations is None else rotations, 1 if seed is None else seed
     if model.is_dir():
         settings = {"over": group, "reflections": reflections, "n_rotations": rotations, "seed": seed}
         _average_curve(model, destination, settings, resume=resume, overwrite=overwrite)

@@ -17,6 +17,7 @@ NaN: it has no volume. Atoms are those of the template, in its order, as i-PI te
 from __future__ import annotations
 
 import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from mlpot.data.sources.read import read_structure
+from mlpot.engines.images import images_matter
 from mlpot.equivariance import warn_of_rotations
 from mlpot.forces import predict
 from mlpot.model_file import load_potential
@@ -40,6 +42,11 @@ Answer = tuple[float, Floats, Floats, str]
 """Energy, forces (n_atoms, 3), virial (3, 3) and no more, in i-PI's units."""
 OWN = {"verbosity", "verbose"}
 """Parameters that i-PI adds."""
+NO_IMAGES = (
+    "The template has no periodic directions, and images of atoms in i-PI's cell are near: they are not computed. "
+    "If it is a crystal, a slab or a wire, give a template with its periodic directions, such as extxyz with "
+    'pbc="T T F".'
+)
 SAME_PLACE = 1e-3  # Å; files of structures have fewer digits than positions
 
 
@@ -65,7 +72,7 @@ class MLPotDriver:
         warn_of_rotations(self._potential)
         self._template = read_structure(template)
         self._potential.check_elements(torch.as_tensor(self._template.numbers))
-        self._checked = False
+        self._checked = self._warned = False
 
     def __call__(self, cell: Any, pos: Any) -> Answer | list[Answer]:
         """Energy, forces and virial of a structure, or of each in a list.
@@ -112,6 +119,10 @@ class MLPotDriver:
         for one in r:
             self._check_order(one)
         z, pbc = self._template.numbers, self._template.pbc
+        if not self._warned and not pbc.any():
+            self._warned = images_matter(z, r[0], h[0], self._potential.cutoff)
+            if self._warned:
+                warnings.warn(NO_IMAGES, stacklevel=3)
         graph = build_graphs([z] * len(r), r, h, [pbc] * len(r), self._potential.cutoff)
         out = predict(self._potential, graph)
         forces = out.forces.view(len(r), len(z), 3).numpy()

@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from ase import Atoms
 from ase.calculators.socketio import SocketClient
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.data.sources.read import read_structure
+from mlpot.engines.images import images_matter
 
 PORT = 31415  # of i-PI
+NO_IMAGES = (
+    "The file of the structure has no periodic directions, and images of atoms in the program's cell are near: "
+    "they are not computed. If it is a crystal, a slab or a wire, give a file with its periodic directions, such "
+    'as extxyz with pbc="T T F".'
+)
+
+
+class Client(SocketClient):  # type: ignore[misc]  # ASE has no types
+    """ASE's, also for slabs and wires without all cell vectors: without a volume it tells a virial of zeros.
+
+    The protocol wants a virial, and ASE's server takes no NaN; it makes no stress of it without a volume.
+    """
+
+    told = False  # that images are not seen
+
+    def calculate(self, atoms: Atoms, use_stress: bool) -> tuple[float, Any, Any]:
+        """Energy eV, forces (n_atoms, 3) eV/Å and virial (3, 3) eV."""
+        if not self.told and not atoms.pbc.any():
+            cutoff = atoms.calc.potential.cutoff
+            self.told = images_matter(atoms.numbers, atoms.positions, atoms.cell.array, cutoff)
+            if self.told:
+                warnings.warn(NO_IMAGES, stacklevel=2)
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        has_stress = "stress" in atoms.calc.results
+        virial = -atoms.get_volume() * atoms.get_stress(voigt=False) if has_stress else np.zeros((3, 3))
+        return energy, forces, virial
 
 
 def answer(
@@ -37,7 +68,7 @@ def answer(
     atoms.calc = MLPotCalculator(model, dtype=dtype)
     where = f"{host}:{port}" if unix is None else f"the socket {unix} of this machine"
     try:
-        client = SocketClient(host=host, port=None if unix else port, unixsocket=unix)
+        client = Client(host=host, port=None if unix else port, unixsocket=unix)
     except OSError as error:
         raise ValueError(f"Nobody answers at {where} ({error.strerror}). Start the server before.") from error
-    client.run(atoms, use_stress=bool(atoms.pbc.any()))
+    client.run(atoms)

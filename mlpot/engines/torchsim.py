@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch_sim.models.interface import ModelInterface
 
+from mlpot.engines.images import images_matter
 from mlpot.equivariance import warn_of_rotations
 from mlpot.forces import predict
 from mlpot.model_file import own_potential
@@ -27,7 +28,8 @@ class MLPotModel(ModelInterface):  # type: ignore[misc]  # TorchSim has no types
 
     Raises (on a call):
         UnknownElementError: an element the potential was not made for.
-        ValueError: positions or a cell are not finite, or two atoms are in one place.
+        ValueError: positions or a cell are not finite, two atoms are in one place, or TorchSim may have lost a
+            boundary.
     """
 
     def __init__(
@@ -55,9 +57,21 @@ class MLPotModel(ModelInterface):  # type: ignore[misc]  # TorchSim has no types
         parts = (t.detach().cpu().split(sizes) for t in (state.atomic_numbers, state.positions.double()))
         numbers, positions = ([part.numpy() for part in split] for split in parts)
         cells = list(state.row_vector_cell.detach().double().cpu().numpy())
+        if state.pbc is False:
+            self._check_boundaries(numbers, positions, cells)
         pbc = torch.as_tensor(state.pbc).cpu().expand(3).numpy()
         graph = build_graphs(numbers, positions, cells, [pbc] * len(sizes), self.potential.cutoff)
         self.potential.check_elements(graph.numbers.to(self._device))
         out = predict(self.potential, graph.to(self._device))
         found = {"energy": out.energy, "forces": out.forces, "stress": out.stress}
         return {name: value.to(self._dtype) for name, value in found.items()}
+
+    def _check_boundaries(self, numbers: list[Any], positions: list[Any], cells: list[Any]) -> None:
+        """TorchSim before 0.4 takes slabs and wires for molecules, and says so to nobody."""
+        for k, system in enumerate(zip(numbers, positions, cells, strict=True)):
+            if images_matter(*system, self.potential.cutoff):
+                raise ValueError(
+                    f"System {k} has a cell in which images of atoms are near, and the state has no periods: "
+                    "TorchSim before 0.4 makes slabs and wires such. Give the state its periodic directions, such "
+                    "as state.pbc = [True, True, False]; if it is a molecule, a cell of zeros: state.cell.zero_()."
+                )

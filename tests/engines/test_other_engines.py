@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import ase.io
@@ -16,7 +17,7 @@ from ase.build import bulk
 from ase.calculators.socketio import SocketIOCalculator
 from potentials import small_potential
 from processes import PATIENCE
-from structures import copper, ethanol, quartz
+from structures import copper, ethanol, quartz, slab
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.engines.socket_client import answer
@@ -236,7 +237,7 @@ def test_torchsim_runs_at_constant_energy(model: Path) -> None:
 # --- ASE's sockets ---
 
 
-@pytest.mark.parametrize("make", [ethanol, quartz])
+@pytest.mark.parametrize("make", [ethanol, quartz, slab])
 def test_a_socket_has_the_numbers_of_the_calculator(make: object, model: Path, tmp_path: Path) -> None:
     atoms = make(seed=1)  # type: ignore[operator]  # a function of `structures`
     atoms.info = {}
@@ -251,7 +252,7 @@ def test_a_socket_has_the_numbers_of_the_calculator(make: object, model: Path, t
             # the protocol counts in Hartree and Bohr
             assert atoms.get_potential_energy() == pytest.approx(own.get_potential_energy(), abs=1e-9)
             np.testing.assert_allclose(atoms.get_forces(), own.get_forces(), atol=SAME)
-            if atoms.pbc.all():
+            if atoms.pbc.all():  # the slab has no vector along its open direction, and so no volume
                 np.testing.assert_allclose(atoms.get_stress(), own.get_stress(), atol=SAME)
             atoms.rattle(0.02, seed=2)
             own.positions = atoms.positions
@@ -266,3 +267,23 @@ def test_a_socket_without_a_server_is_told(model: Path, tmp_path: Path) -> None:
     ase.io.write(tmp_path / "start.xyz", atoms)
     with pytest.raises(ValueError, match=r"Nobody answers at the socket no_such .* Start the server before"):
         answer(model, tmp_path / "start.xyz", unix="no_such")
+
+
+def test_a_socket_warns_of_a_file_without_periods(model: Path, tmp_path: Path) -> None:
+    atoms = quartz(seed=1)
+    ase.io.write(tmp_path / "start.xyz", atoms, format="xyz")  # which tells no cell and no boundary
+    name, told = f"mlpot_{tmp_path.name}", list[warnings.WarningMessage]()
+
+    def client() -> None:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            answer(model, tmp_path / "start.xyz", unix=name)
+        told.extend(caught)
+
+    with SocketIOCalculator(unixsocket=name) as server:
+        thread = threading.Thread(target=client)
+        thread.start()
+        atoms.calc = server
+        atoms.get_potential_energy()
+    thread.join(PATIENCE)
+    assert [str(one.message) for one in told if "has no periodic directions" in str(one.message)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from ase import Atoms, units
 from ase.build import bulk
 from processes import PATIENCE
-from structures import ethanol, quartz
+from structures import ethanol, quartz, slab
 from test_other_engines import INPUT, SAME, expected, model, optional
 
 from mlpot.potential import UnknownElementError
@@ -251,3 +252,63 @@ def test_torchsim_s_systems_are_what_they_are_alone(model: Path) -> None:
     assert not found(lone)["forces"].any()
     with pytest.raises(UnknownElementError, match="79"):
         found(structures[1], Atoms("Au2", [(0, 0, 0), (0, 0, 2.5)]))
+
+
+def without_periods(atoms: Atoms, cell: np.ndarray | None = None) -> Atoms:
+    """As TorchSim before 0.4 takes any structure that is not periodic along all vectors."""
+    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell if cell is None else cell)
+
+
+@pytest.mark.parametrize("name", ["slab", "slab_in_vacuum", "wire"])
+def test_torchsim_s_lost_boundaries_are_refused_and_may_be_given(model: Path, name: str) -> None:
+    """L22: TorchSim 0.3 makes a molecule of a slab, without a word."""
+    optional("torch_sim", "torchsim")
+    import torch_sim
+
+    from mlpot.engines.torchsim import MLPotModel
+
+    wire = Atoms("Cu3O", [(0, 0, 0), (0, 0, 2.2), (1.9, 0, 1), (-2, 0, 0.6)], cell=[20, 20, 4.5], pbc=(0, 0, 1))
+    in_vacuum = slab(seed=1)
+    in_vacuum.center(vacuum=9, axis=2)
+    atoms = {"slab": slab(seed=1), "slab_in_vacuum": in_vacuum, "wire": wire}[name]
+    atoms.info = {}
+    state = torch_sim.io.atoms_to_state([atoms], torch.device("cpu"), torch.float64)
+    inside, own = MLPotModel(model), expected(model, atoms)
+    if state.pbc is False:
+        with pytest.raises(ValueError, match=r"System 0 has a cell .* state.pbc = \[True, True, False\]"):
+            inside(state)
+    state.pbc = atoms.pbc.tolist()
+    out = inside(state)
+    assert float(out["energy"][0]) == pytest.approx(own.get_potential_energy(), abs=SAME)
+    np.testing.assert_allclose(out["forces"], own.get_forces(), atol=SAME)
+
+
+@pytest.mark.parametrize("length", [0.01, 1.0, 30.0])
+def test_torchsim_s_molecules_may_have_any_cell(model: Path, length: float) -> None:
+    """L22: a cell that is too small for its atoms, or larger than they see, belongs to a molecule."""
+    optional("torch_sim", "torchsim")
+    import torch_sim
+
+    from mlpot.engines.torchsim import MLPotModel
+
+    atoms = without_periods(ethanol(seed=1), length * np.eye(3))
+    out = MLPotModel(model)(torch_sim.io.atoms_to_state([atoms], torch.device("cpu"), torch.float64))
+    assert float(out["energy"][0]) == pytest.approx(expected(model, atoms).get_potential_energy(), abs=SAME)
+
+
+def test_ipi_warns_of_a_template_without_periods(model: Path, tmp_path: Path) -> None:
+    """L22: an xyz file tells no boundary, and i-PI has a cell always."""
+    optional("ipi", "ipi")
+    from ipi.utils.units import unit_to_internal
+
+    from mlpot.engines.path_integrals import MLPotDriver
+
+    atoms = quartz(seed=3)
+    ase.io.write(tmp_path / "start.xyz", without_periods(atoms, np.zeros((3, 3))), format="xyz")
+    driver = MLPotDriver(str(model), str(tmp_path / "start.xyz"))
+    positions = unit_to_internal("length", "angstrom", atoms.positions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        driver(unit_to_internal("length", "angstrom", 30 * np.eye(3)), positions)
+    with pytest.warns(UserWarning, match="The template has no periodic directions"):
+        driver(unit_to_internal("length", "angstrom", atoms.cell.array.T), positions)
