@@ -153,6 +153,9 @@ def test_the_command_writes_a_model_that_says_what_it_is(tmp_path: Path) -> None
     assert "There is no folder" in str(nowhere.exception)
     odd = CliRunner().invoke(app, [*command[:-1], "cubic", "--overwrite"])
     assert "Unknown group 'cubic'" in str(odd.exception)
+    for option in (["--rotations", "7"], ["--seed", "1"]):
+        idle = CliRunner().invoke(app, [*command, "--overwrite", *option])
+        assert "would do nothing to --group icosahedral" in str(idle.exception)
 
 
 def test_before_and_after_are_compared_in_one_precision(tmp_path: Path) -> None:
