@@ -32,14 +32,9 @@ def average(
 
     Of a curve, every potential is averaged and judged on the curve's test set.
     """
-    if group != "random" and (rotations, seed) != (None, None):
-        raise ValueError(
-            f"--rotations and --seed are of random rotations, and would do nothing to --group {group}. Leave them "
-            "out, or write --group random."
-        )
-    rotations, seed = 60 if rotations is None else rotations, 1 if seed is None else seed
+    n_rotations, seed = _random_ones(group, rotations, seed)
     if model.is_dir():
-        settings = {"over": group, "reflections": reflections, "n_rotations": rotations, "seed": seed}
+        settings = {"over": group, "reflections": reflections, "n_rotations": n_rotations, "seed": seed}
         _average_curve(model, destination, settings, resume=resume, overwrite=overwrite)
         return
     if resume:
@@ -52,7 +47,7 @@ def average(
             destination,
             over=group,
             reflections=reflections,
-            n_rotations=rotations,
+            n_rotations=n_rotations,
             seed=seed,
             overwrite=overwrite,
         )
@@ -63,6 +58,16 @@ def average(
         lines += [f"Before: {found.before}", f"After:  {found.after}", "Both are those of the weights in float64."]
     lines += [f"Mirror images {found.mirror_images}", f"Written to {destination}"]
     console.print("\n".join(lines), markup=False, soft_wrap=True, highlight=False)
+
+
+def _random_ones(group: str, rotations: int | None, seed: int | None) -> tuple[int, int]:
+    """How many random rotations, and their seed, which a finite group has not."""
+    if group != "random" and (rotations, seed) != (None, None):
+        raise ValueError(
+            f"--rotations and --seed are of random rotations, and would do nothing to --group {group}. Leave them "
+            "out, or write --group random."
+        )
+    return 60 if rotations is None else rotations, 1 if seed is None else seed
 
 
 def _average_curve(

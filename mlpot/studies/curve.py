@@ -137,7 +137,7 @@ def curve(
         RunDirectoryError: there is a curve or another run already, or none to resume.
         Else as `committee.train`; a training that diverges is told of in the curve instead.
     """
-    check(recipe, sizes, n_seeds, target)
+    check(recipe, sizes, n_seeds, target, resume=resume)
     tell = Messages(show=recipe.training.progress)
     reads = files_of(recipe)
     with CURVE.opened(Path(recipe.training.directory), resume=resume, overwrite=overwrite, reads=reads):
@@ -149,10 +149,12 @@ def curve(
         return write_curve(plan, target)
 
 
-def check(recipe: Recipe, sizes: Sequence[int], n_seeds: int, target: float | None) -> None:
-    """Raise RecipeError for what no curve can be made of, whatever the data are."""
+def check(
+    recipe: Recipe, sizes: Sequence[int], n_seeds: int, target: float | None, *, resume: bool = False
+) -> None:
+    """Raise RecipeError for what no curve can be made of, whatever the data are; one that goes on has sizes."""
     training = recipe.training
-    if len(sizes) < 2:
+    if len(sizes) < 2 and not resume:
         raise RecipeError(f"--sizes {','.join(map(str, sizes))}: a slope needs at least two sizes, as 50,100,200.")
     if any(n < 1 for n in sizes) or list(sizes) != sorted(set(sizes)):
         raise RecipeError(

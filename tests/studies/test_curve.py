@@ -158,7 +158,7 @@ def test_a_curve_that_a_signal_stops_names_its_own_command(data: Path, tmp_path:
 @pytest.mark.usefixtures("without_pictures")
 def test_a_curve_grows_by_sizes_and_seeds(data: Path, drawn: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     shutil.copytree(drawn[0], tmp_path, dirs_exist_ok=True)
-    found = curve(small_recipe(data / "set.h5", tmp_path, *overrides(data)), (8, 12), SEEDS, resume=True)
+    found = curve(small_recipe(data / "set.h5", tmp_path, *overrides(data)), (8,), SEEDS, resume=True)
     assert found["sizes"] == [4, 8, 12]
     known = {p["directory"]: p["test"] for p in found["points"]}
     assert all(known[p["directory"]] == p["test"] for p in drawn[1]["points"])
