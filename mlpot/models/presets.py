@@ -1,4 +1,4 @@
-"""Sizes and optimizers with which each network stood well in trainings, where a user names no others."""
+"""Sizes, losses and optimizers with which networks stood well in trainings, where a user names no others."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ class Preset:
     optimizer: dict[str, Any]  # section of a recipe
 
 
-_ADAMW = {"name": "adamw", "learning_rate": 2e-3}
-_SLOWER = {"name": "adamw", "learning_rate": 1e-3}
 _MUON = {"name": "muon", "learning_rate": 0.01, "final_fraction": 1e-3}
 
 PRESETS = {
-    "deepsets": Preset({"n_features": 128, "n_radial": 50}, _SLOWER),
-    "schnet": Preset({"n_features": 64, "n_interactions": 5, "radial": "bessel", "n_radial": 8}, _ADAMW),
-    "egnn": Preset({"n_features": 64, "n_layers": 4, "n_radial": 32}, _SLOWER),
-    "painn": Preset({"n_features": 64, "n_interactions": 3, "n_radial": 20}, _ADAMW),
+    "deepsets": Preset({"n_features": 128, "n_radial": 50}, _MUON),
+    "schnet": Preset({"n_features": 64, "n_interactions": 5, "radial": "bessel", "n_radial": 8}, _MUON),
+    "egnn": Preset({"n_features": 64, "n_layers": 4, "n_radial": 32}, _MUON),
+    "painn": Preset({"n_features": 64, "n_interactions": 3, "n_radial": 20}, _MUON),
     "ace": Preset({"preset": "default", "message_degree": 1}, _MUON),
     "nequip": Preset(
         {"n_features": 32, "max_degree": 2, "n_interactions": 4, "radial_layers": [], "n_knots": 128}, _MUON
@@ -33,6 +31,17 @@ PRESETS = {
 }
 """By backbone; of one that is not here, nobody has tried any, and defaults stand."""
 
+LOSS: dict[str, Any] = {
+    "energy": 10.0,
+    "forces": 1.0,
+    "stress": 100.0,
+    "function": "huber",
+    "energy_threshold": 1.0,
+    "forces_threshold": 0.05,
+    "stress_threshold": 0.1,
+}
+"""Of molecules and crystals alike: with equal weights errors of energies, some meV/atom, would count for nothing
+beside those of forces, some 10 meV/Å, and so would those of stresses."""
 FIRST = ("schnet", "painn", "ace")
 """Backbones to begin a comparison with: distances, vectors, tensors."""
 

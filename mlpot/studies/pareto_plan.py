@@ -16,7 +16,7 @@ from mlpot.data.h5md import content_hash
 from mlpot.data.split import By, split
 from mlpot.models import BACKBONES
 from mlpot.models.layers import choose
-from mlpot.models.presets import preset_of
+from mlpot.models.presets import LOSS, preset_of
 from mlpot.recipes import RecipeError, parse_recipe
 from mlpot.studies.several import DATA, Study, changed_keys
 from mlpot.studies.subsets import Drawing, Pool, changed_fields, draw_pool
@@ -30,7 +30,6 @@ from mlpot.training.splits import check_units, make_parts, paths_of, structures
 PARETO = Study("comparison", "pareto.json", "*_min_seed_*", "--output")
 VALIDATION, TEST = 0.1, 0.1  # parts of the structures
 FEWEST = 2  # structures that judge: of one alone nobody knows how errors scatter
-LOSS = {"energy": 10, "forces": 1, "function": "huber", "energy_threshold": 1.0, "forces_threshold": 0.05}
 FIXED = {
     "data": ("train", "validation", "test"),
     "model": ("backbone", "start"),

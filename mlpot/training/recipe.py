@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from mlpot.models import BACKBONES, DEFAULT
 from mlpot.models.layers import choose
-from mlpot.models.presets import preset_of
+from mlpot.models.presets import LOSS, preset_of
 from mlpot.recipes import Section
 from mlpot.training.other_keys import OTHER_KEYS
 
@@ -51,7 +51,7 @@ def checked_arguments(backbone: str, arguments: Mapping[str, Any]) -> dict[str, 
 
 
 def settings_of(backbone: str | None = None) -> dict[str, Any]:
-    """Sections of a recipe for a backbone, the default one if none is named: arguments and optimizer that served.
+    """Sections of a recipe for a backbone, the default one if none is named: what served in trainings.
 
     Raises:
         ValueError: no such backbone.
@@ -60,6 +60,7 @@ def settings_of(backbone: str | None = None) -> dict[str, Any]:
     served = preset_of(name)
     return {
         "model": {"backbone": name, "arguments": checked_arguments(name, served.arguments)},
+        "loss": dict(LOSS),
         "optimizer": dict(served.optimizer),
     }
 

@@ -11,7 +11,7 @@ from places import PROJECT
 from mlpot.cli.main import recipe
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.models import BACKBONES, DEFAULT, build_backbone
-from mlpot.models.presets import preset_of
+from mlpot.models.presets import LOSS, preset_of
 from mlpot.propagators.recipe import PropagatorRecipe
 from mlpot.recipes import RecipeError, load_recipe, parse_recipe, template
 from mlpot.training.recipe import Recipe, checked_arguments
@@ -42,6 +42,7 @@ def test_the_command_prints_a_recipe_for_each_network(capsys: pytest.CaptureFixt
         assert found.model.backbone == backbone or (backbone is None and found.model.backbone == DEFAULT)
         assert found.model.arguments.items() >= served.arguments.items()
         assert found.optimizer.model_dump().items() >= served.optimizer.items()
+        assert found.loss.model_dump().items() >= LOSS.items()
         assert found.training == parse_recipe(Recipe, MINIMAL).training
     with pytest.raises(ValueError, match="Unknown backbone 'schnt'"):
         recipe(backbone="schnt")
