@@ -11,6 +11,7 @@ import io
 import os
 import shutil
 import signal
+import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -74,20 +75,29 @@ def storing(path: Path, n_bytes: int) -> Iterator[None]:
     """Tell of failures to write `n_bytes` to `path` in words.
 
     Raises:
-        StorageError: in place of an OSError.
+        StorageError: in place of an OSError, or of SQLite's own.
     """
     try:
         yield
+    except sqlite3.OperationalError as error:  # "database or disk is full", "disk I/O error", ...
+        raise StorageError(
+            f"{path} cannot be written: SQLite says {str(error)!r}, and {_free(path)} bytes are free. Make room "
+            "or choose another folder, then give the same command."
+        ) from error
     except OSError as error:
         if error.errno in FULL:
-            free = shutil.disk_usage(path.parent).free
+            what = f"cannot grow by {n_bytes} bytes" if n_bytes else "cannot grow"
             raise StorageError(
-                f"{path} cannot grow by {n_bytes} bytes: {error.strerror}, {free} bytes are free. What was saved "
-                "before is whole. Make room, then go on: a simulation with --continue, else by the same command."
+                f"{path} {what}: {error.strerror}, {_free(path)} bytes are free. What was saved before is whole. "
+                "Make room, then go on: a simulation with --continue, else by the same command."
             ) from error
         raise StorageError(
             f"{path} cannot be written: {error.strerror or error}. Choose a folder that can be written."
         ) from error
+
+
+def _free(path: Path) -> int:
+    return shutil.disk_usage(path.parent).free
 
 
 @contextmanager

@@ -50,6 +50,43 @@ with h5md.Reader(folder / "whole.h5") as reader:
 """
 
 
+DATABASE = """
+import resource, signal, sys
+from pathlib import Path
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from mlpot.atomic_files import StorageError
+from mlpot.data import h5md
+from mlpot.data.sources.export import export
+from mlpot.data.sources.output import write_structures
+
+def frames():
+    for k in range(40):
+        atoms = Atoms("CH4", [[0.1 * k, j, 0] for j in range(5)])
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0 * k)
+        yield atoms
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+folder = Path(sys.argv[1])
+h5md.write(folder / "set.h5", frames(), card={})
+for limit in (1, 5000, 20000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))  # as a disk with so much room
+    for fill in (lambda path: export(folder / "set.h5", path), lambda path: write_structures(path, frames())):
+        try:
+            fill(folder / "out.db")
+            raise SystemExit(f"it fits into {limit} bytes?")
+        except StorageError as error:
+            assert "out.db cannot be written: SQLite says" in str(error) and "Make room" in str(error), error
+assert [path.name for path in folder.iterdir()] == ["set.h5"], list(folder.iterdir())
+"""
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_full_disk_is_told_of_a_database_too(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", DATABASE, tmp_path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_full_disk_is_told_and_crashes_nothing(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", CODE, tmp_path], capture_output=True, text=True, check=False)
