@@ -95,6 +95,8 @@ def completed(recipe: Recipe, source: Source) -> Recipe:
     if asked.arguments:
         given = checked_arguments(header.backbone_name, asked.arguments)
         wrong |= {f"model.arguments.{k}": (given[k], arguments[k]) for k in asked.arguments}
+    if asked.cutoff is not None:
+        wrong["model.cutoff"] = asked.cutoff, header.cutoff
     wrong = {name: pair for name, pair in wrong.items() if pair[0] != pair[1]}
     if wrong:
         told = ", ".join(f"{name}={a} (the model has {b})" for name, (a, b) in wrong.items())
