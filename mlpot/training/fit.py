@@ -22,7 +22,7 @@ from mlpot.training import data_summary
 from mlpot.training.before_and_after import judge, table, worse
 from mlpot.training.expectation import Expectation
 from mlpot.training.in_memory import flatten
-from mlpot.training.interruption import StopOnSignal, end_with_parent
+from mlpot.training.interruption import StopOnSignal, end_with_parent, lost_processes_told
 from mlpot.training.loaders import (
     Alone,
     Batches,
@@ -230,7 +230,8 @@ def fit(
         module.to_rotate = graphs_of(parts.to_rotate, potential.cutoff)
         last = str(directory / LAST) if resume and (directory / LAST).exists() else None
         try:
-            trainer.fit(module, sets["train"], sets["validation"], ckpt_path=last, weights_only=True)
+            with lost_processes_told(directory / "recipe.yaml"):
+                trainer.fit(module, sets["train"], sets["validation"], ckpt_path=last, weights_only=True)
             return module, trainer
         except TrainingDivergedError as error:
             state = f"the state of {directory / LAST}" if (directory / LAST).exists() else "the start"

@@ -6,15 +6,48 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from mlpot.signals import SignalledError, StopRequest
 from mlpot.training.trainer import LAST, Average
+
+TRANSPORT = "gloo/transport"
+"""In what PyTorch says where messages between processes on CPUs fail; it has no class of errors for them."""
+
+
+class LostProcessError(ConnectionError):
+    """A process of a training went away, and the others cannot go on."""
+
+
+@contextmanager
+def lost_processes_told(recipe: Path) -> Iterator[None]:
+    """Say in words that another process of the training has gone, where PyTorch says that a message failed.
+
+    Args:
+        recipe: the file by which the training goes on.
+
+    Raises:
+        LostProcessError: instead of PyTorch's errors of messages between processes.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.distributed.DistError) or TRANSPORT in str(error)):
+            raise
+        message = str(error).partition(". This is")[0]
+        raise LostProcessError(
+            f"Another process of this training has ended ({message}). Look for its reason above, or in what the "
+            "system says of memory; nothing that was saved is lost. Continue with as many processes: mlpot train "
+            f"{recipe} --resume"
+        ) from error
 
 
 class StopOnSignal(Checkpoint):

@@ -25,7 +25,7 @@ from training_runs import assert_same_training
 from mlpot.cli.main import main
 from mlpot.signals import SIGNALS, SignalledError
 from mlpot.training.fit import train
-from mlpot.training.interruption import end_with_parent
+from mlpot.training.interruption import LostProcessError, end_with_parent, lost_processes_told
 from mlpot.training.module import TrainingModule
 from mlpot.training.trainer import LAST
 
@@ -210,6 +210,17 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+def test_a_message_to_a_process_that_has_gone_is_told_in_words() -> None:
+    """And an error of another kind stays what it is."""
+    lost = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer"
+    told = r"Another process .* ended .*reset by peer.* mlpot train run/recipe.yaml --resume"
+    for error in (RuntimeError(lost), torch.distributed.DistBackendError("Connection reset by peer")):
+        with pytest.raises(LostProcessError, match=told), lost_processes_told(Path("run/recipe.yaml")):
+            raise error
+    with pytest.raises(RuntimeError, match="shapes"), lost_processes_told(Path("run/recipe.yaml")):
+        raise RuntimeError("shapes")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
@@ -224,6 +235,8 @@ def test_when_one_of_two_processes_is_ended_so_is_the_other(
         os.kill(both[rank], number)
         told = first.communicate()[1]  # 1000 epochs, if the other went on
     assert first.returncode != 0
+    if number == signal.SIGKILL and rank == 1:
+        assert "Another process of this training has ended" in told
     while not all(is_gone(pid) for pid in both):
         time.sleep(0.1)
     if number == signal.SIGTERM:
