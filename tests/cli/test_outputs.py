@@ -209,7 +209,7 @@ def test_the_end_of_a_cut_file_is_told(folder: Path) -> None:
 
 
 def test_a_prediction_that_is_not_finite_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute, bad = batches.predict, torch.tensor(ethanol(1).positions)
+    compute, bad = batches.predict_and_grade, torch.tensor(ethanol(1).positions)
 
     def broken(potential: Potential, graph: AtomGraph) -> Properties:
         out = compute(potential, graph)
@@ -218,7 +218,7 @@ def test_a_prediction_that_is_not_finite_is_left_out(folder: Path, monkeypatch: 
         return replace(out, energy=energy)
 
     for module in (batches, columns):
-        monkeypatch.setattr(module, "predict", broken)
+        monkeypatch.setattr(module, "predict_and_grade", broken)
     left: dict[int, str] = {}
     assert predict_file("model.safetensors", "set.h5", "o.h5", batch_atoms=18, on_bad=left.__setitem__) == 4
     assert list(left) == [1]

@@ -33,7 +33,7 @@ class Report:
     path: str
     labels: bool = True
     """Whether labels were wanted, and not structures alone."""
-    wanted: range = range(2**62)
+    wanted: range = field(default=range(2**62), compare=False)
     """Numbers of the frames that are asked for: readers that go over the others too note nothing of them."""
     n_frames: int = 0
     n_labels: Counter[str] = field(default_factory=Counter)
@@ -45,7 +45,7 @@ class Report:
     notes: dict[str, list[int]] = field(default_factory=dict)
     """What happened, in words: in how many frames, and the first of them."""
 
-    scales: dict[str, float] = field(default_factory=dict)
+    scales: dict[str, float] = field(default_factory=dict, compare=False)
     """House units in one unit of the source, by quantity, of the frame that was read last."""
     unused: Counter[str] = field(default_factory=Counter)
     """Names in the file that are nothing which is kept, and how many frames have them."""
