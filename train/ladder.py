@@ -30,8 +30,8 @@ SIZES = 25, 50, 100, 200
 RUNGS = {
     "deepsets": "deepsets n_features=128 n_radial=50 steps=240",
     "schnet": "schnet n_features=64 n_interactions=5 radial=bessel n_radial=8 steps=280",
-    "egnn": "egnn n_features=64 n_layers=2 n_radial=32 steps=320",
-    "painn": "painn n_features=64 n_interactions=3 n_radial=20 steps=240",
+    "egnn": "egnn n_features=64 n_layers=2 radial=bessel n_radial=8 steps=320",
+    "painn": "painn n_features=64 n_interactions=3 n_radial=8 steps=240",
     "ace_1": "ace n_features=64 max_degree=1 message_degree=1 steps=400 learning_rate=0.03",
     "ace_2": "ace n_features=64 max_degree=2 message_degree=2 steps=320",
     "ace_3": "ace n_features=64 max_degree=3 message_degree=2 steps=240 learning_rate=0.03",

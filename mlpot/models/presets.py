@@ -15,12 +15,15 @@ class Preset:
 
 
 _MUON = {"name": "muon", "learning_rate": 0.01, "final_fraction": 1e-3}
+_SLOWER = {**_MUON, "learning_rate": 3e-3}
 
 PRESETS = {
-    "deepsets": Preset({"n_features": 128, "n_radial": 50}, _MUON),
+    "deepsets": Preset({"n_features": 128, "radial": "bessel", "n_radial": 8}, _MUON),
     "schnet": Preset({"n_features": 64, "n_interactions": 5, "radial": "bessel", "n_radial": 8}, _MUON),
-    "egnn": Preset({"n_features": 64, "n_layers": 4, "n_radial": 32}, _MUON),
-    "painn": Preset({"n_features": 64, "n_interactions": 3, "n_radial": 20}, _MUON),
+    "egnn": Preset({"n_features": 64, "n_layers": 4, "radial": "bessel", "n_radial": 8}, _SLOWER),
+    "painn": Preset({"n_features": 64, "n_interactions": 3, "n_radial": 8}, _MUON),
+    "transformer": Preset({}, _MUON),
+    "se3_transformer": Preset({}, _MUON),
     "ace": Preset({"preset": "default", "message_degree": 1}, _MUON),
     "nequip": Preset(
         {"n_features": 32, "max_degree": 2, "n_interactions": 4, "radial_layers": [], "n_knots": 128}, _MUON
@@ -29,7 +32,8 @@ PRESETS = {
         {"n_features": 64, "max_degree": 3, "message_degree": 1, "correlation": 3, "n_knots": 128}, _MUON
     ),
 }
-"""By backbone; of one that is not here, nobody has tried any, and defaults stand."""
+"""By backbone, with few radial functions: with 20, PaiNN errs by half as much again as with 8, and falls into
+holes where atoms are a tenth nearer than in training."""
 
 LOSS: dict[str, Any] = {
     "energy": 10.0,
@@ -47,5 +51,5 @@ FIRST = ("schnet", "painn", "ace")
 
 
 def preset_of(backbone: str) -> Preset:
-    """That of a backbone, or one that leaves all to defaults."""
+    """That of a backbone; of what is none, one that leaves all to defaults."""
     return PRESETS.get(backbone, Preset({}, {}))
