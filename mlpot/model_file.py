@@ -277,12 +277,15 @@ def _loaded(path: str | Path) -> Potential:
 
 
 def _with_names_of_today(stored: dict[str, torch.Tensor], version: int) -> dict[str, torch.Tensor]:
-    if version >= 3:
-        return stored
-    weights = {RENAMED.get(name, name): tensor for name, tensor in stored.items()}
-    if len(weights) < len(stored):
-        raise ValueError("a weight stands under its old and under its new name")
-    return weights
+    weights = stored
+    if version < 3:
+        weights = {RENAMED.get(name, name): tensor for name, tensor in stored.items()}
+        if len(weights) < len(stored):
+            raise ValueError("a weight stands under its old and under its new name")
+    limits = weights.get("core_repulsion.distances")
+    if limits is None or "core_repulsion.strength" in weights:
+        return weights
+    return {**weights, "core_repulsion.strength": limits.new_ones(limits.shape[:2])}  # before it was raised
 
 
 def _build(header: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Potential:

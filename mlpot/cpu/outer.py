@@ -28,7 +28,8 @@ class Outer(NamedTuple):
     # coordination
     per_element: Array
     nuclei: Array  # (n_elements, 5): Z, Z^0.23, 1 or for a ghost 0, and Z, Z^p of ZBL
-    limits: Array  # (n_elements, n_elements, 4): both ends of core repulsion, end of ZBL, Å; exponent of its end
+    # (n_elements, n_elements, 5): both ends of core repulsion, end of ZBL, Å; exponent of its end; the core's k
+    limits: Array
     screenings: Array  # (4, 4), share and decay of the terms, universal and of ZBL
     cutoff: float  # Å, of the coordination; 0 without any outer terms
 

@@ -84,5 +84,6 @@ def with_nuclei(d, one, other, limits, screenings):
     if d < limits[1]:
         inner, inner_slope = _screened(d, one, other, screenings, 0)
         outer, outer_slope = _screened(seen, one, other, screenings, 0)
-        energy, slope = energy + inner - outer, slope + inner_slope - seen_slope * outer_slope
+        k = limits[4]
+        energy, slope = energy + k * (inner - outer), slope + k * (inner_slope - seen_slope * outer_slope)
     return seen, seen_slope, energy, slope

@@ -51,14 +51,15 @@ class Elements(NamedTuple):
         return self.numbers * (2 if self.ghosts else 1)
 
     def limits(self) -> Tensor:
-        """Both ends of the core repulsion and the end of ZBL, Å, or 0, and the exponent of its envelope.
+        """Both ends of the core repulsion, the end of ZBL (Å or 0), the exponent of its envelope, the core's k.
 
-        (n_elements, n_elements, 4) float64.
+        (n_elements, n_elements, 5) float64.
         """
         n = len(self.numbers)
-        limits = torch.zeros(n, n, 4, dtype=torch.float64, device="cpu")
+        limits = torch.zeros(n, n, 5, dtype=torch.float64, device="cpu")
         if self.core_repulsion is not None:
             limits[..., :2] = self.core_repulsion.distances
+            limits[..., 4] = self.core_repulsion.strength
         if self.repulsion is not None:
             limits[..., 2] = self.repulsion.ends(self.numbers)
             limits[..., 3] = self.repulsion.form.exponent

@@ -1,12 +1,12 @@
 """Core repulsion: what replaces the network where atoms are closer than in training, or have fewer neighbors.
 
-    E = E_learned({φ(d_ij)}) + ½ Σ_ij [V(d_ij) − V(φ(d_ij))],    φ′(d) = S((d − low) / (high − low))
+    E = E_learned({φ(d_ij)}) + ½ Σ_ij k [V(d_ij) − V(φ(d_ij))],    φ′(d) = S((d − low) / (high − low))
 
 φ(d) equals d beyond `high`, a little below the shortest distance of the two elements in training, and is constant
-below `low`: the network never receives a distance shorter than those it was trained on. The difference
-between φ(d) and d costs the screened repulsion V of the nuclei (`zbl`). V falls, ever more slowly, and 0 ≤ φ′ ≤ 1,
-so the added energy is zero at `high` and rises strictly as d decreases. S(x) = x⁴ (35 − 84x + 70x² − 20x³) rises
-from 0 to 1, and four derivatives of the energy are continuous.
+below `low`: the network never receives a distance shorter than those it was trained on. The difference between
+φ(d) and d costs the screened repulsion V of the nuclei (`zbl`), times k ≥ 1 where that is soft. V falls, ever more
+slowly, and 0 ≤ φ′ ≤ 1, so the added energy is zero at `high` and rises strictly as d decreases.
+S(x) = x⁴ (35 − 84x + 70x² − 20x³) rises from 0 to 1, and four derivatives of the energy are continuous.
 
 The coordination of an atom is n = Σ_j u(φ(d_ij)). The backbone's part of its energy is multiplied by
 S((n − low) / (high − low)). `high` lies below every coordination in training and is at most that of two close
@@ -33,6 +33,9 @@ from mlpot.terms.zbl import screened_repulsion
 # where covalent radii overlap.
 EARLY, LATE, WIDTH = 0.99, 0.93, 0.13
 OVERLAP = 1.1 * 0.8  # of the sum of covalent radii
+SOFT = 3.0
+"""eV/Å, the least force of kV at `high`. What a network does not see of two atoms, it does not resist either: V of
+two H on one C, at 1.4 Å, is softer than their angle, which a network of distances would let close."""
 FEW = 1.9  # coordination of two close neighbors; that of one is at most 1
 
 
@@ -49,12 +52,14 @@ class CoreRepulsion(nn.Module):
 
     distances: Tensor
     coordination: Tensor
+    strength: Tensor
 
     def __init__(self, n_elements: int):
         super().__init__()
         # `low` and `high` of each pair and of each element; float64 whatever the type of the weights.
         self.register_buffer("distances", torch.empty(n_elements, n_elements, 2, dtype=torch.float64))  # Å
         self.register_buffer("coordination", torch.empty(n_elements, 2, dtype=torch.float64))
+        self.register_buffer("strength", torch.ones(n_elements, n_elements, dtype=torch.float64))  # k
 
     @classmethod
     def of(cls, elements: tuple[int, ...], limits: TrainingLimits, cutoff: float) -> CoreRepulsion:
@@ -66,6 +71,7 @@ class CoreRepulsion(nn.Module):
                 shortest = limits.distance.get((min(a, b), max(a, b)), min(radii, cutoff))
                 high = min(max(OVERLAP * radii, LATE * shortest), EARLY * shortest)
                 out.distances[i, j, 0], out.distances[i, j, 1] = high - WIDTH * shortest, high
+                out.strength[i, j] = max(1.0, SOFT / _force(high, a, b))
             out.coordination[i, 1] = min(FEW, EARLY * limits.coordination.get(a, math.inf))
             out.coordination[i, 0] = out.coordination[i, 1] / FEW
         return out
@@ -94,9 +100,10 @@ class CoreRepulsion(nn.Module):
                 shortest = math.inf if limits is None else limits.distance.get((min(a, b), max(a, b)), math.inf)
                 if shortest * WIDTH > high - low - 1e-9:
                     self.distances[k, elements.index(b)] = former.distances[i, j]
+                    self.strength[k, elements.index(b)] = former.strength[i, j]
 
     def forward(self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Edge vectors of length φ(d), (n_edges, 3) Å, and ½ Σ_j [V(d) − V(φ(d))], (n_atoms,) eV.
+        """Edge vectors of length φ(d), (n_edges, 3) Å, and ½ Σ_j k [V(d) − V(φ(d))], (n_atoms,) eV.
 
         Args:
             numbers: (n_atoms,) atomic numbers.
@@ -115,7 +122,8 @@ class CoreRepulsion(nn.Module):
         shown = torch.where(close, (low + high) / 2 + (high - low) * path, d)
         charge = numbers.to(d.dtype)
         z_i, z_j = gather(charge, edges.center), gather(charge, edges.neighbor)
-        cost = screened_repulsion(d, z_i, z_j) - screened_repulsion(shown, z_i, z_j)
+        k = gather(self.strength.flatten().to(d.dtype), pair)
+        cost = k * (screened_repulsion(d, z_i, z_j) - screened_repulsion(shown, z_i, z_j))
         return vectors * torch.where(close, shown / d, 1.0)[:, None], sum_at_centers(cost / 2, edges)
 
     def backbone_weight(self, kind: Tensor, coordination: Tensor) -> Tensor:
@@ -125,7 +133,18 @@ class CoreRepulsion(nn.Module):
         return x**4 * (35 - x * (84 - x * (70 - x * 20)))
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
-        exact = self.distances, self.coordination
+        exact = self.distances, self.coordination, self.strength
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.distances, self.coordination = (limits.to(self.coordination.device) for limits in exact)
+        self.distances, self.coordination, self.strength = (
+            limits.to(self.coordination.device) for limits in exact
+        )
         return self
+
+
+def _force(distance: float, z_i: int, z_j: int) -> float:
+    """−V′ of two elements, eV/Å, at a distance in Å."""
+    d = torch.tensor([distance], dtype=torch.float64, device="cpu", requires_grad=True)
+    one, other = (torch.tensor([float(z)], dtype=torch.float64, device="cpu") for z in (z_i, z_j))
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(screened_repulsion(d, one, other).sum(), d)
+    return -float(slope)

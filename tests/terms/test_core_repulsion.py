@@ -30,7 +30,9 @@ from mlpot.training.outputs import training_limits
 
 pytestmark = pytest.mark.usefixtures("_no_pictures")
 
-LIMITS = TrainingLimits(distance={(1, 6): 1.0, (6, 8): 1.35, (29, 29): 2.2}, coordination={6: 1.5, 29: 6.0})
+LIMITS = TrainingLimits(
+    distance={(1, 1): 1.54, (1, 6): 1.0, (6, 8): 1.35, (29, 29): 2.2}, coordination={6: 1.5, 29: 6.0}
+)
 PAIRS = [(a, b) for i, a in enumerate(ELEMENTS) for b in ELEMENTS[i:]]
 
 
@@ -58,6 +60,12 @@ def ends(potential: Potential, a: int, b: int) -> tuple[float, float]:
     return low, high
 
 
+def strength(potential: Potential, a: int, b: int) -> float:
+    """How many times the repulsion of nuclei stands for what the network does not see of two elements."""
+    assert potential.core_repulsion is not None
+    return potential.core_repulsion.strength[potential.element_index[a], potential.element_index[b]].item()
+
+
 @cache
 def pairs_at(a: int, b: int, first: float, last: float, n: int) -> AtomGraph:
     """Two atoms at n distances."""
@@ -72,6 +80,20 @@ def test_a_trained_potential_pushes_atoms_apart_the_more_the_closer(variant: str
         assert (predict(potential, graph).energy.diff() < 0).all(), (a, b)
 
 
+def test_what_the_network_does_not_see_is_resisted_where_nuclei_are_soft_too() -> None:
+    """Two H of one CH3 come nearer than in training when it is hot; their nuclei hardly repel at 1.4 Å."""
+    potential = with_core_repulsion("schnet")
+    assert strength(potential, 1, 1) == pytest.approx(
+        3.0 / 0.785, rel=1e-3
+    )  # eV/Å at 1.432 Å, by the formula below
+    assert strength(potential, 29, 29) == strength(potential, 1, 6) == 1.0
+    low, high = ends(potential, 1, 1)
+    assert (low, high) == pytest.approx((0.80 * 1.54, 0.93 * 1.54), abs=1e-6)
+    near, far = dimer(1, 1, low - 1e-4), dimer(1, 1, low + 1e-4)
+    energy = evaluate(potential, near, far).energy
+    assert (energy[0] - energy[1]).item() / 2e-4 > 3.0  # eV/Å
+
+
 def test_below_the_lower_distance_only_nuclei_repel(variant: str) -> None:
     """The network's part of the energy is constant there."""
     potential = with_core_repulsion(variant, trained=True)
@@ -81,7 +103,9 @@ def test_below_the_lower_distance_only_nuclei_repel(variant: str) -> None:
         d = torch.from_numpy(r).requires_grad_()
         x = d * (a**0.23 + b**0.23) / (0.8854 * 0.529177210903)
         shares = ((0.18175, 3.1998), (0.50986, 0.94229), (0.28022, 0.4029), (0.02817, 0.20162))
-        nuclei = 14.3996454784 * a * b / d * sum(c * torch.exp(-k * x) for c, k in shares)
+        nuclei = (
+            strength(potential, a, b) * 14.3996454784 * a * b / d * sum(c * torch.exp(-k * x) for c, k in shares)
+        )
         nuclei.sum().backward()
         assert d.grad is not None
         assert worst(out.energy.diff(), nuclei.detach().diff()) <= 1e-7 * nuclei.max().item()
@@ -241,6 +265,7 @@ def test_a_file_of_format_2_is_read_under_the_names_of_today() -> None:
     assert old.energy_shift.tolist() == pytest.approx([-2.0, -2.1, -2.2, -2.3, -2.4], abs=1e-6)
     assert old.domain is not None
     assert old.core_repulsion is not None
+    assert (old.core_repulsion.strength == 1).all()  # as it was before a soft one was raised
     assert old.core_repulsion.coordination[1].tolist() == pytest.approx([EARLY * 1.5 / FEW, EARLY * 1.5])
     out = evaluate(old, dimer(1, 6, 0.5), dimer(6, 8, 1.1), dimer(29, 29, 4.0))
     assert out.energy.tolist() == pytest.approx([-141.82366589318352, -574.0506793505865, -2612.4], abs=1e-8)
