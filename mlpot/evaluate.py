@@ -23,7 +23,7 @@ from mlpot.data.sources.read import Source, as_source
 from mlpot.error_table import MILLI, Error, ErrorSums, in_periodic_axes
 from mlpot.extrapolation import Outside
 from mlpot.figures.parity import compare, plot_parity, write_compared
-from mlpot.graph import Properties, collate_properties
+from mlpot.graph import Prediction, Properties, collate_properties
 from mlpot.model_file import hash_of, load_potential
 from mlpot.potential import Potential
 from mlpot.predictions import Progress, predict_structures
@@ -90,7 +90,7 @@ class _Account:
         self.frames: list[FrameError] = []
         self.outside = Outside()
 
-    def add(self, index: int, formula: str, frame: Frame, out: Properties) -> None:
+    def add(self, index: int, formula: str, frame: Frame, out: Prediction) -> None:
         energy_error = MILLI * (out.energy.item() - frame.energy)
         force_error = MILLI * (out.forces.numpy() - frame.forces)
         known = np.isfinite(force_error).all(axis=1)
@@ -239,7 +239,7 @@ def _check_labels(evaluation: Evaluation) -> None:
 
 def _compared(
     potential: Potential, data: Iterable[Atoms] | Source, batch_atoms: int | None, on: str | None
-) -> Iterator[tuple[int, Atoms, Frame, Properties]]:
+) -> Iterator[tuple[int, Atoms, Frame, Prediction]]:
     """Structures with their numbers in the file, their labels and the predictions."""
     ahead: deque[int] = deque()  # numbers of frames that were read and are not yet predicted
 

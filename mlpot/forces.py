@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 import torch
@@ -27,7 +27,7 @@ from mlpot.executors import native_call_of as native_call_of
 from mlpot.executors import native_call_with_exchanges as native_call_with_exchanges
 from mlpot.executors import native_call_with_ghosts as native_call_with_ghosts
 from mlpot.executors import native_obstacle as native_obstacle
-from mlpot.graph import AtomGraph, Edges, Movable, Properties, edge_vectors
+from mlpot.graph import AtomGraph, Edges, Movable, Prediction, Properties, edge_vectors
 from mlpot.potential import Potential
 from mlpot.torch_settings import usual_settings
 
@@ -120,13 +120,13 @@ def _natively(potential: AtomicEnergies, graph: AtomGraph) -> Properties | None:
     return Properties(energy, forces, stress_of(virial, graph))
 
 
-def predict_and_grade(potential: Potential, graph: AtomGraph) -> Properties:
+def predict_and_grade(potential: Potential, graph: AtomGraph) -> Prediction:
     """As `predict`, and with the highest extrapolation grade of each structure if the potential can tell.
 
     Compiled code has the features that it takes anyway.
     """
     if potential.domain is None:
-        return predict(potential, graph)
+        return _graded(predict(potential, graph), None)
     call = native_call_of(potential) if potential.is_frozen else None
     with torch.no_grad():
         known = call.with_features(graph) if isinstance(call, StagedCall) else None
@@ -138,7 +138,11 @@ def predict_and_grade(potential: Potential, graph: AtomGraph) -> Properties:
             grades = grades_of(potential, graph.numbers, features)
         assert grades is not None
         highest = grades.new_zeros(graph.n_graphs).scatter_reduce(0, graph.batch, grades, "amax")
-    return replace(out, extrapolation_grade=highest)
+    return _graded(out, highest)
+
+
+def _graded(out: Properties, highest: Tensor | None) -> Prediction:
+    return Prediction(out.energy, out.forces, out.stress, highest)
 
 
 def extrapolation_grade(potential: Potential, graph: AtomGraph) -> Tensor | None:

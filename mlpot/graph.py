@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 import torch
@@ -77,8 +77,13 @@ class Properties(Movable):
     energy: Tensor  # (n_graphs,) float64, eV
     forces: Tensor  # (n_atoms, 3) float64, eV/Å
     stress: Tensor  # (n_graphs, 3, 3) float64, eV/Å³; NaN where there is no volume or no label
-    extrapolation_grade: Tensor | None = field(default=None, kw_only=True)
-    """(n_graphs,) the highest of the atoms; None where nobody asked, or the potential cannot tell."""
+
+
+@dataclass(frozen=True)
+class Prediction(Properties):
+    """What a potential predicts, and how far from its training set."""
+
+    extrapolation_grade: Tensor | None  # (n_graphs,) the highest of the atoms; None if the potential cannot tell
 
 
 def edge_vectors(graph: AtomGraph) -> Tensor:
@@ -125,12 +130,10 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
 
 def collate_properties(labels: Sequence[Properties]) -> Properties:
     """Join the labels of several graphs, in the order in which `collate` joins the graphs."""
-    grades = [p.extrapolation_grade for p in labels if p.extrapolation_grade is not None]
     return Properties(
         energy=torch.cat([p.energy for p in labels]),
         forces=torch.cat([p.forces for p in labels]),
         stress=torch.cat([p.stress for p in labels]),
-        extrapolation_grade=torch.cat(grades) if labels and len(grades) == len(labels) else None,
     )
 
 

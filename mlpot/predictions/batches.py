@@ -8,7 +8,7 @@ import torch
 from ase import Atoms
 
 from mlpot.forces import native_obstacle, predict_and_grade
-from mlpot.graph import AtomGraph, Properties, collate
+from mlpot.graph import AtomGraph, Prediction, collate, collate_properties
 from mlpot.neighbors import build_graph, build_molecules
 from mlpot.potential import Potential, UnknownElementError
 
@@ -33,8 +33,8 @@ def usual_batch_atoms(potential: Potential) -> int:
 
 def predict_placed(
     potential: Potential, structures: Iterable[Placed], batch_atoms: int | None, on_bad: OnBad | None
-) -> Iterator[tuple[int, Atoms, Properties]]:
-    """Structures with their places and Properties on the CPU; arguments and errors as of `predict_structures`."""
+) -> Iterator[tuple[int, Atoms, Prediction]]:
+    """Structures with their places and predictions on the CPU; arguments and errors as of `predict_structures`."""
     for batch in batches(structures, batch_atoms or usual_batch_atoms(potential)):
         yield from _predict_batch(potential, batch, on_bad)
 
@@ -55,7 +55,7 @@ def batches(structures: Iterable[Placed], batch_atoms: int) -> Iterator[list[Pla
 
 def _predict_batch(
     potential: Potential, batch: list[Placed], on_bad: OnBad | None
-) -> Iterator[tuple[int, Atoms, Properties]]:
+) -> Iterator[tuple[int, Atoms, Prediction]]:
     known, graph = batch, _graph_at_once(potential, [atoms for _, atoms in batch])
     if graph is None:
         known, graph = _graph_one_by_one(potential, batch, on_bad)
@@ -78,13 +78,20 @@ def _predict_batch(
         on_bad(index, told)
 
 
-def of_each(out: Properties, sizes: Sequence[int]) -> Iterator[Properties]:
-    """Properties of structures, one by one, out of those of all; sizes are their numbers of atoms."""
+def of_each(out: Prediction, sizes: Sequence[int]) -> Iterator[Prediction]:
+    """Predictions of structures, one by one, out of those of all; sizes are their numbers of atoms."""
     parts = [torch.split(t, n) for t, n in ((out.energy, 1), (out.forces, list(sizes)), (out.stress, 1))]
     grade = out.extrapolation_grade
     grades = [None] * len(sizes) if grade is None else torch.split(grade, 1)
-    for own, highest in zip(zip(*parts, strict=True), grades, strict=True):
-        yield Properties(*own, extrapolation_grade=highest)
+    for energy, forces, stress, highest in zip(*parts, grades, strict=True):
+        yield Prediction(energy, forces, stress, highest)
+
+
+def of_all(predictions: Sequence[Prediction]) -> Prediction:
+    """Those of structures, one behind the other, of one potential."""
+    out = collate_properties(predictions)
+    grades = [own.extrapolation_grade for own in predictions if own.extrapolation_grade is not None]
+    return Prediction(out.energy, out.forces, out.stress, torch.cat(grades) if grades else None)
 
 
 def _graph_at_once(potential: Potential, batch: list[Atoms]) -> AtomGraph | None:

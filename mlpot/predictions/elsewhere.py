@@ -10,9 +10,9 @@ from ase import Atoms
 
 from mlpot.data.cluster import LOST, Cluster, ClusterError, WorkerError, cluster, held
 from mlpot.forces import computed_by
-from mlpot.graph import Properties, collate_properties
+from mlpot.graph import Prediction
 from mlpot.potential import Potential
-from mlpot.predictions.batches import OnBad, Placed, batches, of_each, predict_placed, usual_batch_atoms
+from mlpot.predictions.batches import OnBad, Placed, batches, of_all, of_each, predict_placed, usual_batch_atoms
 from mlpot.version import __version__
 
 AHEAD = 64  # batches that a scheduler knows at a time
@@ -23,7 +23,7 @@ class Answer(NamedTuple):
     """Of a batch."""
 
     places: list[int]  # of structures that have predictions
-    found: Properties | None  # of all of them, one behind the other; None without any
+    found: Prediction | None  # of all of them, one behind the other; None without any
     left_out: list[tuple[int, str]]  # places of those without, and why
     error: ValueError | None  # which the first without a prediction raised, if all end with it
 
@@ -34,7 +34,7 @@ def predict_elsewhere(
     batch_atoms: int | None,
     on_bad: OnBad | None,
     address: str,
-) -> Iterator[tuple[int, Atoms, Properties]]:
+) -> Iterator[tuple[int, Atoms, Prediction]]:
     """As `predict_placed`, by the workers of a scheduler; a worker that dies costs the time of its batches.
 
     Args:
@@ -55,7 +55,7 @@ def predict_elsewhere(
 
 def _gathered(
     workers: Cluster, jobs: Iterable[tuple[Any, ...]], on_bad: OnBad | None
-) -> Iterator[tuple[int, Atoms, Properties]]:
+) -> Iterator[tuple[int, Atoms, Prediction]]:
     sent: deque[list[Placed]] = deque()  # with what structures carry beside their atoms, which no worker needs
 
     def bare() -> Iterator[tuple[Any, ...]]:
@@ -104,7 +104,7 @@ def _elsewhere(model: str, expected: tuple[str, str], is_told: bool, part: list[
             f"A worker computes by {there}, and this process by {here}: answers would differ. Install the same on "
             f"all. {KEPT}"
         )
-    found: dict[int, Properties] = {}
+    found: dict[int, Prediction] = {}
     left_out: list[tuple[int, str]] = []
     n_atoms, error = sum(len(atoms) for _, atoms in part), None
     try:
@@ -112,7 +112,5 @@ def _elsewhere(model: str, expected: tuple[str, str], is_told: bool, part: list[
         found.update((place, out) for place, _, out in predict_placed(potential, part, n_atoms, on_bad))
     except ValueError as reason:
         error = reason
-    whole = (
-        collate_properties(list(found.values())) if found else None
-    )  # parts of it would be sent as the whole each
+    whole = of_all(list(found.values())) if found else None  # parts of it would be sent as the whole each
     return Answer(list(found), whole, left_out, error)

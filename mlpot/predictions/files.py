@@ -21,7 +21,7 @@ from mlpot.data.sources.output import output_format, without_results, write_stru
 from mlpot.data.sources.read import Source, as_source
 from mlpot.data.sources.report import Report
 from mlpot.extrapolation import Outside
-from mlpot.graph import Properties
+from mlpot.graph import Prediction, Properties
 from mlpot.model_file import load_potential
 from mlpot.potential import Potential
 from mlpot.predictions import columns
@@ -41,8 +41,8 @@ def predict_structures(
     batch_atoms: int | None = None,
     on_bad: OnBad | None = None,
     on: str | None = None,
-) -> Iterator[tuple[Atoms, Properties]]:
-    """Each structure with its Properties on the CPU, computed in batches on the device of the potential.
+) -> Iterator[tuple[Atoms, Prediction]]:
+    """Each structure with its prediction on the CPU, computed in batches on the device of the potential.
 
     Args:
         batch_atoms: atoms computed at once; `NATIVE_BATCH_ATOMS` or `BATCH_ATOMS` by default.
@@ -65,7 +65,7 @@ def _predicted(
     batch_atoms: int | None,
     on_bad: OnBad | None,
     on: str | None,
-) -> Iterator[tuple[int, Atoms, Properties]]:
+) -> Iterator[tuple[int, Atoms, Prediction]]:
     """By this process, or by the workers of a cluster."""
     if on is None:
         return predict_placed(potential, structures, batch_atoms, on_bad)
