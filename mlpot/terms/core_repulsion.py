@@ -33,9 +33,10 @@ from mlpot.terms.zbl import screened_repulsion
 # where covalent radii overlap.
 EARLY, LATE, WIDTH = 0.99, 0.93, 0.13
 OVERLAP = 1.1 * 0.8  # of the sum of covalent radii
-SOFT = 3.0
-"""eV/Å, the least force of kV at `high`. What a network does not see of two atoms, it does not resist either: V of
-two H on one C, at 1.4 Å, is softer than their angle, which a network of distances would let close."""
+SOFT, MOST = 3.0, 4.0
+"""eV/Å, the least force of kV at `high`, as far as a k of 4 goes. What a network does not see of two atoms, it
+does not resist either: V of two H on one C, at 1.4 Å, is softer than their angle, which a network of distances
+would let close. Elements that training shows far apart alone do not repel there."""
 FEW = 1.9  # coordination of two close neighbors; that of one is at most 1
 
 
@@ -71,7 +72,7 @@ class CoreRepulsion(nn.Module):
                 shortest = limits.distance.get((min(a, b), max(a, b)), min(radii, cutoff))
                 high = min(max(OVERLAP * radii, LATE * shortest), EARLY * shortest)
                 out.distances[i, j, 0], out.distances[i, j, 1] = high - WIDTH * shortest, high
-                out.strength[i, j] = max(1.0, SOFT / _force(high, a, b))
+                out.strength[i, j] = max(1.0, SOFT / max(_force(high, a, b), SOFT / MOST))
             out.coordination[i, 1] = min(FEW, EARLY * limits.coordination.get(a, math.inf))
             out.coordination[i, 0] = out.coordination[i, 1] / FEW
         return out

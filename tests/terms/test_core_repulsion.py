@@ -24,7 +24,7 @@ from mlpot.forces import hessian, native_obstacle, predict
 from mlpot.graph import AtomGraph, Properties
 from mlpot.model_file import ModelFileError, load_potential, read_header, save_potential
 from mlpot.potential import RENAMED, Potential
-from mlpot.terms.core_repulsion import EARLY, FEW, LATE, WIDTH, TrainingLimits
+from mlpot.terms.core_repulsion import EARLY, FEW, LATE, WIDTH, CoreRepulsion, TrainingLimits
 from mlpot.training.fit import train
 from mlpot.training.outputs import training_limits
 
@@ -87,6 +87,8 @@ def test_what_the_network_does_not_see_is_resisted_where_nuclei_are_soft_too() -
         3.0 / 0.785, rel=1e-3
     )  # eV/Å at 1.432 Å, by the formula below
     assert strength(potential, 29, 29) == strength(potential, 1, 6) == 1.0
+    far = TrainingLimits(distance={(1, 1): 4.5}, coordination={})
+    assert CoreRepulsion.of((1,), far, 5.0).strength.item() == 4.0  # times next to nothing
     low, high = ends(potential, 1, 1)
     assert (low, high) == pytest.approx((0.80 * 1.54, 0.93 * 1.54), abs=1e-6)
     near, far = dimer(1, 1, low - 1e-4), dimer(1, 1, low + 1e-4)
