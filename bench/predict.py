@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from ase.build import molecule
 from mlpot.data.h5md import write
 from mlpot.extrapolation import domain_of
 from mlpot.model_file import save_potential
-from mlpot.neighbors import build_molecules
+from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
 from mlpot.predictions import predict_file
 
@@ -41,11 +40,6 @@ def ethanols(n: int) -> Iterator[Atoms]:
         yield atoms
 
 
-def _arrays(structures: list[Atoms]) -> tuple[list[Any], list[Any], list[Any]]:
-    """Atomic numbers, positions and cells."""
-    return tuple(map(list, zip(*((a.numbers, a.positions, a.cell.array) for a in structures), strict=True)))
-
-
 def main() -> None:
     """Print a line for each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -59,10 +53,9 @@ def main() -> None:
         backbone = {"cutoff": 5.0, "n_features": 64, "n_interactions": 3, "n_radial": 32}
         references = {1: -13.6, 6: -1030.0, 8: -2040.0}
         potential = Potential("schnet", backbone, reference_energies=references)
-        graph = build_molecules(*_arrays(list(ethanols(100))), potential.cutoff)
-        assert graph is not None
-        of_atoms, index = potential.atom_features, potential.element_index
-        potential.domain = domain_of(of_atoms, index, len(potential.elements), [graph])  # as a trained one has
+        cutoff, of_atoms, index = potential.cutoff, potential.atom_features, potential.element_index
+        graphs = (build_graph(a.numbers, a.positions, a.cell.array, a.pbc, cutoff) for a in ethanols(100))
+        potential.domain = domain_of(of_atoms, index, len(potential.elements), graphs)  # as a trained one has
         save_potential(potential, folder / "model")
         write(folder / "in.h5", ethanols(asked.structures), card={})
         for _ in range(RUNS):

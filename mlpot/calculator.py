@@ -7,7 +7,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 from threading import RLock
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -165,10 +165,11 @@ class MLPotCalculator(Calculator):
     def _predicted(self, graph: AtomGraph) -> Properties:
         """As `predict`."""
         self._n_calculated += 1
-        if self._looks():
+        limit = self.extrapolation_grade
+        if limit is not None and self._looks():
             self._n_builds, self._next_look = self.neighbors.n_builds, self._n_calculated + BETWEEN
             out = predict_and_grade(self.potential, graph)
-            self._warn_outside(out.extrapolation_grade)
+            self._warn_outside(out.extrapolation_grade, limit)
             return out
         if not self._repeats or graph.n_atoms == 0:
             return predict(self.potential, graph)
@@ -182,16 +183,10 @@ class MLPotCalculator(Calculator):
 
     def _looks(self) -> bool:
         """Whether extrapolation grades of this calculation are looked at."""
-        if (
-            self.extrapolation_grade is None
-            or self.potential.domain is None
-            or self._n_calculated < self._next_look
-        ):
-            return False
-        return self.neighbors.n_builds > self._n_builds
+        is_due = self._n_calculated >= self._next_look and self.neighbors.n_builds > self._n_builds
+        return is_due and self.potential.domain is not None
 
-    def _warn_outside(self, grades: Tensor | None) -> None:
-        limit = cast("float", self.extrapolation_grade)
+    def _warn_outside(self, grades: Tensor | None, limit: float) -> None:
         if grades is None or not grades.item() > limit:
             return
         warnings.warn(

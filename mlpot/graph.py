@@ -152,8 +152,8 @@ def _device(record: Movable) -> torch.device:
 
 def _map(record: Record, move: Callable[[Tensor], Tensor]) -> Record:
     moved = {}
-    for name in (own.name for own in fields(record)):
-        value = getattr(record, name)
+    for field in fields(record):
+        value = getattr(record, field.name)
         if value is not None:
-            moved[name] = _map(value, move) if isinstance(value, Movable) else move(value)
+            moved[field.name] = _map(value, move) if isinstance(value, Movable) else move(value)
     return replace(record, **moved)

@@ -239,8 +239,10 @@ def predict(
             outside=outside,
         )
     print_account(source)
-    for line in (*left_out, *filter(None, [str(outside)])):
+    for line in left_out:
         console.print(line, markup=False, soft_wrap=True)
+    if told := str(outside):
+        console.print(told, markup=False, soft_wrap=True)
     lost = f", {len(left_out)} left out" if skip_bad else ""
     console.print(f"{n} structures written to {output}{lost}", soft_wrap=True)
 
