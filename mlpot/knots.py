@@ -129,7 +129,7 @@ class RadialTable(nn.Module):
         return torch.matmul(products, weight)
 
     def _in_one_pass(self, networks: Sequence[nn.Sequential]) -> bool:
-        """Whether the compiled loops of `kernels.jets` know these networks."""
+        """Whether the compiled loops of `kernels.radial_derivatives` know these networks."""
         if torch.compiler.is_compiling():
             return False
         if self.kept.dtype not in (torch.float32, torch.float64):
@@ -248,13 +248,13 @@ def _fused_rows(basis: Tensor, envelope: Tensor, networks: Sequence[nn.Sequentia
 
 
 class _Activated(torch.autograd.Function):
-    """`kernels.jets.activate`."""
+    """`kernels.radial_derivatives.activate`."""
 
     @staticmethod
     def forward(ctx: Any, f: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(f, bias)
         out = torch.empty_like(f)
-        loops.subnormals.flushed(loops.jets.activate, *(t.detach().numpy() for t in (f, bias, out)))
+        loops.subnormals.flushed(loops.radial_derivatives.activate, *(t.detach().numpy() for t in (f, bias, out)))
         return out
 
     @staticmethod
@@ -263,18 +263,20 @@ class _Activated(torch.autograd.Function):
         f, bias = ctx.saved_tensors
         by_f, by_bias = torch.empty_like(f), torch.empty_like(bias)
         arrays = (t.detach().numpy() for t in (f, bias, g.contiguous(), by_f, by_bias))
-        loops.subnormals.flushed(loops.jets.activate_adjoint, *arrays)
+        loops.subnormals.flushed(loops.radial_derivatives.activate_adjoint, *arrays)
         return by_f, by_bias
 
 
 class _Enveloped(torch.autograd.Function):
-    """`kernels.jets.envelop`."""
+    """`kernels.radial_derivatives.envelop`."""
 
     @staticmethod
     def forward(ctx: Any, f: Tensor, bias: Tensor, u: Tensor) -> Tensor:
         ctx.save_for_backward(f, bias, u)
         out = f.new_empty(f.shape[0], f.shape[2], 3, f.shape[3])
-        loops.subnormals.flushed(loops.jets.envelop, *(t.detach().numpy() for t in (f, bias, u, out)))
+        loops.subnormals.flushed(
+            loops.radial_derivatives.envelop, *(t.detach().numpy() for t in (f, bias, u, out))
+        )
         return out
 
     @staticmethod
@@ -283,7 +285,8 @@ class _Enveloped(torch.autograd.Function):
         f, bias, u = ctx.saved_tensors
         by_f, by_bias = torch.empty_like(f), torch.empty_like(bias)
         loops.subnormals.flushed(
-            loops.jets.envelop_adjoint, *(t.detach().numpy() for t in (u, g.contiguous(), by_f, by_bias))
+            loops.radial_derivatives.envelop_adjoint,
+            *(t.detach().numpy() for t in (u, g.contiguous(), by_f, by_bias)),
         )
         return by_f, by_bias, None
 

@@ -237,7 +237,7 @@ class _Outputs(torch.autograd.Function):
             executor.release(evaluation)
             executor.forget(plan)
         answer = evaluation.answer
-        arrays = evaluation.room.b, answer.forces, answer.virial, answer.added, answer.coordination
+        arrays = evaluation.workspace.b, answer.forces, answer.virial, answer.added, answer.coordination
         b, forces, virial, added, coordination = (torch.from_numpy(array).clone() for array in arrays)
         ctx.mark_non_differentiable(added, coordination)
         return b, forces, virial, added, coordination

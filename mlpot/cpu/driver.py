@@ -1,11 +1,11 @@
-"""The walk over a list of stages: forward, back to the forces, and the gradient of a loss.
+"""The passes over a list of stages: forward, backward to the forces, and the gradient of a loss.
 
 Only a `NeighborSum` and an `EdgeNetwork` read other atoms, and they serve a part of them at once. So between two
 of them a block of atoms goes through all stages while its rows are in the cache, and threads meet before each
 alone. The parts do not depend on the number of threads, and so no sum does.
 
 Ghosts are atoms of which another process computes the features: here they have those of their element, and what is
-sent between two calls, see `exchange`. The way of a call says how far it walks (`plan.Way`).
+sent between two calls, see `exchange`. `plan.Extent` says which part of the passes a call runs.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ def _value(kinds: Kinds) -> Any:
     has_products = PRODUCTS in kinds
 
     @bare
-    def value(begin, end, s, plan, room):
+    def value(begin, end, s, plan, workspace):
         kind = s[KIND]
         if kind == LINEAR:
-            linear.value(begin, end, s, plan, room)
+            linear.value(begin, end, s, plan, workspace)
         elif has_products and kind == PRODUCTS:
-            products.value(begin, end, s, plan, room)
+            products.value(begin, end, s, plan, workspace)
         elif kind == ACTIVATION:
-            pointwise.value(begin, end, s, plan, room)
+            pointwise.value(begin, end, s, plan, workspace)
         elif kind == EMBEDDING:
-            pointwise.embed(begin, end, s, plan, room)
+            pointwise.embed(begin, end, s, plan, workspace)
         elif kind == READOUT:
-            pointwise.read(begin, end, s, plan, room)
+            pointwise.read(begin, end, s, plan, workspace)
         elif kind != EDGE_COLLECT:
-            pointwise.copy(begin, end, s, room.values, room)
+            pointwise.copy(begin, end, s, workspace.values, workspace)
 
     return value
 
@@ -70,20 +70,20 @@ def _adjoint(kinds: Kinds) -> Any:
     has_products = PRODUCTS in kinds
 
     @bare
-    def adjoint(begin, end, s, plan, room):
+    def adjoint(begin, end, s, plan, workspace):
         kind = s[KIND]
         if s[STATIC] or kind == EDGE_NETWORK:
             return
         if kind == LINEAR:
-            linear.adjoint(begin, end, s, plan, room, room.adjoints)
+            linear.adjoint(begin, end, s, plan, workspace, workspace.adjoints)
         elif has_products and kind == PRODUCTS:
-            products.adjoint(begin, end, s, plan, room)
+            products.adjoint(begin, end, s, plan, workspace)
         elif kind == ACTIVATION:
-            pointwise.adjoint(begin, end, s, plan, room)
+            pointwise.adjoint(begin, end, s, plan, workspace)
         elif kind == READOUT:
-            pointwise.unread(begin, end, s, plan, room, room.seeds, room.adjoints)
+            pointwise.unread(begin, end, s, plan, workspace, workspace.seeds, workspace.adjoints)
         elif kind != EMBEDDING:
-            pointwise.copy_back(begin, end, s, room.adjoints, room)
+            pointwise.copy_back(begin, end, s, workspace.adjoints, workspace)
 
     return adjoint
 
@@ -94,18 +94,18 @@ def _tangent(kinds: Kinds) -> Any:
     has_products = PRODUCTS in kinds
 
     @bare
-    def tangent(begin, end, s, plan, room):
+    def tangent(begin, end, s, plan, workspace):
         kind = s[KIND]
         if s[STATIC] or kind in (EMBEDDING, READOUT, EDGE_COLLECT):
             return
         if kind == LINEAR:
-            linear.tangent(begin, end, s, plan, room)
+            linear.tangent(begin, end, s, plan, workspace)
         elif has_products and kind == PRODUCTS:
-            products.tangent(begin, end, s, plan, room)
+            products.tangent(begin, end, s, plan, workspace)
         elif kind == ACTIVATION:
-            pointwise.tangent(begin, end, s, plan, room)
+            pointwise.tangent(begin, end, s, plan, workspace)
         else:
-            pointwise.copy(begin, end, s, room.dots, room)
+            pointwise.copy(begin, end, s, workspace.dots, workspace)
 
     return tangent
 
@@ -116,24 +116,24 @@ def _both_adjoints(kinds: Kinds) -> Any:
     has_products = PRODUCTS in kinds
 
     @bare
-    def both_adjoints(begin, end, s, plan, room, w_bar):
+    def both_adjoints(begin, end, s, plan, workspace, w_bar):
         kind = s[KIND]
         if kind == EDGE_NETWORK:
             return
         if kind == LINEAR:
-            linear.adjoint(begin, end, s, plan, room, room.backs)
-            linear.weights_back(begin, end, s, plan, room, w_bar)
+            linear.adjoint(begin, end, s, plan, workspace, workspace.backs)
+            linear.weights_back(begin, end, s, plan, workspace, w_bar)
         elif has_products and kind == PRODUCTS:
-            products.both_adjoints(begin, end, s, plan, room, w_bar)
+            products.both_adjoints(begin, end, s, plan, workspace, w_bar)
         elif kind == ACTIVATION:
-            pointwise.both_adjoints(begin, end, s, plan, room)
+            pointwise.both_adjoints(begin, end, s, plan, workspace)
         elif kind == EMBEDDING:
-            pointwise.embed_back(begin, end, s, plan, room, w_bar)
+            pointwise.embed_back(begin, end, s, plan, workspace, w_bar)
         elif kind == READOUT:
-            pointwise.unread(begin, end, s, plan, room, room.b_bar, room.backs)
-            pointwise.unread_weights(begin, end, s, plan, room, w_bar)
+            pointwise.unread(begin, end, s, plan, workspace, workspace.b_bar, workspace.backs)
+            pointwise.unread_weights(begin, end, s, plan, workspace, w_bar)
         else:
-            pointwise.copy_back(begin, end, s, room.backs, room)
+            pointwise.copy_back(begin, end, s, workspace.backs, workspace)
 
     return both_adjoints
 
@@ -157,60 +157,60 @@ def _meet(counter, n_threads):
 
 @cache
 def _forward(kinds: Kinds) -> Any:
-    """A segment of the way forward for the atoms of a part; edges work at a place that this thread has."""
+    """A segment of the forward pass for the atoms of a part; edges work at a place that this thread has."""
     has_sums, has_networks = NEIGHBOR_SUM in kinds, EDGE_NETWORK in kinds
     through = _value(kinds)
 
     @bare
-    def forward(begin, end, n, place, plan, room, near, own):
+    def forward(begin, end, n, place, plan, workspace, near, own):
         k, stop = plan.segments[n]
-        _clear(room.values, begin, end, plan, room.n_atoms, n, 0, 1)
+        _clear(workspace.values, begin, end, plan, workspace.n_atoms, n, 0, 1)
         if has_sums and plan.steps[k, KIND] == NEIGHBOR_SUM:
             if own:
-                neighbor_sum.value(begin, end, plan.steps[k], plan, room, near)
+                neighbor_sum.value(begin, end, plan.steps[k], plan, workspace, near)
             k += 1
         elif has_networks and plan.steps[k, KIND] == EDGE_NETWORK:
             if own:
-                edge_network.value(begin, end, place, plan.steps[k], plan, room, near)
+                edge_network.value(begin, end, place, plan.steps[k], plan, workspace, near)
             k += 1
         for block in range(begin, end, plan.block):
-            _clear(room.values, block, min(block + plan.block, end), plan, room.n_atoms, n, 0, 0)
+            _clear(workspace.values, block, min(block + plan.block, end), plan, workspace.n_atoms, n, 0, 0)
             for step in range(k, stop):
                 if own or plan.steps[step, STATIC]:
-                    through(block, min(block + plan.block, end), plan.steps[step], plan, room)
+                    through(block, min(block + plan.block, end), plan.steps[step], plan, workspace)
 
     return forward
 
 
 @cache
 def _back(kinds: Kinds) -> Any:
-    """A segment of the way back to the forces, or one half of it: the sum that it begins with, and the rest."""
+    """A segment of the backward pass to the forces, or one half of it: its sum over neighbors, and the rest."""
     has_sums, has_networks = NEIGHBOR_SUM in kinds, EDGE_NETWORK in kinds
     through = _adjoint(kinds)
 
     @bare
-    def back(begin, end, n, place, plan, room, near, own, with_sum, with_rest):
+    def back(begin, end, n, place, plan, workspace, near, own, with_sum, with_rest):
         k, stop = plan.segments_back[n]
         is_sum = has_sums and plan.steps[k, KIND] == NEIGHBOR_SUM
         is_network = has_networks and plan.steps[k, KIND] == EDGE_COLLECT
         if with_sum:
-            _clear(room.adjoints, begin, end, plan, room.n_atoms, n, 1, 1)
+            _clear(workspace.adjoints, begin, end, plan, workspace.n_atoms, n, 1, 1)
             if is_sum:
-                neighbor_sum.adjoint(begin, end, plan.steps[k], plan, room, near)
+                neighbor_sum.adjoint(begin, end, plan.steps[k], plan, workspace, near)
             elif is_network:
                 reads = not plan.steps[k, STATIC]
-                edge_network.collect(begin, end, plan.steps[k], plan, room, near, room.adjoints, reads)
+                edge_network.collect(begin, end, plan.steps[k], plan, workspace, near, workspace.adjoints, reads)
         if not with_rest:
             return
         if is_sum or is_network:
             k -= 1
         for block in range(begin, end, plan.block):
-            _clear(room.adjoints, block, min(block + plan.block, end), plan, room.n_atoms, n, 1, 0)
+            _clear(workspace.adjoints, block, min(block + plan.block, end), plan, workspace.n_atoms, n, 1, 0)
             for step in range(k, stop if own else k, -1):
-                through(block, min(block + plan.block, end), plan.steps[step], plan, room)
+                through(block, min(block + plan.block, end), plan.steps[step], plan, workspace)
         if has_networks and stop + 1 < len(plan.steps) and plan.steps[stop + 1, KIND] == EDGE_NETWORK:
             if own:
-                edge_network.adjoint(begin, end, place, plan.steps[stop + 1], plan, room, near)
+                edge_network.adjoint(begin, end, place, plan.steps[stop + 1], plan, workspace, near)
             else:
                 edge_network.silence(begin, plan.steps[stop + 1], plan, near)
 
@@ -219,50 +219,50 @@ def _back(kinds: Kinds) -> Any:
 
 @cache
 def _tangents(kinds: Kinds) -> Any:
-    """A segment of the way forward of the tangents."""
+    """A segment of the forward pass of the tangents."""
     has_sums, has_networks = NEIGHBOR_SUM in kinds, EDGE_NETWORK in kinds
     through = _tangent(kinds)
 
     @bare
-    def tangents(begin, end, n, place, plan, room, near):
+    def tangents(begin, end, n, place, plan, workspace, near):
         k, stop = plan.segments[n]
-        _clear(room.dots, begin, end, plan, room.n_atoms, n, 0, 1)
+        _clear(workspace.dots, begin, end, plan, workspace.n_atoms, n, 0, 1)
         if has_sums and plan.steps[k, KIND] == NEIGHBOR_SUM:
-            neighbor_sum.tangent(begin, end, plan.steps[k], plan, room, near)
+            neighbor_sum.tangent(begin, end, plan.steps[k], plan, workspace, near)
             k += 1
         elif has_networks and plan.steps[k, KIND] == EDGE_NETWORK:
-            edge_network.tangent(begin, end, place, plan.steps[k], plan, room, near)
+            edge_network.tangent(begin, end, place, plan.steps[k], plan, workspace, near)
             k += 1
         for block in range(begin, end, plan.block):
-            _clear(room.dots, block, min(block + plan.block, end), plan, room.n_atoms, n, 0, 0)
+            _clear(workspace.dots, block, min(block + plan.block, end), plan, workspace.n_atoms, n, 0, 0)
             for step in range(k, stop):
-                through(block, min(block + plan.block, end), plan.steps[step], plan, room)
+                through(block, min(block + plan.block, end), plan.steps[step], plan, workspace)
 
     return tangents
 
 
 @cache
 def _gradients(kinds: Kinds) -> Any:
-    """A segment of the way back of the loss."""
+    """A segment of the backward pass of the loss."""
     has_sums, has_networks = NEIGHBOR_SUM in kinds, EDGE_NETWORK in kinds
     through = _both_adjoints(kinds)
 
     @bare
-    def gradients(begin, end, n, place, plan, room, near, w_bar):
+    def gradients(begin, end, n, place, plan, workspace, near, w_bar):
         k, stop = plan.segments_back[n]
-        _clear(room.backs, begin, end, plan, room.n_atoms, n, 1, 1)
+        _clear(workspace.backs, begin, end, plan, workspace.n_atoms, n, 1, 1)
         if has_sums and plan.steps[k, KIND] == NEIGHBOR_SUM:
-            neighbor_sum.both_adjoints(begin, end, plan.steps[k], plan, room, near, w_bar)
+            neighbor_sum.both_adjoints(begin, end, plan.steps[k], plan, workspace, near, w_bar)
             k -= 1
         elif has_networks and plan.steps[k, KIND] == EDGE_COLLECT:
-            edge_network.collect(begin, end, plan.steps[k], plan, room, near, room.backs, True)
+            edge_network.collect(begin, end, plan.steps[k], plan, workspace, near, workspace.backs, True)
             k -= 1
         for block in range(begin, end, plan.block):
-            _clear(room.backs, block, min(block + plan.block, end), plan, room.n_atoms, n, 1, 0)
+            _clear(workspace.backs, block, min(block + plan.block, end), plan, workspace.n_atoms, n, 1, 0)
             for step in range(k, stop, -1):
-                through(block, min(block + plan.block, end), plan.steps[step], plan, room, w_bar)
+                through(block, min(block + plan.block, end), plan.steps[step], plan, workspace, w_bar)
         if has_networks and stop + 1 < len(plan.steps) and plan.steps[stop + 1, KIND] == EDGE_NETWORK:
-            edge_network.both_adjoints(begin, end, place, plan.steps[stop + 1], plan, room, near, w_bar)
+            edge_network.both_adjoints(begin, end, place, plan.steps[stop + 1], plan, workspace, near, w_bar)
 
     return gradients
 
@@ -274,40 +274,40 @@ def energies(kinds: Kinds) -> Any:
     forward, back = _forward(kinds), _back(kinds)
 
     @bare
-    def _begin(begin, end, plan, room, near, around, answer):
-        room.b[begin:end] = 0
+    def _begin(begin, end, plan, workspace, near, around, answer):
+        workspace.b[begin:end] = 0
         near.gradient[near.row_ptr[begin] : near.row_ptr[end]] = 0
-        outer.find(begin, end, plan, around, room, near)
+        outer.find(begin, end, plan, around, workspace, near)
         if has_networks:
             edge_tiles.lay(begin, end, near)
         if around.cutoff > 0:
-            outer.seed(begin, end, around, room, near, answer)
+            outer.seed(begin, end, around, workspace, near, answer)
 
     @compiled
-    def energies_and_forces(first, last, n_threads, counter, parts, plan, room, near, around, answer, way):
-        if way.begins:
+    def energies_and_forces(first, last, n_threads, counter, parts, plan, workspace, near, around, answer, extent):
+        if extent.begins:
             for part in range(first, last):
-                _begin(parts[part], parts[part + 1], plan, room, near, around, answer)
-        for n in range(way.forward, way.forward_end):
-            if n > way.forward:
+                _begin(parts[part], parts[part + 1], plan, workspace, near, around, answer)
+        for n in range(extent.forward, extent.forward_end):
+            if n > extent.forward:
                 _meet(counter, n_threads)
             for part in range(first, last):
-                forward(parts[part], parts[part + 1], n, first, plan, room, near, part < way.own)
-        for n in range(way.back // 2, (way.back_end + 1) // 2):
-            if n > way.back // 2:
+                forward(parts[part], parts[part + 1], n, first, plan, workspace, near, part < extent.own)
+        for n in range(extent.back // 2, (extent.back_end + 1) // 2):
+            if n > extent.back // 2:
                 _meet(counter, n_threads)
-            with_sum, with_rest = 2 * n >= way.back, 2 * n + 1 < way.back_end
+            with_sum, with_rest = 2 * n >= extent.back, 2 * n + 1 < extent.back_end
             for part in range(first, last):
-                own = part < way.own
-                back(parts[part], parts[part + 1], n, first, plan, room, near, own, with_sum, with_rest)
-        if not way.ends:
+                own = part < extent.own
+                back(parts[part], parts[part + 1], n, first, plan, workspace, near, own, with_sum, with_rest)
+        if not extent.ends:
             return
         outer.to_vectors(parts[first], parts[last], plan, near)
         if around.cutoff > 0:
-            outer.energies(parts[first], parts[last], around, room, answer)
+            outer.energies(parts[first], parts[last], around, workspace, answer)
             _meet(counter, n_threads)
             for part in range(first, last):
-                outer.forces(parts[part], parts[part + 1], around, room, near, answer)
+                outer.forces(parts[part], parts[part + 1], around, workspace, near, answer)
 
     return energies_and_forces
 
@@ -322,7 +322,9 @@ def loss_gradient(kinds: Kinds) -> Any:
     tangents, gradients = _tangents(kinds), _gradients(kinds)
 
     @compiled
-    def gradient_of_loss(first, last, n_threads, counter, groups, parts, plan, room, near, forces, virials, w_bar):
+    def gradient_of_loss(
+        first, last, n_threads, counter, groups, parts, plan, workspace, near, forces, virials, w_bar
+    ):
         begin, end = groups[first], groups[last]
         outer.move(parts[begin], parts[end], forces, virials, plan, near)
         if has_networks:
@@ -332,7 +334,7 @@ def loss_gradient(kinds: Kinds) -> Any:
             if n > 0:
                 _meet(counter, n_threads)
             for part in range(begin, end):
-                tangents(parts[part], parts[part + 1], n, begin, plan, room, near)
+                tangents(parts[part], parts[part + 1], n, begin, plan, workspace, near)
         if len(w_bar) == 0:
             return
         for group in range(first, last):
@@ -342,7 +344,7 @@ def loss_gradient(kinds: Kinds) -> Any:
                 _meet(counter, n_threads)
             for group in range(first, last):
                 for part in range(groups[group], groups[group + 1]):
-                    gradients(parts[part], parts[part + 1], n, begin, plan, room, near, w_bar[group])
+                    gradients(parts[part], parts[part + 1], n, begin, plan, workspace, near, w_bar[group])
 
     return gradient_of_loss
 

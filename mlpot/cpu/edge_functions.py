@@ -114,7 +114,7 @@ def scale(array, a0, b0, n):
 
 
 @bare
-def turn(array, bar0, of_g0, n, slope0, curvature0, dot0):
+def through_activation(array, bar0, of_g0, n, slope0, curvature0, dot0):
     """Both adjoints through an activation: B ← B φ′ + G φ″ ẋ, G ← G φ′."""
     apart()
     bar, of_g, slope = array[bar0 : bar0 + n], array[of_g0 : of_g0 + n], array[slope0 : slope0 + n]

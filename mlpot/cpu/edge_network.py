@@ -1,16 +1,16 @@
-"""Networks on edges as `stages.edge_network`: sums at the centers, and adjoints in two walks over the edges.
+"""Networks on edges as `stages.edge_network`: sums at the centers, and adjoints in two passes over the edges.
 
-The first walk back finds, at the center of each edge, the adjoints of what it reads: that of z and that of R. They
-stay in arrays of edges until every thread is there; in the second each atom collects those of the edges that point
-to it. So every atom writes to itself alone, and sums have one order whatever the number of threads. There are two
-such arrays in turn, as one network may begin where another thread still collects of the next.
+The first backward pass finds, at the center of each edge, the adjoints of what it reads: that of z and that of R.
+They stay in arrays of edges until every thread is there; in the second each atom collects those of the edges that
+point to it. So every atom writes to itself alone, and sums have one order whatever the number of threads. Two such
+arrays are used alternately, as one network may begin where another thread still collects of the next.
 """
 
 from __future__ import annotations
 
 from mlpot.cpu import edge_tiles as t
-from mlpot.cpu.edge_functions import basis, scale, turn
-from mlpot.cpu.edge_tiles import TILE, again, filled_up, tangents, through, walk_of
+from mlpot.cpu.edge_functions import basis, scale, through_activation
+from mlpot.cpu.edge_tiles import TILE, again, edge_tiles_of, filled_up, tangents, through
 from mlpot.cpu.plan import LISTS, STATIC, TARGET, TARGET_ROW, WRITE, source_of
 from mlpot.cpu.tiles import add_outer, apart, multiply
 from mlpot.cpu.vectors import add_scaled, dot
@@ -18,9 +18,13 @@ from mlpot.kernels.simd import bare
 
 
 @bare
-def value(begin, end, place, s, plan, room, near):
+def value(begin, end, place, s, plan, workspace, near):
     """y_i += Σ_j u g m, and steps −Σ_j u t R."""
-    q, out, target = walk_of(begin, place, s, plan, room, near), room.values, s[TARGET] * room.n_atoms + s[WRITE]
+    q, out, target = (
+        edge_tiles_of(begin, place, s, plan, workspace, near),
+        workspace.values,
+        s[TARGET] * workspace.n_atoms + s[WRITE],
+    )
     one, width, net = q.single, q.net[t.WIDTH], q.net
     for start in range(0, len(q.edge), TILE):
         n = min(TILE, len(q.edge) - start)
@@ -35,10 +39,14 @@ def value(begin, end, place, s, plan, room, near):
 
 
 @bare
-def tangent(begin, end, place, s, plan, room, near):
+def tangent(begin, end, place, s, plan, workspace, near):
     """ẏ_i += Σ_j (u̇ g + u ġ) m + u g ṁ, and −Σ_j (u̇ t + u ṫ) R + u t Ṙ."""
-    q, out, target = walk_of(begin, place, s, plan, room, near), room.dots, s[TARGET] * room.n_atoms + s[WRITE]
-    one, width, net, unit = q.single, q.net[t.WIDTH], q.net, room.dots.dtype.type(1)
+    q, out, target = (
+        edge_tiles_of(begin, place, s, plan, workspace, near),
+        workspace.dots,
+        s[TARGET] * workspace.n_atoms + s[WRITE],
+    )
+    one, width, net, unit = q.single, q.net[t.WIDTH], q.net, workspace.dots.dtype.type(1)
     for start in range(0, len(q.edge), TILE):
         n = min(TILE, len(q.edge) - start)
         again(1, start, n, q)
@@ -62,9 +70,13 @@ def tangent(begin, end, place, s, plan, room, near):
 
 
 @bare
-def adjoint(begin, end, place, s, plan, room, near):
-    """The first walk back: ā_i += Σ_j z̄, and z̄, R̄ and ū u′ of each edge into their arrays."""
-    q, g, target = walk_of(begin, place, s, plan, room, near), room.adjoints, s[TARGET] * room.n_atoms + s[WRITE]
+def adjoint(begin, end, place, s, plan, workspace, near):
+    """The first backward pass: ā_i += Σ_j z̄, and z̄, R̄ and ū u′ of each edge into their arrays."""
+    q, g, target = (
+        edge_tiles_of(begin, place, s, plan, workspace, near),
+        workspace.adjoints,
+        s[TARGET] * workspace.n_atoms + s[WRITE],
+    )
     for start in range(0, len(q.edge), TILE):
         n = min(TILE, len(q.edge) - start)
         again(1, start, n, q)
@@ -159,12 +171,12 @@ def _to_vectors(start, n, q, gradient):
     for k in range(n):
         own, along = gradient[q.edge[start + k]], q.single[t.U_DOT * TILE + k]
         for c in range(3):
-            own[c] += q.xyz[3 * (t.R_BAR * TILE + k) + c] + along * q.seen[start + k, 1 + c]
+            own[c] += q.xyz[3 * (t.R_BAR * TILE + k) + c] + along * q.separation[start + k, 1 + c]
 
 
 @bare
 def silence(begin, s, plan, near):
-    """Instead of the first walk back, of a part whose atoms are ghosts: their edges give nothing."""
+    """Instead of the first backward pass, of a part whose atoms are ghosts: their edges give nothing."""
     net = plan.lists[s[LISTS] :]
     parity, first = net[t.PARITY], near.row_ptr[begin]
     for n in range(first, first + near.n_near[begin]):
@@ -173,15 +185,15 @@ def silence(begin, s, plan, near):
 
 
 @bare
-def collect(begin, end, s, plan, room, near, array, reads):
-    """The second walk back: b̄_j += Σ_i z̄, and D̄_j += Σ_i R̄ − its own, if they are wanted."""
+def collect(begin, end, s, plan, workspace, near, array, reads):
+    """The second backward pass: b̄_j += Σ_i z̄, and D̄_j += Σ_i R̄ − its own, if they are wanted."""
     net, unit = plan.lists[s[LISTS] :], array.dtype.type(1)
     width, parity, first = net[t.WIDTH], net[t.PARITY], near.row_ptr[begin]
     moves, bars = near.edge_moves[parity], near.edge_bars[parity]
     if not reads:
         return
     for n in range(first, first + near.n_near[begin]):
-        x0, own = source_of(near.center[n], s, room), near.edge[n]
+        x0, own = source_of(near.center[n], s, workspace), near.edge[n]
         back = near.reverse[own]
         add_scaled(array, x0 + width, width, bars[back], 0, unit)
         if net[t.DISPLACED]:
@@ -190,17 +202,17 @@ def collect(begin, end, s, plan, room, near, array, reads):
 
 
 @bare
-def both_adjoints(begin, end, place, s, plan, room, near, w_bar):
-    """The first walk back of training, and the gradients of the weights."""
-    q, target = walk_of(begin, place, s, plan, room, near), s[TARGET] * room.n_atoms + s[WRITE]
+def both_adjoints(begin, end, place, s, plan, workspace, near, w_bar):
+    """The first backward pass of training, and the gradients of the weights."""
+    q, target = edge_tiles_of(begin, place, s, plan, workspace, near), s[TARGET] * workspace.n_atoms + s[WRITE]
     for start in range(0, len(q.edge), TILE):
         n = min(TILE, len(q.edge) - start)
         again(2, start, n, q)
         t.radial(0, n, 0, q)
         tangents(1, start, n, q)
-        _both_from_sums(start, n, q, room.backs, room.adjoints, target, s[TARGET_ROW])
+        _both_from_sums(start, n, q, workspace.backs, workspace.adjoints, target, s[TARGET_ROW])
         _both_through_layers(n, q)
-        _leave(start, n, q, room.backs, True, near.edge_bars, near.edge_moves)
+        _leave(start, n, q, workspace.backs, True, near.edge_bars, near.edge_moves)
         _to_weights(n, q, w_bar)
 
 
@@ -263,12 +275,14 @@ def _both_through_layers(n, q):
     if net[t.MOVES]:
         multiply(work, t.X_BAR * area, 2 * rows, width, weights, net[t.FROM_MOVE], panel, work, m, width)
     if net[t.DEEP]:
-        turn(work, m, m + n_numbers, n_numbers, t.Y_SLOPE * area, t.Y_CURVATURE * area, t.Y_DOT * area)
+        through_activation(
+            work, m, m + n_numbers, n_numbers, t.Y_SLOPE * area, t.Y_CURVATURE * area, t.Y_DOT * area
+        )
         t.clear(work, f, 2 * area)
         multiply(work, m, 2 * rows, width, weights, net[t.FROM_SECOND], panel, work, f, width)
     else:
         t.copy(work, m, 2 * n_numbers, work, f)
-    turn(work, f, f + n_numbers, n_numbers, t.Z_SLOPE * area, t.Z_CURVATURE * area, t.Z_DOT * area)
+    through_activation(work, f, f + n_numbers, n_numbers, t.Z_SLOPE * area, t.Z_CURVATURE * area, t.Z_DOT * area)
     if net[t.DISPLACED]:
         bars = 2 * TILE * n_radial
         t.clear(q.e, bars, 2 * TILE * n_radial)

@@ -1,7 +1,7 @@
-"""Tiles of edges on their way through an `EdgeNetwork`: values and tangents, as in `stages.edge_network`.
+"""Tiles of edges in an `EdgeNetwork`: values and tangents, as in `stages.edge_network`.
 
-The edges of a part go by tiles that stay in the first caches. What they compute on the way forward, z, y and x of
-every edge, is kept for the three other functions as long as there is room for it, else computed again.
+The edges of a part go by tiles that stay in the first caches. What they compute in the forward pass, z, y and x of
+every edge, is kept for the three other functions as long as memory suffices, else computed again.
 Arrays are flat and places are given as offsets; an array of a tile is a slot of `work`, TILE rows of channels.
 """
 
@@ -39,13 +39,13 @@ S, S_DOT, U, U_SLOPE, U_DOT, G, Q_DOT, T, T_DOT, T_BAR, T_OF_G, Q_BAR, Q_OF_G, N
 R, R_DOT, R_BAR = range(3)  # of `xyz`
 
 
-class Walk(NamedTuple):
-    """The edges of a part, and room for a tile of them."""
+class EdgeTiles(NamedTuple):
+    """The edges of a part, and the arrays for a tile of them."""
 
     center: Array  # (n,) int64, of each edge within the cutoff
     edge: Array  # (n,) int64, its place in the list
-    seen: Array  # (n, 4) float64, see `plan.Near`
-    seen_dot: Array  # (n, 4) float64
+    separation: Array  # (n, 4) float64, see `plan.Near`
+    separation_dot: Array  # (n, 4) float64
     row: int  # where the rows of the part begin among those that are kept
     n_rows: int  # that are kept
     net: Array  # integers, see above
@@ -57,7 +57,7 @@ class Walk(NamedTuple):
     xyz: Array  # (3, TILE, 3) flat
     source: int  # where what is read begins, and numbers of an atom there
     source_row: int
-    values: Array  # those of `plan.Room`
+    values: Array  # those of `plan.Workspace`
     dots: Array
     tape: Array
     tape_dot: Array
@@ -65,7 +65,7 @@ class Walk(NamedTuple):
 
 
 @bare
-def walk_of(begin, place, s, plan, room, near):
+def edge_tiles_of(begin, place, s, plan, workspace, near):
     """Of the part that begins with an atom, with the work at a place."""
     apart()
     net, numbers = plan.lists[s[LISTS] :], plan.numbers[s[KAPPA] :]
@@ -74,13 +74,13 @@ def walk_of(begin, place, s, plan, room, near):
     single = area + 6 * TILE * net[RADIAL]
     xyz = single + N_SINGLE * TILE
     clear(work, area, xyz - area)
-    return Walk(
+    return EdgeTiles(
         near.center[first:last],
         near.edge[first:last],
-        near.seen[first:last],
-        near.seen_dot[first:last],
+        near.separation[first:last],
+        near.separation_dot[first:last],
         first + ROWS * begin,  # groups of rows are filled up
-        n_rows_kept(len(near.edge), room.n_atoms),
+        n_rows_kept(len(near.edge), workspace.n_atoms),
         net,
         numbers,
         plan.weights,
@@ -88,10 +88,10 @@ def walk_of(begin, place, s, plan, room, near):
         work[area:single],
         work[single:xyz],
         work[xyz : xyz + 9 * TILE],
-        s[SOURCE] * room.n_atoms + s[READ],
+        s[SOURCE] * workspace.n_atoms + s[READ],
         s[SOURCE_ROW],
-        room.values,
-        room.dots,
+        workspace.values,
+        workspace.dots,
         near.tape,
         near.tape_dot,
         near.listed,
@@ -117,15 +117,15 @@ def lay(begin, end, near):
     for i in range(begin, end):
         for pair in range(2):
             for e in range(near.ends[i, 2 * pair], near.ends[i, 2 * pair + 1]):
-                near.center[n], near.edge[n], near.seen[n, 0] = i, near.original[e], near.exact[e, 1]
+                near.center[n], near.edge[n], near.separation[n, 0] = i, near.original[e], near.exact[e, 1]
                 for c in range(3):
-                    near.seen[n, 1 + c] = near.exact[e, 2 + c]
+                    near.separation[n, 1 + c] = near.exact[e, 2 + c]
                 n += 1
                 if pair:
                     near.center[n], near.edge[n] = near.other[e], near.reverse[near.original[e]]
-                    near.seen[n, 0] = near.exact[e, 1]
+                    near.separation[n, 0] = near.exact[e, 1]
                     for c in range(3):
-                        near.seen[n, 1 + c] = -near.exact[e, 2 + c]
+                        near.separation[n, 1 + c] = -near.exact[e, 2 + c]
                     n += 1
     near.n_near[begin] = n - near.row_ptr[begin]
 
@@ -134,8 +134,8 @@ def lay(begin, end, near):
 def move(begin, forces, virials, near):
     """How the edges of a part move as atoms move by −F̄ and strain by W̄, see `outer.move`."""
     for n in range(near.row_ptr[begin], near.row_ptr[begin] + near.n_near[begin]):
-        i, u, along = near.center[n], near.seen[n], 0.0
-        j, moved = near.listed[near.edge[n]], near.seen_dot[n]
+        i, u, along = near.center[n], near.separation[n], 0.0
+        j, moved = near.listed[near.edge[n]], near.separation_dot[n]
         for a in range(3):
             moved[1 + a] = forces[i, a] - forces[j, a]
             for b in range(3):
@@ -184,9 +184,9 @@ def measure(start, n, q):
     """R, s, u and its slope of a tile of edges."""
     kind, one, r, numbers = q.work.dtype.type, q.single, q.xyz, q.numbers
     for k in range(n):
-        e, d, squared = q.edge[start + k], q.seen[start + k, 0], 0.0
+        e, d, squared = q.edge[start + k], q.separation[start + k, 0], 0.0
         for c in range(3):
-            r[3 * k + c] = d * q.seen[start + k, 1 + c]
+            r[3 * k + c] = d * q.separation[start + k, 1 + c]
         if q.net[DISPLACED]:
             own = q.source + q.center[start + k] * q.source_row + 2 * q.net[WIDTH]
             other = q.source + q.neighbor[e] * q.source_row + 2 * q.net[WIDTH]
@@ -298,9 +298,9 @@ def measure_dots(start, n, q):
     kind, one, r, r_dot = q.work.dtype.type, q.single, q.xyz, q.xyz[R_DOT * 3 * TILE :]
     for k in range(n):
         e, along = q.edge[start + k], 0.0
-        d_dot = q.seen_dot[start + k, 0]
+        d_dot = q.separation_dot[start + k, 0]
         for c in range(3):
-            r_dot[3 * k + c] = q.seen_dot[start + k, 1 + c]
+            r_dot[3 * k + c] = q.separation_dot[start + k, 1 + c]
         one[S_DOT * TILE + k] = d_dot
         if q.net[DISPLACED]:
             own = q.source + q.center[start + k] * q.source_row + 2 * q.net[WIDTH]
@@ -314,7 +314,7 @@ def measure_dots(start, n, q):
 
 @bare
 def keep(number, slot, start, n, q):
-    """Keeps the tangents of z, y or x of a tile of edges, if there is room."""
+    """Keeps the tangents of z, y or x of a tile of edges, if memory suffices."""
     n_numbers = filled_up(n) * q.net[WIDTH] if len(q.tape_dot) else 0
     copy(q.work, slot * TILE * q.net[WIDTH], n_numbers, q.tape_dot, place_of(number, start, q))
 
@@ -330,7 +330,7 @@ def recall(number, slot, start, n, q):
 def tangents(known, start, n, q):
     """The tangents of a tile of edges for which `again` was called; those of φ behind its values.
 
-    Those of z, y and x are kept, if there is room, until they are wanted again.
+    Those of z, y and x are kept, if memory suffices, until they are wanted again.
     """
     apart()
     net, weights, work, width, one = q.net, q.weights, q.work, q.net[WIDTH], q.single

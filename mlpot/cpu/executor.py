@@ -18,7 +18,7 @@ from mlpot.cpu.edge_writer import EDGES
 from mlpot.cpu.exchange import Exchanges, forward, stops, whole
 from mlpot.cpu.layout import Layout, layout_of
 from mlpot.cpu.outer import Answer, Outer
-from mlpot.cpu.plan import Near, Plan, Room
+from mlpot.cpu.plan import Near, Plan, Workspace
 from mlpot.kernels.threads import run, shares, take
 from mlpot.stages.exchange import exchanged
 from mlpot.stages.run import Program
@@ -58,7 +58,7 @@ class Evaluation:
 
     memory: Memory
     plan: Plan
-    room: Room
+    workspace: Workspace
     near: Near
     answer: Answer
     parts: Parts
@@ -127,22 +127,24 @@ class Executor:
         memory = take(self._free) or Memory()
         if parts is None:
             parts = Parts(_parts(structure.row_ptr, self._whole), apart=False)
-        walk = (forward if forward_only else whole)(plan, len(parts.ends) - 1)
+        schedule = (forward if forward_only else whole)(plan, len(parts.ends) - 1)
         if exchanges is not None:
             ends, n_own = _parts_of_process(structure.row_ptr, exchanges.n_own, self._whole)
-            parts, walk = Parts(ends, apart=False), stops(plan, self._sent, n_own)
-        room, near = memory.records(self.layout, structure, training, len(parts.ends) - 1)
+            parts, schedule = Parts(ends, apart=False), stops(plan, self._sent, n_own)
+        workspace, near = memory.records(self.layout, structure, training, len(parts.ends) - 1)
         if seeds is not None:
-            room.seeds[:] = seeds.numpy()
+            workspace.seeds[:] = seeds.numpy()
         answer = _answer(len(structure.element), by_atom)
-        for way, sent, back in walk:
-            arrays = parts.ends, plan, room, near, outer, answer, way
+        for extent, sent, back in schedule:
+            arrays = parts.ends, plan, workspace, near, outer, answer, extent
             self._run(driver.energies(self._kinds), parts.ends, parts.apart, near, *arrays)
             if exchanges is not None and sent is not None:
-                arena = room.adjoints if back else room.values
-                rows = _array(self.layout, arena, room.n_atoms, sent.array)[:, sent.components, : sent.n_channels]
+                arena = workspace.adjoints if back else workspace.values
+                rows = _array(self.layout, arena, workspace.n_atoms, sent.array)[
+                    :, sent.components, : sent.n_channels
+                ]
                 (exchanges.halo.gather if back else exchanges.halo.fill)(rows)
-        return Evaluation(memory, plan, room, near, answer, parts)
+        return Evaluation(memory, plan, workspace, near, answer, parts)
 
     def parts(self, structure: Structure, batch: Array, n_graphs: int) -> Parts:
         """Where the atoms of some graphs are cut; `batch` as for `energies`."""
@@ -175,8 +177,8 @@ class Executor:
 
     def array(self, at: Evaluation, name: str, n_channels: int, *, tangent: bool = False) -> Tensor:
         """A copy of an array at atoms (n_atoms, n_components, n_channels), or of its tangent."""
-        arena = at.room.dots if tangent else at.room.values
-        return _array(self.layout, arena, at.room.n_atoms, name)[:, :, :n_channels].clone()
+        arena = at.workspace.dots if tangent else at.workspace.values
+        return _array(self.layout, arena, at.workspace.n_atoms, name)[:, :, :n_channels].clone()
 
     def loss_gradient(
         self, at: Evaluation, program: Program, b_bar: Tensor, forces: Tensor, virials: Tensor
@@ -190,8 +192,8 @@ class Executor:
             forces: (n_atoms, 3).
             virials: (n_atoms, 3, 3), of the graph of each atom.
         """
-        layout, room = self.layout, at.room
-        room.b_bar[:] = b_bar.numpy()
+        layout, workspace = self.layout, at.workspace
+        workspace.b_bar[:] = b_bar.numpy()
         n_groups = min(GROUPS, len(at.parts.ends) - 1)
         w_bar = at.memory.get("w_bar", n_groups, layout.n_weights + layout.panel, dtype=layout.dtype)
         of_forces, of_virials = (t.double().contiguous().numpy() for t in (forces, virials))
@@ -208,7 +210,7 @@ class Executor:
     def _along(self, at: Evaluation, forces: Array, virials: Array, w_bar: Array) -> None:
         (ends, apart), n_parts = at.parts, len(at.parts.ends) - 1
         groups = np.linspace(0, n_parts, min(GROUPS, n_parts) + 1).astype(np.int64)
-        arrays = groups, ends, at.plan, at.room, at.near, forces, virials, w_bar
+        arrays = groups, ends, at.plan, at.workspace, at.near, forces, virials, w_bar
         self._run(driver.loss_gradient(self._kinds), ends[groups], apart, at.near, *arrays)
 
     def _run(self, loop: Any, ends: Array, apart: bool, near: Near, *rest: Any) -> None:
@@ -273,7 +275,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._arrays: dict[str, Array] = {}
-        self._last: tuple[tuple[int, int, bool, int], Room, Near] | None = None
+        self._last: tuple[tuple[int, int, bool, int], Workspace, Near] | None = None
 
     def get(self, name: str, *shape: int, dtype: torch.dtype = torch.float64) -> Array:
         """An array of that shape, with anything in it."""
@@ -284,29 +286,34 @@ class Memory:
             kept = self._arrays[name] = torch.empty(n + n // 8, dtype=dtype, device="cpu").numpy()
         return kept[:n].reshape(shape)
 
-    def records(self, layout: Layout, structure: Structure, training: bool, n_parts: int) -> tuple[Room, Near]:
+    def records(
+        self, layout: Layout, structure: Structure, training: bool, n_parts: int
+    ) -> tuple[Workspace, Near]:
         """All arrays for some atoms and edges; those of the last structure if there are as many."""
         key = len(structure.element), len(structure.neighbor), training, n_parts
         if self._last is not None and self._last[0] == key:
-            _, room, near = self._last
+            _, workspace, near = self._last
             kind = structure.element if structure.kind is None else structure.kind
-            room = room._replace(element=structure.element, kind=kind)
-            return room, near._replace(
+            workspace = workspace._replace(element=structure.element, kind=kind)
+            return workspace, near._replace(
                 row_ptr=structure.row_ptr,
                 listed=structure.neighbor,
                 reverse=structure.reverse,
                 positions=structure.positions,
                 offset=structure.offset,
             )
-        room, near = _room(self, layout, structure, training), _near(self, layout, structure, training, n_parts)
-        self._last = key, room, near
-        return room, near
+        workspace, near = (
+            _workspace(self, layout, structure, training),
+            _near(self, layout, structure, training, n_parts),
+        )
+        self._last = key, workspace, near
+        return workspace, near
 
 
-def _room(memory: Memory, layout: Layout, structure: Structure, training: bool) -> Room:
+def _workspace(memory: Memory, layout: Layout, structure: Structure, training: bool) -> Workspace:
     n_atoms, dtype, get = len(structure.element), layout.dtype, memory.get
     arena = n_atoms * layout.n_arena
-    return Room(
+    return Workspace(
         n_atoms=n_atoms,
         element=structure.element,
         kind=structure.element if structure.kind is None else structure.kind,
@@ -357,8 +364,8 @@ def _on_edges(
         "n_near": get("n_near", n_atoms, dtype=whole),
         "center": get("center", n, dtype=whole),
         "edge": get("edge", n, dtype=whole),
-        "seen": get("seen", n, 4),
-        "seen_dot": get("seen_dot", n * training, 4),
+        "separation": get("separation", n, 4),
+        "separation_dot": get("separation_dot", n * training, 4),
         "tape": get("tape", tapes[0], dtype=dtype),
         "tape_dot": get("tape_dot", tapes[1] * training, dtype=dtype),
         "work": get("work", n_parts, layout.n_work, dtype=dtype),

@@ -87,14 +87,14 @@ class Layout:
         return -(-n // whole) * whole
 
     def slot(self, weight: int, shape: Sequence[int], pack: Pack, unpack: Pack) -> int:
-        """Room for a weight; where it begins."""
+        """A place for a weight; where it begins."""
         place = self.n_weights
         self.slots.append(Slot(weight, place, tuple(shape), pack, unpack))
         self.n_weights += self.padded(int(np.prod(shape)))
         return place
 
     def matrices(self, weight: int, shape: Sequence[int], *, filled: bool) -> tuple[int, int]:
-        """Room for matrices (…, n_in, n_out) in panels, and for their transposes; where both begin.
+        """A place for matrices (…, n_in, n_out) in panels, and for their transposes; where both begin.
 
         `filled` asks for rows of zeros up to a whole panel, in each.
         """

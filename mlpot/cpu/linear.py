@@ -34,13 +34,13 @@ Array = np.ndarray
 
 
 @bare
-def _rows(begin, end, s, lists, at, z, room, xs, ys):
+def _rows(begin, end, s, lists, at, z, workspace, xs, ys):
     """The places of the rows that one matrix takes, for atoms of element z, or all if z < 0; how many."""
     n = 0
     for i in range(begin, end):
-        if z >= 0 and room.element[i] != z:
+        if z >= 0 and workspace.element[i] != z:
             continue
-        x, y = source_of(i, s, room), target_of(i, s, room)
+        x, y = source_of(i, s, workspace), target_of(i, s, workspace)
         for k in range(lists[at + 1]):
             xs[n], ys[n] = x + lists[at + 2 + 2 * k], y + lists[at + 3 + 2 * k]
             n += 1
@@ -48,14 +48,14 @@ def _rows(begin, end, s, lists, at, z, room, xs, ys):
 
 
 @bare
-def _through(begin, end, s, plan, room, x, y, back):
+def _through(begin, end, s, plan, workspace, x, y, back):
     """y += x W, or x += y Wᵀ if back."""
     lists, width = plan.lists, s[PANEL]
     at = s[LISTS] + 1
     for _ in range(lists[s[LISTS]]):
         xs, ys = stack((end - begin) * lists[at + 1], lists), stack((end - begin) * lists[at + 1], lists)
         for z in range(s[BY_ELEMENT] if s[BY_ELEMENT] else 1):
-            n = _rows(begin, end, s, lists, at, z if s[BY_ELEMENT] else -1, room, xs, ys)
+            n = _rows(begin, end, s, lists, at, z if s[BY_ELEMENT] else -1, workspace, xs, ys)
             number = z * s[N_ROWS] + lists[at]
             if back:
                 place = s[BACK] + number * s[N_OUT] * s[CHANNELS]
@@ -67,51 +67,51 @@ def _through(begin, end, s, plan, room, x, y, back):
 
 
 @bare
-def value(begin, end, s, plan, room):
+def value(begin, end, s, plan, workspace):
     """y += x W + b."""
-    _through(begin, end, s, plan, room, room.values, room.values, False)
+    _through(begin, end, s, plan, workspace, workspace.values, workspace.values, False)
     if s[BIAS] < 0:
         return
-    n, one = s[N_WRITTEN] * s[OUT_CHANNELS], room.values.dtype.type(1)
+    n, one = s[N_WRITTEN] * s[OUT_CHANNELS], workspace.values.dtype.type(1)
     for i in range(begin, end):
-        row = s[BIAS] + (room.element[i] * n if s[BIAS_BY_ELEMENT] else 0)
-        add_scaled(room.values, target_of(i, s, room), n, plan.weights, row, one)
+        row = s[BIAS] + (workspace.element[i] * n if s[BIAS_BY_ELEMENT] else 0)
+        add_scaled(workspace.values, target_of(i, s, workspace), n, plan.weights, row, one)
 
 
 @bare
-def tangent(begin, end, s, plan, room):
+def tangent(begin, end, s, plan, workspace):
     """ẏ += ẋ W."""
-    _through(begin, end, s, plan, room, room.dots, room.dots, False)
+    _through(begin, end, s, plan, workspace, workspace.dots, workspace.dots, False)
 
 
 @bare
-def adjoint(begin, end, s, plan, room, array):
+def adjoint(begin, end, s, plan, workspace, array):
     """x̄ += ȳ Wᵀ in an array of adjoints."""
-    _through(begin, end, s, plan, room, array, array, True)
+    _through(begin, end, s, plan, workspace, array, array, True)
 
 
 @bare
-def weights_back(begin, end, s, plan, room, w_bar):
+def weights_back(begin, end, s, plan, workspace, w_bar):
     """W̄ += x ⊗ ȳ + ẋ ⊗ g and b̄ += ȳ; ẋ of what is static is zero."""
     lists, width = plan.lists, s[PANEL]
     at = s[LISTS] + 1
     for _ in range(lists[s[LISTS]]):
         xs, ys = stack((end - begin) * lists[at + 1], lists), stack((end - begin) * lists[at + 1], lists)
         for z in range(s[BY_ELEMENT] if s[BY_ELEMENT] else 1):
-            n = _rows(begin, end, s, lists, at, z if s[BY_ELEMENT] else -1, room, xs, ys)
+            n = _rows(begin, end, s, lists, at, z if s[BY_ELEMENT] else -1, workspace, xs, ys)
             place = s[WEIGHTS] + (z * s[N_ROWS] + lists[at]) * s[N_IN] * s[OUT_CHANNELS]
             if n > 0:
                 add_outer_of_rows(
-                    room.values, xs, s[N_IN], room.backs, ys, s[OUT_CHANNELS], n, w_bar, place, width
+                    workspace.values, xs, s[N_IN], workspace.backs, ys, s[OUT_CHANNELS], n, w_bar, place, width
                 )
             if n > 0 and not s[STATIC]:
                 add_outer_of_rows(
-                    room.dots, xs, s[N_IN], room.adjoints, ys, s[OUT_CHANNELS], n, w_bar, place, width
+                    workspace.dots, xs, s[N_IN], workspace.adjoints, ys, s[OUT_CHANNELS], n, w_bar, place, width
                 )
         at += 2 + 2 * lists[at + 1]
     if s[BIAS] < 0:
         return
     n, one = s[N_WRITTEN] * s[OUT_CHANNELS], w_bar.dtype.type(1)
     for i in range(begin, end):
-        row = s[BIAS] + (room.element[i] * n if s[BIAS_BY_ELEMENT] else 0)
-        add_scaled(w_bar, row, n, room.backs, target_of(i, s, room), one)
+        row = s[BIAS] + (workspace.element[i] * n if s[BIAS_BY_ELEMENT] else 0)
+        add_scaled(w_bar, row, n, workspace.backs, target_of(i, s, workspace), one)

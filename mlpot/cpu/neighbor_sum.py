@@ -46,7 +46,7 @@ Array = Any
 
 
 class Work(NamedTuple):
-    """Room for the edges of one atom."""
+    """Arrays for the edges of one atom."""
 
     radial: Array  # T and T′ of a few edges, all paths
     bars: Array  # their adjoints
@@ -56,12 +56,12 @@ class Work(NamedTuple):
 
 
 @expanded
-def _work(begin, end, s, room, near):
-    """Room for the atom with the most edges."""
-    most, like = EDGES, room.values
+def _work(begin, end, s, workspace, near):
+    """Arrays for the atom with the most edges."""
+    most, like = EDGES, workspace.values
     for i in range(begin, end):
-        for way in range(2):
-            most = max(most, near.ends[i, 2 * way + 1] - near.ends[i, 2 * way] + EDGES)
+        for pair in range(2):
+            most = max(most, near.ends[i, 2 * pair + 1] - near.ends[i, 2 * pair] + EDGES)
     width, factors = 2 * EDGES * s[N_ROWS], most * s[N_FACTORS]
     lines = EDGES * s[N_FACTORS] * (LINE // like.itemsize)
     return Work(
@@ -99,7 +99,7 @@ def _radial(e, outs, s, plan, near, t):
 
 
 @inlined
-def _places(i, e, first, at, pair, source, target, s, plan, room, near):
+def _places(i, e, first, at, pair, source, target, s, plan, workspace, near):
     """The integers of `edge_writer.PLACES` for the group at some place of the list.
 
     Of the rows the source is that of values and x̄, the target that of sums and ȳ.
@@ -107,7 +107,7 @@ def _places(i, e, first, at, pair, source, target, s, plan, room, near):
     lists = plan.lists
     sign, path, a = lists[at + 2], lists[at] * s[CHANNELS], lists[at + 1]
     shift = 0 if sign else lists[at + 5] * s[OUT_CHANNELS]
-    n = room.n_atoms
+    n = workspace.n_atoms
     return (
         source + a,
         target + shift,
@@ -140,19 +140,19 @@ def _table(plan, near):
 
 
 @bare
-def value(begin, end, s, plan, room, near):
+def value(begin, end, s, plan, workspace, near):
     """y_i += Σ_j T ∘ Z x_j."""
-    work, lists = _work(begin, end, s, room, near), plan.lists
-    t, own = work.radial, (room.values, room.values, near.other, work.g, lists)
+    work, lists = _work(begin, end, s, workspace, near), plan.lists
+    t, own = work.radial, (workspace.values, workspace.values, near.other, work.g, lists)
     for i in range(begin, end):
-        x0, y0 = source_of(i, s, room), target_of(i, s, room)
+        x0, y0 = source_of(i, s, workspace), target_of(i, s, workspace)
         for pair in range(2):
             first, last = near.ends[i, 2 * pair], near.ends[i, 2 * pair + 1]
             _factors(first, last, s, plan, near.harmonics, work.g)
             for e in range(first, last, EDGES):
                 at = s[FIRST_TERM] + 1
                 if s[IS_PLAIN]:
-                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, workspace, near)
                     arrays = own + _table(plan, near)
                     if s[N_COEFFICIENTS] == 4:
                         edges.value_4(t, arrays, k)
@@ -161,19 +161,19 @@ def value(begin, end, s, plan, room, near):
                     continue
                 _radial(e, VALUES, s, plan, near, t)
                 for _ in range(lists[s[FIRST_TERM]]):
-                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, workspace, near)
                     edges.value(t, own, k)
                     at += 4 + 2 * lists[at + 3]
 
 
 @bare
-def tangent(begin, end, s, plan, room, near):
+def tangent(begin, end, s, plan, workspace, near):
     """ẏ_i += Σ_j T ∘ (Z ẋ_j + Ż x_j) + ḋ T′ ∘ Z x_j."""
-    work, lists = _work(begin, end, s, room, near), plan.lists
+    work, lists = _work(begin, end, s, workspace, near), plan.lists
     t = work.radial
-    own = room.values, room.dots, near.d_dot, near.other, work.g, work.g_dot, lists
+    own = workspace.values, workspace.dots, near.d_dot, near.other, work.g, work.g_dot, lists
     for i in range(begin, end):
-        x0, y0 = source_of(i, s, room), target_of(i, s, room)
+        x0, y0 = source_of(i, s, workspace), target_of(i, s, workspace)
         for pair in range(2):
             first, last = near.ends[i, 2 * pair], near.ends[i, 2 * pair + 1]
             _factors(first, last, s, plan, near.harmonics, work.g)
@@ -181,7 +181,7 @@ def tangent(begin, end, s, plan, room, near):
             for e in range(first, last, EDGES):
                 at = s[FIRST_TERM] + 1
                 if s[IS_PLAIN]:
-                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, workspace, near)
                     arrays = own + _table(plan, near)
                     if s[N_COEFFICIENTS] == 4:
                         edges.tangent_4(t, arrays, k)
@@ -190,27 +190,27 @@ def tangent(begin, end, s, plan, room, near):
                     continue
                 _radial(e, ALL, s, plan, near, t)
                 for _ in range(lists[s[FIRST_TERM]]):
-                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, workspace, near)
                     edges.tangent(t, own, k)
                     at += 4 + 2 * lists[at + 3]
 
 
 @bare
-def adjoint(begin, end, s, plan, room, near):
+def adjoint(begin, end, s, plan, workspace, near):
     """x̄_j += Σ_i Zᵀ (T ∘ ȳ_i), and ∂E/∂d and ∂E/∂Y of the edges: of what i gives to j, and of both for pairs."""
-    work, lists = _work(begin, end, s, room, near), plan.lists
+    work, lists = _work(begin, end, s, workspace, near), plan.lists
     t = work.radial
     outs = SLOPES if s[STATIC] and s[N_FACTORS] == 0 else ALL
-    own = room.values, room.adjoints, near.by_distance, work.lanes, near.other, work.g, lists
+    own = workspace.values, workspace.adjoints, near.by_distance, work.lanes, near.other, work.g, lists
     for i in range(begin, end):
-        x0, y0 = source_of(i, s, room), target_of(i, s, room)
+        x0, y0 = source_of(i, s, workspace), target_of(i, s, workspace)
         for pair in range(2):
             first, last = near.ends[i, 2 * pair], near.ends[i, 2 * pair + 1]
             _factors(first, last, s, plan, near.harmonics, work.g)
             for e in range(first, last, EDGES):
                 at = s[FIRST_TERM] + 1
                 if s[IS_PLAIN]:
-                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, workspace, near)
                     arrays = own + _table(plan, near)
                     if s[N_COEFFICIENTS] == 4:
                         edges.adjoint_4(t, arrays, k)
@@ -220,7 +220,7 @@ def adjoint(begin, end, s, plan, room, near):
                 _radial(e, outs, s, plan, near, t)
                 work.lanes[:] = 0
                 for _ in range(lists[s[FIRST_TERM]]):
-                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, workspace, near)
                     edges.adjoint(t, own, k)
                     at += 4 + 2 * lists[at + 3]
                 _to_harmonics(e, last, s, plan, near, work.lanes)
@@ -237,14 +237,14 @@ def _to_harmonics(e, last, s, plan, near, lanes):
 
 
 @bare
-def both_adjoints(begin, end, s, plan, room, near, w_bar):
+def both_adjoints(begin, end, s, plan, workspace, near, w_bar):
     """x̄_j += Σ_i Zᵀ (T ∘ ȳ + ḋ T′ ∘ g) + Żᵀ (T ∘ g), and what the edges give to the table."""
-    work, lists = _work(begin, end, s, room, near), plan.lists
+    work, lists = _work(begin, end, s, workspace, near), plan.lists
     t = work.radial
-    own = (room.values, room.dots, room.backs, room.adjoints, near.d_dot, work.bars, near.other, work.g,
-           work.g_dot, lists)  # fmt: skip
+    arenas = workspace.values, workspace.dots, workspace.backs, workspace.adjoints
+    own = *arenas, near.d_dot, work.bars, near.other, work.g, work.g_dot, lists
     for i in range(begin, end):
-        x0, y0 = source_of(i, s, room), target_of(i, s, room)
+        x0, y0 = source_of(i, s, workspace), target_of(i, s, workspace)
         for pair in range(2):
             first, last = near.ends[i, 2 * pair], near.ends[i, 2 * pair + 1]
             _factors(first, last, s, plan, near.harmonics, work.g)
@@ -253,7 +253,7 @@ def both_adjoints(begin, end, s, plan, room, near, w_bar):
                 work.bars[:] = 0
                 at = s[FIRST_TERM] + 1
                 if s[IS_PLAIN]:
-                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, workspace, near)
                     arrays = own + _table(plan, near)
                     if s[N_COEFFICIENTS] == 4:
                         edges.both_adjoints_4(t, arrays, k)
@@ -263,7 +263,7 @@ def both_adjoints(begin, end, s, plan, room, near, w_bar):
                     continue
                 _radial(e, ALL, s, plan, near, t)
                 for _ in range(lists[s[FIRST_TERM]]):
-                    k = _places(i, e, first, at, pair, x0, y0, s, plan, room, near)
+                    k = _places(i, e, first, at, pair, x0, y0, s, plan, workspace, near)
                     edges.both_adjoints(t, own, k)
                     at += 4 + 2 * lists[at + 3]
                 _to_table(e, last, s, near, work.bars, w_bar)

@@ -2,7 +2,7 @@
 
 Edges are measured from positions in float64; the network sees them as core repulsion lets it, d → φ(d). Two atoms
 of one part have one edge, at one of them; atoms of different parts have one each. The scale of an element is ∂E/∂b
-unless atoms have fewer neighbors than in training. After the walk over the stages, what the network and the outer
+unless atoms have fewer neighbors than in training. After both passes over the stages, what the network and the outer
 terms pull at an edge becomes forces and virials.
 """
 
@@ -15,7 +15,14 @@ import numpy as np
 from mlpot.cpu.edge_writer import EDGES
 from mlpot.cpu.harmonics import harmonics, pull_back, tangents
 from mlpot.cpu.vectors import stack
-from mlpot.kernels.outer_terms import envelope, envelope_slope, seen_of, smooth_step, switch_on, with_nuclei
+from mlpot.kernels.outer_terms import (
+    effective_distance,
+    envelope,
+    envelope_slope,
+    smooth_step,
+    switch_on,
+    with_nuclei,
+)
 from mlpot.kernels.simd import bare, inlined
 
 Array = Any  # NDArray of float64
@@ -47,7 +54,7 @@ class Answer(NamedTuple):
 
 
 @bare
-def seed(begin, end, outer, room, near, answer):
+def seed(begin, end, outer, workspace, near, answer):
     """The coordination of the atoms of a part, and ∂E/∂b."""
     coordination = answer.coordination
     coordination[begin:end] = 0
@@ -60,16 +67,16 @@ def seed(begin, end, outer, room, near, answer):
                 if pair:
                     coordination[near.other[e]] += u
     for i in range(begin, end):
-        scale, _, _, _, low, high = outer.per_element[room.kind[i]]
-        room.seeds[i] = smooth_step(coordination[i], low, high)[0] * scale
+        scale, _, _, _, low, high = outer.per_element[workspace.kind[i]]
+        workspace.seeds[i] = smooth_step(coordination[i], low, high)[0] * scale
 
 
 @bare
-def energies(begin, end, outer, room, answer):
+def energies(begin, end, outer, workspace, answer):
     """The energies of some atoms but for nuclei, and their derivative by the coordination."""
     for i in range(begin, end):
-        scale, shift, isolated, reference, low, high = outer.per_element[room.kind[i]]
-        coordination, value = answer.coordination[i], room.b[i] - isolated
+        scale, shift, isolated, reference, low, high = outer.per_element[workspace.kind[i]]
+        coordination, value = answer.coordination[i], workspace.b[i] - isolated
         share, share_slope = smooth_step(coordination, low, high)
         shifted, shift_slope = switch_on(coordination, shift)
         answer.by_coordination[i] = shift_slope + share_slope * scale * value
@@ -96,31 +103,31 @@ def to_vectors(begin, end, plan, near):
 
 
 @bare
-def forces(begin, end, outer, room, near, answer):
+def forces(begin, end, outer, workspace, near, answer):
     """Forces and virials of the atoms of a part, and the energy of nuclei."""
     answer.forces[begin:end] = 0
     answer.virial[begin:end] = 0
     for i in range(begin, end):
         for pair in range(2):
             for e in range(near.ends[i, 2 * pair], near.ends[i, 2 * pair + 1]):
-                _forces_of_edge(i, e, pair, outer, room, near, answer)
+                _forces_of_edge(i, e, pair, outer, workspace, near, answer)
 
 
 @inlined
-def _forces_of_edge(i, e, pair, outer, room, near, answer):
+def _forces_of_edge(i, e, pair, outer, workspace, near, answer):
     """An edge pulls at its center, and that of a pair at both atoms."""
     by_atom, cutoff = answer.by_coordination, outer.cutoff
     j, edge, u, d = near.other[e], near.original[e], near.exact[e, 2:], near.exact[e, 0]
-    one, other = room.kind[i], room.kind[j]
-    seen, seen_slope, repelled, slope = with_nuclei(
+    one, other = workspace.kind[i], workspace.kind[j]
+    effective, effective_slope, repelled, slope = with_nuclei(
         d, outer.nuclei[one], outer.nuclei[other], outer.limits[one, other], outer.screenings
     )
     there, back = near.gradient[edge], near.gradient[near.reverse[edge]]
     x, y, z = there[0] - back[0], there[1] - back[1], there[2] - back[2]
-    along, turned, radial = x * u[0] + y * u[1] + z * u[2], seen / d, slope
-    if seen < cutoff:
-        radial += seen_slope * (by_atom[i] + by_atom[j]) * envelope_slope(seen / cutoff) / cutoff
-    radial += seen_slope * along - turned * along
+    along, turned, radial = x * u[0] + y * u[1] + z * u[2], effective / d, slope
+    if effective < cutoff:
+        radial += effective_slope * (by_atom[i] + by_atom[j]) * envelope_slope(effective / cutoff) / cutoff
+    radial += effective_slope * along - turned * along
     total = radial * u[0] + turned * x, radial * u[1] + turned * y, radial * u[2] + turned * z
     gives = pair and answer.is_shared
     half, weight = repelled / 2, d if pair and not gives else d / 2
@@ -145,7 +152,7 @@ def _forces_of_edge(i, e, pair, outer, room, near, answer):
 
 
 @bare
-def find(begin, end, plan, outer, room, near):
+def find(begin, end, plan, outer, workspace, near):
     """The edges within the cutoff that the atoms of a part take; the list may go beyond it.
 
     First come edges to other parts, and to images of the atom, then those of pairs within the part. One of two
@@ -159,7 +166,7 @@ def find(begin, end, plan, outer, room, near):
             for listed in range(near.row_ptr[i], near.row_ptr[i + 1]):
                 j = near.listed[listed]
                 if (begin <= j < end and j != i) == pair and (pair == 0 or (j > i) == ((i + j) % 2 == 0)):
-                    e += _measure(i, j, listed, e, plan, outer, room, near)
+                    e += _measure(i, j, listed, e, plan, outer, workspace, near)
             near.ends[i, 2 * pair + 1] = e
             while (e - near.ends[i, 2 * pair]) % EDGES:
                 _fill(i, e, plan, near)
@@ -167,7 +174,7 @@ def find(begin, end, plan, outer, room, near):
 
 
 @inlined
-def _measure(i, j, listed, e, plan, outer, room, near):
+def _measure(i, j, listed, e, plan, outer, workspace, near):
     """Writes an edge unless it is beyond the cutoff; how many were written."""
     r, cutoff = near.positions, max(plan.cutoff, outer.cutoff)
     x, y, z = r[j, 0] - r[i, 0], r[j, 1] - r[i, 1], r[j, 2] - r[i, 2]
@@ -177,16 +184,16 @@ def _measure(i, j, listed, e, plan, outer, room, near):
     if squared >= cutoff * cutoff:  # NaN goes on, into the energy
         return 0
     d = np.sqrt(squared)
-    seen, exact, t_ = d, near.exact[e], near.harmonics.dtype.type
+    effective, exact, t_ = d, near.exact[e], near.harmonics.dtype.type
     if outer.cutoff > 0:
-        seen, _ = seen_of(d, outer.limits[room.kind[i], room.kind[j]])
+        effective, _ = effective_distance(d, outer.limits[workspace.kind[i], workspace.kind[j]])
     near.other[e], near.original[e], near.by_distance[e] = j, listed, 0
-    exact[0], exact[1], exact[2], exact[3], exact[4] = d, seen, x / d, y / d, z / d
+    exact[0], exact[1], exact[2], exact[3], exact[4] = d, effective, x / d, y / d, z / d
     if plan.harmonics:
         harmonics(t_(exact[2]), t_(exact[3]), t_(exact[4]), near.harmonics[e])
         near.by_harmonic[e] = 0
     for grid in range(len(plan.grids)):
-        _lay(e, grid, seen, plan, near)
+        _lay(e, grid, effective, plan, near)
     return 1
 
 

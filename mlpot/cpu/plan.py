@@ -31,7 +31,7 @@ STATIC, PANEL = 28, 29
 N_INTEGERS = 30
 
 EMBEDDING, LINEAR, PRODUCTS, ACTIVATION, READOUT, NEIGHBOR_SUM, COPY, EDGE_NETWORK, EDGE_COLLECT = range(9)
-"""An `EdgeNetwork` takes two steps: on the way back threads meet between them, see `edge_network`."""
+"""An `EdgeNetwork` takes two steps: on the backward pass threads meet between them, see `edge_network`."""
 
 
 class Plan(NamedTuple):
@@ -55,8 +55,8 @@ class Plan(NamedTuple):
     harmonics: int  # whether any stage reads them
 
 
-class Way(NamedTuple):
-    """How far a call walks, see `driver`: all of the way, or a part of it between two exchanges."""
+class Extent(NamedTuple):
+    """Which part of the passes a call runs, see `driver`: both, or what lies between two exchanges."""
 
     begins: int  # whether it finds the edges
     forward: int  # the first segment, and the one behind the last
@@ -66,10 +66,10 @@ class Way(NamedTuple):
     back: int
     back_end: int
     ends: int  # whether it adds up energies and forces
-    own: int  # parts that are walked; atoms of those behind are ghosts
+    own: int  # parts whose atoms are computed; atoms of those behind are ghosts
 
 
-class Room(NamedTuple):
+class Workspace(NamedTuple):
     """What one evaluation computes at atoms; arrays of the type of the network unless said."""
 
     n_atoms: int
@@ -113,8 +113,8 @@ class Near(NamedTuple):
     n_near: Array  # (n_atoms,) int64, edges of a part within the cutoff, at the place of its first atom
     center: Array  # (n_listed,) int64, of these, from the place row_ptr of that atom on
     edge: Array  # (n_listed,) int64, their places in the list
-    seen: Array  # (n_listed, 4) float64: d as the network sees it, u
-    seen_dot: Array  # (n_listed, 4) float64: how d and r move; empty without training
+    separation: Array  # (n_listed, 4) float64: d as the network sees it, u
+    separation_dot: Array  # (n_listed, 4) float64: how d and r move; empty without training
     tape: Array  # what is kept of each edge; empty if that is computed again
     tape_dot: Array  # tangents of that, likewise
     work: Array  # (n_parts, numbers) for a tile of edges
@@ -123,12 +123,12 @@ class Near(NamedTuple):
 
 
 @bare
-def source_of(n, s, room):
+def source_of(n, s, workspace):
     """Where that begins in the arena which step s reads of atom n."""
-    return s[SOURCE] * room.n_atoms + n * s[SOURCE_ROW] + s[READ]
+    return s[SOURCE] * workspace.n_atoms + n * s[SOURCE_ROW] + s[READ]
 
 
 @bare
-def target_of(n, s, room):
+def target_of(n, s, workspace):
     """Where that begins which step s adds to."""
-    return s[TARGET] * room.n_atoms + n * s[TARGET_ROW] + s[WRITE]
+    return s[TARGET] * workspace.n_atoms + n * s[TARGET_ROW] + s[WRITE]

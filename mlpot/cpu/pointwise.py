@@ -103,50 +103,50 @@ def _curvature(number, x, out, n):
 
 
 @bare
-def value(begin, end, s, plan, room):
+def value(begin, end, s, plan, workspace):
     """y += factor f(x)."""
-    n, factor, y = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]]), room.values
+    n, factor, y = s[N_READ] * s[CHANNELS], workspace.values.dtype.type(plan.numbers[s[KAPPA]]), workspace.values
     f = stack(n, y)
     for i in range(begin, end):
-        x0, y0 = source_of(i, s, room), target_of(i, s, room)
-        _function(s[FUNCTION], room.values[x0 : x0 + n], f, n)
+        x0, y0 = source_of(i, s, workspace), target_of(i, s, workspace)
+        _function(s[FUNCTION], workspace.values[x0 : x0 + n], f, n)
         for k in range(n):
             y[y0 + k] += factor * f[k]
 
 
 @bare
-def tangent(begin, end, s, plan, room):
+def tangent(begin, end, s, plan, workspace):
     """ẏ += factor f′(x) ẋ."""
-    n, factor, y = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]]), room.dots
+    n, factor, y = s[N_READ] * s[CHANNELS], workspace.values.dtype.type(plan.numbers[s[KAPPA]]), workspace.dots
     f = stack(n, y)
     for i in range(begin, end):
-        x0, y0 = source_of(i, s, room), target_of(i, s, room)
-        _slope(s[FUNCTION], room.values[x0 : x0 + n], f, n)
+        x0, y0 = source_of(i, s, workspace), target_of(i, s, workspace)
+        _slope(s[FUNCTION], workspace.values[x0 : x0 + n], f, n)
         for k in range(n):
             y[y0 + k] += factor * f[k] * y[x0 + k]
 
 
 @bare
-def adjoint(begin, end, s, plan, room):
+def adjoint(begin, end, s, plan, workspace):
     """x̄ += factor f′(x) ȳ."""
-    n, factor, g = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]]), room.adjoints
+    n, factor, g = s[N_READ] * s[CHANNELS], workspace.values.dtype.type(plan.numbers[s[KAPPA]]), workspace.adjoints
     f = stack(n, g)
     for i in range(begin, end):
-        x0, y0 = source_of(i, s, room), target_of(i, s, room)
-        _slope(s[FUNCTION], room.values[x0 : x0 + n], f, n)
+        x0, y0 = source_of(i, s, workspace), target_of(i, s, workspace)
+        _slope(s[FUNCTION], workspace.values[x0 : x0 + n], f, n)
         for k in range(n):
             g[x0 + k] += factor * f[k] * g[y0 + k]
 
 
 @bare
-def both_adjoints(begin, end, s, plan, room):
+def both_adjoints(begin, end, s, plan, workspace):
     """x̄ += factor (f′(x) ȳ + f″(x) ẋ g)."""
-    n, factor = s[N_READ] * s[CHANNELS], room.values.dtype.type(plan.numbers[s[KAPPA]])
-    back, dots, g = room.backs, room.dots, room.adjoints
+    n, factor = s[N_READ] * s[CHANNELS], workspace.values.dtype.type(plan.numbers[s[KAPPA]])
+    back, dots, g = workspace.backs, workspace.dots, workspace.adjoints
     f, f2 = stack(n, back), stack(n, back)
     for i in range(begin, end):
-        x0, y0 = source_of(i, s, room), target_of(i, s, room)
-        x = room.values[x0 : x0 + n]
+        x0, y0 = source_of(i, s, workspace), target_of(i, s, workspace)
+        x = workspace.values[x0 : x0 + n]
         _slope(s[FUNCTION], x, f, n)
         _curvature(s[FUNCTION], x, f2, n)
         for k in range(n):
@@ -154,67 +154,71 @@ def both_adjoints(begin, end, s, plan, room):
 
 
 @bare
-def copy(begin, end, s, array, room):
+def copy(begin, end, s, array, workspace):
     """y += x in one array, forward."""
     n, one = s[N_READ] * s[CHANNELS], array.dtype.type(1)
     for i in range(begin, end):
-        add_scaled(array, target_of(i, s, room), n, array, source_of(i, s, room), one)
+        add_scaled(array, target_of(i, s, workspace), n, array, source_of(i, s, workspace), one)
 
 
 @bare
-def copy_back(begin, end, s, array, room):
+def copy_back(begin, end, s, array, workspace):
     """x̄ += ȳ in one array."""
     n, one = s[N_READ] * s[CHANNELS], array.dtype.type(1)
     for i in range(begin, end):
-        add_scaled(array, source_of(i, s, room), n, array, target_of(i, s, room), one)
+        add_scaled(array, source_of(i, s, workspace), n, array, target_of(i, s, workspace), one)
 
 
 @bare
-def embed(begin, end, s, plan, room):
+def embed(begin, end, s, plan, workspace):
     """y += W[z]."""
-    n, one = s[N_WRITTEN] * s[OUT_CHANNELS], room.values.dtype.type(1)
+    n, one = s[N_WRITTEN] * s[OUT_CHANNELS], workspace.values.dtype.type(1)
     for i in range(begin, end):
-        row = s[WEIGHTS] + room.element[i] * n
-        add_scaled(room.values, target_of(i, s, room), n, plan.weights, row, one)
+        row = s[WEIGHTS] + workspace.element[i] * n
+        add_scaled(workspace.values, target_of(i, s, workspace), n, plan.weights, row, one)
 
 
 @bare
-def embed_back(begin, end, s, plan, room, w_bar):
+def embed_back(begin, end, s, plan, workspace, w_bar):
     """W̄[z] += ȳ."""
     n, one = s[N_WRITTEN] * s[OUT_CHANNELS], w_bar.dtype.type(1)
     for i in range(begin, end):
-        add_scaled(w_bar, s[WEIGHTS] + room.element[i] * n, n, room.backs, target_of(i, s, room), one)
+        add_scaled(
+            w_bar, s[WEIGHTS] + workspace.element[i] * n, n, workspace.backs, target_of(i, s, workspace), one
+        )
 
 
 @bare
-def _row_of(i, s, room):
+def _row_of(i, s, workspace):
     """Where the weights of a readout begin for atom i."""
-    return s[WEIGHTS] + (room.element[i] * s[CHANNELS] if s[BY_ELEMENT] else 0)
+    return s[WEIGHTS] + (workspace.element[i] * s[CHANNELS] if s[BY_ELEMENT] else 0)
 
 
 @bare
-def read(begin, end, s, plan, room):
+def read(begin, end, s, plan, workspace):
     """b += w · x + bias."""
     for i in range(begin, end):
-        row = _row_of(i, s, room)
-        room.b[i] += dot(room.values, source_of(i, s, room), s[CHANNELS], plan.weights, row)
+        row = _row_of(i, s, workspace)
+        workspace.b[i] += dot(workspace.values, source_of(i, s, workspace), s[CHANNELS], plan.weights, row)
         if s[BIAS] >= 0:
-            room.b[i] += plan.weights[s[BIAS] + (room.element[i] if s[BIAS_BY_ELEMENT] else 0)]
+            workspace.b[i] += plan.weights[s[BIAS] + (workspace.element[i] if s[BIAS_BY_ELEMENT] else 0)]
 
 
 @bare
-def unread(begin, end, s, plan, room, seeds, array):
+def unread(begin, end, s, plan, workspace, seeds, array):
     """x̄ += b̄ w in an array."""
     for i in range(begin, end):
-        add_scaled(array, source_of(i, s, room), s[CHANNELS], plan.weights, _row_of(i, s, room), seeds[i])
+        add_scaled(
+            array, source_of(i, s, workspace), s[CHANNELS], plan.weights, _row_of(i, s, workspace), seeds[i]
+        )
 
 
 @bare
-def unread_weights(begin, end, s, plan, room, w_bar):
+def unread_weights(begin, end, s, plan, workspace, w_bar):
     """w̄ += b̄ x + s ẋ and the bias."""
     for i in range(begin, end):
-        x0, row = source_of(i, s, room), _row_of(i, s, room)
-        add_scaled(w_bar, row, s[CHANNELS], room.values, x0, room.b_bar[i])
-        add_scaled(w_bar, row, s[CHANNELS], room.dots, x0, room.seeds[i])
+        x0, row = source_of(i, s, workspace), _row_of(i, s, workspace)
+        add_scaled(w_bar, row, s[CHANNELS], workspace.values, x0, workspace.b_bar[i])
+        add_scaled(w_bar, row, s[CHANNELS], workspace.dots, x0, workspace.seeds[i])
         if s[BIAS] >= 0:
-            w_bar[s[BIAS] + (room.element[i] if s[BIAS_BY_ELEMENT] else 0)] += room.b_bar[i]
+            w_bar[s[BIAS] + (workspace.element[i] if s[BIAS_BY_ELEMENT] else 0)] += workspace.b_bar[i]

@@ -61,7 +61,7 @@ def tree(stage: Products) -> tuple[list[int], Tensor]:
 
 
 class _Tree:
-    """Writes the walk over a tree, for real numbers or for those with a dot."""
+    """Writes the passes through a tree, for real numbers or for those with a dot."""
 
     def __init__(self, w: Flat, cp: Any, numbers: Any, arrays: dict[str, Any], dual: bool):
         self.w, self.b, self.cp, self.arrays, self.dual = w, w.builder, cp, arrays, dual
@@ -114,7 +114,7 @@ class _Tree:
         place = self.place(name, row)
         self.w.store(self.b.fadd(self.w.load(place, self.f), a), place, self.f)
 
-    def walk(self) -> None:
+    def write(self) -> None:
         """Over the vectors of a row, and the targets of each."""
         with self.w.channels(self.cp, 1) as (self.f, _):
             self.b.store(self.cp.type(0), self.cursor)
@@ -182,7 +182,7 @@ def _generator(kind: type[_Tree], dual: bool) -> Any:
         def write(w: Flat) -> None:
             offsets = w.data(7)
             arrays = {name: w.plus(w.data(k), w.integer(offsets, k)) for k, name in enumerate(NAMES)}
-            kind(w, w.index(10), w.plus(w.data(8), w.index(9)), arrays, dual).walk()
+            kind(w, w.index(10), w.plus(w.data(8), w.index(9)), arrays, dual).write()
 
         n = types.intp
         return types.void(x, x_dot, w, y, g, x_bar, w_bar, place, numbers, n, n), _void(write)
@@ -195,45 +195,47 @@ _adjoint, _both_adjoints = _generator(_Adjoint, False), _generator(_Adjoint, Tru
 
 
 @bare
-def value(begin, end, s, plan, room):
+def value(begin, end, s, plan, workspace):
     """y of atoms begin ≤ n < end."""
-    x, y, w, place = room.values, room.values, plan.weights, stack(7, plan.lists)
+    x, y, w, place = workspace.values, workspace.values, plan.weights, stack(7, plan.lists)
     for n in range(begin, end):
-        _places(n, s, room, place)
+        _places(n, s, workspace, place)
         _value(x, x, w, y, x, x, x, place, plan.lists, s[LISTS], s[CHANNELS])
 
 
 @bare
-def tangent(begin, end, s, plan, room):
+def tangent(begin, end, s, plan, workspace):
     """ẏ likewise."""
-    x, y, w, place = room.values, room.dots, plan.weights, stack(7, plan.lists)
+    x, y, w, place = workspace.values, workspace.dots, plan.weights, stack(7, plan.lists)
     for n in range(begin, end):
-        _places(n, s, room, place)
-        _tangent(x, room.dots, w, y, x, x, x, place, plan.lists, s[LISTS], s[CHANNELS])
+        _places(n, s, workspace, place)
+        _tangent(x, workspace.dots, w, y, x, x, x, place, plan.lists, s[LISTS], s[CHANNELS])
 
 
 @bare
-def adjoint(begin, end, s, plan, room):
+def adjoint(begin, end, s, plan, workspace):
     """x̄ likewise."""
-    x, w, g, place = room.values, plan.weights, room.adjoints, stack(7, plan.lists)
+    x, w, g, place = workspace.values, plan.weights, workspace.adjoints, stack(7, plan.lists)
     for n in range(begin, end):
-        _places(n, s, room, place)
+        _places(n, s, workspace, place)
         _adjoint(x, x, w, g, x, g, x, place, plan.lists, s[LISTS], s[CHANNELS])
 
 
 @bare
-def both_adjoints(begin, end, s, plan, room, w_bar):
+def both_adjoints(begin, end, s, plan, workspace, w_bar):
     """x̄ and w̄ likewise, added to."""
-    x, w, back, place = room.values, plan.weights, room.backs, stack(7, plan.lists)
+    x, w, back, place = workspace.values, plan.weights, workspace.backs, stack(7, plan.lists)
     for n in range(begin, end):
-        _places(n, s, room, place)
-        _both_adjoints(x, room.dots, w, back, room.adjoints, back, w_bar, place, plan.lists, s[LISTS], s[CHANNELS])
+        _places(n, s, workspace, place)
+        _both_adjoints(
+            x, workspace.dots, w, back, workspace.adjoints, back, w_bar, place, plan.lists, s[LISTS], s[CHANNELS]
+        )
 
 
 @bare
-def _places(n, s, room, place):
+def _places(n, s, workspace, place):
     """Where the arrays of atom n begin, in the order of NAMES."""
-    source, target = source_of(n, s, room), target_of(n, s, room)
-    weights = s[WEIGHTS] + (room.element[n] * s[N_ROWS] * s[CHANNELS] if s[BY_ELEMENT] else 0)
+    source, target = source_of(n, s, workspace), target_of(n, s, workspace)
+    weights = s[WEIGHTS] + (workspace.element[n] * s[N_ROWS] * s[CHANNELS] if s[BY_ELEMENT] else 0)
     place[0], place[1], place[2], place[3] = source, source, weights, target
     place[4], place[5], place[6] = target, source, weights

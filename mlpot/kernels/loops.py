@@ -1,6 +1,6 @@
 """The one door to compiled loops: imported when one is first needed, so that `import mlpot` does without Numba.
 
-`loops.jets.activate` is `mlpot.kernels.jets.activate`.
+`loops.radial_derivatives.activate` is `mlpot.kernels.radial_derivatives.activate`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mlpot.kernels import edges as edges
-    from mlpot.kernels import jets as jets
+    from mlpot.kernels import radial_derivatives as radial_derivatives
     from mlpot.kernels import structure as structure
     from mlpot.kernels import subnormals as subnormals
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> ModuleType:
     if name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mlpot.kernels import edges, jets, structure, subnormals
+    from mlpot.kernels import edges, radial_derivatives, structure, subnormals
 
-    found = (edges, jets, structure, subnormals)
+    found = (edges, radial_derivatives, structure, subnormals)
     globals().update({module.__name__.rpartition(".")[2]: module for module in found})
     if name not in globals():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

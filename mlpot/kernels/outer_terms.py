@@ -31,7 +31,7 @@ def envelope_of(x, p):
 @inlined
 def smooth_step(x, low, high):
     """S((x − low) / (high − low)) of `terms.core_repulsion`, and its derivative by x; 1 without (high = 0)."""
-    if high <= 0 or not x < high:  # a crowd at the cutoff may be −1e-16
+    if high <= 0 or not x < high:  # of a neighbor at the cutoff it may be −1e-16
         return 1.0, 0.0
     width = high - low
     x = max((x - low) / width, 0.0)
@@ -39,7 +39,7 @@ def smooth_step(x, low, high):
 
 
 @inlined
-def seen_of(d, limits):
+def effective_distance(d, limits):
     """φ(d) of `terms.core_repulsion`, the distance that the learned part is given, and its derivative."""
     low, high = limits[0], limits[1]
     if not d < high:
@@ -50,10 +50,10 @@ def seen_of(d, limits):
 
 
 @inlined
-def switch_on(crowd, shift):
-    """The energy of the shift that neighbors switch on, and its derivative by the crowd of them."""
-    switch = np.exp(-crowd * crowd)
-    return shift * (1 - switch), 2 * shift * crowd * switch
+def switch_on(coordination, shift):
+    """The energy of the shift that neighbors switch on, and its derivative by their coordination."""
+    switch = np.exp(-coordination * coordination)
+    return shift * (1 - switch), 2 * shift * coordination * switch
 
 
 @inlined
@@ -75,15 +75,15 @@ def _screened(d, one, other, screenings, form):
 
 @inlined
 def with_nuclei(d, one, other, limits, screenings):
-    """What the learned part sees of d, its derivative, and the energy of nuclei in eV with its derivative by d."""
-    (seen, seen_slope), end, energy, slope = seen_of(d, limits), limits[2], 0.0, 0.0
-    if seen < end:
-        bare, bare_slope = _screened(seen, one, other, screenings, 1)
-        u, u_slope = envelope_of(seen / end, limits[3])
-        energy, slope = bare * u, seen_slope * (bare_slope * u + bare * u_slope / end)
+    """The effective distance, its derivative, and the energy of nuclei in eV with its derivative by d."""
+    (effective, effective_slope), end, energy, slope = effective_distance(d, limits), limits[2], 0.0, 0.0
+    if effective < end:
+        bare, bare_slope = _screened(effective, one, other, screenings, 1)
+        u, u_slope = envelope_of(effective / end, limits[3])
+        energy, slope = bare * u, effective_slope * (bare_slope * u + bare * u_slope / end)
     if d < limits[1]:
         inner, inner_slope = _screened(d, one, other, screenings, 0)
-        outer, outer_slope = _screened(seen, one, other, screenings, 0)
+        outer, outer_slope = _screened(effective, one, other, screenings, 0)
         k = limits[4]
-        energy, slope = energy + k * (inner - outer), slope + k * (inner_slope - seen_slope * outer_slope)
-    return seen, seen_slope, energy, slope
+        energy, slope = energy + k * (inner - outer), slope + k * (inner_slope - effective_slope * outer_slope)
+    return effective, effective_slope, energy, slope

@@ -3,7 +3,7 @@
     E = E_learned({φ(d_ij)}) + ½ Σ_ij k [V(d_ij) − V(φ(d_ij))],    φ′(d) = S((d − low) / (high − low))
 
 φ(d) equals d beyond `high`, a little below the shortest distance of the two elements in training, and is constant
-below `low`: the network never receives a distance shorter than those it was trained on. The difference between
+below `low`. It is the effective distance: the network never receives a distance shorter than those it was trained on. The difference between
 φ(d) and d costs the screened repulsion V of the nuclei (`zbl`), times k ≥ 1 where that is soft. V falls, ever more
 slowly, and 0 ≤ φ′ ≤ 1, so the added energy is zero at `high` and rises strictly as d decreases.
 S(x) = x⁴ (35 − 84x + 70x² − 20x³) rises from 0 to 1, and four derivatives of the energy are continuous.
@@ -120,12 +120,12 @@ class CoreRepulsion(nn.Module):
         d = distances(vectors)
         x = ((d - low) / (high - low)).clamp(0, 1)
         path = x**5 * (7 - x * (14 - x * (10 - x * 2.5)))  # ∫S
-        shown = torch.where(close, (low + high) / 2 + (high - low) * path, d)
+        effective = torch.where(close, (low + high) / 2 + (high - low) * path, d)
         charge = numbers.to(d.dtype)
         z_i, z_j = gather(charge, edges.center), gather(charge, edges.neighbor)
         k = gather(self.strength.flatten().to(d.dtype), pair)
-        cost = k * (screened_repulsion(d, z_i, z_j) - screened_repulsion(shown, z_i, z_j))
-        return vectors * torch.where(close, shown / d, 1.0)[:, None], sum_at_centers(cost / 2, edges)
+        cost = k * (screened_repulsion(d, z_i, z_j) - screened_repulsion(effective, z_i, z_j))
+        return vectors * torch.where(close, effective / d, 1.0)[:, None], sum_at_centers(cost / 2, edges)
 
     def backbone_weight(self, kind: Tensor, coordination: Tensor) -> Tensor:
         """The factor of the backbone's energy, (n_atoms,), from 0 to 1, from coordinations (n_atoms,)."""

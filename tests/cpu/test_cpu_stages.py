@@ -72,7 +72,7 @@ def compiled(
         np.empty((0, 3)),
     )
     found = run.evaluate(run.layout.plan(program.weights), structure, seeds=s, training=True)
-    b, pull = torch.tensor(found.room.b), torch.tensor(found.near.gradient)
+    b, pull = torch.tensor(found.workspace.b), torch.tensor(found.near.gradient)
     gradient = pull - pull[at.edges.reverse]
     weights = run.loss_gradient(found, program, b_bar, f_bar, w_bar)
     return b, gradient, [w.clone() for w in weights]

@@ -1,6 +1,6 @@
 """Values with their first two derivatives through SiLU and an envelope, for tables on knots.
 
-A jet is (f, f′, f″) along a distance, in units of the length of an interval: (n_networks, 3, n_knots, n_features).
+Each row is (f, f′, f″) along a distance, in units of the length of an interval: (n_networks, 3, n_knots, n_features).
 The bias of the layer before, (n_networks, n_features), is added here, to f alone. Each function has its adjoint
 beside it: one pass over the numbers instead of some thirty operations of PyTorch.
 """
