@@ -1,7 +1,7 @@
-"""The passes over a list of stages with stops, at which processes exchange what neighbors send (`stages.exchange`).
+"""Passes over a list of stages with stops, where processes exchange what neighbors send (`stages.exchange`).
 
-The forward pass stops before a sum over neighbors that reads what edges decided. The backward pass stops when such a
-sum has left the adjoints of what it read at ghosts, and before anything else reads those of own atoms.
+The forward pass stops before a sum over neighbors that reads what edges decided. The backward pass stops when such
+a sum has left the adjoints of what it read at ghosts, and before anything else reads those of own atoms.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def forward(plan: Plan, n_parts: int) -> list[Stop]:
 
 
 def stops(plan: Plan, known: list[Sent | None], n_parts: int) -> list[Stop]:
-    """Both passes in parts; known is what each sum over neighbors needs, and the first n_parts are of own atoms."""
+    """Both passes in parts. `known` is what each sum over neighbors needs; the first n_parts are of own atoms."""
     n_forward, n_back = len(plan.segments), len(plan.segments_back)
     out: list[Stop] = []
     begins, at = 1, 0

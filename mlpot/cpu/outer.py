@@ -2,8 +2,8 @@
 
 Edges are measured from positions in float64; the network sees them as core repulsion lets it, d → φ(d). Two atoms
 of one part have one edge, at one of them; atoms of different parts have one each. The scale of an element is ∂E/∂b
-unless atoms have fewer neighbors than in training. After both passes over the stages, what the network and the outer
-terms pull at an edge becomes forces and virials.
+unless atoms have fewer neighbors than in training. After both passes over the stages, the derivatives of the network
+and of the outer terms by an edge become forces and virials.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def forces(begin, end, outer, workspace, near, answer):
 
 @inlined
 def _forces_of_edge(i, e, pair, outer, workspace, near, answer):
-    """An edge pulls at its center, and that of a pair at both atoms."""
+    """Adds the force of an edge to its center, and that of a pair to both atoms."""
     by_atom, cutoff = answer.by_coordination, outer.cutoff
     j, edge, u, d = near.other[e], near.original[e], near.exact[e, 2:], near.exact[e, 0]
     one, other = workspace.kind[i], workspace.kind[j]

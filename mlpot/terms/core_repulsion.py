@@ -3,9 +3,10 @@
     E = E_learned({φ(d_ij)}) + ½ Σ_ij k [V(d_ij) − V(φ(d_ij))],    φ′(d) = S((d − low) / (high − low))
 
 φ(d) equals d beyond `high`, a little below the shortest distance of the two elements in training, and is constant
-below `low`. It is the effective distance: the network never receives a distance shorter than those it was trained on. The difference between
-φ(d) and d costs the screened repulsion V of the nuclei (`zbl`), times k ≥ 1 where that is soft. V falls, ever more
-slowly, and 0 ≤ φ′ ≤ 1, so the added energy is zero at `high` and rises strictly as d decreases.
+below `low`. The network receives this effective distance, never one that is shorter than those it was trained on.
+The difference between φ(d) and d costs the screened repulsion V of the nuclei (`zbl`), times k ≥ 1 where that is
+soft. V falls, ever more slowly, and 0 ≤ φ′ ≤ 1, so the added energy is zero at `high` and rises strictly as d
+decreases.
 S(x) = x⁴ (35 − 84x + 70x² − 20x³) rises from 0 to 1, and four derivatives of the energy are continuous.
 
 The coordination of an atom is n = Σ_j u(φ(d_ij)). The backbone's part of its energy is multiplied by
