@@ -37,7 +37,7 @@ NAMES = {
     "forces": "forces, meV/Å",
     "stress": "stress, meV/Å³",
     "isolated_atoms": "isolated atoms, meV",
-    "lone_ions": "lone ions, meV",
+    "isolated_ions": "isolated ions, meV",
 }
 """Rows of `Evaluation.overall`, in words."""
 MAX_DRAWN = 2000  # frames in a picture
@@ -99,7 +99,7 @@ class _Account:
         tables = ["overall"] + ([] if frame.group is None else [f"group {frame.group}"])
         for table in tables:
             if is_isolated:
-                self._add(table, "lone_ions" if frame.is_ion else "isolated_atoms", energy_error)
+                self._add(table, "isolated_ions" if frame.is_ion else "isolated_atoms", energy_error)
             else:
                 self._add(table, "energy", energy_error)
                 self._add(table, "energy_per_atom", energy_error / n)

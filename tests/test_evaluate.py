@@ -109,13 +109,13 @@ def test_isolated_atoms_are_counted_apart(potential: Potential) -> None:
 
 
 @pytest.mark.parametrize("charge", [1, -1.0, 0, None])
-def test_lone_ions_are_no_isolated_atoms(potential: Potential, charge: float | None) -> None:
+def test_isolated_ions_are_no_isolated_atoms(potential: Potential, charge: float | None) -> None:
     frames = labeled_wrongly(potential, [isolated_atom(), isolated_atom()], energy=5.0)
     if charge is not None:
         frames[1].info["charge"] = charge
     found = errors_of(potential, frames)
     assert found.overall["isolated_atoms"].n == (1 if charge else 2)
-    assert ("lone_ions" in found.overall) == bool(charge)
+    assert ("isolated_ions" in found.overall) == bool(charge)
     assert "energy" not in found.overall
 
 

@@ -124,7 +124,7 @@ def test_frozen_and_free_potentials_agree_and_freezing_forgets_nothing(variant: 
         assert evaluate(state, isolated_atom(8)).energy.item() == pytest.approx(REFERENCES[8], abs=1e-10)
 
 
-def test_new_weights_in_a_frozen_potential_keep_the_lone_atom(variant: str) -> None:
+def test_new_weights_in_a_frozen_potential_keep_the_isolated_atom(variant: str) -> None:
     potential = new_potential(variant, seed=0).freeze()
     potential.load_state_dict(new_potential(variant, seed=1).state_dict())
     assert evaluate(potential, isolated_atom(8)).energy.item() == pytest.approx(REFERENCES[8], abs=1e-10)

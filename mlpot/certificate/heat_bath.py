@@ -45,14 +45,14 @@ class HeatBathRun:
     atoms: Atoms
     n_degrees: int
     time: Floats  # (n,) ps
-    seen: dict[str, Floats]  # (n,) each, as in the log of molecular dynamics
+    observables: dict[str, Floats]  # (n,) each, as in the log of molecular dynamics
     positions: Floats  # (n, n_atoms, 3) Å
     kinetic: Floats  # (n, n_atoms, 3) eV, of each atom in each direction
 
     @property
     def thermal_energy(self) -> Floats:
         """kT of the velocities, eV."""
-        return 2 * self.seen["kinetic_eV"] / self.n_degrees
+        return 2 * self.observables["kinetic_eV"] / self.n_degrees
 
 
 def run_in_heat_bath(tested: CalculatorUnderTest, name: str, atoms: Atoms, bath: HeatBath) -> HeatBathRun:
@@ -120,6 +120,8 @@ def go(atoms: Atoms, bath: HeatBath, dt: float) -> HeatBathRun:
         lines.append({"time": k * bath.every * dt / 1000} | observe(atoms, known))
         positions.append(atoms.positions.copy())
         kinetic.append(atoms.get_momenta() ** 2 / (2 * atoms.get_masses()[:, None]))
-    seen = {key: np.array([line[key] for line in lines]) for key in lines[0]}
+    observables = {key: np.array([line[key] for line in lines]) for key in lines[0]}
     atoms.calc = None
-    return HeatBathRun(atoms, known.n_degrees, seen.pop("time"), seen, np.array(positions), np.array(kinetic))
+    return HeatBathRun(
+        atoms, known.n_degrees, observables.pop("time"), observables, np.array(positions), np.array(kinetic)
+    )

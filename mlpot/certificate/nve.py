@@ -166,13 +166,13 @@ def run_nve(
     atoms, h = first.copy(), dt * units.fs
     atoms.calc = tested.calculator
     m, p, f = atoms.get_masses()[:, None], atoms.get_momenta(), atoms.get_forces()
-    before, seen, shadow = np.full_like(f, np.nan), [], []
+    before, rows, shadow = np.full_like(f, np.nan), [], []
     for k in range(n_steps + 1):
         v, now = p / m, f
         if k % every == 0:
             kinetic = float((m * v**2).sum() / 2)
             angular_momentum = np.cross(atoms.positions, p).sum(axis=0)
-            seen.append(
+            rows.append(
                 (k * dt / 1000, atoms.get_potential_energy() + kinetic, kinetic, p.sum(axis=0), angular_momentum)
             )
         if k < n_steps:
@@ -189,7 +189,7 @@ def run_nve(
             tell(f"{k * dt / 1000:.0f} of {n_steps * dt / 1000:.0f} ps")
     atoms.set_momenta(p)
     atoms.calc = None
-    time, energy, kinetics, momentum, angular_momenta = (np.array(column) for column in zip(*seen, strict=True))
+    time, energy, kinetics, momentum, angular_momenta = (np.array(column) for column in zip(*rows, strict=True))
     return NVERun(time, energy, energy + np.array(shadow), kinetics, momentum, angular_momenta, atoms)
 
 

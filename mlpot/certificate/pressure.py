@@ -49,12 +49,12 @@ def ideal_gas(tested: CalculatorUnderTest, structures: Structures, n_samples: in
     edge = expected ** (1 / 3)
     gas = Atoms(f"Ar{N_ATOMS}", edge * rng.random((N_ATOMS, 3)), cell=edge * np.eye(3), pbc=True)
     gas.calc = Nothing()
-    seen = go(gas, HeatBath("npt-isotropic", 0, TEMPERATURE, pressure, n_samples, 5, 10, 25), 4.0).seen[
+    volumes = go(gas, HeatBath("npt-isotropic", 0, TEMPERATURE, pressure, n_samples, 5, 10, 25), 4.0).observables[
         "volume_A3"
     ]
-    mean, error = (x / expected for x in mean_and_error(seen))
-    spread = seen.var() * N_ATOMS / expected**2
-    little = 3 * (4 * correlation_time(seen) / len(seen)) ** 0.5  # of a variance
+    mean, error = (x / expected for x in mean_and_error(volumes))
+    spread = volumes.var() * N_ATOMS / expected**2
+    little = 3 * (4 * correlation_time(volumes) / len(volumes)) ** 0.5  # of a variance
     figures = [
         Measurement("|⟨V⟩ P / NkT − 1|", "ideal gas", abs(mean - 1), max(GAS_VOLUME, 3 * error)),
         Measurement("|N σ²(V) / ⟨V⟩² − 1|", "ideal gas", abs(spread - 1), max(GAS_VARIANCE, little)),
@@ -73,12 +73,12 @@ def two_pressures(tested: CalculatorUnderTest, structures: Structures) -> Check:
         for seed in SEEDS:
             baths = [HeatBath("npt-isotropic", seed, TEMPERATURE, p) for p in (0.0, higher)]
             runs = [run_in_heat_bath(tested, name, atoms, bath) for bath in baths]
-            slope, error = slope_of_log_ratio(*(independent(w.seen["volume_A3"]) for w in runs))
+            slope, error = slope_of_log_ratio(*(independent(w.observables["volume_A3"]) for w in runs))
             where = f"{name}, seed {seed}"
             off = abs(slope + higher / kT) / error
             figures.append(Measurement("slope of ln p₂/p₁, σ", where, off, bar_of(BOLTZMANN, n_tests)))
             for bath, w in zip(baths, runs, strict=True):
-                mean, error = mean_and_error(w.seen["pressure_GPa"] * GPA)
+                mean, error = mean_and_error(w.observables["pressure_GPa"] * GPA)
                 off = abs(mean - bath.pressure) / error
                 figures.append(Measurement("⟨P⟩ − P, σ", where, off, bar_of(PRESSURE, 2 * n_tests)))
     return verdict("P27", "two pressures", figures, f"{len(SEEDS)} seeds, {N_SAMPLES} samples each")

@@ -98,10 +98,10 @@ class CalculatorUnderTest:
             return out.energy != far or bool(out.forces.any())
 
         grid = np.arange(1.0, LONGEST_CUTOFF + 0.25, 0.25)
-        seen = [r for r in grid if interact(r)]
-        if not seen or seen[-1] == grid[-1]:
+        interacting = [r for r in grid if interact(r)]
+        if not interacting or interacting[-1] == grid[-1]:
             return None
-        near, beyond = seen[-1], seen[-1] + 0.25
+        near, beyond = interacting[-1], interacting[-1] + 0.25
         for _ in range(50):
             middle = (near + beyond) / 2
             near, beyond = (middle, beyond) if interact(middle) else (near, middle)

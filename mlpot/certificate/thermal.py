@@ -53,7 +53,7 @@ def kinetic_energy(tested: CalculatorUnderTest, structures: Structures) -> Check
             runs = [long_run_in_heat_bath(tested, name, atoms, HeatBath(ensemble, seed)) for seed in SEEDS]
             where = f"{name}, {ensemble}"
             for w in runs:
-                energies = independent(w.seen["kinetic_eV"])
+                energies = independent(w.observables["kinetic_eV"])
                 distance = distance_from_gamma(energies, w.n_degrees / 2, kT, SIGNIFICANCE / n_runs)
                 figures.append(
                     Measurement(
@@ -140,7 +140,7 @@ def ensembles(tested: CalculatorUnderTest, structures: Structures) -> Check:
             for seed in SEEDS:
                 baths = [HeatBath(ensemble, seed, t) for t in (TEMPERATURE, hot)]
                 runs = [run_in_heat_bath(tested, name, atoms, bath) for bath in baths]
-                slope, error = slope_of_log_ratio(*(independent(w.seen["potential_eV"]) for w in runs))
+                slope, error = slope_of_log_ratio(*(independent(w.observables["potential_eV"]) for w in runs))
                 off = abs(slope - expected) / error
                 figures.append(Measurement("slope of ln p₂/p₁, σ", f"{name}, {ensemble}, seed {seed}", off, bar))
     return verdict("P24", "energies at two temperatures", figures, _told([N_SAMPLES]))
@@ -155,7 +155,7 @@ def conserved(tested: CalculatorUnderTest, structures: Structures) -> Check:
             names += ["npt-isotropic", "npt"]
         for ensemble in names:
             w = long_run_in_heat_bath(tested, name, atoms, HeatBath(ensemble, SEEDS[0]))
-            energy, where = w.seen["conserved_eV"], f"{name}, {ensemble}"
+            energy, where = w.observables["conserved_eV"], f"{name}, {ensemble}"
             figure, error = drift_measurement(w.time, energy, len(atoms), where, DRIFT_IN_HEAT_BATH)
             figures.append(figure)
             errors.append(error)

@@ -2,8 +2,8 @@
 
 Edges are measured from positions in float64; the network sees them as core repulsion lets it, d → φ(d). Two atoms
 of one part have one edge, at one of them; atoms of different parts have one each. The scale of an element is ∂E/∂b
-unless atoms have fewer neighbors than in training. After both passes over the stages, the derivatives of the network
-and of the outer terms by an edge become forces and virials.
+unless atoms have fewer neighbors than in training. After both passes over the stages, the derivatives of the
+network and of the outer terms by an edge become forces and virials.
 """
 
 from __future__ import annotations

@@ -66,10 +66,10 @@ def split(
         raise DataError(f"Fractions {fractions} are not two or three positive numbers with the sum 1.")
     names = NAMES[: len(fractions)]
     targets = _targets(path, names, output, overwrite)
-    seen = tally(source)
-    columns = seen.columns()
+    tallied = tally(source)
+    columns = tallied.columns()
     pieces = _pieces(source, columns, by, block)
-    part = _drawn(pieces, ~columns.isolated, seen.holds(columns), fractions, seed, by)
+    part = _drawn(pieces, ~columns.isolated, tallied.holds(columns), fractions, seed, by)
     counts = {}
     for k, target in enumerate(targets):
         make_folder(target.parent)

@@ -110,14 +110,16 @@ class MLPotUnified(MLIAPUnified):  # type: ignore[misc]  # LAMMPS has no types
             )
         self.potential.to(elements.device)
         self._halo.data, self._halo.n_own = data, n_own
-        energies, pull = self._energies(data, elements.long(), n_own)
+        energies, gradient = self._energies(data, elements.long(), n_own)
         if KOKKOS in dir(type(data)):
             _tensor(data.eatoms)[:n_own] = energies
         else:
             data.eatoms = energies.numpy()
         data.energy = float(energies.sum())
-        if len(pull):
-            data.update_pair_forces(pull.contiguous() if pull.is_cuda else np.ascontiguousarray(pull.numpy()))
+        if len(gradient):
+            data.update_pair_forces(
+                gradient.contiguous() if gradient.is_cuda else np.ascontiguousarray(gradient.numpy())
+            )
         self._halo.data = None
 
     def _energies(self, data: Any, elements: Tensor, n_own: int) -> tuple[Tensor, Tensor]:
@@ -136,8 +138,8 @@ class MLPotUnified(MLIAPUnified):  # type: ignore[misc]  # LAMMPS has no types
             batch=torch.zeros_like(numbers),
         )
         # Also of no atoms and no pairs, so that other ranks do not wait for features and adjoints.
-        energies, pull = predict_pairs(self._exchanged, graph, n_own)
-        return energies, pull[place]
+        energies, gradient = predict_pairs(self._exchanged, graph, n_own)
+        return energies, gradient[place]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"interface": None}

@@ -94,8 +94,8 @@ def worst(folder: Path, origin: Mapping[str, str]) -> list[Html]:
     head = ("frame", "formula", "group", "energy, meV/atom", "forces MAE, meV/Å", "worst component, meV/Å")
     keys = ("energy_error", "forces_mae", "forces_worst")
     cells = [(r["index"], r["formula"], r["group"], *(number(float(r[key])) for key in keys)) for r in rows]
-    seen = list(_structures(rows, origin))
-    return [table(head, cells), *([view(seen)] if seen else [])] if rows else []
+    shown = list(_structures(rows, origin))
+    return [table(head, cells), *([view(shown)] if shown else [])] if rows else []
 
 
 def _frames(path: Path, by: str) -> Iterator[Row]:

@@ -74,10 +74,10 @@ def _with_error(value: float, error: float | None) -> str:
 def _frames(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, Atoms]]:
     with Reader(folder / "trajectory.h5") as reader:
         frames = [reader[k] for k in few(len(reader), summary["n_atoms"])]
-    seen = [(f"{atoms.info['time'] / 1e3:.3f} ps", atoms) for atoms in frames]
+    shown = [(f"{atoms.info['time'] / 1e3:.3f} ps", atoms) for atoms in frames]
     if summary.get("blown_up") and (folder / "bad_frame.xyz").is_file():
-        seen.append(("the bad frame", read_structure(folder / "bad_frame.xyz")))
-    return seen
+        shown.append(("the bad frame", read_structure(folder / "bad_frame.xyz")))
+    return shown
 
 
 def _distributions(folder: Path) -> list[Html]:

@@ -155,7 +155,7 @@ def _head(heads: Sequence[str], asked: str | None) -> int:
 
 
 def examples(elements: Sequence[int]) -> list[Atoms]:
-    """Lone atoms, dimers, a cluster, a cell smaller than the cutoff, a crowd and a slab; every element in some."""
+    """Isolated atoms, dimers, a cluster, small cells, a dense cluster and a slab; every element in some."""
     rng = np.random.default_rng(0)
     out = [Atoms([z]) for z in elements]
     pairs = [(a, b) for k, a in enumerate(elements) for b in elements[k:]]

@@ -1,8 +1,8 @@
 """Values with their first two derivatives through SiLU and an envelope, for tables on knots.
 
-Arrays hold f, f′ and f″ by a distance in units of an interval: (n_networks, 3, n_knots, n_features). The bias of the
-layer before, (n_networks, n_features), is added here, to f alone. Each function has its adjoint beside it: one pass
-over the numbers instead of some thirty operations of PyTorch.
+Arrays hold f, f′ and f″ by a distance in units of an interval: (n_networks, 3, n_knots, n_features). The bias of
+the layer before, (n_networks, n_features), is added here, to f alone. Each function has its adjoint beside it: one
+pass over the numbers instead of some thirty operations of PyTorch.
 """
 
 from __future__ import annotations

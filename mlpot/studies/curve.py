@@ -232,12 +232,12 @@ def prepare(plan: Plan) -> None:
         ValueError: as `check_elements_of`, `splits.make_parts` and `schedule.check_schedule`.
     """
     make_folder(plan.directory / DATA)
-    seen = survey(plan.pool.train)
-    check_units(seen, plan.recipe.data.check)
+    surveyed = survey(plan.pool.train)
+    check_units(surveyed, plan.recipe.data.check)
     assert plan.recipe.data.test is not None, "the drawing has one"
     judged = survey(*paths_of(plan.pool.validation), *paths_of(plan.recipe.data.test))
     for seed in range(plan.n_seeds):
-        check_elements_of(seen, judged, min(plan.sizes), plan.seed(seed))
+        check_elements_of(surveyed, judged, min(plan.sizes), plan.seed(seed))
         write_subsets(plan.pool.train, {plan.subset(n, seed): n for n in plan.sizes}, plan.seed(seed))
         for size in {min(plan.sizes), max(plan.sizes)}:  # what is wrong with one between is wrong with these
             point = plan.point(size, seed)

@@ -103,14 +103,14 @@ def draw_pool(data: DataSection, drawing: Drawing, folder: Path) -> Pool:
         )  # fmt: skip
         train, validation = (str(path) for path in parts)
     assert data.test is not None
-    seen = survey(train)
+    surveyed = survey(train)
     sets = {"validation": paths_of(validation), "test": paths_of(data.test)}
     n_validation, n_test = (len(structures(survey(*files))) for files in sets.values())
     return Pool(
         train=train,
         validation=validation,
-        n_structures=len(structures(seen)),
-        n_isolated=int(seen.is_isolated.sum()),
+        n_structures=len(structures(surveyed)),
+        n_isolated=int(surveyed.is_isolated.sum()),
         n_validation=n_validation,
         n_test=n_test,
         near=_near(train, sets),
@@ -124,25 +124,25 @@ def _frames(path: str) -> Iterator[Atoms]:
 
 def _near(train: str, sets: dict[str, list[str]]) -> dict[str, int]:
     """How many structures of each set are, or nearly are, among those from which training sets are drawn."""
-    seen = tally(train)
-    columns = seen.columns()
+    tallied = tally(train)
+    columns = tallied.columns()
     return {
         name: sum(
-            len(rows) for path in paths for rows in shared(columns, tally(path).columns(), seen.displacement)
+            len(rows) for path in paths for rows in shared(columns, tally(path).columns(), tallied.displacement)
         )
         for name, paths in sets.items()
     }
 
 
-def order_of(seen: Survey, seed: int) -> Ints:
+def order_of(surveyed: Survey, seed: int) -> Ints:
     """The structures of a set in the order in which training sets take them: a smaller set begins a larger one.
 
     The order is random, but that a structure with an element which none before it has comes first: else a small
     set could hold no atom of an element of the others.
     """
-    frames = structures(seen).indices
+    frames = structures(surveyed).indices
     order = np.random.default_rng(seed).permutation(frames)
-    holds = seen.holds(order)
+    holds = surveyed.holds(order)
     first = np.unique(holds.argmax(axis=0)[holds.any(axis=0)])
     needed = []
     known = np.zeros(holds.shape[1], dtype=np.bool_)
@@ -153,17 +153,17 @@ def order_of(seen: Survey, seed: int) -> Ints:
     return np.concatenate([order[needed], np.delete(order, needed)])
 
 
-def check_elements_of(seen: Survey, judged: Survey, smallest: int, seed: int) -> None:
+def check_elements_of(surveyed: Survey, judged: Survey, smallest: int, seed: int) -> None:
     """Raise RecipeError where the smallest set of a seed lacks an element that is judged and could be trained on.
 
     Args:
-        seen: of the file to draw from.
+        surveyed: of the file to draw from.
         judged: of the sets for validation and test.
         smallest: number of structures.
         seed: of the order.
     """
-    order = order_of(seen, seed)
-    holds = np.logical_or.accumulate(seen.holds(order), axis=0)
+    order = order_of(surveyed, seed)
+    holds = np.logical_or.accumulate(surveyed.holds(order), axis=0)
     needed = holds[-1] & judged.holds(structures(judged).indices).any(axis=0)
     lacking = np.flatnonzero(needed & ~holds[smallest - 1])
     if len(lacking):
@@ -183,8 +183,8 @@ def write_subsets(train: str, targets: dict[Path, int], seed: int) -> None:
         targets: number of structures by the file of each set.
         seed: of the order.
     """
-    seen = survey(train)
-    order, isolated = order_of(seen, seed), np.flatnonzero(seen.is_isolated)
+    surveyed = survey(train)
+    order, isolated = order_of(surveyed, seed), np.flatnonzero(surveyed.is_isolated)
     for path, n in targets.items():
         if not path.exists():
             chosen = np.sort(np.concatenate([isolated, order[:n]]))

@@ -29,7 +29,7 @@ class ReferenceEnergyWarning(UserWarning):
 def warn_of_references(found: References, unused: list[str], has_energies: bool) -> None:
     """Warn of given energies without use, and of elements whose energy is fitted beside known ones of others.
 
-    Such an energy takes up what binds all atoms, so that a lone atom of the element is far off.
+    Such an energy takes up what binds all atoms, so that an isolated atom of the element is far off.
     """
     if unused:
         message = f"data.reference_energies has {', '.join(unused)}, which no training structure holds."
@@ -47,8 +47,8 @@ def warn_of_references(found: References, unused: list[str], has_energies: bool)
     if fitted and known:
         warnings.warn(
             f"The energy of an isolated atom is known of {', '.join(known)}, and fitted of {', '.join(fitted)}. "
-            "What is fitted takes up the binding of all atoms, so that lone atoms of these will be far off. Give "
-            "them too in data.reference_energies, or as isolated atoms in the set.",
+            "What is fitted takes up the binding of all atoms, so that isolated atoms of these will be far off. "
+            "Give them too in data.reference_energies, or as isolated atoms in the set.",
             ReferenceEnergyWarning,
             stacklevel=3,
         )

@@ -72,8 +72,8 @@ def compiled(
         np.empty((0, 3)),
     )
     found = run.evaluate(run.layout.plan(program.weights), structure, seeds=s, training=True)
-    b, pull = torch.tensor(found.workspace.b), torch.tensor(found.near.gradient)
-    gradient = pull - pull[at.edges.reverse]
+    b, gradient = torch.tensor(found.workspace.b), torch.tensor(found.near.gradient)
+    gradient = gradient - gradient[at.edges.reverse]
     weights = run.loss_gradient(found, program, b_bar, f_bar, w_bar)
     return b, gradient, [w.clone() for w in weights]
 

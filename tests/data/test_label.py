@@ -89,7 +89,7 @@ def test_force_is_minus_the_slope_of_the_energy(
 
 
 @needs("pyscf")
-def test_a_lone_atom_is_in_its_spin_ground_state() -> None:
+def test_an_isolated_atom_is_in_its_spin_ground_state() -> None:
     """Doublet H and triplet O whatever the molecules are; energies by PySCF 2.14, November 2026."""
     code = choose("pyscf", {"functional": "HF", "basis": "sto-3g", "density_fitting": False, "multiplicity": 1})
     assert code.compute(Atoms("H")).energy == pytest.approx(-0.46658185 * 27.211386, abs=1e-4)

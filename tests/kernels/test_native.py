@@ -94,7 +94,7 @@ def test_nuclei_repel_as_in_the_modules(degree: int) -> None:
             assert deviations(predict(potential, graph), by_autograd(potential, graph)) <= 1e-11
 
 
-def test_a_lone_atom_has_exactly_its_reference_energy() -> None:
+def test_an_isolated_atom_has_exactly_its_reference_energy() -> None:
     out = predict(made(torch.float32), graph_of(Atoms("O")))
     assert out.energy.item() == ELEMENTS[8]
     assert not out.forces.any()

@@ -76,7 +76,7 @@ def test_every_batch_has_finite_gradients_of_all_its_labels(variant: str, batch:
         assert weight.grad is None or weight.grad.isfinite().all(), name
 
 
-def test_a_lone_atom_teaches_the_weights_nothing(variant: str) -> None:
+def test_an_isolated_atom_teaches_the_weights_nothing(variant: str) -> None:
     # Its energy is E0 whatever the weights are, so its gradient is zero, not merely finite.
     potential = new_potential(variant)
     predict(potential, batch_of([isolated_atom(1), isolated_atom(8)]), training=True).energy.sum().backward()

@@ -131,7 +131,7 @@ def test_hessian_vector_products_are_columns_of_the_hessian(potential: Potential
     assert worst(product, expected) <= 1e-12 * expected.abs().max()
 
 
-def test_a_lone_atom_has_a_hessian_of_zeros(potential: Potential) -> None:
+def test_an_isolated_atom_has_a_hessian_of_zeros(potential: Potential) -> None:
     graph = graph_of(Atoms("C", positions=[(0, 0, 0)]))
     assert torch.equal(hessian(potential, graph), torch.zeros(3, 3, dtype=torch.float64))
 

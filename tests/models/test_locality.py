@@ -101,7 +101,7 @@ def test_every_radial_basis_is_smooth_at_the_cutoff(variant: str, radial: str) -
     assert jumps[0] / jumps[1] > 9  # 10 is C2; a basis that vanishes there too does better
 
 
-def test_a_lone_atom_has_its_reference_energy_and_no_force(potential: Potential) -> None:
+def test_an_isolated_atom_has_its_reference_energy_and_no_force(potential: Potential) -> None:
     atoms = [isolated_atom(z) for z in ELEMENTS]
     out = evaluate(potential, *atoms)
     assert worst(out.energy, [REFERENCES[z] for z in ELEMENTS]) <= 1e-10
@@ -109,7 +109,7 @@ def test_a_lone_atom_has_its_reference_energy_and_no_force(potential: Potential)
     assert out.stress.isnan().all()
 
 
-def test_a_lone_atom_in_a_large_periodic_box_has_no_stress(potential: Potential) -> None:
+def test_an_isolated_atom_in_a_large_periodic_box_has_no_stress(potential: Potential) -> None:
     out = evaluate(potential, Atoms("C", cell=[20, 21, 22], pbc=True))
     assert worst(out.energy, REFERENCES[6]) <= 1e-10
     assert (out.forces == 0).all()

@@ -39,43 +39,43 @@ def check(file: str | Path | Source, *, against: str | Path | Source | None = No
     path = source.path
     other_source = None if against is None else as_source(against)
     stride = max(1, (source.n_frames or 1) // QUICK_FRAMES) if quick else 1
-    seen, broken = _tally(source, stride)
-    if not seen.parts:
+    tallied, broken = _tally(source, stride)
+    if not tallied.parts:
         return Report(str(path), 0, [broken or finding("file", "error", "No frames.")], {}, {})
-    columns = seen.columns()
-    examined = labels.examine(seen, columns, seen.all_steps())
+    columns = tallied.columns()
+    examined = labels.examine(tallied, columns, tallied.all_steps())
     found = [broken] if broken else []
     found += [*checks.labels(columns, str(path)), *examined.findings]
-    found += [*_states(seen), *_of_stresses(source)]
+    found += [*_states(tallied), *_of_stresses(source)]
     if not quick:
-        found += _everything(seen, columns)
+        found += _everything(tallied, columns)
     skipped = dict(examined.skipped)
     if other_source is not None:
         other, damage = _tally(other_source, 1)
         found += [damage] if damage else []
         if other.parts:
-            found += leakage(columns, other.columns(), seen.displacement, str(path), str(other_source.path))
+            found += leakage(columns, other.columns(), tallied.displacement, str(path), str(other_source.path))
     elif not quick:
         skipped["leakage"] = "give the validation set: --against FILE"
     found = [replace(f, fix=f.fix and command(path, f.fix)) for f in merged(found)]
     curves = examined.curves | _curves(columns)
     return Report(
         str(path), len(columns.index), sorted(found, key=lambda f: ORDER[f.severity]),
-        _facts(seen, columns) | examined.facts, skipped, curves,
+        _facts(tallied, columns) | examined.facts, skipped, curves,
     )  # fmt: skip
 
 
 def check_frames(path: str, frames: Iterable[tuple[int, Frame]]) -> Report:
     """Look at units, signs and labels of frames at hand, numbered as in their file."""
-    seen = Tally()
+    tallied = Tally()
     for chunk in chunks_of(frames):
-        seen.add(chunk)
-    columns = seen.columns()
-    examined = labels.examine(seen, columns, seen.all_steps())
+        tallied.add(chunk)
+    columns = tallied.columns()
+    examined = labels.examine(tallied, columns, tallied.all_steps())
     found = [*checks.labels(columns, path), *examined.findings]
     found = [replace(f, fix=f.fix and command(path, f.fix)) for f in merged(found)]
     found.sort(key=lambda f: ORDER[f.severity])
-    return Report(path, len(columns.index), found, _facts(seen, columns) | examined.facts, examined.skipped)
+    return Report(path, len(columns.index), found, _facts(tallied, columns) | examined.facts, examined.skipped)
 
 
 def tally(file: str | Path | Source, stride: int = 1) -> Tally:
@@ -84,26 +84,26 @@ def tally(file: str | Path | Source, stride: int = 1) -> Tally:
     Raises:
         DataError: as `Source.numbered`.
     """
-    seen = Tally()
+    tallied = Tally()
     for chunk in chunks(file, stride):
-        seen.add(chunk)
-    return seen
+        tallied.add(chunk)
+    return tallied
 
 
 def _tally(source: Source, stride: int) -> tuple[Tally, Finding | None]:
     """The numbers of all frames up to the first that cannot be read, and what was wrong with that."""
-    seen = Tally()
+    tallied = Tally()
     try:
         for chunk in chunks(source, stride):
-            seen.add(chunk)
+            tallied.add(chunk)
     except DataError as error:
-        return seen, finding("file", "error", f"Reading stopped: {error}")
-    return seen, None
+        return tallied, finding("file", "error", f"Reading stopped: {error}")
+    return tallied, None
 
 
-def _states(seen: Tally) -> Iterator[Finding]:
+def _states(tallied: Tally) -> Iterator[Finding]:
     """Total charges and spins, which no potential of mlpot is told."""
-    states = {state: n for state, n in seen.states.items() if n}
+    states = {state: n for state, n in tallied.states.items() if n}
     if len(states) > 1:
         listed = ", ".join(
             f"{' and '.join(f'{x:g}' for x in state) or 'not given'} in {n} frames"
@@ -130,13 +130,13 @@ def _of_stresses(source: Source) -> Iterator[Finding]:
             yield finding("stress left out", severity, message, np.array(first))
 
 
-def _everything(seen: Tally, c: Columns) -> Iterator[Finding]:
+def _everything(tallied: Tally, c: Columns) -> Iterator[Finding]:
     yield from checks.closeness(c)
     yield from checks.outliers(c)
     yield from checks.balance(c)
-    yield from checks.stillness(seen)
-    yield from checks.breaks(seen.all_steps(), c.index)
-    yield from duplicates(c, seen.displacement)
+    yield from checks.stillness(tallied)
+    yield from checks.breaks(tallied.all_steps(), c.index)
+    yield from duplicates(c, tallied.displacement)
     tau = checks.correlation_time(c)
     if tau > 5:
         message = (
@@ -164,16 +164,16 @@ def command(path: str | Path, fix: str) -> str:
     return f"mlpot data convert {name} {target} {options}"
 
 
-def _facts(seen: Tally, c: Columns) -> dict[str, str]:
+def _facts(tallied: Tally, c: Columns) -> dict[str, str]:
     structures = ~c.isolated
     bonds = c.bond[np.isfinite(c.bond)]
     tau = checks.correlation_time(c)
     facts = {
         "frames": f"{len(c.index)}, {int(c.periodic.sum())} of them periodic in three directions",
-        "elements": ", ".join(chemical_symbols[z] for z in sorted(seen.elements)),
+        "elements": ", ".join(chemical_symbols[z] for z in sorted(tallied.elements)),
         "compositions": str(len(np.unique(c.composition[structures]))),
         "isolated atoms": ", ".join(
-            f"{chemical_symbols[z]} {energies[0][1]:.3f} eV" for z, energies in sorted(seen.isolated.items())
+            f"{chemical_symbols[z]} {energies[0][1]:.3f} eV" for z, energies in sorted(tallied.isolated.items())
         ) or "none: reference energies will be fitted",
         "nearest atoms": f"{np.median(bonds):.2f} sums of covalent radii" if len(bonds) else "",
         "neighbors within 5 Å": f"{c.fewest[structures].min()} to {c.most[structures].max()}"

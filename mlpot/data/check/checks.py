@@ -141,23 +141,23 @@ def balance(c: Columns) -> Iterator[Finding]:
 
 def stillness(tally: Tally) -> Iterator[Finding]:
     """Atoms that never move or never feel a force while others do: frozen by the one who made the data."""
-    for seen in tally.motions.values():
-        if seen.n < FEW or len(seen.numbers) < 3:
+    for motion in tally.motions.values():
+        if motion.n < FEW or len(motion.numbers) < 3:
             continue
-        still = (seen.moved < STILL) & (np.median(seen.moved) > 0.02)
-        unpushed = (seen.pushed < 1e-10) & (np.median(seen.pushed) > 1e-3)
+        still = (motion.moved < STILL) & (np.median(motion.moved) > 0.02)
+        unpushed = (motion.pushed < 1e-10) & (np.median(motion.pushed) > 1e-3)
         atoms = np.flatnonzero(still & unpushed | unpushed)
         if len(atoms):
             message = (
-                f"Atoms {_listed(atoms)} of {_formula(seen.numbers)} have no force in any of {seen.n} frames: "
+                f"Atoms {_listed(atoms)} of {_formula(motion.numbers)} have no force in any of {motion.n} frames: "
                 "a constraint put zeros there, which are not the slope of the energy."
             )
             fix = "hold=" + ",".join(map(str, atoms))
             yield finding("frozen atoms", "error", message, fix=fix)
         elif still.sum() > 1:
             message = (
-                f"Atoms {_listed(np.flatnonzero(still))} of {_formula(seen.numbers)} stand in the same place in "
-                f"all of {seen.n} frames while others move: the set says nothing of their motion."
+                f"Atoms {_listed(np.flatnonzero(still))} of {_formula(motion.numbers)} stand in the same place in "
+                f"all of {motion.n} frames while others move: the set says nothing of their motion."
             )
             yield finding("frozen atoms", "warning", message)
 

@@ -108,15 +108,15 @@ def weigh(evidence: Evidence) -> Verdict:
     return Verdict(known[best], float(1 / posterior.sum()), float(misfits[best]), known[order[1]])
 
 
-def _misfit(h: Hypothesis, seen: Evidence) -> float:
-    energy = h.energy_sign * (seen.n_atoms if h.energy == PER_ATOM else ENERGY[h.energy])
+def _misfit(h: Hypothesis, evidence: Evidence) -> float:
+    energy = h.energy_sign * (evidence.n_atoms if h.energy == PER_ATOM else ENERGY[h.energy])
     unit, length = h.forces.rsplit("/", 1)
     forces = h.forces_sign * ENERGY[unit] / LENGTH[length]
-    total = _off(seen.total * energy, TOTAL_ERROR)
+    total = _off(evidence.total * energy, TOTAL_ERROR)
     return (
-        _off(seen.ratio * forces / energy, seen.ratio_error)
-        + min(_off(seen.stiffness * forces, STIFFNESS_ERROR), 20.0)
-        + min(_off(seen.binding * energy / BINDING, BINDING_ERROR), 4.0)
+        _off(evidence.ratio * forces / energy, evidence.ratio_error)
+        + min(_off(evidence.stiffness * forces, STIFFNESS_ERROR), 20.0)
+        + min(_off(evidence.binding * energy / BINDING, BINDING_ERROR), 4.0)
         - max(0.0, 6.0 - total)
     )
 

@@ -192,9 +192,9 @@ class _Survey:
             raise DataError(f"Frame {self.k}: {error}") from None
         counts = np.diff(graph.edges.row_ptr.numpy())
         self.n_neighbors.add(counts.astype(np.float64))
-        seen = np.bincount(counts, minlength=len(self.neighbor_counts))
-        seen[: len(self.neighbor_counts)] += self.neighbor_counts
-        self.neighbor_counts = seen
+        counted = np.bincount(counts, minlength=len(self.neighbor_counts))
+        counted[: len(self.neighbor_counts)] += self.neighbor_counts
+        self.neighbor_counts = counted
         center, neighbor = graph.edges.center.numpy(), graph.edges.neighbor.numpy()
         low, high = np.sort(frame.numbers[np.stack([center, neighbor])], axis=0)
         distance = np.linalg.norm(edge_vectors(graph).numpy(), axis=1)

@@ -45,31 +45,31 @@ class Examined:
 
 def examine(tally: Tally, c: Columns, steps: Steps) -> Examined:
     """Infer units and signs of everything in a set."""
-    seen = Examined()
-    length = _unit_of_length(c, seen)
+    examined = Examined()
+    length = _unit_of_length(c, examined)
     frames = [_scaled(f, LENGTH[length]) for f in tally.sample()]
     frames = [f for f in _ordinary(frames) if np.isfinite(f.forces).all()]
     isolated = {z: e[0][1] for z, e in tally.isolated.items()}
     if len(frames) < FEWEST:
-        seen.skipped["units of energy, forces and stress"] = f"only {len(frames)} labeled structures"
-        seen.findings += _references(tally, c, Hypothesis())
-        return seen
+        examined.skipped["units of energy, forces and stress"] = f"only {len(frames)} labeled structures"
+        examined.findings += _references(tally, c, Hypothesis())
+        return examined
     elements = sorted({int(z) for f in frames for z in f.numbers})
     basis, fitted = _fit(frames, elements)
     evidence = infer_units.measure(fitted, frames, basis, isolated)
-    evidence = _along_trajectory(evidence, steps, LENGTH[length], seen)
+    evidence = _along_trajectory(evidence, steps, LENGTH[length], examined)
     verdict = infer_units.weigh(evidence)
     believed = verdict.best if verdict.confidence >= PROBABLE and verdict.misfit < MOST_MISFIT else Hypothesis()
-    seen.findings += _told(verdict, evidence)
-    _record(seen, evidence, fitted)
-    seen.findings += _references(tally, c, believed)
+    examined.findings += _told(verdict, evidence)
+    _record(examined, evidence, fitted)
+    examined.findings += _references(tally, c, believed)
     if fitted is None:
-        seen.skipped["energies against forces"] = "too few labels, or energies that do not vary"
-        return seen
-    seen.findings += _unrelated(fitted)
-    seen.findings += _mixed(fitted)
-    _stress(fitted, believed, steps, seen)
-    return seen
+        examined.skipped["energies against forces"] = "too few labels, or energies that do not vary"
+        return examined
+    examined.findings += _unrelated(fitted)
+    examined.findings += _mixed(fitted)
+    _stress(fitted, believed, steps, examined)
+    return examined
 
 
 def _scaled(frame: Frame, length: float) -> Frame:
@@ -118,11 +118,11 @@ def _fit(frames: list[Frame], elements: list[int]) -> tuple[Basis, Fit | None]:
     return basis, None
 
 
-def _unit_of_length(c: Columns, seen: Examined) -> str:
+def _unit_of_length(c: Columns, examined: Examined) -> str:
     """The unit that puts nearest atoms a bond apart; tells where that is not the one in the file."""
     bonds = c.bond[np.isfinite(c.bond)]
     if not len(bonds):
-        seen.skipped["unit of length"] = "no two atoms that could bind"
+        examined.skipped["unit of length"] = "no two atoms that could bind"
         return "angstrom"
     middle = float(np.median(bonds))
     off = {unit: abs(np.log(middle * value)) for unit, value in LENGTH.items()}
@@ -133,21 +133,21 @@ def _unit_of_length(c: Columns, seen: Examined) -> str:
     if off[unit] < 0.25 and off["angstrom"] > 2 * off[unit]:
         fix = f"positions={unit}" + (f";cell={unit}" if c.periodic.any() else "")
         message = f"{what}: positions are in {unit}, not in angstrom."
-        seen.findings.append(finding("unit of length", "error", message, fix=fix, confidence=SURE))
+        examined.findings.append(finding("unit of length", "error", message, fix=fix, confidence=SURE))
         return unit
-    seen.findings.append(finding("unit of length", "warning", f"{what}, and no unit of length explains that."))
+    examined.findings.append(finding("unit of length", "warning", f"{what}, and no unit of length explains that."))
     return "angstrom"
 
 
-def _along_trajectory(evidence: Evidence, steps: Steps, length: float, seen: Examined) -> Evidence:
+def _along_trajectory(evidence: Evidence, steps: Steps, length: float, examined: Examined) -> Evidence:
     """The evidence with the ratio measured along small steps, where there are such."""
     slope, cosine, n = trajectory_slope(steps)
     if n < FEWEST:
-        seen.skipped["energy along trajectories"] = (
+        examined.skipped["energy along trajectories"] = (
             f"{n} pairs of frames follow each other closely; a fit was used"
         )
         return evidence
-    seen.facts["work of forces / change of energy"] = (
+    examined.facts["work of forces / change of energy"] = (
         f"{slope:.4g} over {n} small steps (correlation {cosine:.3f})"
     )
     if abs(cosine) < 0.9:
@@ -189,18 +189,20 @@ def _told(verdict: Verdict, evidence: Evidence) -> Iterator[Finding]:
     yield finding("units of labels", severity, message, fix=fix, confidence=round(verdict.confidence, 3))
 
 
-def _record(seen: Examined, evidence: Evidence, fitted: Fit | None) -> None:
+def _record(examined: Examined, evidence: Evidence, fitted: Fit | None) -> None:
     if fitted is None:
         return
-    seen.facts |= {
+    examined.facts |= {
         "forces / slope of energy": f"{fitted.ratio:.3g} in a linear potential, which explains "
         f"{fitted.forces_explained:.1%} of forces and {fitted.energies_explained:.1%} of energies",
         "stiffness of bonds": f"{evidence.stiffness:.2f} times the expected",
     }
-    seen.curves["predicted energy"] = fitted.predicted
-    seen.curves["labeled energy"] = fitted.energy * fitted.ratio
+    examined.curves["predicted energy"] = fitted.predicted
+    examined.curves["labeled energy"] = fitted.energy * fitted.ratio
     forces = [(f.forces.ravel(), fitted.forces(k)) for k, f in enumerate(fitted.frames)]
-    seen.curves["labeled forces"], seen.curves["predicted forces"] = map(np.concatenate, zip(*forces, strict=True))
+    examined.curves["labeled forces"], examined.curves["predicted forces"] = map(
+        np.concatenate, zip(*forces, strict=True)
+    )
 
 
 def _unrelated(fitted: Fit) -> Iterator[Finding]:
@@ -294,24 +296,24 @@ def _references(tally: Tally, c: Columns, believed: Hypothesis) -> Iterator[Find
     yield finding("reference energies", "error", message, isolated, fix=dropping(isolated))
 
 
-def _stress(fitted: Fit, believed: Hypothesis, steps: Steps, seen: Examined) -> None:
+def _stress(fitted: Fit, believed: Hypothesis, steps: Steps, examined: Examined) -> None:
     """Unit, sign and order of the stress."""
     if not any(np.isfinite(f.stress).all() for f in fitted.frames):
-        seen.skipped["stress"] = "no frame has any"
+        examined.skipped["stress"] = "no frame has any"
         return
     unit, length = believed.forces.rsplit("/", 1)
     verdict = infer_units.weigh_stress(fitted, believed.forces_sign * ENERGY[unit] / LENGTH[length])
     if verdict is None:
-        seen.skipped["stress"] = "the linear potential does not predict it"
+        examined.skipped["stress"] = "the linear potential does not predict it"
         return
-    seen.facts["stress"] = (
+    examined.facts["stress"] = (
         f"{verdict.slope * PRESSURE.get(verdict.unit, 1.0):.2f} times the strain derivative, in {verdict.unit} "
         f"(correlation {verdict.agreement:.3f})"
     )
     slope, cosine, n = strain_slope(steps)
     if abs(cosine) > 0.9:
-        seen.facts["work of stress / change of energy"] = f"{slope:.4g} over {n} small strains"
-    seen.findings += _stress_told(verdict)
+        examined.facts["work of stress / change of energy"] = f"{slope:.4g} over {n} small strains"
+    examined.findings += _stress_told(verdict)
 
 
 def _stress_told(verdict: StressVerdict) -> Iterator[Finding]:

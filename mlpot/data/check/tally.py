@@ -165,11 +165,11 @@ class Tally:
                     continue
                 first = chunk.positions[mine][0]
                 self.motions[key] = Motion(numbers, first, 0, np.zeros(len(numbers)), np.zeros(len(numbers)))
-            seen = self.motions[key]
-            seen.n += int(mine.sum())
-            moved = np.abs(chunk.positions[mine] - seen.first).max(axis=(0, 2))
+            motion = self.motions[key]
+            motion.n += int(mine.sum())
+            moved = np.abs(chunk.positions[mine] - motion.first).max(axis=(0, 2))
             pushed = np.abs(np.nan_to_num(chunk.forces[mine], nan=np.inf)).max(axis=(0, 2))
-            seen.moved, seen.pushed = np.maximum(seen.moved, moved), np.maximum(seen.pushed, pushed)
+            motion.moved, motion.pushed = np.maximum(motion.moved, moved), np.maximum(motion.pushed, pushed)
 
 
 def _first(chunk: Chunk, n: int) -> Chunk:
