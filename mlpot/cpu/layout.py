@@ -252,10 +252,10 @@ def _linear(out: Layout, row: list[int], stage: Linear, w: int) -> None:
 
 
 def _products(out: Layout, row: list[int], stage: Products, w: int) -> None:
-    numbers, kappa = tree(stage)
+    width = row[p.CHANNELS]
+    numbers, kappa = tree(stage, width)
     row[p.KIND], row[p.LISTS], row[p.N_ROWS] = p.PRODUCTS, len(out.lists), len(kappa)
     out.lists += numbers
-    width = row[p.CHANNELS]
     if stage.weight is None:
         row[p.WEIGHTS] = out.n_weights
         out.constants.append((out.n_weights, kappa.expand(-1, width).to(out.dtype)))

@@ -18,7 +18,7 @@ from mlpot.cpu.plan import (
     source_of,
     target_of,
 )
-from mlpot.cpu.vectors import add_scaled, dot, stack
+from mlpot.cpu.vectors import add_scaled, add_scaled_product, dot, stack
 from mlpot.kernels.simd import bare, exp
 from mlpot.stages.pointwise import EPSILON
 
@@ -110,8 +110,7 @@ def value(begin, end, s, plan, workspace):
     for i in range(begin, end):
         x0, y0 = source_of(i, s, workspace), target_of(i, s, workspace)
         _function(s[FUNCTION], workspace.values[x0 : x0 + n], f, n)
-        for k in range(n):
-            y[y0 + k] += factor * f[k]
+        add_scaled(y, y0, n, f, 0, factor)
 
 
 @bare
@@ -122,8 +121,7 @@ def tangent(begin, end, s, plan, workspace):
     for i in range(begin, end):
         x0, y0 = source_of(i, s, workspace), target_of(i, s, workspace)
         _slope(s[FUNCTION], workspace.values[x0 : x0 + n], f, n)
-        for k in range(n):
-            y[y0 + k] += factor * f[k] * y[x0 + k]
+        add_scaled_product(y, y0, n, f, 0, y, x0, factor)
 
 
 @bare
@@ -134,8 +132,7 @@ def adjoint(begin, end, s, plan, workspace):
     for i in range(begin, end):
         x0, y0 = source_of(i, s, workspace), target_of(i, s, workspace)
         _slope(s[FUNCTION], workspace.values[x0 : x0 + n], f, n)
-        for k in range(n):
-            g[x0 + k] += factor * f[k] * g[y0 + k]
+        add_scaled_product(g, x0, n, f, 0, g, y0, factor)
 
 
 @bare
@@ -146,11 +143,13 @@ def both_adjoints(begin, end, s, plan, workspace):
     f, f2 = stack(n, back), stack(n, back)
     for i in range(begin, end):
         x0, y0 = source_of(i, s, workspace), target_of(i, s, workspace)
-        x = workspace.values[x0 : x0 + n]
+        x, x_dot = workspace.values[x0 : x0 + n], dots[x0 : x0 + n]
         _slope(s[FUNCTION], x, f, n)
         _curvature(s[FUNCTION], x, f2, n)
         for k in range(n):
-            back[x0 + k] += factor * (f[k] * back[y0 + k] + f2[k] * dots[x0 + k] * g[y0 + k])
+            f2[k] *= x_dot[k]
+        add_scaled_product(back, x0, n, f, 0, back, y0, factor)
+        add_scaled_product(back, x0, n, f2, 0, g, y0, factor)
 
 
 @bare

@@ -27,11 +27,11 @@ from mlpot.stages.products import Products
 Vector = tuple[Any, ...]  # of LLVM: (value,), or (value, dot)
 
 
-def tree(stage: Products) -> tuple[list[int], Tensor]:
+def tree(stage: Products, width: int) -> tuple[list[int], Tensor]:
     """The list of integers that the loops read, and κ (n_nodes, n_paths) float64 from weights of paths to nodes.
 
     The list is n_targets and then k, n_a, and for each a: a, node, n_b, and for each b: b, node, n_c, and for each
-    c: c, node.
+    c: c, node. Components and nodes are given as the first numbers of their rows, which have `width` numbers.
     """
     n_paths = 1 if stage.weight is None else stage.weight.shape[1]
     roots: dict[int, dict[int, Any]] = {}
@@ -50,18 +50,21 @@ def tree(stage: Products) -> tuple[list[int], Tensor]:
         rows[number][term.path] += term.value
     numbers = [len(roots)]
     for target, first in sorted(roots.items()):
-        numbers += [target, len(first)]
+        numbers += [target * width, len(first)]
         for a, (node_a, second) in sorted(first.items()):
-            numbers += [a, node_a, len(second)]
+            numbers += [a * width, node_a * width, len(second)]
             for b, (node_b, third) in sorted(second.items()):
-                numbers += [b, node_b, len(third)]
+                numbers += [b * width, node_b * width, len(third)]
                 for c, (node_c, _) in sorted(third.items()):
-                    numbers += [c, node_c]
+                    numbers += [c * width, node_c * width]
     return numbers, torch.from_numpy(np.stack(rows))
 
 
 class _Tree:
-    """Writes the passes through a tree, for real numbers or for those with a dot."""
+    """Writes the passes through a tree, for real numbers or for those with a dot.
+
+    Every vector is one of a whole panel, which LLVM splits: so integers are read once for two vectors.
+    """
 
     def __init__(self, w: Flat, cp: Any, numbers: Any, arrays: dict[str, Any], dual: bool):
         self.w, self.b, self.cp, self.arrays, self.dual = w, w.builder, cp, arrays, dual
@@ -74,7 +77,7 @@ class _Tree:
         return self.b.load(self.w.plus(self.numbers, at))
 
     def place(self, name: str, row: Any) -> Any:
-        return self.w.plus(self.arrays[name], self.w.times(row, self.cp))
+        return self.w.plus(self.arrays[name], row)
 
     def get(self, name: str, row: Any) -> Any:
         return self.w.load(self.place(name, row), self.f)
@@ -182,6 +185,7 @@ def _generator(kind: type[_Tree], dual: bool) -> Any:
         def write(w: Flat) -> None:
             offsets = w.data(7)
             arrays = {name: w.plus(w.data(k), w.integer(offsets, k)) for k, name in enumerate(NAMES)}
+            w.widen()
             kind(w, w.index(10), w.plus(w.data(8), w.index(9)), arrays, dual).write()
 
         n = types.intp

@@ -186,6 +186,21 @@ def add_scaled(typing, out, out0, cp, x, x0, factor):
 
 
 @intrinsic  # type: ignore[misc]
+def add_scaled_product(typing, out, out0, cp, a, a0, b, b0, factor):
+    """out += factor a ∘ b for n numbers of three rows."""
+
+    def write(w: Flat) -> None:
+        out, a, b = (w.plus(w.data(k), w.index(k + 1)) for k in (0, 3, 5))
+        factor = w.spread(7)
+        with w.channels(w.index(2), 1) as (f, _):
+            scaled = w.builder.fmul(factor, w.load(a, f))
+            w.store(w.fma(scaled, w.load(b, f), w.load(out, f)), out, f)
+
+    n = types.intp
+    return types.void(out, n, n, a, n, b, n, out.dtype), _void(write)
+
+
+@intrinsic  # type: ignore[misc]
 def add_product(typing, out, out0, cp, a, a0, b, b0):
     """out += a ∘ b for n numbers of three rows."""
 

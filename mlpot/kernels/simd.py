@@ -34,12 +34,18 @@ class Writer:
         self.context, self.builder, self.signature, self.arguments = context, builder, signature, arguments
         number = signature.args[0].dtype
         self.size = number.bitwidth // 8
-        self.width = BYTES // self.size
         self.scalar = context.get_data_type(number)
-        self.vector = ir.VectorType(self.scalar, self.width)
-        name = f"llvm.fma.v{self.width}f{number.bitwidth}"
+        self._vectors_of(BYTES // self.size)
+
+    def _vectors_of(self, width: int) -> None:
+        self.width, self.vector = width, ir.VectorType(self.scalar, width)
+        name = f"llvm.fma.v{width}f{8 * self.size}"
         self.fma_type = ir.FunctionType(self.vector, [self.vector] * 3)
-        self.fused = cgutils.get_or_insert_function(builder.module, self.fma_type, name)
+        self.fused = cgutils.get_or_insert_function(self.builder.module, self.fma_type, name)
+
+    def widen(self) -> None:
+        """Takes two vectors of the machine as one from here on."""
+        self._vectors_of(2 * self.width)
 
     def array(self, argument: int) -> Any:
         """The array that is the argument of that number."""
