@@ -124,6 +124,16 @@ def _to_distances(e: Edges, sums: list[list[Any]]) -> None:
         e.builder.store(e.builder.fadd(e.builder.load(place), e.sum_of(own)), place)
 
 
+def _to_lanes(e: Edges, sums: list[list[Any]]) -> None:
+    """Adds lines of D of each edge to those behind the lines of the factors."""
+    line, zero = VECTORS * e.width, e.k["edge"].type(0)
+    for n, own in enumerate(sums):
+        number = e.builder.add(e.times(e.k["n_factors"], EDGES), zero.type(n))
+        place = e.plus(e.arrays["lanes"], e.times(number, line))
+        for v, total in enumerate(own):
+            e.store(e.builder.fadd(e.load(place, zero, v), e.builder.load(total)), place, zero, v)
+
+
 def _plain_adjoint(e: Edges, pair: bool, n_coefficients: int) -> None:
     """x̄_i += T ∘ ȳ_n, x̄_n += T ∘ ȳ_i unless nothing moves x; D += T′ · (x_i ȳ_n + x_n ȳ_i)."""
     with e.branch("is_static") as (static, moves):
@@ -153,7 +163,7 @@ def _plain_adjoint_of(e: Edges, pair: bool, n_coefficients: int, has_bars: bool)
                         e.add_to(bars[n], f, (t, y_i), v=v)
             if has_bars:
                 e.store(total, own_bar, f, v)
-    _to_distances(e, sums)
+    (_to_distances if n_coefficients else _to_lanes)(e, sums)
 
 
 def _adjoint(e: Edges, pair: bool) -> None:
@@ -168,7 +178,7 @@ def _adjoint(e: Edges, pair: bool) -> None:
                 with e.channels(e.k["channels"], VECTORS) as (f, _):
                     for v in range(VECTORS):
                         _adjoint_of_vector(e, pair, has_bars, f, v, [own[v] for own in sums])
-                _to_distances(e, sums)
+                _to_lanes(e, sums)
 
 
 def _adjoint_of_vector(e: Edges, pair: bool, has_bars: bool, f: Any, v: int, sums: list[Any]) -> None:

@@ -39,7 +39,7 @@ from mlpot.cpu.plan import (
     target_of,
 )
 from mlpot.cpu.radial_table import ALL, SLOPES, VALUES, collect, interpolate
-from mlpot.cpu.vectors import lane_total, stack
+from mlpot.cpu.vectors import drain, stack
 from mlpot.kernels.simd import LINE, bare, expanded, inlined
 
 Array = Any
@@ -52,7 +52,8 @@ class Work(NamedTuple):
     bars: Array  # their adjoints
     g: Array  # (n, n_factors), κ_u Y_b
     g_dot: Array  # likewise
-    lanes: Array  # adjoints of the factors of a few edges, a line of each
+    lanes: Array  # adjoints of the factors and of the distances of a few edges, a line of each
+    totals: Array  # of these lines
 
 
 @expanded
@@ -63,9 +64,15 @@ def _work(begin, end, s, workspace, near):
         for pair in range(2):
             most = max(most, near.ends[i, 2 * pair + 1] - near.ends[i, 2 * pair] + EDGES)
     width, factors = 2 * EDGES * s[N_ROWS], most * s[N_FACTORS]
-    lines = EDGES * s[N_FACTORS] * (LINE // like.itemsize)
+    per_line = LINE // like.itemsize
+    n_lines = (EDGES * (s[N_FACTORS] + 1) + per_line - 1) // per_line * per_line
     return Work(
-        stack(width, like), stack(width, like), stack(factors, like), stack(factors, like), stack(lines, like)
+        stack(width, like),
+        stack(width, like),
+        stack(factors, like),
+        stack(factors, like),
+        stack(n_lines * per_line, like),
+        stack(n_lines, like),
     )
 
 
@@ -201,6 +208,7 @@ def adjoint(begin, end, s, plan, workspace, near):
     work, lists = _work(begin, end, s, workspace, near), plan.lists
     t = work.radial
     outs = SLOPES if s[STATIC] and s[N_FACTORS] == 0 else ALL
+    work.lanes[:] = 0
     own = workspace.values, workspace.adjoints, near.by_distance, work.lanes, near.other, work.g, lists
     for i in range(begin, end):
         x0, y0 = source_of(i, s, workspace), target_of(i, s, workspace)
@@ -218,22 +226,23 @@ def adjoint(begin, end, s, plan, workspace, near):
                         edges.adjoint_6(t, arrays, k)
                     continue
                 _radial(e, outs, s, plan, near, t)
-                work.lanes[:] = 0
                 for _ in range(lists[s[FIRST_TERM]]):
                     k = _places(i, e, first, at, pair, x0, y0, s, plan, workspace, near)
                     edges.adjoint(t, own, k)
                     at += 4 + 2 * lists[at + 3]
-                _to_harmonics(e, last, s, plan, near, work.lanes)
+                _collect(e, last, s, plan, near, work)
 
 
 @inlined
-def _to_harmonics(e, last, s, plan, near, lanes):
-    """Adds up the adjoints of the factors of a few edges, which stand in lanes."""
-    kappa, n_u = s[KAPPA], s[N_FACTORS]
-    for n in range(min(EDGES, last - e) if n_u else 0):
+def _collect(e, last, s, plan, near, work):
+    """Adds up the adjoints of the distances and factors of a few edges, which stand in lanes."""
+    kappa, n_u, totals = s[KAPPA], s[N_FACTORS], work.totals
+    drain(work.lanes, len(totals), totals)
+    for n in range(min(EDGES, last - e)):
+        near.by_distance[e + n] += totals[EDGES * n_u + n]
         bars = near.by_harmonic[e + n]
         for u in range(n_u):
-            bars[plan.lists[s[LISTS] + u]] += plan.numbers[kappa + u] * lane_total(lanes, n * n_u + u)
+            bars[plan.lists[s[LISTS] + u]] += plan.numbers[kappa + u] * totals[n * n_u + u]
 
 
 @bare

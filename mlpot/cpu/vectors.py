@@ -157,18 +157,41 @@ def dot(typing, x, x0, cp, v, v0):
 
 
 @intrinsic  # type: ignore[misc]
-def lane_total(typing, lanes, k):
-    """The sum of the numbers of the k-th line."""
+def drain(typing, lines, n, totals):
+    """totals[k] ← the sum of the numbers of line k, in halves as `Writer.sum_of`; the lines are zero afterwards.
 
-    def generate(context, builder, signature, arguments):
-        w = Flat(context, builder, signature, arguments)
-        line, zero = w.plus(w.data(0), w.times(w.index(1), VECTORS * w.width)), w.index(1).type(0)
-        sums = w.sums()
-        for v, total in enumerate(sums):
-            builder.store(w.load(line, zero, v), total)
-        return w.sum_of(sums)
+    n lines are a multiple of the numbers of a line: as many lines go at a time, two of them into one vector by
+    each addition.
+    """
 
-    return lanes.dtype(lanes, types.intp), generate
+    def write(w: Flat) -> None:
+        per_line = LINE // w.size
+        whole, index = ir.VectorType(w.scalar, per_line), ir.IntType(32)
+        lines, totals, step = w.data(0), w.data(2), w.index(1).type(per_line)
+
+        def shuffled(a: Any, b: Any, places: list[int]) -> Any:
+            return w.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(index, per_line), places))
+
+        with cgutils.for_range_slice(w.builder, step.type(0), w.index(1), step, inc=True) as (first, _):
+            own = []
+            for k in range(per_line):
+                place = w.plus(lines, w.times(w.builder.add(first, step.type(k)), per_line))
+                place = w.builder.bitcast(place, whole.as_pointer())
+                own.append(w.builder.load(place, align=w.size))
+                w.builder.store(ir.Constant(whole, None), place, align=w.size)
+            size = per_line  # of the numbers that are left of a line
+            while size > 1:
+                size //= 2
+                low = [k for k in range(2 * per_line) if k // size % 2 == 0]
+                high = [k + size for k in low]
+                own = [
+                    w.builder.fadd(shuffled(a, b, low), shuffled(a, b, high))
+                    for a, b in zip(own[::2], own[1::2], strict=True)
+                ]
+            to = w.builder.bitcast(w.plus(totals, first), whole.as_pointer())
+            w.builder.store(own[0], to, align=w.size)
+
+    return types.void(lines, types.intp, totals), _void(write)
 
 
 @intrinsic  # type: ignore[misc]
@@ -198,16 +221,3 @@ def add_scaled_product(typing, out, out0, cp, a, a0, b, b0, factor):
 
     n = types.intp
     return types.void(out, n, n, a, n, b, n, out.dtype), _void(write)
-
-
-@intrinsic  # type: ignore[misc]
-def add_product(typing, out, out0, cp, a, a0, b, b0):
-    """out += a ∘ b for n numbers of three rows."""
-
-    def write(w: Flat) -> None:
-        out, a, b = (w.plus(w.data(k), w.index(k + 1)) for k in (0, 3, 5))
-        with w.channels(w.index(2), 1) as (f, _):
-            w.store(w.fma(w.load(a, f), w.load(b, f), w.load(out, f)), out, f)
-
-    n = types.intp
-    return types.void(out, n, n, a, n, b, n), _void(write)
