@@ -39,7 +39,7 @@ from mlpot.cpu.plan import (
     target_of,
 )
 from mlpot.cpu.radial_table import ALL, SLOPES, VALUES, collect, interpolate
-from mlpot.cpu.vectors import drain, stack
+from mlpot.cpu.vectors import drain, give, stack, take
 from mlpot.kernels.simd import LINE, bare, expanded, inlined
 
 Array = Any
@@ -81,8 +81,7 @@ def _factors(first, last, s, plan, harmonics, g):
     """κ_u Y_b of some edges, and of those that fill up the last few, or its motion."""
     n_u, kappa, lists = s[N_FACTORS], s[KAPPA], s[LISTS]
     for e in range(first, last + (first - last) % EDGES if n_u else first):
-        for u in range(n_u):
-            g[(e - first) * n_u + u] = plan.numbers[kappa + u] * harmonics[e, plan.lists[lists + u]]
+        take(harmonics, e, plan.lists, lists, plan.numbers, kappa, n_u, g, (e - first) * n_u)
 
 
 @inlined
@@ -240,9 +239,7 @@ def _collect(e, last, s, plan, near, work):
     drain(work.lanes, len(totals), totals)
     for n in range(min(EDGES, last - e)):
         near.by_distance[e + n] += totals[EDGES * n_u + n]
-        bars = near.by_harmonic[e + n]
-        for u in range(n_u):
-            bars[plan.lists[s[LISTS] + u]] += plan.numbers[kappa + u] * totals[n * n_u + u]
+        give(near.by_harmonic, e + n, plan.lists, s[LISTS], plan.numbers, kappa, n_u, totals, n * n_u)
 
 
 @bare

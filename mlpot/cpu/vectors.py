@@ -194,6 +194,34 @@ def drain(typing, lines, n, totals):
     return types.void(lines, types.intp, totals), _void(write)
 
 
+def _listed(gives: bool) -> Any:
+    @intrinsic  # type: ignore[misc]
+    def run(typing, rows, e, lists, lists0, numbers, numbers0, n, g, g0):
+        """Row e of an array and g, n numbers, by the places in the row that a list has for them."""
+
+        def write(w: Flat) -> None:
+            b = w.builder
+            row = w.plus(w.data(0), w.times(w.index(1), w.length(w.array(0))))
+            places, factors = w.plus(w.data(2), w.index(3)), w.plus(w.data(4), w.index(5))
+            g = w.plus(w.data(7), w.index(8))
+            with cgutils.for_range(b, w.index(6)) as loop:
+                there, here = w.plus(row, b.load(w.plus(places, loop.index))), w.plus(g, loop.index)
+                factor = b.load(w.plus(factors, loop.index))
+                if gives:
+                    b.store(b.fadd(b.load(there), b.fmul(factor, b.load(here))), there)
+                else:
+                    b.store(b.fmul(factor, b.load(there)), here)
+
+        i = types.intp
+        return types.void(rows, i, lists, i, numbers, i, i, g, i), _void(write)
+
+    return run
+
+
+take, give = _listed(False), _listed(True)
+"""g[u] ← κ_u row[b_u], and row[b_u] += κ_u g[u]."""
+
+
 @intrinsic  # type: ignore[misc]
 def add_scaled(typing, out, out0, cp, x, x0, factor):
     """out += factor x for n numbers of two rows."""

@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cache
-from math import factorial, sqrt
+from math import copysign, factorial, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -83,7 +83,14 @@ class Coupling(NamedTuple):
 def couplings(l1: int, l2: int, l3: int) -> tuple[Coupling, ...]:
     """The nonzero √(2 l₃ + 1) w of x ⊗ y -> l₃."""
     w = sqrt(2 * l3 + 1) * wigner_3j(l1, l2, l3)
-    return tuple(Coupling(int(a), int(b), int(c), float(w[a, b, c])) for a, b, c in np.argwhere(w))
+    return tuple(Coupling(int(a), int(b), int(c), _root(float(w[a, b, c]))) for a, b, c in np.argwhere(w))
+
+
+def _root(x: float) -> float:
+    """The root of a rational number that x is but for rounding: so equal coefficients are equal to the bit."""
+    exact = copysign(sqrt(Fraction(x * x).limit_denominator(1_000_000)), x)
+    assert abs(exact - x) < 1e-13
+    return exact
 
 
 @cache
