@@ -8,6 +8,7 @@ from typing import Any
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from mlpot.cpu.plan import COEFFICIENTS
 from mlpot.cpu.vectors import Flat, _void
 
 EDGES = 2  # that go through the loops together, as many as registers hold
@@ -58,10 +59,10 @@ class Edges(Flat):
             self.plus(self.arrays["table"], self.k["table"]),
         )
         first = [self.plus(table, self.times(self.integer(knots, n), self.k["step"])) for n in range(EDGES)]
-        c = self.plus(self.arrays["c"], self.times(self.k["knot"], 12))
+        c = self.plus(self.arrays["c"], self.times(self.k["knot"], COEFFICIENTS))
         factors = [
             [[self.number(self.plus(c, width.type(k))) for k in range(start, start + n_coefficients)]
-             for start in (12 * n, 12 * n + n_coefficients)]
+             for start in (COEFFICIENTS * n, COEFFICIENTS * n + n_coefficients)]
             for n in range(EDGES)
         ]  # fmt: skip
 

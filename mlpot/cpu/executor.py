@@ -18,7 +18,7 @@ from mlpot.cpu.edge_writer import EDGES
 from mlpot.cpu.exchange import Exchanges, forward, stops, whole
 from mlpot.cpu.layout import Layout, layout_of
 from mlpot.cpu.outer import Answer, Outer
-from mlpot.cpu.plan import Near, Plan, Workspace
+from mlpot.cpu.plan import COEFFICIENTS, Near, Plan, Workspace
 from mlpot.kernels.threads import run, shares, take
 from mlpot.stages.exchange import exchanged
 from mlpot.stages.run import Program
@@ -341,7 +341,7 @@ def _near(memory: Memory, layout: Layout, structure: Structure, training: bool, 
         original=get("original", n, dtype=whole),
         exact=get("exact", n, 5),
         knots=get("knots", n_grids * n, dtype=whole),
-        coefficients=get("coefficients", n_grids * n * 12, dtype=dtype),
+        coefficients=get("coefficients", n_grids * n * COEFFICIENTS, dtype=dtype),
         harmonics=get("harmonics", n, 16, dtype=dtype),
         by_distance=get("by_distance", n, dtype=dtype),
         by_harmonic=get("by_harmonic", n, 16, dtype=dtype),

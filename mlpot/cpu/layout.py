@@ -150,7 +150,7 @@ class Layout:
             numbers=np.array(self.numbers or [0.0], kind),
             grids=np.array([(g.n_knots, g.degree + 1) for g in self.grids], np.int64).reshape(-1, 2),
             per_length=np.array([g.n_knots / g.cutoff for g in self.grids]),
-            polynomials=np.array([_polynomials(g) for g in self.grids], kind).reshape(-1, 6, 12),
+            polynomials=np.array([_polynomials(g) for g in self.grids], kind).reshape(-1, 6, p.COEFFICIENTS),
             weights=np.empty(0, kind),
             cutoff=self.cutoff,
             block=BLOCK if self.n_arena <= NARROW else BLOCK // 3,
@@ -347,8 +347,8 @@ def _row_slot(out: Layout, n: int, w: int) -> int:
 
 
 def _polynomials(grid: SplineGrid) -> np.ndarray:
-    """(6, 12) by power of t: coefficients of the rows for the value, then for the derivative by distance."""
-    spline, out = SPLINES[grid.degree], np.zeros((6, 12))
+    """(6, COEFFICIENTS), by power of t: coefficients of rows for the value, then for its slope by the distance."""
+    spline, out = SPLINES[grid.degree], np.zeros((6, p.COEFFICIENTS))
     for order in (0, 1):
         rows = np.array(spline.derivative(order, grid.n_knots / grid.cutoff))
         out[: rows.shape[1], order * len(rows) : (order + 1) * len(rows)] = rows.T

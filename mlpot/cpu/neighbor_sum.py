@@ -17,6 +17,7 @@ from mlpot.cpu import edges
 from mlpot.cpu.edge_writer import EDGES
 from mlpot.cpu.plan import (
     CHANNELS,
+    COEFFICIENTS,
     FIRST_TERM,
     GRID,
     IS_PLAIN,
@@ -94,7 +95,7 @@ def _radial(e, outs, s, plan, near, t):
         0,
         s[N_ROWS],
         near.coefficients,
-        12 * (s[GRID] * n + e),
+        COEFFICIENTS * (s[GRID] * n + e),
         s[N_COEFFICIENTS],
         plan.weights,
         s[WEIGHTS],
@@ -282,4 +283,6 @@ def _to_table(e, last, s, near, bars, w_bar):
     for k in range(e, min(e + EDGES, last)):
         at, to = s[GRID] * n + k, 2 * (k - e) * width
         row = s[WEIGHTS] + near.knots[at] * s[STRIDE] * width
-        collect(w_bar, row, width, near.coefficients, 12 * at, s[N_COEFFICIENTS], near.d_dot[k], bars, to)
+        collect(
+            w_bar, row, width, near.coefficients, COEFFICIENTS * at, s[N_COEFFICIENTS], near.d_dot[k], bars, to
+        )

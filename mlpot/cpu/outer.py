@@ -14,6 +14,8 @@ import numpy as np
 
 from mlpot.cpu.edge_writer import EDGES
 from mlpot.cpu.harmonics import harmonics, pull_back, tangents
+from mlpot.cpu.plan import COEFFICIENTS
+from mlpot.cpu.radial_table import spline_coefficients
 from mlpot.cpu.vectors import stack
 from mlpot.kernels.outer_terms import (
     effective_distance,
@@ -200,18 +202,14 @@ def _measure(i, j, listed, e, plan, outer, workspace, near):
 @inlined
 def _lay(e, grid, d, plan, near):
     """The knot of an edge on a grid, and the coefficients of the rows that it reads."""
-    n, n_c, polynomials = len(near.other), plan.grids[grid, 1], plan.polynomials[grid]
+    n = len(near.other)
     place, at = d * plan.per_length[grid], grid * n + e
     knot = min(max(int(place), 0), plan.grids[grid, 0] - 1)
     near.knots[at], t = knot, near.coefficients.dtype.type(place - knot)
-    c = near.coefficients[12 * at : 12 * at + 12]
-    for k in range(12):
-        c[k] = polynomials[n_c - 1, k]
-    for power in range(n_c - 2, -1, -1):
-        for k in range(12):
-            c[k] = c[k] * t + polynomials[power, k]
     if place >= plan.grids[grid, 0]:  # beyond this grid; t is rounded to 1 just before each knot too
-        c[:] = 0
+        near.coefficients[COEFFICIENTS * at : COEFFICIENTS * (at + 1)] = 0
+    else:
+        spline_coefficients(plan.polynomials, grid, plan.grids[grid, 1], t, near.coefficients, COEFFICIENTS * at)
 
 
 @inlined
@@ -223,7 +221,8 @@ def _fill(i, e, plan, near):
         near.harmonics[e] = 0
     for grid in range(len(plan.grids)):
         near.knots[grid * n + e] = 0
-        near.coefficients[12 * (grid * n + e) : 12 * (grid * n + e) + 12] = 0
+        at = grid * n + e
+        near.coefficients[COEFFICIENTS * at : COEFFICIENTS * (at + 1)] = 0
 
 
 @bare

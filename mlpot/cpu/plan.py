@@ -30,6 +30,9 @@ STATIC, PANEL = 28, 29
 """Whether no edge moves what is read; numbers of a panel."""
 N_INTEGERS = 30
 
+COEFFICIENTS = 16
+"""Numbers of an edge for the rows that it reads: at most 6 of T and 6 of T′, and zeros up to a line."""
+
 EMBEDDING, LINEAR, PRODUCTS, ACTIVATION, READOUT, NEIGHBOR_SUM, COPY, EDGE_NETWORK, EDGE_COLLECT = range(9)
 """An `EdgeNetwork` takes two steps: on the backward pass threads meet between them, see `edge_network`."""
 
@@ -48,7 +51,7 @@ class Plan(NamedTuple):
     numbers: Array  # coupling coefficients and factors, of the type of the network
     grids: Array  # (n_grids, 2) int64, knots and coefficients of the splines of each grid
     per_length: Array  # (n_grids,) float64, knots per Å
-    polynomials: Array  # (n_grids, 6, 12), of t, by power: those of T, then those of T′
+    polynomials: Array  # (n_grids, 6, COEFFICIENTS), of t, by power: those of T, then those of T′
     weights: Array  # of the type of the network
     cutoff: float  # Å, of the longest table
     block: int  # atoms that go through the stages together
@@ -100,7 +103,7 @@ class Near(NamedTuple):
     original: Array  # (n_edges,) int64, the place of the edge in the list
     exact: Array  # (n_edges, 5) float64: d in Å, d as the network sees it, see `terms.core_repulsion`; u
     knots: Array  # (n_grids · n_edges,) int64
-    coefficients: Array  # (n_grids · n_edges · 12,), of T, then of T′
+    coefficients: Array  # (n_grids · n_edges · COEFFICIENTS,), of T, then of T′
     harmonics: Array  # (n_edges, 16)
     by_distance: Array  # (n_edges,), ∂E/∂d
     by_harmonic: Array  # (n_edges, 16)

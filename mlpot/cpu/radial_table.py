@@ -4,12 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from mlpot.cpu.edge_writer import EDGES
+from mlpot.cpu.plan import COEFFICIENTS
 from mlpot.cpu.vectors import Flat, _void
 from mlpot.kernels.simd import inlined
+
+
+@intrinsic  # type: ignore[misc]
+def spline_coefficients(typing, polynomials, grid, n_powers, t, out, first):
+    """out[first:] ← the polynomials in t of one grid, (n_grids, 6, COEFFICIENTS) by power."""
+
+    def write(w: Flat) -> None:
+        b, powers = w.builder, w.index(2)
+        own, out = w.plus(w.data(0), w.times(w.index(1), 6 * COEFFICIENTS)), w.plus(w.data(4), w.index(5))
+        t = w.spread(3)
+        n_vectors = COEFFICIENTS // w.width
+        last = b.sub(powers, powers.type(1))
+        sums = [w.variable() for _ in range(n_vectors)]
+        for v, total in enumerate(sums):
+            b.store(w.load(w.plus(own, w.times(last, COEFFICIENTS)), last.type(0), v), total)
+        with cgutils.for_range(b, last) as loop:
+            row = w.plus(own, w.times(b.sub(b.sub(last, loop.index), last.type(1)), COEFFICIENTS))
+            for v, total in enumerate(sums):
+                b.store(w.fma(b.load(total), t, w.load(row, last.type(0), v)), total)
+        for v, total in enumerate(sums):
+            w.store(b.load(total), out, last.type(0), v)
+
+    i = types.intp
+    return types.void(polynomials, i, i, out.dtype, out, i), _void(write)
+
 
 ALL, VALUES, SLOPES = range(3)
 """T and T′, T alone, T′ alone."""
@@ -27,7 +53,7 @@ def _interpolate(n_coefficients: int, n_outs: int) -> Any:
             for n in range(EDGES):
                 row = w.plus(table, w.times(w.integer(knots, n), step))
                 sources = [w.plus(row, w.times(width, r)) for r in range(n_coefficients)]
-                own = w.plus(c, first, first.type(12 * n))
+                own = w.plus(c, first, first.type(COEFFICIENTS * n))
                 factors = [
                     [w.number(w.plus(own, first.type(q * n_coefficients + r))) for r in range(n_coefficients)]
                     for q in range(2)
@@ -54,7 +80,7 @@ _all_4, _all_6, _values_4, _values_6, _slopes_4, _slopes_6 = (_interpolate(n, q)
 def interpolate(outs, out, place, width, c, first, n_coefficients, table, table0, knots, edge, step):
     """T = Σ_r c_r table[r + step knot] of all paths of the edges from one on, T′ behind it, or one of them.
 
-    The coefficients c of an edge are 12 numbers from first on: those of T, then those of T′.
+    The coefficients c of an edge stand from first on: those of T, then those of T′.
     """
     if n_coefficients == 4:
         if outs == ALL:
