@@ -6,7 +6,7 @@ import hashlib
 import platform
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.dynamics.checkpoints import Checkpoint, CheckpointError, Checkpoints
-from mlpot.dynamics.recipe import MDRecipe
+from mlpot.dynamics.recipe import REPLICA, MDRecipe
 from mlpot.dynamics.simulation import Simulation
 from mlpot.dynamics.start import starting_atoms
 from mlpot.dynamics.states import identical
@@ -84,11 +84,10 @@ def _computed_in(calculator: MLPotCalculator) -> str:
 
 
 def _prepared(recipe: MDRecipe, resume: bool) -> Simulation:
-    there = recipe.output / "trajectory.h5"
     checkpoints = Checkpoints(recipe.output)
     newest = checkpoints.newest if resume else None
-    if newest is None and there.exists() and not recipe.overwrite:
-        raise FileExistsError(f"{there} exists. Choose another output, overwrite it, or continue it: --continue.")
+    if newest is None:
+        check_free(recipe, [recipe.output])
     calculator = MLPotCalculator(
         recipe.model,
         device=recipe.device,
@@ -108,6 +107,29 @@ def _prepared(recipe: MDRecipe, resume: bool) -> Simulation:
     ranges = calculator.potential.header.get("card", {}).get("ranges", {})
     card = provenance(recipe, calculator, terms["model"])
     return Simulation(recipe, atoms, rng, checkpoints, card=card, ranges=ranges, terms=terms)
+
+
+def check_free(recipe: MDRecipe, folders: Sequence[Path]) -> None:
+    """Raise FileExistsError for trajectories of an earlier run, or of a batch, where a new one would begin.
+
+    Those that a run may overwrite are the ones that it writes anew: others would look like parts of it, and what
+    continues them would be gone.
+
+    Args:
+        recipe: of the new run.
+        folders: of its trajectories.
+    """
+    name = "trajectory.h5"
+    there = [*sorted(recipe.output.glob(f"{REPLICA}*/{name}")), *recipe.output.glob(name)]
+    if there and not recipe.overwrite:
+        raise FileExistsError(
+            f"{there[0]} exists. Choose another output, overwrite it, or continue it: --continue."
+        )
+    if left := [path for path in there if path.parent not in folders]:
+        raise FileExistsError(
+            f"{left[0]} is of an earlier run, which the new one would not overwrite: {recipe.output} would hold "
+            "both. Remove it, or choose another output."
+        )
 
 
 def terms_of(recipe: MDRecipe) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mlpot.dynamics.batch import check_potential
 from mlpot.dynamics.checkpoints import Checkpoints
 from mlpot.dynamics.recipe import REPLICA, MDRecipe
 from mlpot.dynamics.replicas import Replica, Replicas
-from mlpot.dynamics.run import check_terms, provenance, terms_of
+from mlpot.dynamics.run import check_free, check_terms, provenance, terms_of
 from mlpot.dynamics.start import StartError, started, warn_of_others
 from mlpot.dynamics.summary import End, MDSummary, summary_of, write_report
 from mlpot.folder_lock import folder_lock
@@ -69,11 +69,6 @@ def run_replicas(
 def _prepared(recipe: MDRecipe, resume: bool) -> Replicas:
     checkpoints = Checkpoints(recipe.output)
     newest = checkpoints.newest if resume else None
-    there = sorted(recipe.output.glob(f"{REPLICA}*/trajectory.h5")) + sorted(recipe.output.glob("trajectory.h5"))
-    if newest is None and there and not recipe.overwrite:
-        raise FileExistsError(
-            f"{there[0]} exists. Choose another output, overwrite it, or continue it: --continue."
-        )
     calculator = MLPotCalculator(
         recipe.model,
         device=recipe.device,
@@ -86,6 +81,7 @@ def _prepared(recipe: MDRecipe, resume: bool) -> Replicas:
     if newest is None:
         structures = _structures(recipe)
         recipes = _alone(recipe, len(structures))
+        check_free(recipe, [own.output for own in recipes])
         atoms = [structures[k // recipe.replicas].copy() for k in range(len(recipes))]
     else:
         check_terms(newest, terms)

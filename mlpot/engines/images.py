@@ -13,6 +13,20 @@ BONDED = 0.6
 """Part of the sum of two covalent radii: a cell whose images come closer is no cell of a crystal."""
 
 
+def no_images(file: str, program: str) -> str:
+    """What to warn of where images matter and the file that tells the boundary has none.
+
+    Args:
+        file: what it is, in words.
+        program: whose cell has the images.
+    """
+    return (
+        f"The {file} has no periodic directions, and images of atoms in {program}'s cell are near: they are not "
+        f"computed. If it is a crystal, a slab or a wire, give a {file} with its periodic directions, such as "
+        'extxyz with pbc="T T F".'
+    )
+
+
 def images_matter(numbers: NDArray[np.int64], positions: Floats, cell: Floats, cutoff: float) -> bool:
     """Whether images in a cell that could be a crystal's would have a part in energies, if it were periodic.
 

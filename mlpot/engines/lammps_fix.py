@@ -18,7 +18,7 @@ import numpy as np
 from lammps import MPIAbortException, lammps
 from numpy.typing import NDArray
 
-from mlpot.engines.lammps_library import N_FUNCTIONS, STYLE_AT, Symbols, communication, lmp_version
+from mlpot.engines.lammps_library import N_FUNCTIONS, STYLE_AT, Symbols, lmp_version, part
 
 __all__ = ["STYLE", "Callbacks", "Fix", "MPIAbortException", "lammps", "register"]
 
@@ -173,6 +173,11 @@ def _maker_of_fixes(symbols: Symbols) -> Any:
     return CFUNCTYPE(c_void_p, c_void_p, c_int, POINTER(c_char_p))(make)
 
 
+def is_ours(fix: int) -> bool:
+    """Whether the fix at an address is a potential, and not another one that has its ID now."""
+    return bool(fix) and c_void_p.from_address(fix).value == _kept["functions"][0].ctypes.data + 16
+
+
 _of_fix: dict[int, Callbacks] = {}
 _sent: dict[int, NDArray[np.float64]] = {}  # by fix, while its numbers travel
 
@@ -296,11 +301,9 @@ class Fix:
 
     def __init__(self, lmp: Any, name: str):
         self._lmp, self._name = lmp, name.encode()
-        symbols, comm = Symbols(lmp.lib), communication(lmp)
-        table = (ctypes.c_uint64 * N_FUNCTIONS).from_address(c_void_p.from_address(comm).value or 0)
-        brick, tiled = (f"{kind}12reverse_commEPNS_3FixEi" for kind in ("9CommBrick", "9CommTiled"))
-        self._is_brick = symbols.address(brick) in table[:64]
-        self._reverse = symbols.function(brick if self._is_brick else tiled, None, c_void_p, c_void_p, c_int)
+        symbols = Symbols(lmp.lib)
+        names = [f"{kind}12reverse_commEPNS_3FixEi" for kind in ("9CommBrick", "9CommTiled")]
+        self._reverse = {symbols.address(n): symbols.function(n, None, c_void_p, c_void_p, c_int) for n in names}
 
     def send_home(self, address: int, values: NDArray[np.float64]) -> None:
         """Add what ghosts have to what their atoms have.
@@ -311,8 +314,11 @@ class Fix:
         """
         assert values.shape[1] == 3
         assert values.flags.c_contiguous
+        comm = part(self._lmp, "Comm")  # taken anew, as `comm_style` makes another one, of another class
+        table = (ctypes.c_uint64 * N_FUNCTIONS).from_address(c_void_p.from_address(comm).value or 0)
+        reverse = next(self._reverse[place] for place in table if place in self._reverse)
         _sent[address] = values
-        self._reverse(communication(self._lmp), address, 3)
+        reverse(comm, address, 3)
         del _sent[address]
 
     def tell(self, energy: float, virial: NDArray[np.float64]) -> None:

@@ -53,19 +53,14 @@ class Symbols:
         return table[: int(np.flatnonzero(table == 0)[1])].copy()  # another class' table begins with a zero
 
 
-def communication(lmp: Any) -> int:
-    """Where the object is that communicates."""
-    return part(lmp, "Comm")
-
-
 class _Text(ctypes.Structure):
     """`std::string`, to be read only."""
 
     _fields_ = (("data", c_char_p), ("length", c_size_t), ("room", c_size_t), ("rest", c_size_t))
 
 
-def styles(lmp: Any, kind: str) -> list[str]:
-    """Of all fixes, ours being `external`, or of all computes that there are: kind is `fix` or `compute`."""
+def address_of(lmp: Any, kind: str, name: str) -> int:
+    """Where a fix or a compute of some ID is, 0 if there is none: kind is `fix` or `compute`."""
     function = f"get_{kind}_by_id"
     find = Symbols(lmp.lib).function(
         f"6Modify{len(function)}{function}ERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE",
@@ -73,9 +68,13 @@ def styles(lmp: Any, kind: str) -> list[str]:
         c_void_p,
         c_void_p,
     )
-    modify = part(lmp, "Modify")
-    names = [name.encode() for name in lmp.available_ids(kind)]
-    found = [find(modify, ctypes.byref(_Text(name, len(name), len(name), 0))) for name in names]
+    text = name.encode()
+    return find(part(lmp, "Modify"), ctypes.byref(_Text(text, len(text), len(text), 0))) or 0
+
+
+def styles(lmp: Any, kind: str) -> list[str]:
+    """Of all fixes, ours being `external`, or of all computes that there are: kind is `fix` or `compute`."""
+    found = [address_of(lmp, kind, name) for name in lmp.available_ids(kind)]
     return [(c_char_p.from_address(address + STYLE_AT).value or b"").decode() for address in found]
 
 
@@ -102,7 +101,7 @@ def setting(address: int, kind: str, name: str) -> int:
 
 def ghost_cutoff(lmp: Any) -> float:
     """How far out LAMMPS keeps ghosts, Å, as it stands now."""
-    return float(Symbols(lmp.lib).function("4Comm15get_comm_cutoffEv", c_double, c_void_p)(communication(lmp)))
+    return float(Symbols(lmp.lib).function("4Comm15get_comm_cutoffEv", c_double, c_void_p)(part(lmp, "Comm")))
 
 
 def flush(lmp: Any) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlpot.engines import lammps_fix
 from mlpot.engines.lammps_guards import LocalGuards
-from mlpot.engines.lammps_library import flush, ghost_cutoff
+from mlpot.engines.lammps_library import address_of, flush, ghost_cutoff
 from mlpot.engines.lammps_passes import Passes, split
 from mlpot.engines.lammps_refusals import check_masses, check_settings, check_styles
 from mlpot.engines.local_atoms import Box, LocalGraph, farthest
@@ -103,7 +103,7 @@ class RankPotential(lammps_fix.Callbacks):
 
     def is_there(self) -> bool:
         """Whether the line of the potential was read and its fix is there yet."""
-        return self._fix is not None and self.lmp.has_id("fix", self._name)
+        return self._fix is not None and lammps_fix.is_ours(address_of(self.lmp, "fix", self._name))
 
     def begin_run(self, command: str) -> None:
         """As `Callbacks`; without a potential all ranks end."""

@@ -24,12 +24,17 @@ COMPUTES = {
     *("pe/tally", "pe/mol/tally", "force/tally", "stress/tally", "heat/flux/tally", "heat/flux/virial/tally"),
 }
 """Those that say that they are of pair styles (`pair`, `pair/local`, `fep`, `ti`) are not among them."""
+HEAT = "heat/flux"
 SAME_MASS, OTHER_MASS = 0.002, 0.2
 """Parts of a mass by which it may differ from that of an element, and from which on it is of another one."""
 
 
 def check_styles(lmp: Any) -> None:
-    """Raise ValueError if the script has a fix or a compute that asks pair styles alone."""
+    """Raise ValueError if the script has a fix or a compute that asks pair styles, or is right for pairs alone.
+
+    The flux of heat is Σ_i Σ_j r_ij (∂E_j/∂r_ji · v_i) (Fan et al., Phys. Rev. B 92, 094301, 2015). LAMMPS takes
+    virials of atoms instead, which give the same where each energy is one of pairs.
+    """
     for kind, refused, why in (
         ("fix", FIXES, "nothing that it accepts would be right"),
         ("compute", COMPUTES, "nothing that it tells would be right"),
@@ -39,6 +44,12 @@ def check_styles(lmp: Any) -> None:
                 f"{kind} {', '.join(wrong)} computes energies or forces by itself, of pair styles and without the "
                 f"potential. Remove it: {why}."
             )
+    if HEAT in styles(lmp, "compute"):
+        raise ValueError(
+            f"compute {HEAT} makes the flux of heat of the virials of atoms, which is right for potentials of "
+            "pairs and wrong for this one, whose energies are of many atoms. Remove it; differences of "
+            "temperature that `fix ehex` or `fix thermal/conductivity` keep up tell a conductivity without it."
+        )
 
 
 def check_settings(lmp: Any, fix: int, name: str) -> None:

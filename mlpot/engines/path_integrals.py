@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from mlpot.data.sources.read import read_structure
-from mlpot.engines.images import images_matter
+from mlpot.engines.images import images_matter, no_images
 from mlpot.equivariance import warn_of_rotations
 from mlpot.forces import predict
 from mlpot.model_file import load_potential
@@ -42,11 +42,6 @@ Answer = tuple[float, Floats, Floats, str]
 """Energy, forces (n_atoms, 3), virial (3, 3) and no more, in i-PI's units."""
 OWN = {"verbosity", "verbose"}
 """Parameters that i-PI adds."""
-NO_IMAGES = (
-    "The template has no periodic directions, and images of atoms in i-PI's cell are near: they are not computed. "
-    "If it is a crystal, a slab or a wire, give a template with its periodic directions, such as extxyz with "
-    'pbc="T T F".'
-)
 SAME_PLACE = 1e-3  # Å; files of structures have fewer digits than positions
 
 
@@ -122,7 +117,7 @@ class MLPotDriver:
         if not self._warned and not pbc.any():
             self._warned = images_matter(z, r[0], h[0], self._potential.cutoff)
             if self._warned:
-                warnings.warn(NO_IMAGES, stacklevel=3)
+                warnings.warn(no_images("template", "i-PI"), stacklevel=3)
         graph = build_graphs([z] * len(r), r, h, [pbc] * len(r), self._potential.cutoff)
         out = predict(self._potential, graph)
         forces = out.forces.view(len(r), len(z), 3).numpy()

@@ -12,14 +12,9 @@ from ase.calculators.socketio import SocketClient
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.data.sources.read import read_structure
-from mlpot.engines.images import images_matter
+from mlpot.engines.images import images_matter, no_images
 
 PORT = 31415  # of i-PI
-NO_IMAGES = (
-    "The file of the structure has no periodic directions, and images of atoms in the program's cell are near: "
-    "they are not computed. If it is a crystal, a slab or a wire, give a file with its periodic directions, such "
-    'as extxyz with pbc="T T F".'
-)
 
 
 class Client(SocketClient):  # type: ignore[misc]  # ASE has no types
@@ -36,7 +31,7 @@ class Client(SocketClient):  # type: ignore[misc]  # ASE has no types
             cutoff = atoms.calc.potential.cutoff
             self.told = images_matter(atoms.numbers, atoms.positions, atoms.cell.array, cutoff)
             if self.told:
-                warnings.warn(NO_IMAGES, stacklevel=2)
+                warnings.warn(no_images("structure file", "the program"), stacklevel=2)
         energy, forces = atoms.get_potential_energy(), atoms.get_forces()
         has_stress = "stress" in atoms.calc.results
         virial = -atoms.get_volume() * atoms.get_stress(voigt=False) if has_stress else np.zeros((3, 3))

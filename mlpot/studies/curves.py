@@ -37,10 +37,10 @@ def compare(
 ) -> dict[str, Any]:
     """Compare the curves in some directories, each called as its directory is.
 
-    Subsets of one seed are the same frames in every curve, so that curves are compared seed by seed and size by
-    size: a power law is fitted to the ratios of errors, whose slope is the difference of the slopes, and whose
-    height the factor between the errors at the middle of the sizes. What all curves share, such as a subset that
-    happens to be good, is in neither.
+    Subsets of one seed are the same frames in every curve (else a note says so), so that curves are compared seed
+    by seed and size by size: a power law is fitted to the ratios of errors, whose slope is the difference of the
+    slopes, and whose height the factor between the errors at the middle of the sizes. What all curves share, such
+    as a subset that happens to be good, is in neither.
 
     Args:
         directories: of curves, at least two.
@@ -73,7 +73,7 @@ def compare(
         "finished": sum(c["finished"] for c in curves.values()),
         "trainings": sum(c["trainings"] for c in curves.values()),
         "complete": all(c["complete"] for c in curves.values()),
-        "notes": _notes(curves, seeds),
+        "notes": [*_notes(curves, seeds), *_notes_of_draws(curves, against, seeds)],
     }
 
 
@@ -99,6 +99,8 @@ def _read(folder: Path) -> dict[str, Any]:
     with CURVE.before(folder) as written:
         needed = {key: written[key] for key in NEEDED}
         needed["drawing"] = {key: written["drawing"][key] for key in SAME_DATA}
+        training = written["recipe"]["training"]
+        needed["draws"] = int(training["seed"]), int(training["committee"])
         return needed
 
 
@@ -172,6 +174,21 @@ def _notes(curves: Curves, seeds: Sequence[int]) -> list[str]:
     if len(seeds) == 1:
         notes.append("One seed: the scatter of trainings is told by distances from the line alone.")
     return notes
+
+
+def _notes_of_draws(curves: Curves, against: str, seeds: Sequence[int]) -> list[str]:
+    """Which curves have other subsets than the one that they are compared to, as `curve.Plan.seed` draws them."""
+
+    def draws(name: str) -> list[int]:
+        seed, members = curves[name]["draws"]
+        return [seed + k * members for k in seeds]
+
+    others = [name for name in curves if draws(name) != draws(against)]
+    return [
+        f"{name} was trained on other frames than {against}, seed by seed, as training.seed or training.committee "
+        "differ: what frames happen to be good is in its factor and slope too."
+        for name in others
+    ]
 
 
 def _listed(seeds: Sequence[int]) -> str:

@@ -89,14 +89,15 @@ def difference(a: Row, b: Row) -> tuple[float, float]:
     """Validation error of one row less that of another, and the standard error of it.
 
     Both are judged by the same structures, so that differences by structure count, and what makes a structure hard
-    for both does not. Scatter between seeds is added where there are several.
+    for both does not. Scatter between seeds is added where there are several. Of one structure nobody knows how
+    differences scatter: the error is infinite, and everything ties.
     """
     weights = a.judged[0].weights
     mean_a, mean_b = (np.mean([j.errors for j in row.judged], axis=0) for row in (a, b))
     by_structure = mean_a - mean_b
     mean = float(np.average(by_structure, weights=weights))
     n, squares = len(weights), (weights * (by_structure - mean)) ** 2
-    variance = float(squares.sum()) / float(weights.sum()) ** 2 * n / (n - 1)
+    variance = float(squares.sum()) / float(weights.sum()) ** 2 * n / (n - 1) if n > 1 else math.inf
     for row in (a, b):
         if len(row.judged) > 1:
             variance += float(np.var([j.mean for j in row.judged], ddof=1)) / len(row.judged)

@@ -234,6 +234,13 @@ def test_another_number_of_replicas_is_another_run(folder: Path) -> None:
         run_replicas(batch.model_copy(update={"replicas": 3}), resume=True)
     with pytest.raises(CheckpointError, match="replicas = 2, not 1"):
         run_md(batch.model_copy(update={"replicas": 1}), resume=True)
+    kept = batch.output / "checkpoint_A"
+    before = kept.stat().st_mtime_ns
+    with pytest.raises(FileExistsError, match="replica_0"):
+        run_md(batch.model_copy(update={"replicas": 1}))
+    with pytest.raises(FileExistsError, match=r"replica_1/trajectory\.h5 is of an earlier run"):
+        run_replicas(batch.model_copy(update={"replicas": 1, "frame": "all", "overwrite": True}))
+    assert kept.stat().st_mtime_ns == before
 
 
 def test_a_replica_is_read_like_any_run(folder: Path) -> None:

@@ -100,6 +100,10 @@ SECTIONS: dict[str, str] = {
     "L9_mixed": start("ethanol", ORGANIC, boundary="p f m") + "run 0\n",
     "L21_lattice_vectors_added": oxide("far_away") + "run 0\n",
     "L3_newton_off": oxide(before="newton off") + "run 0\n",
+    "L3_newton_off_and_tiled_later": oxide("large", before="newton off")
+    + "run 0\ncomm_style tiled\nbalance 1.0 rcb\n"
+    + MOVE
+    + "run 0\n",
     "L3_balanced": oxide() + "fix b all balance 10 1.0 shift xyz 5 1.1\n" + MOVE + "run 0\n",
     "L3_tiled": oxide("large", before="comm_style tiled") + "balance 1.0 rcb\n" + MOVE + "run 0\n",
     "L6_npt": oxide("tilted")

@@ -80,6 +80,15 @@ WRONG: dict[str, tuple[str, str]] = {
         oxide() + "fix_modify potential virial no\nminimize 0 0 1 1\n",
         "has `fix_modify potential virial no`",
     ),
+    "L7_flux_of_heat": (
+        oxide() + "compute k all ke/atom\ncompute e all pe/atom\ncompute s all stress/atom NULL virial\n"
+        "compute j all heat/flux k e s\nthermo_style custom step c_j[1]\nrun 0\n",
+        "wrong for this one, whose energies are of many atoms",
+    ),
+    "L11_another_fix_of_its_name": (
+        oxide() + "run 0\nunfix potential\nfix potential all nve\nrun 5\n",
+        "comes to `run` without a potential",
+    ),
     "two_potentials": (oxide() + "fix other all mlpot O Si\n", "has a fix mlpot already"),
     "L1_same_place": (
         oxide() + "create_atoms 2 single 5.1 2.2 5.3\ncreate_atoms 2 single 5.1 2.2 5.3\nrun 0\n",

@@ -41,7 +41,14 @@ FORCES = "forces_mae_meV_per_A"
 
 
 def written(
-    folder: Path, slope: float, factor: float, *, seeds: int = 3, finished: int = 3, **drawing: Any
+    folder: Path,
+    slope: float,
+    factor: float,
+    *,
+    seeds: int = 3,
+    finished: int = 3,
+    members: int = 1,
+    **drawing: Any,
 ) -> Path:
     """The directory of a curve whose errors are a power of the size times the luck of each subset."""
     points = [
@@ -57,6 +64,7 @@ def written(
     content = {"sizes": list(SIZES), "seeds": seeds, "backbone": "schnet", "budget": 10, "pool": {}}
     content |= {"points": points, "drawing": DRAWING | drawing, "complete": finished == seeds}
     content |= {"finished": finished * len(SIZES), "trainings": len(points)}
+    content |= {"recipe": {"training": {"seed": 0, "committee": members}}}
     folder.mkdir()
     (folder / "curve.json").write_text(json.dumps(content))
     return folder
@@ -129,6 +137,17 @@ def test_the_command_draws_and_tells(
     assert page.count("<img") == 3
 
 
+@pytest.mark.parametrize(("seeds", "is_told"), [(1, False), (3, True)])
+def test_other_frames_of_a_seed_are_told(tmp_path: Path, seeds: int, is_told: bool) -> None:
+    """A committee takes several seeds for each of the curve, so that its second one draws other frames."""
+    folders = [
+        written(tmp_path / name, -0.4, 100.0, seeds=seeds, finished=seeds, members=members)
+        for name, members in (("alone", 1), ("committee", 4))
+    ]
+    told = "committee was trained on other frames than alone"
+    assert any(told in note for note in compare(folders)["notes"]) is is_told
+
+
 def test_errors_on_both_sides_of_a_power_of_ten_have_numbers_on_both() -> None:
     figure = Figure()
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
@@ -137,6 +156,36 @@ def test_errors_on_both_sides_of_a_power_of_ten_have_numbers_on_both() -> None:
     canvas.draw()
     written = {label.get_text() for label in axes.get_yticklabels(which="both")}
     assert {"70", "100", "150"} <= written
+
+
+def _lost_and_trained_anew(
+    folder: Path, alone: dict[str, Any], found: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """A model that is deleted stops no other; one trained anew is averaged anew; another test set is refused."""
+    small, large = (folder / "curve" / point["directory"] for point in alone["points"])
+    kept, moved = folder / "curve" / "curve.json", large / "moved"
+    (large / "model.safetensors").rename(moved)
+    part = average_curve(folder / "curve", folder / "of_one", **settings)
+    assert [point["state"] for point in part["points"]] == ["finished", "waiting"]
+    assert any(note.startswith(f"{large.name}: no model.safetensors") for note in part["notes"])
+    assert average_curve(folder / "curve", folder / "averaged", resume=True, **settings) == found
+    moved.rename(large / "model.safetensors")
+    whole = average_curve(folder / "curve", folder / "of_one", resume=True, **settings)
+    assert [point["test"] for point in whole["points"]] == [point["test"] for point in found["points"]]
+
+    text, models = kept.read_text(), [folder / "of_one" / of.name / "model.safetensors" for of in (small, large)]
+    other, before = json.loads(text), [model.stat().st_mtime_ns for model in models]
+    other["points"][0]["seconds"] += 1.0
+    kept.write_text(json.dumps(other))
+    average_curve(folder / "curve", folder / "of_one", resume=True, **settings)
+    assert [model.stat().st_mtime_ns == time for model, time in zip(models, before, strict=True)] == [False, True]
+    kept.write_text(text)
+    test = folder / "test.h5"
+    content = test.read_bytes()
+    write(test, crystals(20)[18:], overwrite=True)
+    with pytest.raises(RunDirectoryError, match=r"test set .* changed since the curve"):
+        average_curve(folder / "curve", folder / "of_one", resume=True, **settings)
+    test.write_bytes(content)
 
 
 def test_averages_of_a_network_that_is_equivariant_err_as_it_does(
@@ -158,6 +207,7 @@ def test_averages_of_a_network_that_is_equivariant_err_as_it_does(
     times = [path.stat().st_mtime_ns for path in models]
     assert average_curve(tmp_path / "curve", tmp_path / "averaged", resume=True, **settings) == found
     assert [path.stat().st_mtime_ns for path in models] == times
+    _lost_and_trained_anew(tmp_path, alone, found, settings)
     mirrored = average_curve(tmp_path / "curve", tmp_path / "mirrored", **settings | {"reflections": True})
     assert "Mirror images have one energy." in mirrored["notes"]
     with pytest.raises(RecipeError, match="other values of over"):

@@ -311,6 +311,16 @@ def test_scatter_between_seeds_makes_a_tie() -> None:
     assert same(replace(a, judged=tuple(two), points=a.points * 2), b)
 
 
+def test_errors_of_one_structure_tell_no_network_from_another() -> None:
+    """Where a single validation structure has forces; it was a division by zero after all trainings."""
+    rows = [
+        Row(name, 1.0, [{}], (Judged(np.array([error]), np.array([9.0])),), 2.0)
+        for name, error in (("schnet", 20.0), ("ace", 5.0))
+    ]
+    assert same(*rows)
+    assert "ties with it (+15 ± inf meV/Å)" in choice(rows, Budget(), "meV/Å")["told"]
+
+
 def test_a_failed_training_is_told_and_not_picked() -> None:
     points = [{**r.points[0], "epochs": 1} for r in ROWS[:2]]
     for p in points:
