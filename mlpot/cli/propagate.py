@@ -94,11 +94,9 @@ def propagate_judge(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The figures, *.json.")] = None,
 ) -> None:
     """Compare a propagator with integration by the potential: errors, energy, and what the same time would buy."""
-    import json
-
     from mlpot.atomic_files import check_reports, write_whole
     from mlpot.model_file import load_potential
-    from mlpot.propagators.judge import judge
+    from mlpot.propagators.judge import as_json, judge
     from mlpot.propagators.propagator_file import load_propagator
     from mlpot.propagators.trajectories import read_trajectory
     from mlpot.torch_settings import known_dtype
@@ -119,7 +117,7 @@ def propagate_judge(
     )
     console.print(told.format(**found), soft_wrap=True, highlight=False)
     if output is not None:
-        write_whole(output, json.dumps(found, indent=2).encode() + b"\n")
+        write_whole(output, as_json(found))
 
 
 @propagate_app.command("recipe")

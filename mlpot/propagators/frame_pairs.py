@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -30,6 +31,14 @@ class FramePairs:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that is in it."""
+        digest = hashlib.sha256(repr(self.interval).encode())
+        for name in ARRAYS:
+            array = getattr(self, name)
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def __getitem__(self, chosen: slice | NDArray[np.integer]) -> FramePairs:
         return replace(self, **{name: getattr(self, name)[chosen] for name in ARRAYS})

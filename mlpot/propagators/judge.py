@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -89,6 +90,17 @@ def judge(
         "momentum": momentum_error(propagator, trajectory, starts, n_calls),
         "rows": [asdict(row) for row in rows],
     }
+
+
+def as_json(found: Mapping[str, Any]) -> bytes:
+    """What `judge` found, as a file; null stands for what is no number, which JSON does not know."""
+
+    def known(value: Any) -> Any:
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    rows = [{key: known(value) for key, value in row.items()} for row in found["rows"]]
+    whole = {key: known(value) for key, value in found.items()} | {"rows": rows}
+    return json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def _starts(trajectory: Trajectory, stride: int, n_starts: int, n_calls: int) -> NDArray[np.int64]:

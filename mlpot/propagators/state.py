@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from mlpot.propagators.frame_pairs import FramePairs
 from mlpot.propagators.propagator import Propagator
 from mlpot.propagators.recipe import PropagatorRecipe
 from mlpot.training.parameter_groups import make_optimizer
-from mlpot.training.run_directory import read_checkpoint
+from mlpot.training.run_directory import RunDirectoryError, read_checkpoint
 
-OF_STATE = ("epoch", "step", "seconds", "best", "log")
+OF_STATE = ("epoch", "step", "seconds", "best", "log", "data")
 
 
 @dataclass
@@ -31,6 +32,7 @@ class State:
     seconds: float = 0.0  # of the processor, earlier sessions included
     best: dict[str, Any] = field(default_factory=dict)  # weights with the lowest validation loss, and that
     log: list[dict[str, float]] = field(default_factory=list)
+    data: str = ""  # fingerprints of what it learns and is chosen by; none of what a recipe makes anew
 
     def average(self, decay: float) -> None:
         """Move the average of the weights, with a decay of (1 + n) / (10 + n) at step n up to `decay`."""
@@ -49,17 +51,23 @@ class State:
         """Take over a checkpoint.
 
         Raises:
-            RunDirectoryError: it is damaged.
+            RunDirectoryError: it is damaged, or of other trajectories.
         """
-        saved = read_checkpoint(path)
+        saved = {"data": self.data} | read_checkpoint(path)  # which checkpoints of before do not tell
+        if saved["data"] != self.data:
+            raise RunDirectoryError(
+                f"The trajectories changed since the run in {path.parent} was started. Restore them, or start a "
+                "run in another directory."
+            )
         for name in ("propagator", "averaged", "optimizer"):
             getattr(self, name).load_state_dict(saved[name])
         for name in OF_STATE:
             setattr(self, name, saved[name])
 
 
-def start(recipe: PropagatorRecipe, pairs: FramePairs) -> State:
+def start(recipe: PropagatorRecipe, sets: Mapping[str, FramePairs]) -> State:
     """Random weights of a recipe's seed; the scales of speed and distance are those of the training set."""
+    pairs = sets["train"]
     velocities = torch.as_tensor(pairs.velocities) * pairs.interval
     positions = torch.as_tensor(pairs.positions)
     apart = (positions.unsqueeze(2) - positions.unsqueeze(1)).norm(dim=-1)
@@ -75,4 +83,7 @@ def start(recipe: PropagatorRecipe, pairs: FramePairs) -> State:
         averaged = Propagator(arguments, elements=elements, interval=pairs.interval)
     averaged.load_state_dict(propagator.state_dict())
     optimizer = make_optimizer(propagator, recipe.optimizer, fused=True, rows={})
-    return State(propagator, averaged.requires_grad_(False), optimizer)
+    # What the experiment makes is told whole by its recipe, and may differ in last digits from machine to machine.
+    names = ("train", "validation") if recipe.data.trajectory else ()
+    data = " ".join(sets[name].fingerprint() for name in names)
+    return State(propagator, averaged.requires_grad_(False), optimizer, data=data)

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from mlpot.atomic_files import check_folder, make_folder, write_whole
+from mlpot.folder_lock import folder_lock
 from mlpot.propagators.errors import errors_of, free_flight_mse, free_flight_time, loss_of, scales_of
 from mlpot.propagators.frame_pairs import FramePairs
 from mlpot.propagators.propagator import Propagator, tensors_of
@@ -48,19 +49,27 @@ def train(
         tell: where lines of progress go.
 
     Raises:
-        RunDirectoryError, RecipeError: a training is there, or none, or one by another recipe.
+        RunDirectoryError, RecipeError: a training is there, or none, or one by another recipe or on other data.
+        LockedError: another process has the directory.
         TrainingDivergedError: the loss is no number.
         SignalledError: stopped by a signal, and saved.
     """
     directory = Path(recipe.training.directory)
     check_directory(recipe, resume=resume, overwrite=overwrite)
-    _begin(directory, recipe, resume=resume)
-    state = start(recipe, sets["train"])
-    if resume and (directory / CHECKPOINT).exists():
-        state.restore(directory / CHECKPOINT)
-        tell(f"Going on after epoch {state.epoch} of {recipe.training.epochs}.")
-    with stop_request() as request:
-        _epochs(state, recipe, sets, directory, request, tell)
+    with folder_lock(directory):
+        _begin(directory, recipe, resume=resume)
+        state = start(recipe, sets)
+        if resume and (directory / CHECKPOINT).exists():
+            state.restore(directory / CHECKPOINT)
+            tell(f"Going on after epoch {state.epoch} of {recipe.training.epochs}.")
+        with stop_request() as request:
+            _epochs(state, recipe, sets, directory, request, tell)
+        return _finish(state, recipe, sets)
+
+
+def _finish(state: State, recipe: PropagatorRecipe, sets: Sets) -> dict[str, Any]:
+    """Write the chosen weights and metrics.json, and give what the latter says."""
+    directory = Path(recipe.training.directory)
     chosen: Propagator = state.averaged
     chosen.load_state_dict(state.best["weights"])
     card = {"recipe": recipe.model_dump(mode="json"), "epoch": state.best["epoch"]}
@@ -103,6 +112,11 @@ def check_directory(recipe: PropagatorRecipe, *, resume: bool, overwrite: bool) 
         raise RunDirectoryError(
             f"{directory} holds a run already. Resume it (--resume), overwrite it (--overwrite), or give another "
             "training.directory."
+        )
+    elif not has_begun(directory) and (others := [n for n in (LOG, METRICS, MODEL) if (directory / n).exists()]):
+        raise RunDirectoryError(
+            f"{directory} has {', '.join(others)} of something else, which a training would replace. Give another "
+            "training.directory, or move them."
         )
 
 

@@ -32,6 +32,7 @@ from mlpot.training.messages import Messages
 from mlpot.training.outputs import examples, write_outputs
 from mlpot.training.recipe import Recipe, checked_arguments
 from mlpot.training.run_directory import (
+    MODEL,
     RunDirectoryError,
     check_holds_no_propagator,
     check_holds_run,
@@ -174,7 +175,7 @@ def _prepare(directory: Path, recipe: Recipe, *, resume: bool, overwrite: bool) 
         if load_recipe(Recipe, directory / "recipe.yaml").training.committee == 1:
             raise RecipeError(f"The run in {directory} is of one network; give another training.directory.")
         check_same_recipe(directory, recipe)
-    elif (members or (directory / FOLDER).exists()) and not overwrite:
+    elif (members or any((directory / there).exists() for there in (FOLDER, MODEL))) and not overwrite:
         raise RunDirectoryError(
             f"{directory} holds a run already. Resume it, overwrite it, or give another training.directory."
         )

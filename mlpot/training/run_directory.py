@@ -38,6 +38,7 @@ MAY_CHANGE = {
     },
 }
 """Keys that may differ in a resumed run. Frames are compared by content, the number of processes separately."""
+MODEL = "model.safetensors"
 PROPAGATOR = "checkpoint.ckpt"  # what only a run of propagators has, beside a recipe, a model and metrics
 
 
@@ -81,7 +82,7 @@ def prepare_directory(
     if resume:
         name = check_same_run(directory, recipe, content, tell) or name
     else:
-        if (directory / FOLDER).exists() and not overwrite:
+        if any((directory / there).exists() for there in (FOLDER, MODEL)) and not overwrite:
             raise RunDirectoryError(
                 f"{directory} holds a run already. Resume it, overwrite it, or give another training.directory."
             )
@@ -119,7 +120,7 @@ def has_begun(directory: Path) -> bool:
 
 def has_finished(directory: Path) -> bool:
     """Whether the run in a directory has written all; metrics go when it goes on, and a model comes after them."""
-    return all((directory / name).is_file() for name in ("metrics.json", "model.safetensors"))
+    return all((directory / name).is_file() for name in ("metrics.json", MODEL))
 
 
 def check_same_run(directory: Path, recipe: Recipe, content: dict[str, Any], tell: Messages) -> str | None:

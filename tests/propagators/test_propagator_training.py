@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from molecule_runs import write_trajectory
 from sets import crystals, small_recipe, write
 
+from mlpot.folder_lock import LockedError, folder_lock
 from mlpot.propagators.errors import errors_of
 from mlpot.propagators.propagator_file import load_propagator
 from mlpot.propagators.recipe import EXPERIMENT, PropagatorRecipe
@@ -101,7 +103,19 @@ def test_runs_are_neither_overwritten_nor_mixed(water: str, tmp_path: Path) -> N
         train(wanted, sets, tell=told_nothing)
     with pytest.raises(RecipeError, match=r"other values of model\.n_layers"):
         train(recipe(water, tmp_path / "run", "training.epochs=1", "model.n_layers=3"), sets, resume=True)
+    others = {**sets, "train": replace(sets["train"], velocities=-sets["train"].velocities)}
+    with pytest.raises(RunDirectoryError, match="trajectories changed since the run"):
+        train(wanted, others, resume=True, tell=told_nothing)
+    with folder_lock(tmp_path / "run"), pytest.raises(LockedError):
+        train(wanted, sets, resume=True, tell=told_nothing)
     train(wanted, sets, overwrite=True, tell=told_nothing)
+
+
+def test_a_log_of_something_else_is_not_removed(water: str, tmp_path: Path) -> None:
+    """The folder of a molecular dynamics run has a log.csv too."""
+    (tmp_path / "log.csv").write_text("step\n")
+    with pytest.raises(RunDirectoryError, match=r"has log\.csv of something else"):
+        check_directory(recipe(water, tmp_path), resume=False, overwrite=True)
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -21,7 +21,7 @@ from mlpot.dynamics.batch import Batch
 from mlpot.dynamics.lockstep import at_constant_energy
 from mlpot.model_file import save_potential
 from mlpot.potential import Potential
-from mlpot.propagators.judge import judge
+from mlpot.propagators.judge import as_json, judge
 from mlpot.propagators.propagator import Propagator
 from mlpot.propagators.propagator_file import save_propagator
 from mlpot.propagators.rollout import RollOutError, roll_out, steps
@@ -105,6 +105,8 @@ def test_what_has_flown_apart_has_no_figures(trajectory: Path, potential: Potent
     found = judge(propagator(size=3.0), read_trajectory(trajectory), potential, n_starts=2, n_calls=20)
     last = next(r for r in found["rows"] if r["method"] == "propagator" and r["calls"] == 20)
     assert np.isnan(last["energy"])
+    assert "NaN" not in as_json(found).decode()
+    assert next(r for r in json.loads(as_json(found))["rows"] if r["calls"] == 20)["energy"] is None
 
 
 def test_what_cannot_be_rolled_out_is_refused(trajectory: Path, potential: Potential, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from training_runs import PowerCutError, assert_same, assert_same_training, chec
 from mlpot.recipes import RecipeError
 from mlpot.training.fit import TrainingResult, train
 from mlpot.training.run_directory import RunDirectoryError
-from mlpot.training.trainer import BEST, LAST
+from mlpot.training.trainer import BEST, FOLDER, LAST
 
 
 class StopAt(Callback):
@@ -145,6 +145,10 @@ def test_only_the_run_itself_is_resumed(data: Path, tmp_path: Path) -> None:
     train(recipe)
     with pytest.raises(RunDirectoryError, match="holds a run already"):
         train(recipe)
+    (tmp_path / "run" / FOLDER).rename(tmp_path / "moved")  # checkpoints are large, and are removed
+    with pytest.raises(RunDirectoryError, match="holds a run already"):
+        train(recipe)
+    (tmp_path / "moved").rename(tmp_path / "run" / FOLDER)
     with pytest.raises(RecipeError, match=r"optimizer\.learning_rate"):
         train(small_recipe(data, tmp_path / "run", "optimizer.learning_rate=0.1"), resume=True)
     other = write(tmp_path / "set.h5", crystals(17))
