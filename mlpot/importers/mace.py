@@ -94,14 +94,20 @@ def import_mace(
         The potential, frozen.
 
     Raises:
-        FileNotFoundError: there is no such model or Python.
+        FileNotFoundError: there is no such model, or no such Python that can be run.
         MaceProcessError: that Python failed; its last words are in the message.
         NotCoveredError: a part of the model is none of ours, or a head must be chosen.
         NotTheSameError: the potential is not the model to rounding; nothing is written.
     """
-    for what, path in (("model", model), ("Python", python)):
-        if not path.exists():
-            raise FileNotFoundError(f"There is no {what} {path}. Give the path of one.")
+    if not model.is_file():
+        raise FileNotFoundError(f"There is no model {model}. Give the path of the file of one.")
+    # By its path from here, as it runs elsewhere, or by its name; a link of an environment stays one.
+    program = shutil.which(python.absolute()) or shutil.which(python)
+    if program is None:
+        raise FileNotFoundError(
+            f"There is no Python {python} that can be run. Give the path of one: .../bin/python"
+        )
+    python = Path(program).absolute()
     tell(f"{model} is a pickle, which may run code: it is opened only by {python}, in a process of its own.")
     with tempfile.TemporaryDirectory() as directory:
         description, structures = _ask(python, model, Path(directory))
@@ -136,13 +142,14 @@ def _ask(python: Path, model: Path, directory: Path) -> tuple[Any, list[Atoms]]:
                 structures = examples(json.loads(line.removeprefix("elements:")))
                 process.stdin.write(json.dumps([_plain(atoms) for atoms in structures]) + "\n")
                 process.stdin.flush()
-    if process.returncode:
+    description = directory / "description.json"
+    if process.returncode or not description.is_file():  # other programs than Python may end well too
         last = "\n".join((directory / "errors.txt").read_text().strip().splitlines()[-3:])
         raise MaceProcessError(
             f"{python} could not open {model} as a model of mace-torch:\n{last}\n"
             "Give --python of an environment with the mace-torch that saved it."
         )
-    return json.loads((directory / "description.json").read_text()), structures
+    return json.loads(description.read_text()), structures
 
 
 def _head(heads: Sequence[str], asked: str | None) -> int:

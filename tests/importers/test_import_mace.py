@@ -138,12 +138,20 @@ def test_every_element_is_compared() -> None:
         assert {len(atoms) for atoms in found} >= {1, 2}
 
 
-def test_a_python_without_mace_torch_is_an_error_in_words(tmp_path: Path) -> None:
+def test_a_python_without_mace_torch_is_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model").write_bytes(b"no pickle")
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'No module named mace' >&2\nexit 1\n")
     python.chmod(0o755)
     with pytest.raises(MaceProcessError, match="No module named mace"):
+        import_mace(tmp_path / "model", tmp_path / "out", python=python, tell=lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MaceProcessError, match="No module named mace"):  # and it is not sought where it runs
+        import_mace(Path("model"), tmp_path / "out", python=Path("./python"), tell=lambda _: None)
+    with pytest.raises(MaceProcessError, match="true could not open"):
+        import_mace(tmp_path / "model", tmp_path / "out", python=Path("true"), tell=lambda _: None)
+    python.chmod(0o644)
+    with pytest.raises(FileNotFoundError, match=r"no Python .* that can be run"):
         import_mace(tmp_path / "model", tmp_path / "out", python=python, tell=lambda _: None)
     with pytest.raises(FileNotFoundError, match="no model"):
         import_mace(tmp_path / "absent", tmp_path / "out", python=python, tell=lambda _: None)

@@ -182,7 +182,8 @@ def _lost_and_trained_anew(
     kept.write_text(text)
     test = folder / "test.h5"
     content = test.read_bytes()
-    write(test, crystals(20)[18:], overwrite=True)
+    test.unlink()
+    write(test, crystals(20)[18:])
     with pytest.raises(RunDirectoryError, match=r"test set .* changed since the curve"):
         average_curve(folder / "curve", folder / "of_one", resume=True, **settings)
     test.write_bytes(content)
