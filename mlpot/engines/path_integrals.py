@@ -25,10 +25,10 @@ import torch
 from ipi.utils.softexit import softexit
 from ipi.utils.units import unit_to_internal, unit_to_user
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from mlpot.data.sources.read import read_structure
 from mlpot.engines.images import images_matter, no_images
+from mlpot.engines.template import Template
 from mlpot.equivariance import warn_of_rotations
 from mlpot.forces import predict
 from mlpot.model_file import load_potential
@@ -42,7 +42,6 @@ Answer = tuple[float, Floats, Floats, str]
 """Energy, forces (n_atoms, 3), virial (3, 3) and no more, in i-PI's units."""
 OWN = {"verbosity", "verbose"}
 """Parameters that i-PI adds."""
-SAME_PLACE = 1e-3  # Å; files of structures have fewer digits than positions
 
 
 class MLPotDriver:
@@ -67,7 +66,8 @@ class MLPotDriver:
         warn_of_rotations(self._potential)
         self._template = read_structure(template)
         self._potential.check_elements(torch.as_tensor(self._template.numbers))
-        self._checked = self._warned = False
+        self._order = Template(self._template, "template", "i-PI")
+        self._warned = False
 
     def __call__(self, cell: Any, pos: Any) -> Answer | list[Answer]:
         """Energy, forces and virial of a structure, or of each in a list.
@@ -88,31 +88,11 @@ class MLPotDriver:
                 softexit.trigger(status="bad", message=f"mlpot: {error}")
             raise
 
-    def _check_order(self, positions: Floats) -> None:
-        """Atoms of the template that stand at its places, but in another order, have the wrong elements."""
-        template = self._template
-        if positions.shape != template.positions.shape:
-            raise ValueError(
-                f"i-PI has {len(positions)} atoms and the template {len(template)}. Give the structure with which "
-                "the run begins as the template."
-            )
-        if self._checked:
-            return
-        self._checked = True
-        distance, place = cKDTree(template.positions).query(positions)
-        if distance.max() < SAME_PLACE and (template.numbers[place] != template.numbers).any():
-            k = int(np.flatnonzero(template.numbers[place] != template.numbers)[0])
-            raise ValueError(
-                f"Atom {k} of i-PI is where the template has atom {place[k]} ({template.symbols[place[k]]}), and "
-                f"its own atom {k} is {template.symbols[k]}: the order of atoms is another one. Give the "
-                "structure with which the run begins as the template."
-            )
-
     def _answers(self, cells: list[Floats], positions: list[Floats]) -> list[Answer]:
         h = [unit_to_user("length", "angstrom", cell.T) for cell in cells]
         r = [unit_to_user("length", "angstrom", one) for one in positions]
         for one in r:
-            self._check_order(one)
+            self._order.check(one)
         z, pbc = self._template.numbers, self._template.pbc
         if not self._warned and not pbc.any():
             self._warned = images_matter(z, r[0], h[0], self._potential.cutoff)

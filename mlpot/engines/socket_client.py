@@ -13,8 +13,10 @@ from ase.calculators.socketio import SocketClient
 from mlpot.calculator import MLPotCalculator
 from mlpot.data.sources.read import read_structure
 from mlpot.engines.images import images_matter, no_images
+from mlpot.engines.template import Template
 
 PORT = 31415  # of i-PI
+FILE = "structure file"
 
 
 class Client(SocketClient):  # type: ignore[misc]  # ASE has no types
@@ -25,13 +27,24 @@ class Client(SocketClient):  # type: ignore[misc]  # ASE has no types
 
     told = False  # that images are not seen
 
+    def __init__(self, template: Template, **where: Any):
+        super().__init__(**where)
+        receive = self.protocol.recvposdata
+
+        def checked() -> Any:
+            cell, inverse, positions = receive()
+            template.check(positions)  # ASE would write those of one atom to all
+            return cell, inverse, positions
+
+        self.protocol.recvposdata = checked
+
     def calculate(self, atoms: Atoms, use_stress: bool) -> tuple[float, Any, Any]:
         """Energy eV, forces (n_atoms, 3) eV/Å and virial (3, 3) eV."""
         if not self.told and not atoms.pbc.any():
             cutoff = atoms.calc.potential.cutoff
             self.told = images_matter(atoms.numbers, atoms.positions, atoms.cell.array, cutoff)
             if self.told:
-                warnings.warn(no_images("structure file", "the program"), stacklevel=2)
+                warnings.warn(no_images(FILE, "the server"), stacklevel=2)
         energy, forces = atoms.get_potential_energy(), atoms.get_forces()
         has_stress = "stress" in atoms.calc.results
         virial = -atoms.get_volume() * atoms.get_stress(voigt=False) if has_stress else np.zeros((3, 3))
@@ -57,13 +70,15 @@ def answer(
         dtype: "float32" or "float64"; that of the model by default.
 
     Raises:
-        ValueError: nobody listens there; as the functions that read the model and the structure, and that compute.
+        ValueError: nobody listens there, or has other atoms than the structure; as the functions that read the
+            model and the structure, and that compute.
     """
     atoms = read_structure(structure)
     atoms.calc = MLPotCalculator(model, dtype=dtype)
     where = f"{host}:{port}" if unix is None else f"the socket {unix} of this machine"
     try:
-        client = Client(host=host, port=None if unix else port, unixsocket=unix)
+        template = Template(atoms, FILE, "the server")
+        client = Client(template, host=host, port=None if unix else port, unixsocket=unix)
     except OSError as error:
         raise ValueError(f"Nobody answers at {where} ({error.strerror}). Start the server before.") from error
     client.run(atoms)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from ase import Atoms, units
 from ase.build import bulk
-from ase.calculators.socketio import SocketIOCalculator
+from ase.calculators.socketio import SocketClosed, SocketIOCalculator
 from potentials import small_potential
 from processes import PATIENCE
 from structures import copper, ethanol, quartz, slab
@@ -287,3 +287,37 @@ def test_a_socket_warns_of_a_file_without_periods(model: Path, tmp_path: Path) -
         atoms.get_potential_energy()
     thread.join(PATIENCE)
     assert [str(one.message) for one in told if "has no periodic directions" in str(one.message)]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        ([1, 0, *range(2, 9)], "Atom 0 of the server is where the structure file has atom 1"),
+        ([0], "The structure file has 9 atoms and the server 1"),
+    ],
+)
+def test_a_socket_s_atoms_in_another_order_are_refused(
+    model: Path, tmp_path: Path, chosen: list[int], told: str
+) -> None:
+    """Elements come from the file: others had energies without a word, and one atom was written to all."""
+    atoms = ethanol(seed=1)
+    atoms.info = {}
+    atoms.numbers[:2] = 6, 8
+    ase.io.write(tmp_path / "start.xyz", atoms)
+    name, errors = f"mlpot_{tmp_path.name}", list[Exception]()
+
+    def client() -> None:
+        try:
+            answer(model, tmp_path / "start.xyz", unix=name)
+        except ValueError as error:
+            errors.append(error)
+
+    other = atoms[chosen]
+    with SocketIOCalculator(unixsocket=name) as other.calc:
+        thread = threading.Thread(target=client)
+        thread.start()
+        with pytest.raises((SocketClosed, OSError)):
+            other.get_potential_energy()
+    thread.join(PATIENCE)
+    assert told in str(errors[0])

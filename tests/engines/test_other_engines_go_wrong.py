@@ -101,7 +101,7 @@ def test_ipi_s_atoms_in_another_order_are_refused(model: Path, tmp_path: Path) -
     assert MLPotDriver(str(model), str(tmp_path / "start.xyz"))(cell, positions[alike])[0] != 0
     with pytest.raises(ValueError, match="the order of atoms is another one"):
         MLPotDriver(str(model), str(tmp_path / "start.xyz"))(cell, positions[::-1])
-    with pytest.raises(ValueError, match="i-PI has 8 atoms and the template 9"):
+    with pytest.raises(ValueError, match="The template has 9 atoms and i-PI 8"):
         MLPotDriver(str(model), str(tmp_path / "start.xyz"))([cell], [positions[:-1]])
 
 
