@@ -101,13 +101,7 @@ def import_mace(
     """
     if not model.is_file():
         raise FileNotFoundError(f"There is no model {model}. Give the path of the file of one.")
-    # By its path from here, as it runs elsewhere, or by its name; a link of an environment stays one.
-    program = shutil.which(python.absolute()) or shutil.which(python)
-    if program is None:
-        raise FileNotFoundError(
-            f"There is no Python {python} that can be run. Give the path of one: .../bin/python"
-        )
-    python = Path(program).absolute()
+    python = _program(python)
     tell(f"{model} is a pickle, which may run code: it is opened only by {python}, in a process of its own.")
     with tempfile.TemporaryDirectory() as directory:
         description, structures = _ask(python, model, Path(directory))
@@ -124,6 +118,16 @@ def import_mace(
         "An isolated atom has the energy that the model gives for it; repulsion at short range is the model's own."
     )
     return potential
+
+
+def _program(python: Path) -> Path:
+    """A Python by its path from here, as it runs elsewhere, or by its name; a link of an environment stays one."""
+    program = shutil.which(python.absolute()) or shutil.which(python)
+    if program is None:
+        raise FileNotFoundError(
+            f"There is no Python {python} that can be run. Give the path of one: .../bin/python"
+        )
+    return Path(program).absolute()
 
 
 def _ask(python: Path, model: Path, directory: Path) -> tuple[Any, list[Atoms]]:
