@@ -16,6 +16,7 @@ from mlpot.data.constraints import constraints_of, held_coordinates, holds_cente
 from mlpot.data.elements import Elements
 from mlpot.data.sources.read import has_structure, named_elements, read_structure
 from mlpot.dynamics.recipe import MDRecipe
+from mlpot.dynamics.turning import turning, without_rotation
 from mlpot.equivariance import rotation_error, stated_error
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
@@ -214,29 +215,14 @@ def check_overlap(atoms: Atoms) -> None:
 def draw_velocities(atoms: Atoms, temperature_K: float, rng: np.random.Generator) -> None:
     """Maxwell-Boltzmann velocities; a structure that is free as a whole neither drifts nor rotates (a molecule).
 
-    They are free as a whole along an axis along which no coordinate is held.
+    They are free as a whole along an axis along which no coordinate is held, and about what holds them: `turning`.
     """
     kT = units.kB * temperature_K
     masses = atoms.get_masses()[:, None]
     atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * np.sqrt(masses * kT))
     free = ~held_coordinates(atoms).any(axis=0)
-    if not free.any():
-        return
     velocities = atoms.get_velocities() - free * atoms.get_momenta().sum(axis=0) / masses.sum()
-    if free.all() and not atoms.pbc.any():
-        arms = atoms.positions - atoms.get_center_of_mass()
-        momentum = np.cross(arms, masses * velocities).sum(axis=0)
-        rotation = np.linalg.pinv(inertia(atoms), rcond=1e-8, hermitian=True) @ momentum
-        velocities -= np.cross(rotation, arms)
-    atoms.set_velocities(velocities)
-
-
-def inertia(atoms: Atoms) -> Floats:
-    """Tensor of inertia about the center of mass, (3, 3) u Å²; of rank 2 for a line, 0 for an atom."""
-    arms = atoms.positions - atoms.get_center_of_mass()
-    weighted = atoms.get_masses()[:, None] * arms
-    tensor: Floats = np.eye(3) * (weighted * arms).sum() - weighted.T @ arms
-    return tensor
+    atoms.set_velocities(without_rotation(atoms, velocities))
 
 
 def degrees_of_freedom(atoms: Atoms, *, keeps_momentum: bool) -> int:
@@ -244,9 +230,9 @@ def degrees_of_freedom(atoms: Atoms, *, keeps_momentum: bool) -> int:
 
     Args:
         atoms: with velocities and constraints.
-        keeps_momentum: the dynamics leaves the momentum of the whole, and the angular momentum of a molecule, as
-            it is; then the motion of the whole is not counted if there is none, to 1e-4 of what one degree of
-            freedom has: momenta from files are rounded, and single precision makes a molecule rotate slightly.
+        keeps_momentum: the dynamics leaves the momentum of the whole, and the angular momentum of `rotations` that
+            are free, as it is; then the motion of the whole is not counted if there is none, to 1e-4 of what one
+            degree of freedom has: momenta from files are rounded, and single precision makes a molecule rotate.
     """
     held, center = held_coordinates(atoms), holds_center(atoms)
     n_degrees = int((~held).sum())
@@ -255,13 +241,7 @@ def degrees_of_freedom(atoms: Atoms, *, keeps_momentum: bool) -> int:
     still = AT_REST * 2 * atoms.get_kinetic_energy() / max(n_degrees, 1)
     at_rest = keeps_momentum & (momentum**2 / mass <= still)
     n_degrees -= int((free & (at_rest | center)).sum())
-    if keeps_momentum and free.all() and not atoms.pbc.any() and _turning(atoms) <= still:
-        n_degrees -= int(np.linalg.matrix_rank(inertia(atoms), hermitian=True, tol=1e-6))
+    if keeps_momentum:
+        n_rotations, energy = turning(atoms)
+        n_degrees -= n_rotations if energy <= still else 0
     return n_degrees
-
-
-def _turning(atoms: Atoms) -> float:
-    """Twice the kinetic energy of the rotation as a whole, eV."""
-    arms = atoms.positions - atoms.get_center_of_mass()
-    momentum = np.cross(arms, atoms.get_momenta()).sum(axis=0)
-    return float(momentum @ np.linalg.pinv(inertia(atoms), rcond=1e-8, hermitian=True) @ momentum)
