@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.io.formats import UnknownFileTypeError, ioformats, open_with_compression
 
 from mlpot.data.errors import FormatError
-from mlpot.data.sources import xyz_frames
+from mlpot.data.sources import xyz_frames, xyz_numbers
 from mlpot.data.sources.cut_off import text_for_ase
 from mlpot.data.sources.force_field_steps import Lines, calculated, learns
 from mlpot.data.sources.programs import cause, origin
@@ -37,6 +37,11 @@ READABLE = {
 Others run a program (CASTEP's cell), follow names in the file (Gaussian's, Octopus' and ONETEP's inputs), ask
 servers, or are not ASE's.
 """
+NUL = "\0"
+ZEROS = (
+    "Its bytes of zero are those of text in UTF-16 (iconv -f UTF-16 -t UTF-8 writes it anew), or of a disk that "
+    "failed while it was written: cut them off, or restore it."
+)
 RAW = {"cfg", "db", "extxyz", "json", "lammps-dump-text", "traj", "xyz"}
 """Formats whose numbers come as they stand in the file; those of all others ASE turns into eV and Å."""
 
@@ -126,6 +131,8 @@ def _read_xyz(
             xyz_frames.check_positions(f"{path}, frame {k} (line {line})", columns)
             if kind == "extxyz":
                 xyz_frames.check_keys(f"{path}, frame {k}", text)
+                if xyz_frames.check_numbers(f"{path}, frame {k}", line, text):
+                    note(xyz_numbers.BEHIND, k)
                 text = xyz_frames.with_matrices(f"{path}, frame {k} (line {line})", text)
             text, masses = xyz_frames.without_isotopes(text, columns)
             try:
@@ -134,6 +141,7 @@ def _read_xyz(
                 else:
                     atoms = next(ase.io.extxyz.read_xyz(io.StringIO(text), 0))
             except Exception as error:  # ASE raises errors of any kind for wrong lines
+                xyz_frames.check_numbers(f"{path}, frame {k}", line, text, thorough=True)
                 raise FormatError(
                     f"ASE could not read frame {k} of {path}, line {line}, as {kind}: {cause(path, kind, error)}"
                 ) from error
@@ -165,9 +173,12 @@ def _named_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
+        wide = error.object[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in error.object
+        other = "UTF-16, as Windows writes" if wide else "another encoding, as Latin-1"
         raise FormatError(
             f"{path} is no text in UTF-8: byte {error.object[error.start]:#x} is none of it. If it is text of "
-            "another encoding, as Latin-1: iconv -f LATIN1 -t UTF-8 writes it anew; else restore or remake it."
+            f"{other}: iconv -f {'UTF-16' if wide else 'LATIN1'} -t UTF-8 writes it anew; else restore or remake "
+            "it."
         ) from error
     except (EOFError, OSError, zlib.error) as error:
         raise FormatError(f"{path} cannot be read as text: {error}. Restore or remake it.") from error
@@ -198,7 +209,7 @@ def _xyz_frames(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, str]]:
         if not line.strip().isdecimal():
             raise FormatError(
                 f"{path}, line {at}: a frame begins with its number of atoms, found {line.strip()[:40]!r}. "
-                "Correct the file."
+                f"{ZEROS if NUL in line else 'Correct the file.'}"
             )
         first, n_atoms, text = at, int(line), [line]
         for _, line in stream:

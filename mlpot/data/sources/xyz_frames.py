@@ -11,11 +11,13 @@ from ase import Atoms
 
 from mlpot.data.errors import FormatError, KeysError
 from mlpot.data.sources.reading import boundary_of
+from mlpot.data.sources.xyz_numbers import check_comment, check_rows
 
 ISOTOPES = {"D": 2.014, "T": 3.016}  # u, of hydrogen
 ISOTOPES_READ = "D and T are hydrogen, with masses of 2.014 and 3.016 u"
 PLAIN = {"species": 0, "pos": 1}
 """First column of each quantity where the comment says nothing."""
+UNSAID = "species:S:1:pos:R:3"
 COLUMNS = re.compile(r"""\bProperties\s*=\s*["']?([^\s"']+)""", re.IGNORECASE)
 
 NAMES = ("Properties", "Lattice", "pbc")
@@ -71,6 +73,18 @@ def check_keys(where: str, text: str) -> None:
     for key, value in KEYS.findall(text.split("\n", 2)[1]):
         if said.setdefault(key, value) != value:
             raise FormatError(f"{where}: {key} is {said[key]} and {value} in one comment. Leave the right one.")
+
+
+def check_numbers(where: str, line: int, text: str, *, thorough: bool = False) -> bool:
+    """Refuse what readers take for other numbers, columns or elements; True if rows are longer than Properties.
+
+    Raises:
+        FormatError: as `check_comment` and `check_rows`.
+    """
+    comment = text.split("\n", 2)[1]
+    check_comment(where, dict(KEYS.findall(comment)))
+    match = COLUMNS.search(comment)
+    return check_rows(where, line, text, match[1] if match else UNSAID, thorough=thorough) and match is not None
 
 
 def with_matrices(where: str, text: str) -> str:
