@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlpot.atomic_files import check_place
 from mlpot.equivariance import CARD, RotationError, graphs_of, rotation_error, rotation_facts, structures_of
-from mlpot.model_file import hash_of, load_potential, read_weights, save_potential
+from mlpot.model_file import check_model_place, hash_of, load_potential, read_weights, save_potential
 from mlpot.models import AVERAGED
 from mlpot.potential import Potential
 
@@ -50,7 +49,7 @@ def average(
         ValueError: no such group, the model is averaged already, or would be replaced.
         FileNotFoundError, ModelFileError: as `load_potential`.
     """
-    check_place(destination, overwrite=overwrite)
+    check_model_place(destination, overwrite=overwrite)
     if Path(destination).exists() and Path(destination).samefile(model):
         raise ValueError(
             f"{destination} would replace the model that it is made from, which alone can be trained on or "

@@ -23,6 +23,7 @@ from ase import __version__ as ase_version
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from mlpot.atomic_files import StorageError, check_place
 from mlpot.extrapolation import Domain
 from mlpot.models import former_arguments
 from mlpot.models.layers import without_values
@@ -44,6 +45,17 @@ FORMAT_VERSION = 3
 
 class ModelFileError(ValueError):
     """A file is not a potential that this version can load."""
+
+
+def check_model_place(path: str | Path, *, overwrite: bool = True) -> None:
+    """Raise what would stop a potential from being written, before it is made: a file of structures is none.
+
+    Raises:
+        FileExistsError, FileNotFoundError, StorageError: as `check_place`, or the name is not one of a potential.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise StorageError(f"{path} would be a potential: let its name end in .safetensors.")
+    check_place(path, overwrite=overwrite)
 
 
 def save_potential(potential: Potential, path: str | Path, card: Mapping[str, Any] | None = None) -> None:

@@ -31,11 +31,11 @@ def mace(
     A pickle can run any code. It is opened in a process of its own by the Python that you name, and only numbers
     come back.
     """
-    from mlpot.atomic_files import check_place
     from mlpot.importers.mace import import_mace
+    from mlpot.model_file import check_model_place
     from mlpot.torch_settings import known_dtype
 
-    check_place(out, overwrite=overwrite)
+    check_model_place(out, overwrite=overwrite)
     kind = None if dtype is None else known_dtype(dtype)
     import_mace(
         model, out, python=python, head=head, dtype=kind, tell=lambda line: console.print(line, soft_wrap=True)

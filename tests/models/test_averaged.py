@@ -176,3 +176,17 @@ def test_an_isolated_atom_has_its_reference_energy() -> None:
     mean = averaged(learned(), over="octahedral")
     graph = replace(batch_of([Atoms("C", [(0, 0, 0)])]))
     assert predict(mean, graph).energy.item() == mean.reference[mean.elements.index(6)].item()
+
+
+def test_an_average_does_not_take_the_name_of_structures(tmp_path):
+    """A file of structures would be a potential, and the one that was there lost with --overwrite."""
+    plain, data = tmp_path / "plain.safetensors", tmp_path / "frames.xyz"
+    save_potential(new_potential("schnet", n_features=8, n_interactions=1), plain)
+    data.write_text("1\n\nH 0 0 0\n")
+    found = CliRunner().invoke(app, ["average", str(plain), str(data), "--overwrite"])
+    assert "let its name end in .safetensors" in str(found.exception)
+    assert data.read_text() == "1\n\nH 0 0 0\n"
+    command = ["import", "mace", str(plain), str(data), "--python", "python", "--overwrite"]
+    assert "let its name end in .safetensors" in str(CliRunner().invoke(app, command).exception)
+    command = ["import", "mace", str(plain), str(tmp_path / "no" / "a.safetensors"), "--python", "python"]
+    assert "There is no folder" in str(CliRunner().invoke(app, command).exception)
