@@ -191,6 +191,23 @@ def test_nothing_of_cp2k_is_guessed(tmp_path):
     assert "no forces, as there is no water-frc-1.xyz beside it" in source.report.lines()[1]
 
 
+def test_a_run_of_cp2k_that_went_on_from_an_earlier_step_does_not_mix_its_parts(tmp_path):
+    path = cp2k(tmp_path, steps=(0, 1, 2, 1, 2, 3), forces=(0, 1, 2, 1, 2, 3))
+    frames = frames_of(path)
+    np.testing.assert_allclose([a.get_forces() for a in frames], F[[0, 1, 2, 1, 2, 3]] * HARTREE / BOHR, atol=1e-7)
+    cells = tmp_path / "water-1.cell"
+    again = [line for line in cells.read_text().splitlines() if not line.startswith("#")][1]
+    cells.write_text(cells.read_text() + again + "\n")  # the same cell twice is one
+    assert len(frames_of(path)) == 6
+    words = again.split()
+    cells.write_text(cells.read_text() + " ".join([*words[:2], "9.9", *words[3:]]) + "\n")
+    with pytest.raises(FormatError, match=r"frame 1: water-1\.cell has several cells of step 5, as of a run that"):
+        frames_of(path)
+    path = cp2k(tmp_path, steps=(0, 2), forces=(0, 1, 0, 1, 2))  # no forces of step 2 before it went back
+    with pytest.raises(FormatError, match=r"pos-1.xyz, frame 1: step 0 stands behind step 5"):
+        frames_of(path)
+
+
 def test_stresses_beside_positions_of_cp2k_are_told(tmp_path):
     source = Source(cp2k(tmp_path))
     assert len(list(source.frames())) == N

@@ -27,6 +27,7 @@ STRESSES = (
     "stresses of {} are not read: in molecular dynamics CP2K adds the pressure of the moving atoms to them, "
     "which is no derivative of the energy"
 )
+AGAIN = "as of a run that went on from an earlier step,"
 NO_FORCES = "no forces, as the file of forces has none of this step"
 
 
@@ -78,8 +79,7 @@ def read_cp2k(path: Path, kind: str, reading: Reading, report: Report) -> Iterat
     forces = _frames(beside) if beside.is_file() else iter(())
     pending = next(forces, None)
     for k, frame in enumerate(_frames(path)):
-        while pending is not None and pending.step < frame.step:
-            pending = next(forces, None)
+        pending = _at_least(frame.step, pending, forces, f"{beside}, sought from {path}, frame {k}")
         own, atoms = None, _atoms(f"{path}, frame {k}", frame, cells)
         if pending is not None and pending.step == frame.step:
             own, pending = pending, next(forces, None)
@@ -97,6 +97,18 @@ def read_cp2k(path: Path, kind: str, reading: Reading, report: Report) -> Iterat
         yield k, atoms
 
 
+def _at_least(step: int, pending: _Frame | None, forces: Iterator[_Frame], where: str) -> _Frame | None:
+    """The first frame of forces from `pending` on that is not before a step of the positions."""
+    while pending is not None and pending.step < step:
+        before, pending = pending.step, next(forces, None)
+        if pending is not None and pending.step <= before:
+            raise FormatError(
+                f"{where}: step {pending.step} stands behind step {before}, {AGAIN} whose positions are others. "
+                "Cut both files where it went on, and convert each part."
+            )
+    return pending
+
+
 def _atoms(where: str, frame: _Frame, cells: _Cells) -> Atoms:
     numbers = numbers_of_text(where, np.array(frame.symbols))
     return Atoms(numbers, frame.values, cell=cells.at(where, frame.step), pbc=cells.pbc)
@@ -108,12 +120,16 @@ class _Cells:
     def __init__(self, path: Path, reading: Reading):
         self._path, self._given = path, reading.lattice
         self._at: dict[int, NDArray[np.float64]] = {}
+        self._several: set[int] = set()  # steps with more than one cell
         if self._given is None and path.is_file():
             with naming_damage(str(path)):
                 rows = np.loadtxt(path, ndmin=2)
             if rows.shape[1] < 11:
                 raise FormatError(f"{path} has {rows.shape[1]} columns, expected step, time and nine of the cell.")
-            self._at = {int(row[0]): row[2:11].reshape(3, 3) for row in rows}
+            for row in rows:
+                cell = row[2:11].reshape(3, 3)
+                if not np.array_equal(self._at.setdefault(int(row[0]), cell), cell):
+                    self._several.add(int(row[0]))
         elif self._given is None and (reading.pbc is None or boundary_of(reading.pbc).any()):
             raise KeysError(
                 f"There is no {path.name} beside the positions, so nothing says what the cell is. Give it in Å: "
@@ -127,6 +143,11 @@ class _Cells:
     def at(self, where: str, step: int) -> NDArray[np.float64]:
         if self._given is not None:
             return self._given
+        if step in self._several:
+            raise FormatError(
+                f"{where}: {self._path.name} has several cells of step {step}, {AGAIN} and nothing says which is "
+                "of these positions. Cut both files where it went on, and convert each part."
+            )
         if step in self._at or self._constant:
             return self._at.get(step, self._first)
         raise FormatError(
