@@ -7,6 +7,7 @@ goes to another by itself. A Parsl run is set up by a Python program that starts
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -67,10 +68,22 @@ def cluster(address: str, *, packages: str, kept: str) -> Iterator[Cluster]:
             f"No Dask scheduler answers at {address} ({error}). Start one with `dask scheduler`, and give the "
             "address that it prints."
         ) from None
-    with client:
+    with _without_traces(), client:
         if not client.scheduler_info()["workers"]:
             warnings.warn(f"{address} has no worker yet: jobs wait for `dask worker {address}`.", stacklevel=3)
         yield Cluster(client, distributed, packages, kept)
+
+
+@contextmanager
+def _without_traces() -> Iterator[None]:
+    """The client logs a traceback when the scheduler is gone, beside the error that says so."""
+    log = logging.getLogger("distributed.client")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 class Cluster:
@@ -155,7 +168,15 @@ class Cluster:
             waiting.extend((job, self._submit(function, job)) for job in islice(rest, 1))
 
     def _submit(self, function: Callable[..., Any], job: Job) -> Any:
-        return self._client.submit(function, *job, pure=False)
+        try:
+            return self._client.submit(function, *job, pure=False)
+        except Exception as error:  # which versions of Dask name otherwise
+            if self._client.status == "running":
+                raise
+            raise self._ended() from error
+
+    def _ended(self) -> ClusterError:
+        return ClusterError(f"The scheduler ended, or the connection to it. {self._kept}")
 
     def _alone(self, function: Callable[..., Any], job: Job) -> Any:
         """Once more: Dask blames all that a dead worker had before it."""
@@ -169,8 +190,8 @@ class Cluster:
             return LOST
         except (DataError, MissingCodeError):
             raise
-        except self._distributed.CancelledError:
-            raise ClusterError(f"The scheduler ended, or the connection to it. {self._kept}") from None
+        except (self._distributed.CancelledError, self._distributed.comm.CommClosedError):
+            raise self._ended() from None
         except Exception as error:  # of any kind, as the worker raised it
             raise WorkerError(
                 f"A worker could not begin ({type(error).__name__}: {error}). Workers need the Python packages "

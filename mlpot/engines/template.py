@@ -34,7 +34,7 @@ class Template:
                 f"The {file} has {len(atoms)} atoms and {program} {len(positions)}. Give the structure with which "
                 f"the run begins as the {file}."
             )
-        if self._checked:
+        if self._checked or not np.isfinite(positions).all():  # whoever computes says what is wrong then
             return
         self._checked = True
         distance, place = cKDTree(atoms.positions).query(positions)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import ase.io
@@ -11,6 +16,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from processes import running
 from structures import shaken
 
 from mlpot.data import h5md
@@ -113,6 +119,42 @@ def test_workers_that_cannot_be_trusted_end_the_run(cluster: distributed.LocalCl
         n_workers=1, threads_per_worker=2, processes=False, protocol="tcp", dashboard_address=":0"
     ) as other, pytest.raises(WorkerError, match=r"2 threads.*--nthreads 1"):  # fmt: skip
         list(on_cluster(Crashing(), frames, other.scheduler_address))  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.*has no worker yet")
+def test_a_scheduler_that_is_killed_is_told_and_labels_are_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """L28: it was said that workers lack packages, beside a traceback of Dask."""
+    pytest.importorskip("tblite")
+    ase.io.write(tmp_path / "waters.extxyz", [shaken(molecule("H2O"), seed=k) for k in range(300)])
+    there, quiet = tmp_path / "scheduler.json", {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    options = ["--scheduler-file", there, "--no-dashboard"]
+    with ExitStack() as programs:
+        scheduler, _ = (
+            programs.enter_context(
+                running([sys.executable, "-m", f"distributed.cli.{name}", *own, *options], **quiet)
+            )
+            for name, own in (("dask_scheduler", ["--port", "0"]), ("dask_worker", ["--nthreads", "1"]))
+        )
+        while not there.exists():
+            assert scheduler.poll() is None
+            time.sleep(0.05)
+
+        def kill(n: int, _: int) -> None:
+            if n == 3:
+                scheduler.kill()
+
+        with pytest.raises(ClusterError, match=r"The scheduler ended.*run this again"):
+            label(
+                tmp_path / "waters.extxyz",
+                tmp_path / "out.h5",
+                calculator="tblite",
+                on=json.loads(there.read_text())["address"],
+                progress=kill,
+            )
+    assert len((tmp_path / "out.h5.partial").read_text().splitlines()) > 3
+    assert not [record for record in caplog.records if record.name == "distributed.client"]
 
 
 def test_no_scheduler_is_an_error_that_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
