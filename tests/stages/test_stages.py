@@ -12,7 +12,7 @@ from stage_lists import CUTOFF, NETWORKS, TERMS, edge_network, environments, ran
 from torch import Tensor
 
 from mlpot.knots import RadialTable
-from mlpot.stages.coupling import symmetric_products, wigner_3j
+from mlpot.stages.coupling import couplings, symmetric_products, wigner_3j
 from mlpot.stages.harmonics import harmonic_gradients, harmonics
 from mlpot.stages.linear import Block, Linear, per_degree
 from mlpot.stages.neighbor_sum import NeighborSum
@@ -50,6 +50,16 @@ def close(a: Tensor, b: Tensor, bar: float = 1e-12) -> None:
 def test_couplings_are_those_of_e3nn(degrees: tuple[int, int, int]) -> None:
     o3 = pytest.importorskip("e3nn.o3", reason="e3nn comes with the dev extra")
     close(torch.tensor(wigner_3j(*degrees)), o3.wigner_3j(*degrees, **f64), 1e-14)
+
+
+@pytest.mark.parametrize("degrees", TRIPLES, ids=str)
+def test_coefficients_that_are_equal_but_for_their_sign_are_so_to_the_bit(degrees: tuple[int, int, int]) -> None:
+    found = {(c.m1, c.m2, c.m): c.value for c in couplings(*degrees)}
+    expected = (2 * degrees[2] + 1) ** 0.5 * wigner_3j(*degrees)
+    for place, value in found.items():
+        assert value == pytest.approx(float(expected[place]), abs=1e-14)
+    sizes = sorted({abs(value) for value in found.values()})
+    assert all(b - a > 1e-6 for a, b in itertools.pairwise(sizes))  # else an edge has a factor of its own for each
 
 
 def test_harmonics_are_those_of_e3nn() -> None:
