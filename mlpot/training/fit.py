@@ -61,6 +61,7 @@ from mlpot.training.starting import (
     for_training,
     keep,
     keep_unseen,
+    known_elements,
     open_source,
     prepared,
 )
@@ -133,7 +134,8 @@ def _train(
         check_holds_run(directory)
     source = open_source(recipe, directory, resume=resume)
     recipe = recipe if source is None else completed(recipe, source)
-    parts = make_parts(recipe.data, recipe.loss, keep=0.0 if recipe.data.stream is True else free_memory() / 4)
+    room = 0.0 if recipe.data.stream is True else free_memory() / 4
+    parts = make_parts(recipe.data, recipe.loss, known=known_elements(source), keep=room)
     start, potential, baseline = beginning(recipe, parts, source, tell)
     sets = make_sets(recipe, parts, potential.cutoff)
     parts = replace(parts, examples=examples(parts.train), to_rotate=to_rotate(parts.validation, potential))
@@ -176,7 +178,7 @@ def range_test(recipe: Recipe) -> RateRange:
     tell = Messages(show=False)
     source = open_source(recipe, Path(), resume=False)
     recipe = recipe if source is None else completed(recipe, source)
-    parts = make_parts(recipe.data, recipe.loss)
+    parts = make_parts(recipe.data, recipe.loss, known=known_elements(source))
     _, potential, _ = beginning(recipe, parts, source, tell)
     batches = batches_of(parts.train, recipe, potential.cutoff, seed=recipe.training.seed)
     return rate_range(potential, batches, make_loss(recipe.loss), recipe)

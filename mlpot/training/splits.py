@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -127,11 +127,12 @@ class Parts:
         return 0 if self.test is None else self.test.n_repeated(self.validation)
 
 
-def make_parts(recipe: DataSection, loss: LossSection, *, keep: float = 0.0) -> Parts:
+def make_parts(recipe: DataSection, loss: LossSection, *, known: Collection[int] = (), keep: float = 0.0) -> Parts:
     """Survey the files, draw the validation frames, and check everything.
 
     Args:
         recipe, loss: sections of the recipe.
+        known: elements of the model from which training starts, which need no training structures.
         keep: bytes of memory that the frames of each set may take until `Parts.forget`.
 
     Raises:
@@ -150,7 +151,7 @@ def make_parts(recipe: DataSection, loss: LossSection, *, keep: float = 0.0) -> 
     check_labels(validation, loss)
     for part in (validation, test):
         if part is not None:
-            check_elements(train, part)
+            check_elements(train, part, known)
     check_units(data, recipe.check)
     train, validation = weighted(train, validation, loss.weights)
     parts = Parts(train, validation, test, data.hash)
@@ -309,9 +310,9 @@ def _errors(data: Survey, path: str, frames: Ints) -> list[Finding]:
     return [found for found in check_frames(path, numbered).findings if found.severity == "error"]
 
 
-def check_elements(train: Part, other: Part) -> None:
-    """Raise ValueError if a part holds elements that are not in the training part."""
-    unknown = [chemical_symbols[z] for z in other.elements if z not in train.elements]
+def check_elements(train: Part, other: Part, known: Collection[int]) -> None:
+    """Raise ValueError if a part holds elements that are neither in the training part nor known before."""
+    unknown = [chemical_symbols[z] for z in other.elements if z not in {*train.elements, *known}]
     if unknown:
         raise ValueError(
             f"{other.data.path} holds {', '.join(unknown)}, not in the training structures. Train on these "

@@ -62,6 +62,11 @@ class Source:
         return checked_arguments(self.model.backbone_name, self.model.arguments)
 
 
+def known_elements(source: Source | None) -> tuple[int, ...]:
+    """Elements that a training knows before it sees its data."""
+    return () if source is None else source.model.elements
+
+
 def open_source(recipe: Recipe, directory: Path, *, resume: bool) -> Source | None:
     """The model from which a recipe starts, if it starts from one; a continued run has its own copy.
 
