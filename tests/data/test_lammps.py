@@ -135,3 +135,19 @@ def test_a_set_of_deepmd_names_the_folder_around_it(tmp_path):
     np.save(tmp_path / "system" / "set.000" / "coord.npy", np.zeros((1, 3)))
     with pytest.raises(FormatError, match=r"Give the folder around it, which has type.raw: .*system\."):
         list(Source(tmp_path / "system" / "set.000").frames())
+
+
+@pytest.mark.parametrize("tilts", ["", " xy xz yz"])
+def test_a_dump_that_does_not_say_its_boundary_is_no_molecule(tilts: str, tmp_path: Path) -> None:
+    box = "0 9 0\n" * 3 if tilts else "0 9\n" * 3
+    head = "ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n1\nITEM: BOX BOUNDS"
+    text = f"{head}{tilts}\n{box}ITEM: ATOMS id element x y z\n"
+    (tmp_path / "old.dump").write_text(text + "1 Si 0 0 0\n")
+    with pytest.raises(FormatError, match=rf"which directions are periodic.*BOX BOUNDS{tilts}': pp pp pp"):
+        list(Source(tmp_path / "old.dump", Reading(labels=False)).frames())
+    if tilts:
+        (atoms,) = Source(tmp_path / "old.dump", Reading(pbc="TTF", labels=False)).frames()
+        assert atoms.pbc.tolist() == [True, True, False]
+    (tmp_path / "old.dump").write_text(text.replace("BOUNDS" + tilts, f"BOUNDS{tilts} pp ff pp") + "1 Si 0 0 0\n")
+    (atoms,) = Source(tmp_path / "old.dump", Reading(labels=False)).frames()
+    assert atoms.pbc.tolist() == [True, False, True]

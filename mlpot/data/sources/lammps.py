@@ -17,12 +17,15 @@ from ase.io.formats import open_with_compression
 from numpy.typing import NDArray
 
 from mlpot.data.elements import Elements, ask_for_types
-from mlpot.data.errors import UnitsError
+from mlpot.data.errors import FormatError, UnitsError
 
 KINDS = ("lammps-dump-text", "lammps-data")
 STYLES = ("real", "metal", "si", "cgs", "electron", "micro", "nano")
 NO_STABLE_ISOTOPE = {43, 61, *range(84, 90), *range(93, 119)}
 NEAR = 0.1  # u, within which a mass names an element
+TILTS = ["xy", "xz", "yz"]
+FLAGS = re.compile(r"\b[pfsm]{2}\b")
+"""Of a direction in a dump: periodic, fixed, shrink-wrapped."""
 HEAD = 10_000  # lines of a dump among which its columns and units stand
 NO_VELOCITIES = (
     "velocities left out, as their unit is not known; --unit lammps=metal, or another style of LAMMPS, keeps them"
@@ -35,6 +38,7 @@ class _Said:
 
     columns: list[str] = field(default_factory=list)
     style: str | None = None
+    box: list[str] = field(default_factory=list)  # the line of a dump that says the boundary
     masses: dict[int, float] = field(default_factory=dict)  # u, by type
     labels: dict[int, str] = field(default_factory=dict)
 
@@ -46,6 +50,7 @@ def lammps_frames(
     elements: Elements | None,
     units: Mapping[str, str],
     note: Callable[[str, int], None],
+    boundary: str | None = None,
 ) -> Iterator[tuple[int, Atoms]]:
     """The frames that ASE reads, with their true elements, in Å, Å/fs and eV/Å where the style is known.
 
@@ -55,11 +60,19 @@ def lammps_frames(
         elements: of the types, where the file does not tell.
         units: "lammps" is the style; "forces" their unit, where no style is known.
         note: is told what was left out.
+        boundary: as the user says it.
 
     Raises:
+        FormatError: nothing says which directions are periodic, of which ASE makes none, or an error.
         KeysError: the file tells types alone; UnitsError: forces of no known unit.
     """
     said = _dump(path) if kind == "lammps-dump-text" else _data(path)
+    n_flags = len(FLAGS.findall(" ".join(said.box[3:])))
+    if said.box and n_flags != 3 and not (boundary and said.box[3:] == TILTS):
+        raise FormatError(
+            f"{path}: nothing says which directions are periodic, as in dumps of an old LAMMPS. Write it behind "
+            f"{' '.join(said.box)!r}: pp pp pp where all are, ff in place of a pp where one is not."
+        )
     style = units.get("lammps", said.style)
     if style is not None and style not in STYLES:
         reduced = (
@@ -149,6 +162,8 @@ def _dump(path: Path) -> _Said:
         for line in head:
             if line.startswith("ITEM: UNITS"):
                 said.style = next(head, "").strip()
+            elif line.startswith("ITEM: BOX BOUNDS"):
+                said.box = line.split()
             elif line.startswith("ITEM: ATOMS"):
                 said.columns = line.split()[2:]
                 break

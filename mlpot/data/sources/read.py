@@ -231,7 +231,7 @@ class Source:
         if self.kind in lammps.KINDS:
             said = self.reading
             frames = lammps.lammps_frames(
-                self.path, self.kind, frames, said.elements, said.units, self.report.note
+                self.path, self.kind, frames, said.elements, said.units, self.report.note, said.pbc
             )
         elif self.reading.elements is not None:
             raise KeysError(f"{self.path} is of format {self.kind}, which names elements. Leave out --elements.")
