@@ -66,7 +66,7 @@ def test_the_line_of_a_wrong_number_is_that_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        frame("energy=-470.5 id=2021_03 author=Müller energy_note=a_1,2"),
+        frame("energy=-470.5 id=2021_03 author=Müller energy_note=a_1,2 energy_run=v1_2"),
         frame("energy=-470.5 Lattice=9,0,0,0,9,0,0,0,9"),
         frame('energy=-470.5 stress="1,0,0,0,1,0,0,0,1" Lattice="9 0 0 0 9 0 0 0 9"'),
         frame("energy=-4.705e+02", [f"{row} 1_0" for row in ROWS], f"{PLAIN}:name:S:1"),

@@ -51,7 +51,7 @@ def check_comment(where: str, comment: Mapping[str, str]) -> None:
         if len(words) == 1 and plain.count(",") > 1:  # numbers between commas
             words = plain.split(",")
         for word in (word.rstrip(",") for word in words):
-            if re.match(r"[+-−]?\d", word) and (why := why_no_number(word)):
+            if re.match(r"[+\-−]?\d", word) and (why := why_no_number(word)):
                 raise FormatError(f"{where}: {key} has {word!r}, which is no number: {why}.")
 
 
