@@ -141,7 +141,7 @@ def test_loops_have_the_same_bits_in_the_process_that_compiles_and_later_and_in_
 @pytest.mark.slow
 @pytest.mark.parametrize("width", ["16", "32", "64"])
 def test_networks_on_a_cpu_of_any_width_give_the_same_bits(width: str) -> None:
-    found, usual = (run(asked(EGNN, SCHNET), **given)[0] for given in ({"MLPOT_VECTOR_BYTES": width}, {}))
+    found, usual = (run(asked(ALL), **given)[0] for given in ({"MLPOT_VECTOR_BYTES": width}, {}))
     assert found[-1].endswith(width)
     assert found[:-1] == usual[:-1]
 
