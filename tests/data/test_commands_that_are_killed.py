@@ -11,6 +11,8 @@ from ase.build import molecule
 from ase.io import write as ase_write
 from processes import running
 
+pytestmark = pytest.mark.usefixtures("_from_a_terminal")  # else children ignore SIGHUP below nohup, for ever
+
 WRITING = """
 import sys
 from ase.build import molecule
