@@ -11,7 +11,7 @@ from __future__ import annotations
 from mlpot.cpu import edge_tiles as t
 from mlpot.cpu.edge_functions import basis, scale, through_activation
 from mlpot.cpu.edge_tiles import TILE, again, edge_tiles_of, filled_up, tangents, through
-from mlpot.cpu.plan import LISTS, STATIC, TARGET, TARGET_ROW, WRITE, source_of
+from mlpot.cpu.plan import LISTS, STATIC, TARGET_ROW, source_of, target_of
 from mlpot.cpu.tiles import add_outer, apart, multiply
 from mlpot.cpu.vectors import add_scaled, dot
 from mlpot.kernels.simd import bare
@@ -20,11 +20,8 @@ from mlpot.kernels.simd import bare
 @bare
 def value(begin, end, place, s, plan, workspace, near):
     """y_i += Σ_j u g m, and steps −Σ_j u t R."""
-    q, out, target = (
-        edge_tiles_of(begin, place, s, plan, workspace, near),
-        workspace.values,
-        s[TARGET] * workspace.n_atoms + s[WRITE],
-    )
+    q, target = edge_tiles_of(begin, place, s, plan, workspace, near), target_of(0, s, workspace)
+    out = workspace.values
     one, width, net = q.single, q.net[t.WIDTH], q.net
     for start in range(0, len(q.edge), TILE):
         n = min(TILE, len(q.edge) - start)
@@ -41,11 +38,8 @@ def value(begin, end, place, s, plan, workspace, near):
 @bare
 def tangent(begin, end, place, s, plan, workspace, near):
     """ẏ_i += Σ_j (u̇ g + u ġ) m + u g ṁ, and −Σ_j (u̇ t + u ṫ) R + u t Ṙ."""
-    q, out, target = (
-        edge_tiles_of(begin, place, s, plan, workspace, near),
-        workspace.dots,
-        s[TARGET] * workspace.n_atoms + s[WRITE],
-    )
+    q, target = edge_tiles_of(begin, place, s, plan, workspace, near), target_of(0, s, workspace)
+    out = workspace.dots
     one, width, net, unit = q.single, q.net[t.WIDTH], q.net, workspace.dots.dtype.type(1)
     for start in range(0, len(q.edge), TILE):
         n = min(TILE, len(q.edge) - start)
@@ -72,11 +66,8 @@ def tangent(begin, end, place, s, plan, workspace, near):
 @bare
 def adjoint(begin, end, place, s, plan, workspace, near):
     """The first backward pass: ā_i += Σ_j z̄, and z̄, R̄ and ū u′ of each edge into their arrays."""
-    q, g, target = (
-        edge_tiles_of(begin, place, s, plan, workspace, near),
-        workspace.adjoints,
-        s[TARGET] * workspace.n_atoms + s[WRITE],
-    )
+    q, target = edge_tiles_of(begin, place, s, plan, workspace, near), target_of(0, s, workspace)
+    g = workspace.adjoints
     for start in range(0, len(q.edge), TILE):
         n = min(TILE, len(q.edge) - start)
         again(1, start, n, q)
@@ -204,7 +195,7 @@ def collect(begin, end, s, plan, workspace, near, array, reads):
 @bare
 def both_adjoints(begin, end, place, s, plan, workspace, near, w_bar):
     """The first backward pass of training, and the gradients of the weights."""
-    q, target = edge_tiles_of(begin, place, s, plan, workspace, near), s[TARGET] * workspace.n_atoms + s[WRITE]
+    q, target = edge_tiles_of(begin, place, s, plan, workspace, near), target_of(0, s, workspace)
     for start in range(0, len(q.edge), TILE):
         n = min(TILE, len(q.edge) - start)
         again(2, start, n, q)

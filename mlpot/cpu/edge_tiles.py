@@ -13,7 +13,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from mlpot.cpu.edge_functions import activate, basis, envelope, times
-from mlpot.cpu.plan import KAPPA, LISTS, READ, SOURCE, SOURCE_ROW
+from mlpot.cpu.plan import KAPPA, LISTS, SOURCE_ROW, source_of
 from mlpot.cpu.tiles import ROWS, apart, multiply
 from mlpot.cpu.vectors import dot
 from mlpot.kernels.simd import bare, exp
@@ -88,7 +88,7 @@ def edge_tiles_of(begin, place, s, plan, workspace, near):
         work[area:single],
         work[single:xyz],
         work[xyz : xyz + 9 * TILE],
-        s[SOURCE] * workspace.n_atoms + s[READ],
+        source_of(0, s, workspace),
         s[SOURCE_ROW],
         workspace.values,
         workspace.dots,
