@@ -159,7 +159,7 @@ def intrinsics(names: tuple[str, ...], plain: Plain, general: Body) -> tuple[Any
 
 
 def _intrinsic(write: Callable[[Flat], None]) -> Any:
-    @intrinsic  # type: ignore[misc]
+    @intrinsic  # type: ignore[misc]  # Numba has no types
     def run(typing, t, arrays, k):
         return types.void(t, arrays, k), _void(write)
 

@@ -180,7 +180,7 @@ NAMES = ("x", "x_dot", "w", "y", "g", "x_bar", "w_bar")
 
 
 def _generator(kind: type[_Tree], dual: bool) -> Any:
-    @intrinsic  # type: ignore[misc]
+    @intrinsic  # type: ignore[misc]  # Numba has no types
     def run(typing, x, x_dot, w, y, g, x_bar, w_bar, place, numbers, first, cp):
         def write(w: Flat) -> None:
             offsets = w.data(7)

@@ -13,7 +13,7 @@ from mlpot.cpu.vectors import Flat, _void
 from mlpot.kernels.simd import inlined
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic  # type: ignore[misc]  # Numba has no types
 def spline_coefficients(typing, polynomials, grid, n_powers, t, out, first):
     """out[first:] ← the polynomials in t of one grid, (n_grids, 6, COEFFICIENTS) by power."""
 
@@ -42,7 +42,7 @@ ALL, VALUES, SLOPES = range(3)
 
 
 def _interpolate(n_coefficients: int, n_outs: int) -> Any:
-    @intrinsic  # type: ignore[misc]
+    @intrinsic  # type: ignore[misc]  # Numba has no types
     def interpolate(typing, out, place, width, c, first, table, table0, knots, edge, step):
         def write(w: Flat) -> None:
             b = w.builder
@@ -98,7 +98,7 @@ def interpolate(outs, out, place, width, c, first, n_coefficients, table, table0
 
 
 def _collect(n_coefficients: int) -> Any:
-    @intrinsic  # type: ignore[misc]
+    @intrinsic  # type: ignore[misc]  # Numba has no types
     def collect(typing, table, table0, width, c, first, turn, bars, bars0):
         def write(w: Flat) -> None:
             width, first, c = w.index(2), w.index(4), w.data(3)

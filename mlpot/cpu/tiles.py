@@ -18,7 +18,7 @@ ROWS = 6  # as many sums as registers hold
 COLUMNS = 8 if BYTES == LINE else 4  # rows of the matrix x ⊗ y at a time, likewise; they divide a panel
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic  # type: ignore[misc]  # Numba has no types
 def apart(typing):
     """The function that says so is compiled once, and not into each of those that call it."""
 
@@ -30,7 +30,7 @@ def apart(typing):
 
 
 def _product(n_rows: int, turned: bool) -> Any:
-    @intrinsic  # type: ignore[misc]
+    @intrinsic  # type: ignore[misc]  # Numba has no types
     def add_product(typing, a, a0, lda, n_inner, b, b0, ldb, c, c0, ldc):
         def write(w: Flat) -> None:
             builder = w.builder
@@ -63,7 +63,7 @@ _rows, _columns = _product(ROWS, False), _product(COLUMNS, True)
 
 
 def _outer(n_columns: int) -> Any:
-    @intrinsic  # type: ignore[misc]
+    @intrinsic  # type: ignore[misc]  # Numba has no types
     def add_outer(typing, x, xs, k, n_rows, y, ys, column, out, place, panel):
         """Σ over rows of some numbers of x by a panel of y, to as many rows of out."""
 

@@ -67,7 +67,7 @@ def _void(write: Callable[[Flat], None]) -> Any:
     return generate
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic  # type: ignore[misc]  # Numba has no types
 def stack(typing, n, like):
     """n numbers of the type of an array, with anything in them, until the function returns, inlined or not."""
     kind = types.Array(like.dtype, 1, "C")
@@ -86,7 +86,7 @@ def stack(typing, n, like):
 
 
 def _rows(n: int) -> Any:
-    @intrinsic  # type: ignore[misc]
+    @intrinsic  # type: ignore[misc]  # Numba has no types
     def add_product(typing, x, xs, first, weight, place, n_in, column, y, ys):
         def write(w: Flat) -> None:
             b = w.builder
@@ -140,7 +140,7 @@ def add_products(x, xs, n_rows, weight, place, n_in, n_panels, width, y, ys):
             _one(x, xs, r, weight, at, n_in, column, y, ys)
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic  # type: ignore[misc]  # Numba has no types
 def dot(typing, x, x0, cp, v, v0):
     """Σ x v of two rows."""
 
@@ -156,7 +156,7 @@ def dot(typing, x, x0, cp, v, v0):
     return x.dtype(x, types.intp, types.intp, v, types.intp), generate
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic  # type: ignore[misc]  # Numba has no types
 def drain(typing, lines, n, totals):
     """totals[k] ← the sum of the numbers of line k, in halves as `Writer.sum_of`; the lines are zero afterwards.
 
@@ -195,7 +195,7 @@ def drain(typing, lines, n, totals):
 
 
 def _listed(gives: bool) -> Any:
-    @intrinsic  # type: ignore[misc]
+    @intrinsic  # type: ignore[misc]  # Numba has no types
     def run(typing, rows, e, lists, lists0, numbers, numbers0, n, g, g0):
         """Row e of an array and g, n numbers, by the places in the row that a list has for them."""
 
@@ -222,7 +222,7 @@ take, give = _listed(False), _listed(True)
 """g[u] ← κ_u row[b_u], and row[b_u] += κ_u g[u]."""
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic  # type: ignore[misc]  # Numba has no types
 def add_scaled(typing, out, out0, cp, x, x0, factor):
     """out += factor x for n numbers of two rows."""
 
@@ -236,7 +236,7 @@ def add_scaled(typing, out, out0, cp, x, x0, factor):
     return types.void(out, n, n, x, n, out.dtype), _void(write)
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic  # type: ignore[misc]  # Numba has no types
 def add_scaled_product(typing, out, out0, cp, a, a0, b, b0, factor):
     """out += factor a ∘ b for n numbers of three rows."""
 

@@ -34,7 +34,7 @@ def _by_edge(w: Writer, c: Any, e: Any, n: int) -> list[Any]:
 
 
 def _conv(n: int, both: bool) -> Callable[..., None]:
-    @intrinsic  # type: ignore[misc]
+    @intrinsic  # type: ignore[misc]  # Numba has no types
     def conv(typing, c, table, x, out, e, r, i, j, v, v_back):
         def generate(context, builder, signature, arguments):
             w = Writer(context, builder, signature, arguments)
@@ -55,7 +55,7 @@ def _conv(n: int, both: bool) -> Callable[..., None]:
 
 
 def _dot(n: int) -> Callable[..., Any]:
-    @intrinsic  # type: ignore[misc]
+    @intrinsic  # type: ignore[misc]  # Numba has no types
     def dot(typing, c, table, x, g, e, r, i, j):
         def generate(context, builder, signature, arguments):
             w = Writer(context, builder, signature, arguments)
@@ -79,7 +79,7 @@ def _dot(n: int) -> Callable[..., Any]:
 
 
 def _grad(n: int) -> Callable[..., None]:
-    @intrinsic  # type: ignore[misc]
+    @intrinsic  # type: ignore[misc]  # Numba has no types
     def grad(typing, c, rows, x, g, e, i, j, v, v_back):
         def generate(context, builder, signature, arguments):
             w = Writer(context, builder, signature, arguments)

@@ -140,7 +140,7 @@ class Writer:
 def _tile(n_rows: int, n_panels: int = 1) -> Callable[..., None]:
     """c[i : i + n_rows] += a[i : i + n_rows] @ panels, on the columns of one or two panels side by side."""
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic  # type: ignore[misc]  # Numba has no types
     def add_product(typing, a, packed, c, panel, i):
         def generate(context, builder, signature, arguments):
             w = Writer(context, builder, signature, arguments)
@@ -208,7 +208,7 @@ def dense(a, packed, out, n_rows):
             _rows(a, packed, out, one, start, n_rows)
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic  # type: ignore[misc]  # Numba has no types
 def _arrive(typing, counter, number):
     """counter[0] += number, seen by all threads in one order; the value after it."""
 
@@ -220,7 +220,7 @@ def _arrive(typing, counter, number):
     return types.int64(counter, types.int64), generate
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic  # type: ignore[misc]  # Numba has no types
 def _now(typing, counter):
     """counter[0], as all threads see it."""
 
@@ -234,7 +234,7 @@ def _now(typing, counter):
 def _pause(name: str, *arguments: int) -> Callable[[], None]:
     """A call of the C library by which a thread lets others run."""
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic  # type: ignore[misc]  # Numba has no types
     def pause(typing):
         def generate(context, builder, signature, _):
             whole = ir.IntType(32)
@@ -285,7 +285,7 @@ def _multiply_add(context: Any, builder: Any, kind: Any) -> Callable[[Any, Any, 
 TERMS = {32: (87.0, 7), 64: (708.0, 13)}  # by bits of a number: the range of exp, and terms of its series
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic  # type: ignore[misc]  # Numba has no types
 def _exp(typing, x):
     """eˣ = 2ⁿ eʳ by a Taylor series of r, |r| ≤ ln 2 / 2: LLVM makes vectors of it, not of a call of C's exp."""
 

@@ -21,7 +21,7 @@ ARM = platform.machine().lower() in ("aarch64", "arm64")
 FLUSH = 0x8040 if X86 else 1 << 24 if ARM else 0  # results and operands
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic  # type: ignore[misc]  # Numba has no types
 def _mode(typing):
     """The control word of this thread's arithmetic; 0 on other kinds of CPU."""
 
@@ -37,7 +37,7 @@ def _mode(typing):
     return types.int64(), generate
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic  # type: ignore[misc]  # Numba has no types
 def _set_mode(typing, mode):
     def generate(context, builder, signature, arguments):
         (mode,) = arguments
