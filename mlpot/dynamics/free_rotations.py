@@ -1,7 +1,7 @@
 """Motions of a structure as a whole that nothing stops: rotations that leave what is held where it is.
 
-A molecule turns about its center of mass, one that a single atom holds about that atom, one that two atoms hold
-about the line through them, and a wire about itself. The angular momentum of such a rotation is conserved.
+A molecule rotates about its center of mass, one that a single atom holds about that atom, one that two atoms
+hold about the line through them, and a wire about itself. The angular momentum of such a rotation is conserved.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SMALLEST = 1e-6
 """u Å²: a rotation with a smaller moment of inertia moves nothing, as that of a line about itself."""
 
 
-def rotations(atoms: Atoms) -> Floats:
+def free_rotations(atoms: Atoms) -> Floats:
     """(n, n_atoms, 3) velocities of the rotations that are free, at rest as a whole, with Σ m v_a · v_b = δ_ab.
 
     A rigid motion is v = t + ω × r. It is free if it moves no coordinate that is held, wherever the others go, and
@@ -43,32 +43,34 @@ def rotations(atoms: Atoms) -> Floats:
         found.append(np.pad(np.cross(np.eye(3), vector / np.linalg.norm(vector)).T, ((0, 0), (3, 0))))
     _, values, motions = np.linalg.svd(np.concatenate(found), full_matrices=False)
     free = motions[values < NOT_HELD]
-    return _turning_alone(atoms, arms, free * np.repeat([1.0, 1 / size], 3))
+    return _rotating_alone(atoms, arms, free * np.repeat([1.0, 1 / size], 3))
 
 
-def _turning_alone(atoms: Atoms, arms: Floats, motions: Floats) -> Floats:
+def _rotating_alone(atoms: Atoms, arms: Floats, motions: Floats) -> Floats:
     """Velocities of rigid motions (t, ω), less those along the axes that are free, orthogonal by mass."""
     masses, is_free = atoms.get_masses()[:, None], ~held_coordinates(atoms).any(axis=0)
     moved = motions[:, None, :3] + np.cross(motions[:, None, 3:], arms)
     moved = moved - is_free * (masses * moved).sum(axis=1, keepdims=True) / masses.sum()
     moments, axes = np.linalg.eigh(np.einsum("aik,i,bik->ab", moved, masses[:, 0], moved))
-    turns = moments > SMALLEST
-    velocities: Floats = np.einsum("ab,aik->bik", axes[:, turns], moved) / np.sqrt(moments[turns])[:, None, None]
+    is_rotation = moments > SMALLEST
+    velocities: Floats = (
+        np.einsum("ab,aik->bik", axes[:, is_rotation], moved) / np.sqrt(moments[is_rotation])[:, None, None]
+    )
     return velocities
 
 
 def without_rotation(atoms: Atoms, velocities: Floats) -> Floats:
     """Velocities less the rotations that are free."""
-    turns = rotations(atoms)
-    return velocities - np.einsum("a,aik->ik", _along(turns, atoms, velocities), turns)
+    rotations = free_rotations(atoms)
+    return velocities - np.einsum("a,aik->ik", _along(rotations, atoms, velocities), rotations)
 
 
-def turning(atoms: Atoms) -> tuple[int, float]:
+def rotational_motion(atoms: Atoms) -> tuple[int, float]:
     """How many rotations are free, and twice the kinetic energy that they have, eV."""
-    turns = rotations(atoms)
-    return len(turns), float((_along(turns, atoms, atoms.get_velocities()) ** 2).sum())
+    rotations = free_rotations(atoms)
+    return len(rotations), float((_along(rotations, atoms, atoms.get_velocities()) ** 2).sum())
 
 
-def _along(turns: Floats, atoms: Atoms, velocities: Floats) -> Floats:
+def _along(rotations: Floats, atoms: Atoms, velocities: Floats) -> Floats:
     """(n,) how fast each rotation is."""
-    return np.einsum("aik,i,ik->a", turns, atoms.get_masses(), velocities)
+    return np.einsum("aik,i,ik->a", rotations, atoms.get_masses(), velocities)

@@ -15,8 +15,8 @@ from mlpot.calculator import MLPotCalculator
 from mlpot.data.constraints import constraints_of, held_coordinates, holds_center, other_constraints, unused_masks
 from mlpot.data.elements import Elements
 from mlpot.data.sources.read import has_structure, named_elements, read_structure
+from mlpot.dynamics.free_rotations import rotational_motion, without_rotation
 from mlpot.dynamics.recipe import MDRecipe
-from mlpot.dynamics.turning import turning, without_rotation
 from mlpot.equivariance import rotation_error, stated_error
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
@@ -215,7 +215,8 @@ def check_overlap(atoms: Atoms) -> None:
 def draw_velocities(atoms: Atoms, temperature_K: float, rng: np.random.Generator) -> None:
     """Maxwell-Boltzmann velocities; a structure that is free as a whole neither drifts nor rotates (a molecule).
 
-    They are free as a whole along an axis along which no coordinate is held, and about what holds them: `turning`.
+    They are free as a whole along an axis along which no coordinate is held, and about what holds them:
+    `free_rotations`.
     """
     kT = units.kB * temperature_K
     masses = atoms.get_masses()[:, None]
@@ -230,9 +231,10 @@ def degrees_of_freedom(atoms: Atoms, *, keeps_momentum: bool) -> int:
 
     Args:
         atoms: with velocities and constraints.
-        keeps_momentum: the dynamics leaves the momentum of the whole, and the angular momentum of `rotations` that
-            are free, as it is; then the motion of the whole is not counted if there is none, to 1e-4 of what one
-            degree of freedom has: momenta from files are rounded, and single precision makes a molecule rotate.
+        keeps_momentum: the dynamics leaves the momentum of the whole, and the angular momentum of
+            `free_rotations`, as it is; then the motion of the whole is not counted if there is none, to 1e-4 of
+            what one degree of freedom has: momenta from files are rounded, and single precision makes a molecule
+            rotate.
     """
     held, center = held_coordinates(atoms), holds_center(atoms)
     n_degrees = int((~held).sum())
@@ -242,6 +244,6 @@ def degrees_of_freedom(atoms: Atoms, *, keeps_momentum: bool) -> int:
     at_rest = keeps_momentum & (momentum**2 / mass <= still)
     n_degrees -= int((free & (at_rest | center)).sum())
     if keeps_momentum:
-        n_rotations, energy = turning(atoms)
+        n_rotations, energy = rotational_motion(atoms)
         n_degrees -= n_rotations if energy <= still else 0
     return n_degrees

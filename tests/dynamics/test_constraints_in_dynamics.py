@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
-from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixCartesian, FixCom, FixedPlane, Hookean
 from ase.optimize import FIRE
+from springs import EqualSprings
 
 from mlpot.data.constraints import constraints_of, held_coordinates, holds_center
 from mlpot.dynamics.ensembles import build_ensemble
@@ -43,25 +43,10 @@ EXPECTED = {  # of 8 atoms without a cell: with the momentum of the whole, and w
 }
 
 
-class Tangle(Calculator):
-    """Every two atoms want to be 3 Å apart, which eight cannot: the motion is chaotic, also about fixed ones."""
-
-    implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012
-
-    def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
-        """Fill `results`."""
-        vectors = atoms.positions[:, None] - atoms.positions
-        d = np.sqrt(np.einsum("ija,ija->ij", vectors, vectors)) + np.eye(len(atoms))
-        stretch = (d - 3.0) * (1 - np.eye(len(atoms)))
-        energy = float((stretch**2).sum()) / 4
-        forces = -np.einsum("ij,ija->ia", stretch / d, vectors)
-        self.results = {"energy": energy, "free_energy": energy, "forces": forces}
-
-
 def tangle(held: str, rng: np.random.Generator, temperature_K: float = 300.0) -> Atoms:
     atoms = Atoms(["Ar"] * 8, rng.normal(scale=1.5, size=(8, 3)))
     atoms.set_masses([40.0, 20.0, 40.0, 60.0, 40.0, 30.0, 40.0, 40.0])
-    atoms.calc = Tangle()
+    atoms.calc = EqualSprings(3.0)
     FIRE(atoms, logfile=None).run(fmax=0.5, steps=200)  # or the strain of the beginning is 10,000 K of motion
     atoms.set_constraint(HELD[held]())
     draw_velocities(atoms, temperature_K, rng)

@@ -9,28 +9,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
-from ase.calculators.calculator import Calculator, all_changes
 from ase.constraints import FixAtoms, FixCartesian, FixCom
+from springs import EqualSprings
 
 from mlpot.dynamics.ensembles import build_ensemble
+from mlpot.dynamics.free_rotations import free_rotations
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.start import degrees_of_freedom, draw_velocities
-from mlpot.dynamics.turning import rotations
-
-
-class Nearest(Calculator):
-    """A spring between every two atoms, along a vector without a cell and to the nearest image with one."""
-
-    implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012
-
-    def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
-        """Fill `results`."""
-        vectors = atoms.get_all_distances(mic=bool(atoms.pbc.any()), vector=True)
-        d = np.linalg.norm(vectors, axis=-1) + np.eye(len(atoms))
-        stretch = (d - 1.5) * (1 - np.eye(len(atoms)))
-        energy = float((stretch**2).sum()) / 4
-        forces = np.einsum("ij,ija->ia", stretch / d, vectors)
-        self.results = {"energy": energy, "free_energy": energy, "forces": forces}
 
 
 def bent_wire() -> Atoms:
@@ -65,7 +50,7 @@ def test_a_rotation_that_nothing_stops_is_neither_drawn_nor_counted(name: str) -
     atoms, n_rotations, n_degrees = CASES[name]
     atoms = atoms.copy()
     draw_velocities(atoms, 300, np.random.default_rng(0))
-    turns = rotations(atoms)
+    turns = free_rotations(atoms)
     assert len(turns) == n_rotations
     assert np.abs(np.einsum("aik,ik->a", turns, atoms.get_momenta())).max(initial=0.0) < 1e-12
     assert degrees_of_freedom(atoms, keeps_momentum=True) == n_degrees
@@ -79,13 +64,15 @@ def test_a_rotation_that_nothing_stops_is_neither_drawn_nor_counted(name: str) -
 def test_no_rotation_begins_in_a_run(name: str) -> None:
     atoms, n_rotations, n_degrees = CASES[name]
     atoms = atoms.copy()
-    atoms.calc = Nearest()
+    atoms.calc = EqualSprings(1.5)
     rng = np.random.default_rng(1)
     draw_velocities(atoms, 300, rng)
     settings = MDRecipe(model=Path("none"), structure=Path("x"), ensemble="bussi", timestep_fs=0.5)
     ensemble = build_ensemble(atoms, settings, rng)
     assert ensemble.n_degrees == n_degrees
     ensemble.dynamics.run(100)
-    assert len(rotations(atoms)) == n_rotations
+    assert len(free_rotations(atoms)) == n_rotations
     size = np.abs(atoms.get_momenta()).sum()
-    assert np.abs(np.einsum("aik,ik->a", rotations(atoms), atoms.get_momenta())).max(initial=0.0) < 1e-9 * size
+    assert (
+        np.abs(np.einsum("aik,ik->a", free_rotations(atoms), atoms.get_momenta())).max(initial=0.0) < 1e-9 * size
+    )
