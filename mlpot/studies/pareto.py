@@ -34,9 +34,10 @@ from mlpot.studies.pareto_plan import (
     recipe_of,
     with_training,
     words,
+    words_of_epoch,
 )
 from mlpot.studies.pareto_summary import Budget, Judged, busy_notes, rows_of, summary
-from mlpot.studies.several import DATA, FINISHED, facts_of, train_each
+from mlpot.studies.several import DATA, FINISHED, NOT_DONE, facts_of, train_each
 from mlpot.studies.speed import Speed, measure_speed
 from mlpot.training.epoch_time import EpochTime, measure_epoch
 from mlpot.training.messages import Messages
@@ -93,11 +94,12 @@ def pareto(
             "and models judged"
         )
         times = {name: _epoch_time(recipe, question, tell) for name, recipe in recipes.items()}
-        check_minutes(question, times)
         points = points_of(question, recipes, times)
         comparison = _Comparison(question, sets, recipes, times, points, budget)
-        comparison.write()
-        train_each({p.words: p.recipe for p in points}, comparison.write, tell, resume=resume, callbacks=callbacks)
+        comparison.write()  # before the next line, so that what was measured is kept
+        check_minutes(question, times)
+        wanted = {p.words: p.recipe for p in points if p.recipe.training.epochs}
+        train_each(wanted, comparison.write, tell, resume=resume, callbacks=callbacks)
         return comparison.write()
 
 
@@ -167,6 +169,8 @@ class _Comparison:
     def _facts(self, point: Point) -> dict[str, Any]:
         facts = facts_of(point.recipe)
         facts |= {"backbone": point.backbone, "minutes": point.minutes, "seed": point.seed}
+        if not point.recipe.training.epochs:
+            facts |= {"state": NOT_DONE, "reason": f"an epoch takes {words_of_epoch(self.times[point.backbone])}"}
         if facts["state"] == FINISHED:  # the clock runs from the reading of the data to the last epoch
             facts["minutes_taken"] = (self.times[point.backbone].before + facts["seconds"]) / 60
         return facts

@@ -238,13 +238,14 @@ def with_training(recipe: Recipe, **training: Any) -> Recipe:
 
 def epochs_in(minutes: float, time: EpochTime) -> int:
     """Whole epochs that a training of some minutes has time for."""
-    return int((60 * minutes - time.before) / time.epoch)
+    return max(0, int((60 * minutes - time.before) / time.epoch))
 
 
 def points_of(question: Question, recipes: Mapping[str, Recipe], times: Mapping[str, EpochTime]) -> list[Point]:
     """All trainings: of each backbone, for each time, from each seed.
 
-    The learning rate falls over the epochs that a training has time for, so that it ends as its minutes do.
+    The learning rate falls over the epochs that a training has time for, so that it ends as its minutes do. One
+    that has time for none stands there with 0 epochs, and is not done.
     """
     return [
         Point(
@@ -265,18 +266,22 @@ def points_of(question: Question, recipes: Mapping[str, Recipe], times: Mapping[
 
 
 def check_minutes(question: Question, times: Mapping[str, EpochTime]) -> None:
-    """Raise RecipeError where the shortest time has no room for one epoch of a backbone."""
-    least = question.minutes[0]
-    short = {name: t for name, t in times.items() if epochs_in(least, t) < 1}
-    if short:
-        told = "; ".join(
-            f"{name} {t.epoch / 60:.2g} min, and {t.before:.2g} s before" for name, t in short.items()
-        )
-        needed = max((t.before + t.epoch) / 60 for t in short.values())
-        raise RecipeError(
-            f"--minutes {words(question.minutes)}: {least:g} min is shorter than one epoch ({told}). Give times "
-            f"from {1.1 * needed:.2g} min on, fewer structures, or --backbones without {', '.join(short)}."
-        )
+    """Raise RecipeError where the longest time has no room for one epoch of any backbone."""
+    most = question.minutes[-1]
+    if any(epochs_in(most, time) for time in times.values()):
+        return
+    told = "; ".join(f"{name} {words_of_epoch(time)}" for name, time in times.items())
+    needed = min((t.before + t.epoch) / 60 for t in times.values())
+    raise RecipeError(
+        f"--minutes {words(question.minutes)}: {most:g} min is shorter than one epoch ({told}). Give times from "
+        f"{1.1 * needed:.2g} min on, and --resume, by which what was measured is kept; or fewer structures, or "
+        "other --backbones."
+    )
+
+
+def words_of_epoch(time: EpochTime) -> str:
+    """How long an epoch takes."""
+    return f"{time.epoch / 60:.2g} min, and {time.before:.2g} s before"
 
 
 def gone_on(question: Question) -> tuple[Question, Sets]:

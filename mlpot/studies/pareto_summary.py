@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mlpot.recipes import RecipeError
 from mlpot.studies.curve_summary import UNITS, mean_and_deviation
-from mlpot.studies.several import FINISHED, of_failures
+from mlpot.studies.several import FINISHED, NOT_DONE, of_failures
 
 TIE = 2.0  # standard errors within which two errors are called the same
 BUSY = 0.8  # of a processor: with less, other programs had the rest
@@ -205,11 +205,11 @@ def summary(points: Points, rows: Sequence[Row], budget: Budget, key: str) -> di
     """
     front, unit = front_of(rows), UNITS[key][1]
     limits = sorted({row.minutes for row in rows})
-    done = sum(p["state"] == FINISHED for p in points)
+    done, wanted = sum(p["state"] == FINISHED for p in points), sum(p["state"] != NOT_DONE for p in points)
     return {
-        "complete": done == len(points),
+        "complete": 0 < wanted == done,
         "finished": done,
-        "trainings": len(points),
+        "trainings": wanted,
         "error": key,
         "rows": [_row(row) | {"front": row in front} for row in rows],
         "choices": [choice(rows, Budget(minutes, budget.microseconds), unit) for minutes in limits],
@@ -240,6 +240,9 @@ def _row(row: Row) -> dict[str, Any]:
 def _notes(points: Points, rows: Sequence[Row]) -> list[str]:
     """What a reader of the figures must know."""
     notes = of_failures(points, lambda p: f"{p['directory']} failed, and its row is not chosen")
+    short = [f"{p['backbone']} for {p['minutes']:g} min ({p['reason']})" for p in points if p["state"] == NOT_DONE]
+    if short:
+        notes.append(f"Not done, as there is no time for one epoch: {', '.join(dict.fromkeys(short))}.")
     off = [p["directory"] for p in points if abs(p.get("minutes_taken", p["minutes"]) / p["minutes"] - 1) > OFF]
     if off:
         notes.append(

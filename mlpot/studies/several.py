@@ -24,7 +24,8 @@ from mlpot.training.trainer import Callbacks
 DATA, REASON = "data", "failed.txt"
 ASIDE = ".overwritten"
 """Folder of a study that is overwritten: gone once the new one has begun."""
-FINISHED, FAILED = "finished", "failed"
+FINISHED, FAILED, NOT_DONE = "finished", "failed", "not done"
+"""States of a training that a study does not wait for; `NOT_DONE`: its time is too short for it."""
 METRICS = "best_epoch", "seconds", "n_weights", "halvings", "repeated_structures", "validation", "test"
 """What a study says of a training that has finished."""
 MAY_CHANGE = {
@@ -247,6 +248,7 @@ def train_each(
 
 def of_failures(points: Sequence[Mapping[str, Any]], called: Callable[[Mapping[str, Any]], str]) -> list[str]:
     """That some trainings are still to be done, and which ones failed."""
-    left = sum(p["state"] not in (FINISHED, FAILED) for p in points)
-    notes = [f"Half-finished: {left} of {len(points)} trainings are still to be done."] if left else []
+    states = [p["state"] for p in points if p["state"] != NOT_DONE]
+    wanted, left = len(states), sum(state not in (FINISHED, FAILED) for state in states)
+    notes = [f"Half-finished: {left} of {wanted} trainings are still to be done."] if left else []
     return notes + [f"{called(p)}: {p['reason']}" for p in points if p["state"] == FAILED]

@@ -159,7 +159,6 @@ def test_the_page_of_a_whole_one_has_choice_table_and_picture(
         ({"minutes": (2.0, 1.0)}, "do not ascend"),
         ({"minutes": (0.0, 1.0)}, "do not ascend"),
         ({"n_seeds": 0}, "at least 1"),
-        ({"minutes": (0.02, 1.0)}, r"shorter than one epoch .* from 0\.028 min on"),
         ({"overrides": ("training.epochs=5",)}, "set by the comparison itself"),
         ({"overrides": ("model.backbone=egnn",)}, "set by the comparison itself"),
         ({"overrides": ("model.arguments.n_layers=5",)}, "no argument 'n_layers'"),
@@ -173,6 +172,39 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
     with pytest.raises((ValueError, FileNotFoundError), match=says):
         pareto(replace(question(data, tmp_path / "run"), **changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_times_too_short_for_an_epoch_are_shown_and_the_others_trained(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that was measured was thrown away where one network had no time for an epoch in the shortest minutes."""
+    measured = []
+
+    def measure(recipe: Recipe, enough: float) -> EpochTime:
+        measured.append(recipe.model.backbone)
+        return EpochTime(1.0 if recipe.model.backbone == "deepsets" else 4.0, 0.5, 1.0)
+
+    monkeypatch.setattr(module, "measure_epoch", measure)
+    asked = question(data, tmp_path / "run", minutes=(0.01,))
+    with pytest.raises(
+        RecipeError, match=r"0\.01 min is shorter than one epoch .* from 0\.028 min on, and --resume"
+    ):
+        pareto(asked)
+    assert not json.loads((tmp_path / "run" / "pareto.json").read_text())["complete"]
+    found = pareto(replace(asked, minutes=(0.05,)), resume=True)
+    assert measured == list(BACKBONES)
+    states = {(p["backbone"], p["minutes"]): p["state"] for p in found["points"]}
+    assert states == {
+        ("deepsets", 0.01): "not done",
+        ("deepsets", 0.05): "finished",
+        ("schnet", 0.01): "not done",
+        ("schnet", 0.05): "not done",
+    }
+    assert found["complete"]
+    assert (found["finished"], found["trainings"]) == (1, 1)
+    assert "schnet for 0.05 min (an epoch takes 0.067 min, and 0.5 s before)" in " ".join(found["notes"])
+    assert found["budget"]["pick"] == {"backbone": "deepsets", "minutes": 0.05}
+    assert "half-finished" not in write_report(tmp_path / "run").read_text(encoding="utf-8")
 
 
 def test_too_few_structures_are_refused(tmp_path: Path) -> None:
