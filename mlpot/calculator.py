@@ -17,7 +17,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
 from mlpot.equivariance import warn_of_rotations
-from mlpot.extrapolation import OUTSIDE
+from mlpot.extrapolation import BETWEEN, OUTSIDE, outside_words
 from mlpot.forces import (
     device_obstacle,
     native_call_of,
@@ -33,8 +33,6 @@ from mlpot.neighbors import SkinList
 from mlpot.potential import Potential
 from mlpot.repeated_forces import RepeatedForces
 
-BETWEEN = 20
-"""Calculations, at least, from one look at extrapolation grades to the next."""
 _MADE_ANEW: dict[str, Any] = {"_sent": None, "_repeated": None, "_seen": None}
 """What belongs to a device, and not to a file of a calculator."""
 
@@ -190,9 +188,8 @@ class MLPotCalculator(Calculator):
         if grades is None or not grades.item() > limit:
             return
         warnings.warn(
-            f"An atom of {self.atoms.symbols} has extrapolation grade {grades.item():.3g}: it is so many times as "
-            "far from the training set as 99.9 % of the training atoms. Do not trust what is calculated for it. "
-            "This is said once; MLPotCalculator(..., extrapolation_grade=None) never says it.",
+            f"{outside_words(f'An atom of {self.atoms.symbols}', grades.item())} This is said once; "
+            "MLPotCalculator(..., extrapolation_grade=None) never says it.",
             stacklevel=2,
         )
         self.extrapolation_grade = None

@@ -24,7 +24,17 @@ ENOUGH = 20_000  # atoms of an element suffice to estimate its distribution
 FEW = 10  # fewer atoms do not suffice, and neither do atoms that are all equal
 OUTSIDE = 5.0
 """Extrapolation grade of an atom from which a structure is said to be outside of the training set."""
+BETWEEN = 20
+"""Calculations of the same atoms, at least, from one look at extrapolation grades to the next."""
 RIDGE = 1e-8  # of the mean variance, for features that never vary in training
+
+
+def outside_words(what: str, grade: float) -> str:
+    """What to warn of an atom with an extrapolation grade; `what` it is, at the beginning of a sentence."""
+    return (
+        f"{what} has extrapolation grade {grade:.3g}: it is so many times as far from the training set as 99.9 % "
+        "of the training atoms. Do not trust what is calculated for it."
+    )
 
 
 class Domain(nn.Module):

@@ -15,7 +15,7 @@ from potentials import new_potential
 from sets import crystals, small_recipe, write
 from structures import STRUCTURES, batch_of, copper, graph_of
 
-from mlpot.calculator import BETWEEN, MLPotCalculator
+from mlpot.calculator import MLPotCalculator
 from mlpot.data.h5md import Reader
 from mlpot.data.sources.output import write_structures
 from mlpot.dynamics.ensembles import Ensemble
@@ -24,7 +24,7 @@ from mlpot.dynamics.log import read_log
 from mlpot.dynamics.recipe import Guards
 from mlpot.dynamics.run import run_md
 from mlpot.evaluate import evaluate
-from mlpot.extrapolation import Domain, Outside, domain_of
+from mlpot.extrapolation import BETWEEN, Domain, Outside, domain_of
 from mlpot.forces import extrapolation_grade, predict, predict_and_grade
 from mlpot.graph import edge_vectors
 from mlpot.model_file import load_potential, save_potential

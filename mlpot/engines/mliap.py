@@ -22,6 +22,8 @@ from torch import Tensor
 
 from mlpot.atomic_files import check_place, replacing
 from mlpot.engines.exchanged import ExchangedPotential
+from mlpot.engines.local_atoms import LocalGraph
+from mlpot.engines.watched import Watch
 from mlpot.equivariance import warn_of_rotations
 from mlpot.forces import predict_pairs
 from mlpot.graph import AtomGraph, Edges
@@ -61,7 +63,7 @@ def write_mliap(
 
 
 class MLPotUnified(MLIAPUnified):  # type: ignore[misc]  # LAMMPS has no types
-    """What LAMMPS calls.
+    """What LAMMPS calls; each rank tells once of an atom of its own outside of the training set.
 
     Args:
         potential: frozen, with a network of stages.
@@ -76,7 +78,7 @@ class MLPotUnified(MLIAPUnified):  # type: ignore[misc]  # LAMMPS has no types
         super().__init__(None, elements, 1, 1, potential.cutoff / 2)
         self.cutoff = potential.cutoff
         warn_of_rotations(potential)
-        self.potential, self._halo = potential, DataHalo()
+        self.potential, self._halo, self._watch = potential, DataHalo(), Watch()
         self._numbers = torch.tensor(potential.elements)
         self._exchanged = ExchangedPotential(potential, self._halo, native=False)
         assert isinstance(potential.backbone, StagedNetwork)
@@ -139,6 +141,10 @@ class MLPotUnified(MLIAPUnified):  # type: ignore[misc]  # LAMMPS has no types
         )
         # Also of no atoms and no pairs, so that other ranks do not wait for features and adjoints.
         energies, gradient = predict_pairs(self._exchanged, graph, n_own)
+        if self._watch.wants():  # all ranks at once, as they exchange features for it
+            rows = np.arange(len(elements))
+            grades = self._exchanged.grades(LocalGraph(graph, rows, n_own, rows))
+            self._watch.tell(grades, lambda k: f"An atom of {chemical_symbols[int(numbers[k])]}")
         return energies, gradient[place]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from mlpot.data.sources.read import read_structure
 from mlpot.engines.images import images_matter, no_images
 from mlpot.engines.template import Template
+from mlpot.engines.watched import Watch, predict_watched
 from mlpot.equivariance import warn_of_rotations
-from mlpot.forces import predict
 from mlpot.model_file import load_potential
 from mlpot.neighbors import build_graphs
 
@@ -45,7 +45,7 @@ OWN = {"verbosity", "verbose"}
 
 
 class MLPotDriver:
-    """What i-PI calls.
+    """What i-PI calls; it tells once of a bead outside of the training set.
 
     Args:
         model: a file that mlpot wrote.
@@ -67,7 +67,7 @@ class MLPotDriver:
         self._template = read_structure(template)
         self._potential.check_elements(torch.as_tensor(self._template.numbers))
         self._order = Template(self._template, "template", "i-PI")
-        self._warned = False
+        self._warned, self._watch = False, Watch()
 
     def __call__(self, cell: Any, pos: Any) -> Answer | list[Answer]:
         """Energy, forces and virial of a structure, or of each in a list.
@@ -99,7 +99,7 @@ class MLPotDriver:
             if self._warned:
                 warnings.warn(no_images("template", "i-PI"), stacklevel=3)
         graph = build_graphs([z] * len(r), r, h, [pbc] * len(r), self._potential.cutoff)
-        out = predict(self._potential, graph)
+        out = predict_watched(self._potential, graph, self._watch, lambda k: self._name(k, len(r)))
         forces = out.forces.view(len(r), len(z), 3).numpy()
         volumes = np.abs(np.linalg.det(np.array(h)))[:, None, None]
         virials = -out.stress.numpy() * volumes
@@ -112,6 +112,11 @@ class MLPotDriver:
             )
             for energy, force, virial in zip(out.energy.tolist(), forces, virials, strict=True)
         ]
+
+    @staticmethod
+    def _name(k: int, n: int) -> str:
+        """Of an atom of structure k of n, for a warning."""
+        return f"An atom of i-PI's structure {k} of {n}" if n > 1 else "An atom of i-PI's structure"
 
 
 if __name__ == "__main__":

@@ -10,15 +10,15 @@ from torch import Tensor
 from torch_sim.models.interface import ModelInterface
 
 from mlpot.engines.images import images_matter
+from mlpot.engines.watched import Watch, predict_watched
 from mlpot.equivariance import warn_of_rotations
-from mlpot.forces import predict
 from mlpot.model_file import own_potential
 from mlpot.neighbors import build_graphs
 from mlpot.potential import Potential
 
 
 class MLPotModel(ModelInterface):  # type: ignore[misc]  # TorchSim has no types
-    """Energies, forces and stresses of the systems of a state.
+    """Energies, forces and stresses of the systems of a state; what lies outside of the training set is told once.
 
     Args:
         potential: a potential, of which a copy is used, or the path of its file.
@@ -44,6 +44,7 @@ class MLPotModel(ModelInterface):  # type: ignore[misc]  # TorchSim has no types
         warn_of_rotations(self.potential)
         self._device, self._dtype = torch.device(device), self.potential.dtype
         self._compute_forces = self._compute_stress = True
+        self._watch = Watch()
 
     def forward(self, state: Any, **_: Any) -> dict[str, Tensor]:
         """Energies (n_systems,) eV, forces (n_atoms, 3) eV/Å and stresses (n_systems, 3, 3) eV/Å³.
@@ -62,7 +63,9 @@ class MLPotModel(ModelInterface):  # type: ignore[misc]  # TorchSim has no types
         pbc = torch.as_tensor(state.pbc).cpu().expand(3).numpy()
         graph = build_graphs(numbers, positions, cells, [pbc] * len(sizes), self.potential.cutoff)
         self.potential.check_elements(graph.numbers.to(self._device))
-        out = predict(self.potential, graph.to(self._device))
+        out = predict_watched(
+            self.potential, graph.to(self._device), self._watch, lambda k: f"An atom of system {k}"
+        )
         found = {"energy": out.energy, "forces": out.forces, "stress": out.stress}
         return {name: value.to(self._dtype) for name, value in found.items()}
 
