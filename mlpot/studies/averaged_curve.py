@@ -18,9 +18,9 @@ from mlpot.studies.curve import CURVE
 from mlpot.studies.curve_summary import TARGETED, near_notes, summary
 from mlpot.studies.several import FINISHED, METRICS, state_of
 from mlpot.training.before_and_after import judge
-from mlpot.training.fit import EVALUATION, batches_of
 from mlpot.training.recipe import Recipe
 from mlpot.training.run_directory import RunDirectoryError
+from mlpot.training.sets import EVALUATION, batches_of
 from mlpot.training.splits import paths_of, structures
 
 METRICS_FILE, MODEL = "metrics.json", "model.safetensors"

@@ -24,7 +24,7 @@ from mlpot.models.networks import NETWORKS
 from mlpot.potential import Potential
 from mlpot.recipes import RecipeError, load_recipe
 from mlpot.training import data_summary, fit
-from mlpot.training.fit import TrainingResult, initial_potential, make_sets
+from mlpot.training.fit import TrainingResult, initial_potential
 from mlpot.training.folds import VALIDATED_BY, joined, parts_of_folds, predicted_by_members
 from mlpot.training.loaders import Alone
 from mlpot.training.member_process import train_members
@@ -41,6 +41,7 @@ from mlpot.training.run_directory import (
     has_finished,
     write_beginning,
 )
+from mlpot.training.sets import make_sets
 from mlpot.training.splits import Baseline, learned_from, make_baseline
 from mlpot.training.trainer import FOLDER, check_device
 

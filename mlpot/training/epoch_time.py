@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from mlpot.training import fit
 from mlpot.training.loaders import free_memory
 from mlpot.training.recipe import Recipe
+from mlpot.training.sets import make_sets
 from mlpot.training.splits import make_parts
 
 MANY = 10**6  # epochs, of which a few are done
@@ -78,5 +79,5 @@ def _before(recipe: Recipe) -> float:
     """Seconds in which the data are read and neighbors found, without what a first training loads and compiles."""
     began = time.monotonic()
     parts = make_parts(recipe.data, recipe.loss, keep=free_memory() / 4)
-    fit.make_sets(recipe, parts, recipe.model.arguments["cutoff"])
+    make_sets(recipe, parts, recipe.model.arguments["cutoff"])
     return time.monotonic() - began

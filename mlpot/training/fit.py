@@ -21,19 +21,11 @@ from mlpot.signals import SignalledAtOnce, SignalledError, stop_request
 from mlpot.training import data_summary
 from mlpot.training.before_and_after import judge, table, worse
 from mlpot.training.expectation import Expectation
-from mlpot.training.in_memory import flatten
 from mlpot.training.interruption import StopOnSignal, end_with_parent, lost_processes_told
-from mlpot.training.loaders import (
-    Alone,
-    Batches,
-    MemoryBatches,
-    StreamedBatches,
-    free_memory,
-    sample_of,
-    should_stream,
-)
+from mlpot.training.loaders import Alone, Batches, free_memory
 from mlpot.training.messages import Messages
 from mlpot.training.module import HALVINGS, TrainingDivergedError, TrainingModule, diverged
+from mlpot.training.one_order import OneOrder, kept_order
 from mlpot.training.outputs import examples, to_rotate, write_outputs
 from mlpot.training.parameter_groups import element_rows, told
 from mlpot.training.rate_range import RateRange, rate_range
@@ -50,8 +42,9 @@ from mlpot.training.schedule import (
     solved_too,
     tell_of_end,
 )
+from mlpot.training.sets import batches_of, make_sets, to_device
 from mlpot.training.solve import closing_solve, labeled_set
-from mlpot.training.splits import Baseline, Part, Parts, learned_from, make_baseline, make_parts
+from mlpot.training.splits import Baseline, Parts, learned_from, make_baseline, make_parts
 from mlpot.training.start_references import check_energies
 from mlpot.training.starting import (
     BEFORE,
@@ -73,8 +66,6 @@ from mlpot.training.trainer import (
     make_trainer,
     matmul_precision,
 )
-
-EVALUATION = 4  # evaluation batches are larger than training batches
 
 
 @dataclass(frozen=True)
@@ -137,14 +128,14 @@ def _train(
     room = 0.0 if recipe.data.stream is True else free_memory() / 4
     parts = make_parts(recipe.data, recipe.loss, known=known_elements(source), keep=room)
     start, potential, baseline = beginning(recipe, parts, source, tell)
-    sets = make_sets(recipe, parts, potential.cutoff)
+    sets = make_sets(recipe, parts, potential.cutoff, in_windows=kept_order(directory) if resume else None)
     parts = replace(parts, examples=examples(parts.train), to_rotate=to_rotate(parts.validation, potential))
     parts.forget()  # what is needed of the frames is in the sets
     if not resume:
         check_schedule(recipe, len(sets["train"]))
     is_new = start is not None and source is not None and not source.is_kept
     before = judge(start, sets) if start is not None and is_new else {}
-    callbacks = [*callbacks, Expectation(tell, recipe.training)]
+    callbacks = [*callbacks, Expectation(tell, recipe.training), OneOrder(sets["train"])]
     with announcements_off(), matmul_precision(recipe.training.precision):
         trainer = make_trainer(recipe, directory, callbacks)
         if trainer.local_rank > 0:
@@ -260,44 +251,6 @@ def initial_potential(recipe: Recipe, start: Baseline) -> Potential:
             cutoff=recipe.model.cutoff,
         )
     return potential.to(torch.float64 if recipe.training.precision == "float64" else torch.float32)
-
-
-def make_sets(recipe: Recipe, parts: Parts, cutoff: float) -> dict[str, Batches]:
-    """The batches of each part, in memory or streamed."""
-    sets = {
-        "train": batches_of(parts.train, recipe, cutoff, seed=recipe.training.seed),
-        "validation": batches_of(parts.validation, recipe, cutoff, EVALUATION),
-    }
-    if parts.test is not None:
-        sets["test"] = batches_of(parts.test, recipe, cutoff, EVALUATION)
-    return sets
-
-
-def batches_of(part: Part, recipe: Recipe, cutoff: float, times: int = 1, seed: int | None = None) -> Batches:
-    """The batches of one part, `times` as large as in training; shuffled if there is a seed."""
-    sample, stream, edges = sample_of(part, cutoff), recipe.data.stream, recipe.training.batch_edges
-    size = times * recipe.training.batch_size
-    if edges is not None:
-        size = max(1, round(times * edges / max(1.0, sample.table[3].double().mean().item())))
-    batches: Batches
-    if should_stream(part, sample) if stream == "auto" else stream:
-        workers = recipe.data.workers
-        batches = StreamedBatches(part, cutoff, size, seed, even=edges is not None, workers=workers)
-    else:
-        frames = flatten(part.frames(), cutoff, part.names(), part.weights_of(part.indices))
-        batches = MemoryBatches(frames, size, seed, even=edges is not None)
-    batches.augment = recipe.training.augment
-    return batches
-
-
-def to_device(sets: dict[str, Batches], trainer: Trainer) -> None:
-    """Move sets in memory to the GPU, if there is one GPU and its memory is four times what a set takes."""
-    device = trainer.strategy.root_device
-    if device.type != "cuda" or trainer.world_size > 1:
-        return
-    for batches in sets.values():
-        if isinstance(batches, MemoryBatches) and batches.frames.n_bytes < torch.cuda.mem_get_info(device)[0] / 4:
-            batches.frames = batches.frames.to(device)
 
 
 def finish(

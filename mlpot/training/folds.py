@@ -14,10 +14,10 @@ import torch
 
 from mlpot.graph import collate_properties
 from mlpot.potential import Potential
-from mlpot.training.fit import EVALUATION, batches_of
 from mlpot.training.loaders import Alone, free_memory
 from mlpot.training.outputs import Predicted, predict_all
 from mlpot.training.recipe import Recipe
+from mlpot.training.sets import EVALUATION, batches_of
 from mlpot.training.splits import Parts, make_parts, split, structures, union, weighted
 
 VALIDATED_BY = "each structure by members that left it out"

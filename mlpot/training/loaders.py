@@ -77,6 +77,8 @@ class Batches:
 
     augment: Augment = "none"  # of a part with a seed, how its structures are turned anew in each epoch
     work: Ints  # (n_frames,) how much is to be done for each frame, up to a factor
+    n_atoms: Ints  # (n_frames,)
+    batches_per_window: int | None = None  # None: all frames are shuffled together
 
     def __init__(self, n_frames: int, batch_size: int, seed: int | None, *, even: bool = False):
         self.n_frames, self.batch_size, self.seed, self.even = n_frames, batch_size, seed, even
@@ -101,7 +103,19 @@ class Batches:
                 # Drawn for all processes alike: a run that goes on draws those of one that never stopped.
                 rng = np.random.default_rng((OF_ROTATIONS, self.seed, epoch, k, 0))
                 reflections = self.augment == "rotations-and-reflections"
-                yield turned(batch, random_rotations(own.n_all, rng, reflections=reflections)[own.places])
+                places = np.arange(batch[0].n_graphs) if self.cuts_windows else own.places
+                n_all = len(places) if self.cuts_windows else own.n_all
+                yield turned(batch, random_rotations(n_all, rng, reflections=reflections)[places])
+
+    def in_windows(self) -> None:
+        """Take the frames in the order in which a set is streamed, as other processes do, or earlier sessions."""
+        self.work = self.n_atoms  # edges are not known before frames are read
+        self.batches_per_window = max(1, round(min(WINDOW / self.n_atoms.mean(), 1024) / self.batch_size))
+
+    @property
+    def cuts_windows(self) -> bool:
+        """Whether batches are cut anew within each window, once its edges are known."""
+        return self.batches_per_window is not None and self.even and self.run.world_size == 1
 
     def dealt(self, epoch: int) -> list[Dealt]:
         """What this process takes in an epoch."""
@@ -118,8 +132,31 @@ class Batches:
         return out
 
     def shuffled(self, rng: np.random.Generator) -> Ints:
-        """A random order of all frames."""
-        return rng.permutation(self.n_frames)
+        """A random order of all frames, or of blocks and of the frames in each window."""
+        if self.batches_per_window is None:
+            return rng.permutation(self.n_frames)
+        starts = rng.permutation(np.arange(0, self.n_frames, BLOCK))
+        order = (starts[:, None] + np.arange(BLOCK)).ravel()
+        order = order[order < self.n_frames]
+        window = self.batches_per_window * self.batch_size * self.run.world_size
+        return np.concatenate([rng.permutation(order[k : k + window]) for k in range(0, len(order), window)])
+
+    def windows(self, dealt: list[Dealt], first: int) -> list[tuple[Ints, list[int], int]]:
+        """Of each window from that of batch `first` on: frames, sizes of batches, how many are before `first`."""
+        n = len(dealt) if self.batches_per_window is None else self.batches_per_window
+        skipped, parts = first % n, []
+        for k in range(first - skipped, len(dealt), n):
+            frames = [own.frames for own in dealt[k : k + n]]
+            parts.append((np.concatenate(frames), [len(own) for own in frames], skipped))
+            skipped = 0
+        return parts
+
+    def chosen(self, sizes: list[int], n_edges: Tensor, skipped: int) -> list[Tensor]:
+        """Places in a window of the frames of each batch, some left out; n_edges (n_frames,) are of its frames."""
+        ends = torch.tensor(sizes).cumsum(0)[:-1]
+        if self.cuts_windows:
+            ends = even_ends(n_edges, len(sizes))
+        return list(torch.tensor_split(torch.arange(len(n_edges)), ends))[skipped:]
 
     def batches(self, dealt: list[Dealt], first: int) -> Iterator[Batch]:
         """Batches of these frames, from batch `first` on."""
@@ -146,11 +183,14 @@ class MemoryBatches(Batches):
 
     def __init__(self, frames: FlatSet, batch_size: int, seed: int | None = None, *, even: bool = False):
         super().__init__(len(frames), batch_size, seed, even=even)
-        self.frames, self.work = frames, frames.table[3].numpy()
+        self.frames, self.work, self.n_atoms = frames, frames.table[3].numpy(), frames.table[1].numpy()
 
     def batches(self, dealt: list[Dealt], first: int) -> Iterator[Batch]:
-        for own in dealt[first:]:
-            yield self.frames.batch(torch.from_numpy(own.frames))
+        for window, sizes, skipped in self.windows(dealt, first):
+            frames = torch.from_numpy(window)
+            n_edges = self.frames.table[3].index_select(0, frames)
+            for own in self.chosen(sizes, n_edges, skipped):
+                yield self.frames.batch(frames.index_select(0, own))
 
 
 class StreamedBatches(Batches):
@@ -179,36 +219,20 @@ class StreamedBatches(Batches):
         self.part, self.cutoff, self.workers = part, cutoff, workers
         if workers:
             check_temporary_folder()
-        self.work = part.data.n_atoms[part.indices]  # edges are not known before frames are read
-        self.batches_per_window = max(1, round(min(WINDOW / self.work.mean(), 1024) / batch_size))
-
-    def shuffled(self, rng: np.random.Generator) -> Ints:
-        """A random order of blocks, and of the frames in each window."""
-        starts = rng.permutation(np.arange(0, self.n_frames, BLOCK))
-        order = (starts[:, None] + np.arange(BLOCK)).ravel()
-        order = order[order < self.n_frames]
-        window = self.batches_per_window * self.batch_size * self.run.world_size
-        return np.concatenate([rng.permutation(order[k : k + window]) for k in range(0, len(order), window)])
+        self.n_atoms = part.data.n_atoms[part.indices]
+        self.in_windows()
 
     def batches(self, dealt: list[Dealt], first: int) -> Iterator[Batch]:
-        n, sizes = self.batches_per_window, [len(own.frames) for own in dealt]
-        skipped = first % n
-        begins = range(first - skipped, len(dealt), n)
-        windows = [self.part.indices[np.concatenate([own.frames for own in dealt[k : k + n]])] for k in begins]
+        windows = self.windows(dealt, first)
         reader = DataLoader(
             Windows(self.part, self.cutoff),  # type: ignore[arg-type]  # an index is a window of frames
-            sampler=windows,  # type: ignore[arg-type]  # likewise
+            sampler=[self.part.indices[frames] for frames, _, _ in windows],  # type: ignore[arg-type]  # likewise
             batch_size=None,
             num_workers=self.workers,
             generator=torch.Generator(),  # else PyTorch draws a base seed from the global generator
         )
-        for k, frames in zip(begins, reader, strict=True):
-            ends = np.cumsum(sizes[k : k + n])[:-1]
-            if self.even and self.run.world_size == 1:  # now that edges are known
-                ends = even_ends(frames.table[3], len(ends) + 1).numpy()
-            chosen = torch.tensor_split(torch.arange(len(frames)), torch.from_numpy(ends))
-            yield from (frames.batch(own) for own in chosen[skipped:])
-            skipped = 0
+        for (_, sizes, skipped), frames in zip(windows, reader, strict=True):
+            yield from (frames.batch(own) for own in self.chosen(sizes, frames.table[3], skipped))
 
 
 class Windows(Dataset[FlatSet]):
@@ -281,8 +305,23 @@ def sample_of(part: Part, cutoff: float) -> FlatSet:
 
 def should_stream(part: Part, flat: FlatSet) -> bool:
     """Whether a part would take more than half of the free memory, judged by a sample of its frames."""
-    n_bytes = flat.n_bytes * int(part.data.n_atoms[part.indices].sum()) / len(flat.numbers)
-    return n_bytes > free_memory() / 2
+    return bytes_of(part, flat) > free_memory() / 2
+
+
+def bytes_of(part: Part, flat: FlatSet) -> float:
+    """Memory that a part would take, judged by a sample of its frames."""
+    return flat.n_bytes * int(part.data.n_atoms[part.indices].sum()) / len(flat.numbers)
+
+
+def check_memory(part: Part, flat: FlatSet) -> None:
+    """Raise ValueError if a set cannot be in memory whose run was begun with it there."""
+    wanted, there = bytes_of(part, flat), free_memory()
+    if wanted > there:
+        raise ValueError(
+            f"The set takes {wanted / 2**30:.3g} GiB, and {there / 2**30:.3g} are free. This run was begun with "
+            "its set in memory, in an order in which it cannot be streamed. Resume it where there is more memory, "
+            "or begin a new one with data.stream=true."
+        )
 
 
 def check_temporary_folder() -> None:
