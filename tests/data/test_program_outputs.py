@@ -40,6 +40,7 @@ WRITTEN = {
     "scf.log": (" Entering Gaussian System, Link 0=g16\n # pbe\n", "from Gaussian: give the whole output"),
     "run.log": ("  x T B  \n xtb version 6.6\n", "from xTB"),
     "openmx.out": (" Welcome to OpenMX   Ver. 3.9 \n", "from OpenMX"),
+    "job.engrad": ("#\n# The current gradient in Eh/bohr\n#\n 0.1\n", "give the output of the run, which has"),
     "empty.log": ("\n" * 3, "If it is in another format"),
     "notes.abc": ("some words\n", "shows no format that ASE knows"),
 }

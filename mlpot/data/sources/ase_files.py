@@ -20,7 +20,9 @@ from mlpot.data.errors import FormatError
 from mlpot.data.sources import xyz_frames, xyz_numbers
 from mlpot.data.sources.cut_off import text_for_ase
 from mlpot.data.sources.force_field_steps import Lines, calculated, learns
+from mlpot.data.sources.own_outputs import OWN, own_steps
 from mlpot.data.sources.programs import cause, origin
+from mlpot.data.sources.steps import numbered
 
 MAX_BEYOND = 100  # lines that a reader may ask for where there are none
 READABLE = {
@@ -66,12 +68,14 @@ def read_with_ase(
     kind: str,
     wanted: slice = slice(None),
     note: Callable[[str, int], None] = lambda what, frame: None,
+    labels: bool = False,
 ) -> Iterator[tuple[int, Atoms]]:
     """The structures of a file in a format of ASE with their numbers in the file, streamed.
 
     Args:
         path, kind, wanted: the file, its format, and which of its frames.
         note: it is given what is left out before ASE reads.
+        labels: whether labels are wanted, which must be of one method.
 
     Raises:
         FormatError: a format whose reader could be led to run or open something else, or a damaged file.
@@ -87,23 +91,32 @@ def read_with_ase(
     if kind in ("db", "json"):
         yield from _read_database(path, kind, wanted)
         return
-    numbers = iter(range(wanted.start or 0, 2**62, wanted.step or 1))
+    if kind in OWN:
+        with _named_damage(path):
+            yield from numbered(path, own_steps(path, kind), wanted, note, labels)
+        return
     with _opened(path, kind, note) as source:
-        reading = _reading(source, kind, wanted)
-        for k in numbers:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # ASE's warnings to its own users
-                    atoms = next(reading)
-            except StopIteration:
-                return
-            except Exception as error:  # ASE has a hundred readers, and each fails in its own way
-                raise FormatError(
-                    f"ASE could not read frame {k} of {path} as {kind}: {cause(path, kind, error)}"
-                ) from error
+        for k, atoms in _numbered(path, source, kind, wanted):
             if kind in ASSUMED:
                 note(ASSUMED[kind], k)
             yield k, atoms
+
+
+def _numbered(path: Path, source: _Lines | Lines | str, kind: str, wanted: slice) -> Iterator[tuple[int, Atoms]]:
+    """The structures with their numbers, or why ASE could not read one."""
+    reading = _reading(source, kind, wanted)
+    for k in range(wanted.start or 0, 2**62, wanted.step or 1):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # ASE's warnings to its own users
+                atoms = next(reading)
+        except StopIteration:
+            return
+        except Exception as error:  # ASE has a hundred readers, and each fails in its own way
+            raise FormatError(
+                f"ASE could not read frame {k} of {path} as {kind}: {cause(path, kind, error)}"
+            ) from error
+        yield k, atoms
 
 
 def _reading(source: _Lines | Lines | str, kind: str, wanted: slice) -> Iterator[Atoms]:

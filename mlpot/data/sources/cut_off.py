@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from ase.io.formats import open_with_compression
@@ -18,8 +17,6 @@ AIMS_RESTARTS = (
 """After these FHI-aims begins a self-consistency cycle anew without a new step."""
 AIMS_STEP = "Begin self-consistency loop: Re-initialization"
 AIMS_RELAXED = "Geometry optimization: Attempting to predict improved coordinates."
-ORCA_END, ORCA_STEP = "ORCA TERMINATED NORMALLY", "ORCA GEOMETRY RELAXATION STEP"
-ORCA_REMARK = re.compile(r"\((?:SCF|Wavefunction) not fully converged!\)")
 
 
 def text_for_ase(path: Path, kind: str) -> tuple[str, str, int] | None:
@@ -30,16 +27,10 @@ def text_for_ase(path: Path, kind: str) -> tuple[str, str, int] | None:
     Raises:
         FormatError: not one step of the run is whole.
     """
-    if kind not in ("aims-output", "orca-output"):
+    if kind != "aims-output":
         return None
     with open_with_compression(str(path), "rt") as file:
         text = file.read()
-    if kind == "orca-output":  # ASE takes the remark behind an energy for the energy
-        bare, n = ORCA_REMARK.subn("", text)
-        if ORCA_END in text:
-            return (bare, "", 0) if n else None
-        n_steps = text.count(ORCA_STEP)
-        return bare, "the run did not end normally, so its last step is left out", n_steps
     return None if AIMS_END in text[-1000:] else _whole_steps_of_aims(path, text.splitlines())
 
 

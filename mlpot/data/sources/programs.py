@@ -47,6 +47,8 @@ PROGRAMS = {
                                  "id element x y z fx fy fz, with dump_modify element and units yes"),
     r"NWChem": ("NWChem", "give the whole output, with gradients printed"),
     r"Entering Gaussian System": ("Gaussian", "give the whole output, with the geometry printed"),
+    r"^# The current gradient in Eh/bohr": ("ORCA (the gradient of one step)", "give the output of the run, which "
+                                           "has the structure, energy and gradient of every step"),
     r"\* O   R   C   A \*": ("ORCA", "give the whole output of a run that ended normally"),
     r"Program PWSCF": ("Quantum ESPRESSO", "give the whole output of pw.x, with tprnfor = .true."),
     r"vasp\.\d|VASP": ("VASP", "give vasprun.xml or OUTCAR of the run"),

@@ -227,7 +227,7 @@ class Source:
 
     def _ase_atoms(self, wanted: slice) -> Numbered:
         """What ASE reads, but with true elements, and without frames that did not converge."""
-        frames = read_with_ase(self.path, self.kind, wanted, self.report.note)
+        frames = read_with_ase(self.path, self.kind, wanted, self.report.note, self.reading.labels)
         if self.kind in lammps.KINDS:
             said = self.reading
             frames = lammps.lammps_frames(

@@ -18,11 +18,11 @@ from ase.io.formats import open_with_compression
 
 from mlpot.data.errors import LabelError
 from mlpot.data.sources.force_field_steps import calculated, learns
+from mlpot.data.sources.own_outputs import own_steps
+from mlpot.data.sources.steps import NOT_REACHED
 
 NELM = 60  # VASP's default
 STEPS = "its electronic steps reached NELM = {}"
-NOT_REACHED = "its self-consistency did not converge"
-ENDED = "the run ended in an error before the frame was complete"
 
 
 @dataclass(frozen=True)
@@ -34,30 +34,10 @@ class _Marks:
     before: str = "(?!)"  # says, before the energy, that it is not converged
     after: str = "(?!)"  # says so behind it
     more: str = "(?!)"  # energies that go on from the first
-    ended: str = "(?!)"  # says that the last frame is not complete
 
 
 NUMBER = r"(-?\d+\.\d+(?:[DEde][+-]\d+)?)"
 MARKS = {
-    "gaussian-out": _Marks(
-        rf"^\s*(?:SCF Done:.*?|Energy)=\s*{NUMBER}",
-        ase.units.Hartree,
-        before="Convergence criterion not met",
-        after="Convergence failure",
-        more=rf"^\s*(?:E[234]\s*=|E4\(|DEMP5 =|E2\(|Wavefunction amplitudes|CCSD\(T\)=).*=\s*{NUMBER}\s*$",
-        ended=r"Error termination (?!.*(?:l|link )9999)",
-    ),
-    "orca-output": _Marks(
-        rf"FINAL SINGLE POINT ENERGY.*?\s{NUMBER}",
-        ase.units.Hartree,
-        before=r"SCF NOT CONVERGED AFTER|not fully converged!",
-        ended="finished by error termination",
-    ),
-    "espresso-out": _Marks(
-        rf"^!\s*total energy\s*=\s*{NUMBER}",
-        ase.units.create_units("2006")["Ry"],
-        after="convergence NOT achieved",
-    ),
     "aims-output": _Marks(
         "Begin self-consistency loop()",
         1.0,
@@ -77,7 +57,8 @@ MARKS = {
         more=rf"^(?:Extrapolated|Zero.*):\s+{NUMBER}",
     ),
 }
-COVERED = ("vasp-xml", "vasp-out", *MARKS)
+OF_STEPS = ("gaussian-out", "orca-output", "espresso-out")
+COVERED = ("vasp-xml", "vasp-out", *OF_STEPS, *MARKS)
 """Formats in which unconverged frames are found."""
 
 
@@ -128,6 +109,9 @@ def unconverged(path: Path, kind: str) -> Unconverged:
     """What a file in a format of ASE says of its unconverged frames; nothing, if the format says nothing."""
     if kind not in COVERED:
         return Unconverged()
+    if kind in OF_STEPS:
+        steps = enumerate(own_steps(path, kind))
+        return Unconverged(frames={k: step.fault for k, step in steps if step.fault})
     with open_with_compression(str(path), "rt") as file:
         lines = calculated(file, kind) if learns(path, kind) else iter(file)
         if kind == "vasp-xml":
@@ -183,5 +167,3 @@ def _marked(lines: Iterator[str], marks: _Marks) -> Iterator[tuple[float, str]]:
         if re.search(marks.after, line):
             failed = True  # and so are energies that go on from this one
             yield from ((energy, NOT_REACHED) for energy in energies)
-        elif re.search(marks.ended, line):
-            yield from ((energy, ENDED) for energy in energies)
