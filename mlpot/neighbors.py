@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +16,19 @@ import vesin
 from numpy.typing import ArrayLike, NDArray
 
 from mlpot.graph import AtomGraph, Edges, collate, edge_vectors
+from mlpot.kernels import loops
 
 SMALL = 64  # atoms; of fewer, all distances are computed
 COINCIDENT = 1e-2  # Å; closer pairs are one atom written twice, not chemistry
 FARTHEST = 1e8  # Å from the origin; beyond it, rounding of positions moves atoms by more than 1e-8 Å
 MOST_CELLS = 5e4  # vesin 0.6 holds 1e5
 
+FEW = 4096  # pairs; to sort so many takes less time than to load compiled code
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Shift = NDArray[np.int32]
+Pairs = tuple[Ints, Ints, Shift]
 
 
 def build_graph(
@@ -42,8 +48,7 @@ def build_graph(
             without a cell vector, two atoms in one place.
     """
     z, r, h, periodic = checked_structure(numbers, positions, cell, pbc)
-    center, neighbor, shift = _pairs(r, h, periodic, cutoff)
-    return _graph(z, r, h, periodic, center, neighbor, shift)
+    return _graph(z, r, h, periodic, cutoff)
 
 
 class SkinList:
@@ -61,13 +66,19 @@ class SkinList:
     def graph(self, numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> AtomGraph:
         """The graph of a structure; arguments and errors as for `build_graph`."""
         wide = self.wide(numbers, positions, cell, pbc)
-        vectors = edge_vectors(wide).numpy()
-        near = np.einsum("ea,ea->e", vectors, vectors) < self.cutoff**2
-        center, neighbor, shift = (
-            t.numpy()[near] for t in (wide.edges.center, wide.edges.neighbor, wide.cell_shift)
+        vectors, edges = edge_vectors(wide).numpy(), wide.edges
+        near = np.einsum("ea,ea->e", vectors, vectors) < self.cutoff**2  # equal in both directions, to the bit
+        kept, before = torch.from_numpy(near), np.zeros(len(near) + 1, np.int64)
+        np.cumsum(near, out=before[1:])
+        row_ptr, reverse = before[edges.row_ptr.numpy()], before[edges.reverse.numpy()[near]]
+        return replace(
+            wide,
+            positions=wide.positions.clone(),
+            edges=Edges(
+                edges.center[kept], edges.neighbor[kept], torch.from_numpy(row_ptr), torch.from_numpy(reverse)
+            ),
+            cell_shift=wide.cell_shift[kept],
         )
-        r, z, h, periodic = (t.numpy() for t in (wide.positions, wide.numbers, wide.cell[0], wide.pbc[0]))
-        return _graph(z, r, h, periodic, center, neighbor, shift)
 
     def wide(self, numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> AtomGraph:
         """The graph with all edges up to cutoff + skin: the last one with other positions, while its pairs hold.
@@ -77,7 +88,7 @@ class SkinList:
         r = np.array(positions, dtype=np.float64)
         if self._reference is None or not self._holds(numbers, r, cell, pbc):
             z, r, h, periodic = checked_structure(numbers, r, cell, pbc)
-            self._reference = _graph(z, r, h, periodic, *_pairs(r, h, periodic, self.cutoff + self.skin))
+            self._reference = _graph(z, r, h, periodic, self.cutoff + self.skin)
             self.n_builds += 1
         return replace(self._reference, positions=torch.from_numpy(r))
 
@@ -170,48 +181,60 @@ def build_graphs(
     return collate([build_graph(*one, cutoff) for one in zip(numbers, positions, cells, pbc, strict=True)])
 
 
-def unsorted_pairs(
-    positions: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float, ids: Ints
-) -> tuple[Ints, Ints, Floats]:
-    """Center, neighbor and shift of all ordered pairs closer than `cutoff`, in any order.
+def pairs_within(positions: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float, ids: Ints) -> Pairs:
+    """Two atoms of each pair closer than `cutoff` and whole cells from the first to the second, each pair once.
 
     Args:
         positions, cell, periodic: as for `build_graph`, checked.
         cutoff: Å.
         ids: (n_atoms,) by which an error names atoms.
 
+    Returns:
+        (n_pairs,), (n_pairs,), (n_pairs, 3); an atom and an image of its own are a pair. In any order.
+
     Raises:
         ValueError: two atoms are in one place.
     """
     if len(positions) == 0:
-        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 3))
-    return _found_pairs(positions, cell, periodic, cutoff, ids)
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 3), np.int32)
+    points, box = _enclosed(positions, cell, periodic, cutoff)
+    reach = _reach(box, cutoff)
+    finder = vesin.NeighborList(cutoff=reach, full_list=False, sorted=False, n_threads=torch.get_num_threads())
+    first, second, shift, distance = finder.compute(points=points, box=box, periodic=True, quantities="ijSd")
+    if reach > cutoff:
+        near = distance < cutoff
+        first, second, shift, distance = first[near], second[near], shift[near], distance[near]
+    if len(distance) and distance.min() < COINCIDENT:
+        e = int(distance.argmin())
+        raise ValueError(
+            f"Atoms {ids[first[e]]} and {ids[second[e]]} are {distance[e]:.2g} Å apart: the same atom twice, "
+            "or a periodic image of itself. Remove one of them or correct the cell."
+        )
+    return first.astype(np.int64, copy=False), second.astype(np.int64, copy=False), shift
 
 
-def symmetric_edges(center: Ints, neighbor: Ints, shift: Floats, n_atoms: int) -> tuple[Edges, torch.Tensor]:
-    """Each pair once in both directions, whichever were given, sorted by (center, neighbor, shift).
+def edges_of_pairs(first: Ints, second: Ints, shift: Shift, n_atoms: int) -> tuple[Edges, torch.Tensor]:
+    """The edges in both directions of pairs that are given once, sorted by (center, neighbor, shift).
 
     Args:
-        center, neighbor: (n_pairs,).
-        shift: (n_pairs, 3) whole cells crossed from center to neighbor.
+        first, second, shift: as `pairs_within` has them.
         n_atoms: how many there are.
 
     Returns:
         The edges, and the shift of each, (n_edges, 3).
     """
-    order = np.argsort(_key(center, neighbor, shift, n_atoms), kind="stable")
-    center, neighbor, shift = center[order], neighbor[order], shift[order]
-    del order  # with many atoms such arrays fill the memory
-    back = _key(neighbor, center, -shift, n_atoms)
-    back.sort()
-    is_whole = np.array_equal(back, _key(center, neighbor, shift, n_atoms))
-    del back
-    if not is_whole:
-        both = np.concatenate([center, neighbor]), np.concatenate([neighbor, center])
-        crossed = np.concatenate([shift, -shift])
-        _, once = np.unique(_key(*both, crossed, n_atoms), return_index=True)
-        center, neighbor, shift = both[0][once], both[1][once], crossed[once]
-    return _edges(center, neighbor, shift, n_atoms), torch.from_numpy(shift)
+    order = _ordered if len(first) < FEW else _ordered_in_compiled_code
+    center, neighbor, row_ptr, reverse, cell_shift = map(torch.from_numpy, order(first, second, shift, n_atoms))
+    return Edges(center, neighbor, row_ptr, reverse), cell_shift
+
+
+def each_once(first: Ints, second: Ints, shift: Shift, n_atoms: int) -> Pairs:
+    """The pairs without those that are given again, in either direction."""
+    back = _key(second, first, -shift, n_atoms) < _key(first, second, shift, n_atoms)
+    first, second = np.where(back, second, first), np.where(back, first, second)
+    shift = np.where(back[:, None], -shift, shift)
+    _, once = np.unique(_key(first, second, shift, n_atoms), return_index=True)
+    return first[once], second[once], shift[once]
 
 
 def checked_structure(
@@ -268,32 +291,6 @@ def _check_periodic(cell: Floats, periodic: NDArray[np.bool_]) -> None:
         raise ValueError(f"The periodic cell vectors are linearly dependent:\n{cell}\nCorrect the cell.")
 
 
-def _pairs(r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float) -> tuple[Ints, Ints, Floats]:
-    """Center, neighbor and shift of all ordered pairs, sorted by (center, neighbor, shift)."""
-    center, neighbor, shift = _found_pairs(r, cell, periodic, cutoff, np.arange(len(r)))
-    order = np.argsort(_key(center, neighbor, shift, len(r)), kind="stable")
-    return center[order], neighbor[order], shift[order]
-
-
-def _found_pairs(
-    r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float, ids: Ints
-) -> tuple[Ints, Ints, Floats]:
-    points, box = _enclosed(r, cell, periodic, cutoff)
-    reach = _reach(box, cutoff)
-    finder = vesin.NeighborList(cutoff=reach, full_list=True, sorted=False, n_threads=torch.get_num_threads())
-    center, neighbor, shift, distance = finder.compute(points=points, box=box, periodic=True, quantities="ijSd")
-    if reach > cutoff:
-        near = distance < cutoff
-        center, neighbor, shift, distance = center[near], neighbor[near], shift[near], distance[near]
-    if len(distance) and distance.min() < COINCIDENT:
-        e = int(distance.argmin())
-        raise ValueError(
-            f"Atoms {ids[center[e]]} and {ids[neighbor[e]]} are {distance[e]:.2g} Å apart: the same atom twice, "
-            "or a periodic image of itself. Remove one of them or correct the cell."
-        )
-    return center.astype(np.int64), neighbor.astype(np.int64), np.asarray(shift, dtype=np.float64)
-
-
 def _enclosed(r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float) -> tuple[Floats, Floats]:
     """Positions and a cell, periodic in all directions, with the same pairs; shifts along open directions are 0.
 
@@ -328,9 +325,8 @@ def _reach(box: Floats, cutoff: float) -> float:
         cutoff *= 1.25
 
 
-def _key(center: Ints, neighbor: Ints, shift: NDArray[np.integer] | Floats, n_atoms: int) -> Ints:
+def _key(center: Ints, neighbor: Ints, shift: Shift, n_atoms: int) -> Ints:
     """One integer a pair, ordered as (center, neighbor, shift)."""
-    shift = np.asarray(shift)
     reach = int(max(shift.max(initial=0), -shift.min(initial=0)))
     base = 2 * reach + 1
     if float(n_atoms) ** 2 * float(base) ** 3 > 2**62:
@@ -342,32 +338,49 @@ def _key(center: Ints, neighbor: Ints, shift: NDArray[np.integer] | Floats, n_at
     key += neighbor
     for axis in range(3 if reach else 0):
         key *= base
-        key += shift[:, axis].astype(np.int64) + reach
+        key += shift[:, axis]
+        key += reach
     return key
 
 
-def _graph(
-    z: Ints, r: Floats, cell: Floats, periodic: NDArray[np.bool_], center: Ints, neighbor: Ints, shift: Floats
-) -> AtomGraph:
+def _graph(z: Ints, r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float) -> AtomGraph:
+    edges, cell_shift = edges_of_pairs(*pairs_within(r, cell, periodic, cutoff, np.arange(len(r))), len(r))
     return AtomGraph(
         positions=torch.from_numpy(r.copy()),
         numbers=torch.from_numpy(z.copy()),
         cell=torch.from_numpy(cell.copy())[None],
         pbc=torch.from_numpy(periodic.copy())[None],
-        edges=_edges(center, neighbor, shift, len(z)),
-        cell_shift=torch.from_numpy(shift),
+        edges=edges,
+        cell_shift=cell_shift,
         batch=torch.zeros(len(z), dtype=torch.int64, device="cpu"),
     )
 
 
-def _edges(center: Ints, neighbor: Ints, shift: Floats, n_atoms: int) -> Edges:
-    """Edges from sorted pairs, each of which is there in both directions."""
-    row_ptr = np.zeros(n_atoms + 1, dtype=np.int64)
+def _ordered(first: Ints, second: Ints, shift: Shift, n_atoms: int) -> tuple[Any, ...]:
+    """Arrays of `edges_of_pairs`: center, neighbor, row_ptr, reverse, shift."""
+    n_pairs = len(first)
+    center, neighbor = np.concatenate([first, second]), np.concatenate([second, first])
+    both = np.concatenate([shift, -shift])
+    order = np.argsort(_key(center, neighbor, both, n_atoms))
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    center, row_ptr = center[order], np.zeros(n_atoms + 1, np.int64)
     np.cumsum(np.bincount(center, minlength=n_atoms), out=row_ptr[1:])
-    return Edges(
-        center=torch.from_numpy(center),
-        neighbor=torch.from_numpy(neighbor),
-        row_ptr=torch.from_numpy(row_ptr),
-        # The e-th pair in the order of the reversed keys is the pair whose reverse is edge e.
-        reverse=torch.from_numpy(np.argsort(_key(neighbor, center, -shift, n_atoms), kind="stable")),
+    reverse = place[np.where(order < n_pairs, order + n_pairs, order - n_pairs)]
+    return center, neighbor[order], row_ptr, reverse, both[order].astype(np.float64)
+
+
+def _ordered_in_compiled_code(first: Ints, second: Ints, shift: Shift, n_atoms: int) -> tuple[Any, ...]:
+    """The same; `order_edges` counts where a sort of many edges would compare."""
+    n_edges = 2 * len(first)
+    scratch = np.empty((2, n_edges), np.int32 if n_edges < 2**31 else np.int64)  # many edges fill the memory
+    row_ptr, at = np.zeros(n_atoms + 1, np.int64), np.empty(n_atoms + 1, np.int64)
+    center, neighbor, reverse = (
+        np.empty(n_edges, np.int64),
+        np.empty(n_edges, np.int64),
+        np.empty(n_edges, np.int64),
     )
+    cell_shift = np.empty((n_edges, 3))
+    pairs = np.ascontiguousarray(first), np.ascontiguousarray(second), np.ascontiguousarray(shift, np.int32)
+    loops.structure.order_edges(*pairs, at, *scratch, center, neighbor, row_ptr, reverse, cell_shift)
+    return center, neighbor, row_ptr, reverse, cell_shift

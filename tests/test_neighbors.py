@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structures import copper, copper_atom, ethanol, graph_of, isolated_atom, quartz, slab, worst
 
+from mlpot import neighbors
 from mlpot.graph import AtomGraph, collate, edge_vectors
 from mlpot.neighbors import SkinList, build_graph, build_molecules
 
@@ -127,6 +128,26 @@ def test_random_cells_agree_with_ase(
     edges = graph.edges
     assert as_set(edges.center.numpy(), edges.neighbor.numpy(), graph.cell_shift.numpy()) == oracle(atoms, cutoff)
     check_invariants(graph, cutoff)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_edges_that_are_counted_are_those_that_are_sorted(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In compiled code, which many pairs go through, and without it."""
+    atoms, cutoff = CASES[case]
+    arrays = atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, cutoff
+    monkeypatch.setattr(neighbors, "FEW", 10**9)
+    by_sorting = build_graph(*arrays)
+    monkeypatch.setattr(neighbors, "FEW", 0)
+    assert same_graph(build_graph(*arrays), by_sorting)
+
+
+def test_pairs_of_a_large_cell_are_those_of_ase() -> None:
+    atoms = bulk("Si", "diamond", a=5.43, cubic=True) * (5, 5, 4)
+    atoms.rattle(0.1, seed=0)
+    graph, edges = graph_of(atoms, 5.0), graph_of(atoms, 5.0).edges
+    assert len(edges) > 2 * neighbors.FEW
+    assert as_set(edges.center.numpy(), edges.neighbor.numpy(), graph.cell_shift.numpy()) == oracle(atoms, 5.0)
+    check_invariants(graph, 5.0)
 
 
 def same_graph(one: AtomGraph, other: AtomGraph) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 from ase.data import covalent_radii
 from numpy.typing import NDArray
 
-from mlpot.neighbors import unsorted_pairs
+from mlpot.neighbors import pairs_within
 
 Floats = NDArray[np.float64]
 BONDED = 0.6
@@ -45,9 +45,9 @@ def images_matter(numbers: NDArray[np.int64], positions: Floats, cell: Floats, c
     extents = np.ptp(positions @ across, axis=0) * heights
     if heights.min() < BONDED * 2 * covalent_radii[numbers].min() or (heights - extents >= cutoff).all():
         return False
-    center, neighbor, shift = unsorted_pairs(positions, cell, filled, cutoff, np.arange(len(numbers)))
-    vector = positions[neighbor] + shift @ cell - positions[center]
+    first, second, shift = pairs_within(positions, cell, filled, cutoff, np.arange(len(numbers)))
+    vector = positions[second] + shift @ cell - positions[first]
     of_images = shift.any(axis=1)
-    bond = covalent_radii[numbers[center]] + covalent_radii[numbers[neighbor]]
+    bond = covalent_radii[numbers[first]] + covalent_radii[numbers[second]]
     is_crystal = np.linalg.norm(vector, axis=1) >= BONDED * bond
     return bool(of_images.any() and is_crystal[of_images].all())

@@ -19,7 +19,7 @@ from mlpot.graph import AtomGraph, Edges
 from mlpot.kernels import loops
 from mlpot.kernels.threads import run
 from mlpot.models.native import GHOST
-from mlpot.neighbors import symmetric_edges, unsorted_pairs
+from mlpot.neighbors import each_once, edges_of_pairs, pairs_within
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -131,30 +131,27 @@ class LocalList:
         if np.isin(ids[visible[n_seen:]], ids[visible[:n_seen]], assume_unique=False).all():
             return self._alone(r[:n_seen], ids, visible[:n_seen], box)
         # Arrays of all pairs are let go of as soon as they can be: they are most of a rank's memory.
-        center, neighbor = unsorted_pairs(r, np.zeros((3, 3)), NO_PERIOD, self.cutoff + self.skin, ids[visible])[
-            :2
-        ]
-        hops = hops_from(n_seen, len(visible), center, neighbor, self.n_passes)
+        first, second, shift = pairs_within(r, np.zeros((3, 3)), NO_PERIOD, self.cutoff + self.skin, ids[visible])
+        hops = hops_from(n_seen, len(visible), first, second, self.n_passes)
         image, node = nearest_images(ids[visible], hops)
         near = np.flatnonzero(hops[image] <= self.n_passes)  # own atoms first: they are 0 hops away
         place = np.full(len(image), -1)
         place[near] = np.arange(len(near))
-        wanted = (image[node[center]] == center) & (hops[center] < self.n_passes)
-        center, neighbor = center[wanted], neighbor[wanted]
-        shift = np.zeros((len(center), 3))
+        asks = np.zeros(len(visible), bool)  # images whose edges own atoms ask for
+        asks[image] = hops[image] < self.n_passes
+        wanted = asks[first] | asks[second]
+        first, second, shift = first[wanted], second[wanted], shift[wanted]
+        pairs = place[node[first]], place[node[second]], shift
         if len(image) < len(visible):
             crossed = np.rint(np.linalg.solve(box.cell.T, (r - r[image[node]]).T).T)  # of each image to its atom
-            shift = crossed[neighbor]
-        center, neighbor = place[node[center]], place[node[neighbor]]
-        pairs = [center, neighbor, shift]
-        del center, neighbor, shift, wanted
-        edges, cell_shift = symmetric_edges(pairs.pop(0), pairs.pop(0), pairs.pop(0), len(near))
-        return _Found(visible[image[near]], n_seen, edges, cell_shift)
+            pairs = each_once(*pairs[:2], (crossed[second] - crossed[first]).astype(np.int32), len(near))
+        del first, second, shift, wanted
+        return _Found(visible[image[near]], n_seen, *edges_of_pairs(*pairs, len(near)))
 
     def _alone(self, positions: Floats, ids: Ints, visible: Ints, box: Box) -> _Found:
         """Edges of atoms all of whose ghosts are images of themselves: those of a periodic structure."""
-        pairs = unsorted_pairs(positions, box.cell, box.periodic, self.cutoff + self.skin, ids[visible])
-        return _Found(visible, len(visible), *symmetric_edges(*pairs, len(visible)))
+        pairs = pairs_within(positions, box.cell, box.periodic, self.cutoff + self.skin, ids[visible])
+        return _Found(visible, len(visible), *edges_of_pairs(*pairs, len(visible)))
 
 
 def _small(found: _Found) -> _Found:
@@ -207,11 +204,11 @@ def farthest(positions: Floats, reference: Floats) -> float:
     return float(np.sqrt(np.einsum("ia,ia->i", moved, moved).max(initial=0.0)))
 
 
-def hops_from(n_own: int, n_atoms: int, center: Ints, neighbor: Ints, n_passes: int) -> Ints:
-    """Edges between each atom and the nearest own one, (n_atoms,); n_passes + 1 stands for more."""
+def hops_from(n_own: int, n_atoms: int, first: Ints, second: Ints, n_passes: int) -> Ints:
+    """Edges between each atom and the nearest own one, (n_atoms,), from pairs; n_passes + 1 stands for more."""
     hops = np.full(n_atoms, n_passes + 1)
     hops[:n_own] = 0
     for k in range(n_passes):
-        reached = neighbor[hops[center] == k]
-        hops[reached] = np.minimum(hops[reached], k + 1)
+        for reached in (second[hops[first] == k], first[hops[second] == k]):
+            hops[reached] = np.minimum(hops[reached], k + 1)
     return hops

@@ -20,6 +20,59 @@ def elements(numbers, index, out):
 
 
 @compiled
+def order_edges(first, second, shift, at, order, place, center, neighbor, row_ptr, reverse, cell_shift):
+    """Both directions of pairs, sorted by (center, neighbor, shift): counted by neighbors, then by centers.
+
+    Direction 2 e goes from the first atom of pair e to the second, 2 e + 1 back.
+
+    Args:
+        first, second, shift: of each pair, which is given once.
+        at: scratch, as long as row_ptr, which is 0.
+        order, place: scratch, as long as the edges.
+        center, neighbor, row_ptr, reverse, cell_shift: are written.
+    """
+    n_pairs, n_atoms = len(first), len(row_ptr) - 1
+    for e in range(n_pairs):
+        row_ptr[first[e] + 1] += 1
+        row_ptr[second[e] + 1] += 1
+    for i in range(n_atoms):
+        row_ptr[i + 1] += row_ptr[i]
+    at[:] = row_ptr  # an atom is as often a neighbor as a center
+    for e in range(n_pairs):
+        i, j = first[e], second[e]
+        place[at[j]] = 2 * e
+        at[j] += 1
+        place[at[i]] = 2 * e + 1
+        at[i] += 1
+    at[:] = row_ptr
+    for k in range(2 * n_pairs):
+        e = place[k] >> 1
+        i = second[e] if place[k] & 1 else first[e]
+        order[at[i]] = place[k]
+        at[i] += 1
+    for i in range(n_atoms):
+        for k in range(row_ptr[i], row_ptr[i + 1]):
+            d = order[k]
+            e, sign = d >> 1, 1 - 2 * (d & 1)
+            center[k], neighbor[k] = i, first[e] if d & 1 else second[e]
+            a, b, c = sign * shift[e, 0], sign * shift[e, 1], sign * shift[e, 2]
+            m = k  # images of one atom are few
+            while m > row_ptr[i] and neighbor[m - 1] == neighbor[k]:
+                before = cell_shift[m - 1]
+                if (before[0], before[1], before[2]) < (a, b, c):
+                    break
+                order[m] = order[m - 1]
+                cell_shift[m, 0], cell_shift[m, 1], cell_shift[m, 2] = before[0], before[1], before[2]
+                m -= 1
+            order[m] = d
+            cell_shift[m, 0], cell_shift[m, 1], cell_shift[m, 2] = a, b, c
+    for k in range(2 * n_pairs):
+        place[order[k]] = k
+    for k in range(2 * n_pairs):
+        reverse[k] = place[order[k] ^ 1]
+
+
+@compiled
 def mark_within(begin, end, row_ptr, neighbor, shift, cell, positions, squared, is_within):
     """Whether edges of some atoms are shorter than a length, whose square is given."""
     for i in range(begin, end):
