@@ -219,11 +219,11 @@ class Executor:
         run(loop, own, 1 if apart else len(own), np.zeros(1, np.int64), *rest)
 
 
-def _n_parts(n_atoms: int, whole: int) -> int:
-    return 1 if n_atoms <= whole else min(PARTS, 2 * -(-n_atoms // PART))
+def _n_parts(n_atoms: int, whole: int, part: int = PART) -> int:
+    return 1 if n_atoms <= whole else min(PARTS, 2 * -(-n_atoms // part))
 
 
-def _parts(row_ptr: Array, whole: int) -> Array:
+def _parts(row_ptr: Array, whole: int, part: int = PART) -> Array:
     """Where the parts begin: an even number of equal ones, whatever the number of threads and the edges.
 
     Isolated atoms at the end, which only a training has, change nothing.
@@ -231,7 +231,7 @@ def _parts(row_ptr: Array, whole: int) -> Array:
     if len(row_ptr) <= whole + 1:
         return np.array([0, len(row_ptr) - 1])
     n_atoms = int(np.searchsorted(row_ptr, row_ptr[-1]))
-    n_parts = _n_parts(n_atoms, whole)
+    n_parts = _n_parts(n_atoms, whole, part)
     ends = n_atoms * np.arange(n_parts + 1) // n_parts
     ends[-1] = len(row_ptr) - 1
     return ends.astype(np.int64)
@@ -264,8 +264,11 @@ def _parts_of_graphs(structure: Structure, batch: Array, n_graphs: int, whole: i
 
 
 def _parts_of_process(row_ptr: Array, n_own: int, whole: int) -> tuple[Array, int]:
-    """Where the parts begin of own atoms, which come first, and of ghosts; how many are of own ones."""
-    own = np.unique(_parts(row_ptr[: n_own + 1], whole))
+    """Where the parts begin of own atoms, which come first, and of ghosts; how many are of own ones.
+
+    Processes have few threads each, and the fewer parts, the fewer edges between them.
+    """
+    own = np.unique(_parts(row_ptr[: n_own + 1], whole, 2 * PART))
     ghosts = n_own + _parts(row_ptr[n_own:] - row_ptr[n_own], whole)
     return np.unique(np.concatenate([own, ghosts])), len(own) - 1
 

@@ -17,7 +17,7 @@ class _Partner(NamedTuple):
 
     rank: int
     own: Tensor  # (n_sent,) int64, own atoms that are its ghosts
-    ghosts: Tensor  # (n_received,) int64, ghosts that are its atoms
+    ghosts: slice | Tensor  # (n_received,) int64, ghosts that are its atoms; a slice if they stand together
 
 
 class RankHalo:
@@ -58,44 +58,39 @@ class RankHalo:
         places = np.argsort(own)
         rows = places[np.searchsorted(own, wanted, sorter=places)]
         ranks = np.unique(np.concatenate([takers, owners]))
-        self._partners = [
-            _Partner(
-                int(rank),
-                torch.from_numpy(rows[takers == rank]),
-                torch.from_numpy(n_own + np.flatnonzero(owners == rank)),
-            )
-            for rank in ranks
-        ]
+        self._partners = []
+        for rank in ranks:
+            places = n_own + np.flatnonzero(owners == rank)
+            own_rows = torch.from_numpy(rows[takers == rank])
+            self._partners.append(_Partner(int(rank), own_rows, _together(places)))
 
     def fill(self, x: Tensor) -> None:
         """As `stages.exchange.Halo`."""
-        sent = [(p.rank, x.index_select(0, p.own.to(x.device))) for p in self._partners]
-        received = self._exchanged(sent, x, [p.ghosts for p in self._partners])
+        received = [_rows(x, p.ghosts) for p in self._partners]  # in x itself where they stand together in memory
+        self._exchange([_rows(x, p.own) for p in self._partners], received)
         for partner, rows in zip(self._partners, received, strict=True):
-            x[partner.ghosts.to(x.device)] = rows
+            if not isinstance(partner.ghosts, slice) or rows.data_ptr() != x[partner.ghosts].data_ptr():
+                x[_on(x, partner.ghosts)] = rows.to(x.device)
 
     def gather(self, x_bar: Tensor) -> None:
         """As `stages.exchange.Halo`."""
-        sent = [(p.rank, x_bar.index_select(0, p.ghosts.to(x_bar.device))) for p in self._partners]
-        received = self._exchanged(sent, x_bar, [p.own for p in self._partners])
+        received = [x_bar.new_empty(len(p.own), *x_bar.shape[1:], device="cpu") for p in self._partners]
+        self._exchange([_rows(x_bar, p.ghosts) for p in self._partners], received)
         for partner, rows in zip(self._partners, received, strict=True):
-            x_bar[partner.ghosts.to(x_bar.device)] = 0
-            x_bar.index_add_(0, partner.own.to(x_bar.device), rows)
+            x_bar[_on(x_bar, partner.ghosts)] = 0
+            x_bar.index_add_(0, partner.own.to(x_bar.device), rows.to(x_bar.device))
 
-    def _exchanged(self, sent: list[tuple[int, Tensor]], like: Tensor, places: list[Tensor]) -> list[Tensor]:
-        """What each partner sends back for what is sent to it: as many rows as there are places for."""
-        received = [torch.empty(len(rows), *like.shape[1:], dtype=like.dtype, device="cpu") for rows in places]
+    def _exchange(self, sent: list[Tensor], received: list[Tensor]) -> None:
+        """Send rows to each partner, and get its rows."""
         waiting = [
             self._comm.Irecv(rows.numpy(), p.rank) for p, rows in zip(self._partners, received, strict=True)
         ]
-        for rank, rows in sent:
-            there = rows.cpu().contiguous().numpy()
-            waiting.append(self._comm.Isend(there, rank))
-            self.bytes_sent += there.nbytes
+        for partner, rows in zip(self._partners, sent, strict=True):
+            waiting.append(self._comm.Isend(rows.numpy(), partner.rank))
+            self.bytes_sent += rows.numpy().nbytes
             self.messages_sent += 1
         for request in waiting:
             request.Wait()
-        return [rows.to(like.device) for rows in received]
 
     def _dealt(self, values: Ints, ranks: Ints) -> tuple[Ints, Ints]:
         """Send each value to a rank; what came, by the rank that it came from, and those ranks."""
@@ -106,3 +101,21 @@ class RankHalo:
         ordered = np.ascontiguousarray(values[np.argsort(ranks, kind="stable")])
         self._comm.Alltoallv([ordered, counts], [out, coming])
         return out, np.repeat(np.arange(n_ranks), coming)
+
+
+def _together(places: Ints) -> slice | Tensor:
+    """Rising places as a slice, if none is left out between the first and the last."""
+    if len(places) and places[-1] - places[0] == len(places) - 1:
+        return slice(int(places[0]), int(places[-1]) + 1)
+    return torch.from_numpy(places)
+
+
+def _on(x: Tensor, places: slice | Tensor) -> slice | Tensor:
+    """Places as an index of a tensor, wherever it lies."""
+    return places.to(x.device) if isinstance(places, Tensor) else places
+
+
+def _rows(x: Tensor, places: slice | Tensor) -> Tensor:
+    """Rows in the memory of the processor: those of `x` itself where they stand together there."""
+    rows = x[places] if isinstance(places, slice) else x.index_select(0, places.to(x.device))
+    return rows.cpu().contiguous()

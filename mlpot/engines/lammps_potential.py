@@ -14,8 +14,8 @@ from mlpot.engines.lammps_guards import LocalGuards
 from mlpot.engines.lammps_library import address_of, flush, ghost_cutoff
 from mlpot.engines.lammps_passes import Passes, split
 from mlpot.engines.lammps_refusals import check_masses, check_settings, check_styles
-from mlpot.engines.local_atoms import Box, LocalGraph, farthest
-from mlpot.engines.mpi import joined, stop_all, together, told
+from mlpot.engines.local_atoms import Box, Due, LocalGraph, farthest
+from mlpot.engines.mpi import greatest, joined, stop_all, together, told
 from mlpot.engines.own_energies import OwnEnergies
 from mlpot.potential import Potential
 from mlpot.signals import BlowUpError
@@ -150,9 +150,16 @@ class RankPotential(lammps_fix.Callbacks):
         energy, virial, forces, reason, local = 0.0, np.zeros((3, 3)), None, "", None
         assert self.own is not None
         try:
-            local = self._local_graph()
+            atoms = self._atoms()
         except Exception as error:
-            reason = told(error)
+            atoms, reason = None, told(error)
+        # Ranks that found their lists anew in different steps would wait for each other in each of these.
+        (due,) = greatest(self.comm, Due.NOTHING if atoms is None else self.own.due(*atoms))
+        if atoms is not None:
+            try:
+                local = self.own.graph(*atoms, self._box(), Due(due))
+            except Exception as error:
+                reason = told(error)
         if self.own.ready(local):
             assert local is not None
             try:
@@ -219,7 +226,8 @@ class RankPotential(lammps_fix.Callbacks):
         flush(self.lmp)
         stop_all(self.comm, f"Stopped in step {step}. {reason}", BlowUpError.exit_code, together=together)
 
-    def _local_graph(self) -> LocalGraph:
+    def _atoms(self) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], int]:
+        """Positions, atomic numbers and ids of own atoms and ghosts, and how many are own."""
         n_own, n_ghosts = self.lmp.extract_setting("nlocal"), self.lmp.extract_setting("nghost")
         n = self._n_all = n_own + n_ghosts
         if n == 0:
@@ -230,8 +238,7 @@ class RankPotential(lammps_fix.Callbacks):
         self._check_ghosts(positions)
         if n and not ids[:n].all():
             raise ValueError("Atoms have no ids, by which ghosts are known. Leave out `atom_modify id no`.")
-        assert self.own is not None
-        return self.own.graph(positions, self._numbers[types], ids.astype(np.int64), n_own, self._box())
+        return positions, self._numbers[types], ids.astype(np.int64), n_own
 
     def _check_ghosts(self, positions: Floats) -> None:
         """No atom may have come near since LAMMPS looked which ghosts are near.

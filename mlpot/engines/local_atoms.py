@@ -8,6 +8,7 @@ ask for no later ones. What is farther away, or connects two of the farthest, is
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +63,14 @@ class _Found(NamedTuple):
     crosses: bool = True  # whether an edge crosses a cell
 
 
+class Due(IntEnum):
+    """What must be found anew before a list has all edges within the cutoff."""
+
+    NOTHING = 0
+    NEAR = 1  # the edges within the smaller skin
+    ALL = 2
+
+
 class LocalList:
     """Edges of own atoms and ghosts, found anew when an atom moved half the skin or other atoms came.
 
@@ -82,7 +91,19 @@ class LocalList:
         self._wide: tuple[Floats, _Found] | None = None  # where atoms were then, and all edges
         self._near: tuple[Floats, _Found, float] | None = None  # and those nearer, for so far a way of atoms
 
-    def graph(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, box: Box) -> LocalGraph:
+    def due(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int) -> Due:
+        """What must be found anew for atoms that are where they are now; arguments as of `graph`."""
+        visible_ids = np.where(numbers > 0, ids, -1)
+        same = self._ids is not None and n_own == self._n_own and np.array_equal(visible_ids, self._ids)
+        if not same or self._wide is None or self._near is None:
+            return Due.ALL
+        if farthest(positions, self._near[0]) < self._near[2]:  # NaN is not
+            return Due.NOTHING
+        return Due.NEAR if self.skin - 2 * farthest(positions, self._wide[0]) > NEAR / 2 else Due.ALL
+
+    def graph(
+        self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, box: Box, due: Due | None = None
+    ) -> LocalGraph:
         """The graph of now.
 
         Args:
@@ -91,23 +112,25 @@ class LocalList:
             ids: (n_atoms,) equal for images of one atom.
             n_own: how many are own.
             box: whole vectors of which are between images.
+            due: at least what `due` says, which is asked if it is None; processes that wait for each other find
+                lists anew in the same step.
 
         Raises:
             ValueError: a position is not finite, or two atoms are in one place.
         """
-        seen = np.where(numbers > 0, ids, -1)
-        if self._ids is None or n_own != self._n_own or not np.array_equal(seen, self._ids):
-            self._wide = self._near = None
-        if self._near is None or not farthest(positions, self._near[0]) < self._near[2]:  # NaN is not
-            margin = -np.inf if self._wide is None else self.skin - 2 * farthest(positions, self._wide[0])
-            if self._wide is None or not margin > NEAR / 2:
-                self._wide = positions.copy(), _small(self._build(positions, numbers, ids, n_own, box))
-                self._ids, self._n_own = seen, n_own
-                self.n_builds += 1
-                margin = self.skin
-            margin = min(margin, NEAR)
+        if due is None:
+            due = self.due(positions, numbers, ids, n_own)
+        if due is Due.ALL:
+            self._wide = self._near = None  # also if what follows fails
+            self._wide = positions.copy(), _small(self._build(positions, numbers, ids, n_own, box))
+            self._ids, self._n_own = np.where(numbers > 0, ids, -1), n_own
+            self.n_builds += 1
+        assert self._wide is not None
+        if due is not Due.NOTHING:
+            margin = min(self.skin - 2 * farthest(positions, self._wide[0]), NEAR)
             near = _within(self.cutoff + margin, self._wide[1], positions, box.cell)
             self._near = positions.copy(), near, margin / 2
+        assert self._near is not None
         kept, n_seen, edges, shift, crosses = self._near[1]
         z = numbers[kept]
         z[n_seen:] += GHOST

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import numpy as np
+
 if sys.platform == "linux":
     import fcntl
     import termios
@@ -132,6 +134,15 @@ def together(comm: Any, step: Callable[[], T], last: Callable[[], None] = lambda
         last()
         stop_all(comm, joined(reasons), 1, together=True)
     return found  # type: ignore[return-value]  # there where no rank has a reason
+
+
+def greatest(comm: Any, *values: int) -> list[int]:
+    """Each of the values where it is greatest of all ranks, which all call this."""
+    from mpi4py import MPI
+
+    found = np.array(values, np.int64)
+    comm.Allreduce(found.copy(), found, op=MPI.MAX)
+    return [int(value) for value in found]
 
 
 def told(error: BaseException) -> str:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mlpot.engines.exchanged import ExchangedPotential
 from mlpot.engines.halo import RankHalo
-from mlpot.engines.local_atoms import Box, LocalGraph, LocalList
+from mlpot.engines.local_atoms import Box, Due, LocalGraph, LocalList
+from mlpot.engines.mpi import greatest
 from mlpot.forces import AtomicProperties, by_atom, grades_of, native_call_with_ghosts, predict_atoms, predict_own
 from mlpot.potential import Potential
 
@@ -31,7 +32,13 @@ class OwnEnergies(Protocol):
     others_wait: bool
     """Whether other processes wait for this one while it predicts."""
 
-    def graph(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, box: Box) -> LocalGraph:
+    def due(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int) -> Due:
+        """As `LocalList.due`."""
+        ...
+
+    def graph(
+        self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, box: Box, due: Due | None = None
+    ) -> LocalGraph:
         """As `LocalList.graph`."""
         ...
 
@@ -62,8 +69,13 @@ class LargeGhosts:
         self._potential, self._native = potential, native_call_with_ghosts(potential)
         self._list = LocalList(potential.cutoff, potential.n_passes)
 
-    def graph(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, box: Box) -> LocalGraph:
-        return self._list.graph(positions, numbers, ids, n_own, box)
+    def due(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int) -> Due:
+        return self._list.due(positions, numbers, ids, n_own)
+
+    def graph(
+        self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, box: Box, due: Due | None = None
+    ) -> LocalGraph:
+        return self._list.graph(positions, numbers, ids, n_own, box, due)
 
     def ready(self, local: LocalGraph | None) -> bool:
         return local is not None
@@ -110,17 +122,17 @@ class ExchangedFeatures:
         self._comm, self._exchanged = comm, ExchangedPotential(potential, self.halo)
         self._list, self._n_met = LocalList(potential.cutoff, 1), -1
 
-    def graph(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, box: Box) -> LocalGraph:
-        return self._list.graph(positions, numbers, ids, n_own, box)
+    def due(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int) -> Due:
+        return self._list.due(positions, numbers, ids, n_own)
+
+    def graph(
+        self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, box: Box, due: Due | None = None
+    ) -> LocalGraph:
+        return self._list.graph(positions, numbers, ids, n_own, box, due)
 
     def ready(self, local: LocalGraph | None) -> bool:
         """No process predicts if one has no graph; if the list of one is new, all look for owners again."""
-        from mpi4py import MPI
-
-        mine = np.array([local is None, self._list.n_builds != self._n_met], np.int64)
-        found = np.empty_like(mine)
-        self._comm.Allreduce(mine, found, op=MPI.MAX)
-        any_failed, any_new = found
+        any_failed, any_new = greatest(self._comm, local is None, self._list.n_builds != self._n_met)
         if any_failed or local is None:
             return False
         if any_new:

@@ -7,7 +7,7 @@ import pytest
 from ranks import box_of, of_process, potential_of
 from structures import graph_of, quartz, worst
 
-from mlpot.engines.local_atoms import LocalList
+from mlpot.engines.local_atoms import Due, LocalList
 from mlpot.engines.own_energies import LargeGhosts
 from mlpot.forces import native_call_with_ghosts, native_obstacle, predict, predict_atoms, predict_own
 
@@ -72,6 +72,19 @@ def test_a_list_in_use_holds_what_a_new_one_finds() -> None:
         assert 7 not in old.kept
         assert near_pairs(old) == near_pairs(new)
     assert 1 < kept.n_builds < 12
+
+
+def test_a_list_that_another_process_needs_anew_is_found_anew() -> None:
+    """Its own edges hold, but processes that found theirs in different steps would wait in each of these."""
+    atoms, kept = quartz() * (2, 2, 2), LocalList(4.0, 2)
+    arrays = atoms.positions, atoms.numbers, np.arange(len(atoms)), 30
+    first = kept.graph(*arrays, box_of(atoms))
+    assert kept.due(*arrays) is Due.NOTHING
+    for due, n_builds in ((Due.NOTHING, 1), (Due.NEAR, 1), (Due.ALL, 2)):
+        assert near_pairs(kept.graph(*arrays, box_of(atoms), due)) == near_pairs(first)
+        assert kept.n_builds == n_builds
+    assert kept.due(atoms.positions + 0.35, *arrays[1:]) is Due.NEAR
+    assert kept.due(atoms.positions + 0.6, *arrays[1:]) is Due.ALL
 
 
 def near_pairs(found: object) -> set[tuple[int, int]]:
