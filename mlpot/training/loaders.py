@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from heapq import heapreplace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -257,10 +258,11 @@ def deal(work: Ints, n: int) -> list[Ints]:
     Args:
         work: (n_frames,) of each frame.
     """
-    owner, done = np.empty(len(work), np.int64), np.zeros(n, np.int64)
+    owner, least = np.empty(len(work), np.int64), [(0, rank) for rank in range(n)]  # a heap
     for k in np.argsort(-work, kind="stable"):
-        owner[k] = done.argmin()
-        done[owner[k]] += work[k] + 1  # an isolated atom takes time too
+        done, rank = least[0]
+        owner[k] = rank
+        heapreplace(least, (done + int(work[k]) + 1, rank))  # an isolated atom takes time too
     return [np.flatnonzero(owner == rank) for rank in range(n)]
 
 

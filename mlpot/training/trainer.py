@@ -27,6 +27,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from mlpot.atomic_files import write_whole
@@ -79,6 +80,11 @@ def _trainer(**settings: Any) -> Trainer:
     return trainer
 
 
+def _strategy(name: str) -> str | DDPStrategy:
+    """Lightning's of a name; the usual one sends no buffers, which no step changes."""
+    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if name == "ddp" else name
+
+
 def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> Trainer:
     """The trainer of a recipe, which writes to `directory`."""
     t = recipe.training
@@ -100,7 +106,7 @@ def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> 
         accelerator=_accelerator(t.accelerator),
         devices=t.devices,
         num_nodes=t.nodes,
-        strategy=t.strategy,
+        strategy=_strategy(t.strategy),
         precision="32-true",  # float64: the weights are
         max_epochs=t.epochs,
         gradient_clip_val=t.clip,
