@@ -24,9 +24,10 @@ WORKBENCHES = [
 FLOOR = {
     "units": 1, "version": 1, "signals": 1, "graph": 1, "recipes": 1, "atomic_files": 1, "torch_settings": 1,
     "folder_lock": 1.2,
-    "stages": 2, "neighbors": 2, "extrapolation": 2, "error_table": 2, "rotations": 2,
+    "stages": 2, "extrapolation": 2, "error_table": 2, "rotations": 2,
     "gpu": 2.2,  # of stages alone; operations on knots call it
     "kernels": 2.3,
+    "neighbors": 2.4,  # edges are ordered by kernels
     "knots": 2.6,  # tables are built by kernels
     "data": 3, "terms": 3,
     "models": 4, "figures": 4,
