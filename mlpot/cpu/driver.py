@@ -19,6 +19,8 @@ from mlpot.cpu.plan import (
     EDGE_COLLECT,
     EDGE_NETWORK,
     EMBEDDING,
+    FRESH,
+    FRESH_BACK,
     KIND,
     LINEAR,
     NEIGHBOR_SUM,
@@ -59,7 +61,7 @@ def _value(kinds: Kinds) -> Any:
         elif kind == READOUT:
             pointwise.read(begin, end, s, plan, workspace)
         elif kind != EDGE_COLLECT:
-            pointwise.copy(begin, end, s, workspace.values, workspace)
+            pointwise.copy(begin, end, s, workspace.values, workspace, s[FRESH])
 
     return value
 
@@ -75,15 +77,15 @@ def _adjoint(kinds: Kinds) -> Any:
         if s[STATIC] or kind == EDGE_NETWORK:
             return
         if kind == LINEAR:
-            linear.adjoint(begin, end, s, plan, workspace, workspace.adjoints)
+            linear.adjoint(begin, end, s, plan, workspace, workspace.adjoints, s[FRESH_BACK])
         elif has_products and kind == PRODUCTS:
             products.adjoint(begin, end, s, plan, workspace)
         elif kind == ACTIVATION:
             pointwise.adjoint(begin, end, s, plan, workspace)
         elif kind == READOUT:
-            pointwise.unread(begin, end, s, plan, workspace, workspace.seeds, workspace.adjoints)
+            pointwise.unread(begin, end, s, plan, workspace, workspace.seeds, workspace.adjoints, s[FRESH_BACK])
         elif kind != EMBEDDING:
-            pointwise.copy_back(begin, end, s, workspace.adjoints, workspace)
+            pointwise.copy_back(begin, end, s, workspace.adjoints, workspace, s[FRESH_BACK])
 
     return adjoint
 
@@ -105,7 +107,7 @@ def _tangent(kinds: Kinds) -> Any:
         elif kind == ACTIVATION:
             pointwise.tangent(begin, end, s, plan, workspace)
         else:
-            pointwise.copy(begin, end, s, workspace.dots, workspace)
+            pointwise.copy(begin, end, s, workspace.dots, workspace, 0)
 
     return tangent
 
@@ -121,7 +123,7 @@ def _both_adjoints(kinds: Kinds) -> Any:
         if kind == EDGE_NETWORK:
             return
         if kind == LINEAR:
-            linear.adjoint(begin, end, s, plan, workspace, workspace.backs)
+            linear.adjoint(begin, end, s, plan, workspace, workspace.backs, 0)
             linear.weights_back(begin, end, s, plan, workspace, w_bar)
         elif has_products and kind == PRODUCTS:
             products.both_adjoints(begin, end, s, plan, workspace, w_bar)
@@ -130,21 +132,25 @@ def _both_adjoints(kinds: Kinds) -> Any:
         elif kind == EMBEDDING:
             pointwise.embed_back(begin, end, s, plan, workspace, w_bar)
         elif kind == READOUT:
-            pointwise.unread(begin, end, s, plan, workspace, workspace.b_bar, workspace.backs)
+            pointwise.unread(begin, end, s, plan, workspace, workspace.b_bar, workspace.backs, 0)
             pointwise.unread_weights(begin, end, s, plan, workspace, w_bar)
         else:
-            pointwise.copy_back(begin, end, s, workspace.backs, workspace)
+            pointwise.copy_back(begin, end, s, workspace.backs, workspace, 0)
 
     return both_adjoints
 
 
 @bare
-def _clear(array, begin, end, plan, n_atoms, segment, back, is_sum):
-    """Zeros for some atoms in the arrays that a segment, or the sum that it begins with, is the first to touch."""
+def _clear(array, begin, end, plan, n_atoms, segment, back, is_sum, fresh):
+    """Zeros for some atoms in the arrays that a segment, or the sum that it begins with, is the first to touch.
+
+    Those that a step then writes anew are left as they are if `fresh`.
+    """
     base = 0
     for k in range(len(plan.rows)):
         row = plan.rows[k]
-        if plan.first[k, back] == segment and plan.first[k, 2 + back] == is_sum:
+        is_first = plan.first[k, back] == segment and plan.first[k, 2 + back] == is_sum
+        if is_first and not (fresh and plan.first[k, 4 + back]):
             array[base * n_atoms + begin * row : base * n_atoms + end * row] = 0
         base += row
 
@@ -164,7 +170,7 @@ def _forward(kinds: Kinds) -> Any:
     @bare
     def forward(begin, end, n, place, plan, workspace, near, own):
         k, stop = plan.segments[n]
-        _clear(workspace.values, begin, end, plan, workspace.n_atoms, n, 0, 1)
+        _clear(workspace.values, begin, end, plan, workspace.n_atoms, n, 0, 1, own)
         if has_sums and plan.steps[k, KIND] == NEIGHBOR_SUM:
             if own:
                 neighbor_sum.value(begin, end, plan.steps[k], plan, workspace, near)
@@ -174,7 +180,7 @@ def _forward(kinds: Kinds) -> Any:
                 edge_network.value(begin, end, place, plan.steps[k], plan, workspace, near)
             k += 1
         for block in range(begin, end, plan.block):
-            _clear(workspace.values, block, min(block + plan.block, end), plan, workspace.n_atoms, n, 0, 0)
+            _clear(workspace.values, block, min(block + plan.block, end), plan, workspace.n_atoms, n, 0, 0, own)
             for step in range(k, stop):
                 if own or plan.steps[step, STATIC]:
                     through(block, min(block + plan.block, end), plan.steps[step], plan, workspace)
@@ -194,7 +200,7 @@ def _back(kinds: Kinds) -> Any:
         is_sum = has_sums and plan.steps[k, KIND] == NEIGHBOR_SUM
         is_network = has_networks and plan.steps[k, KIND] == EDGE_COLLECT
         if with_sum:
-            _clear(workspace.adjoints, begin, end, plan, workspace.n_atoms, n, 1, 1)
+            _clear(workspace.adjoints, begin, end, plan, workspace.n_atoms, n, 1, 1, own)
             if is_sum:
                 neighbor_sum.adjoint(begin, end, plan.steps[k], plan, workspace, near)
             elif is_network:
@@ -205,7 +211,7 @@ def _back(kinds: Kinds) -> Any:
         if is_sum or is_network:
             k -= 1
         for block in range(begin, end, plan.block):
-            _clear(workspace.adjoints, block, min(block + plan.block, end), plan, workspace.n_atoms, n, 1, 0)
+            _clear(workspace.adjoints, block, min(block + plan.block, end), plan, workspace.n_atoms, n, 1, 0, own)
             for step in range(k, stop if own else k, -1):
                 through(block, min(block + plan.block, end), plan.steps[step], plan, workspace)
         if has_networks and stop + 1 < len(plan.steps) and plan.steps[stop + 1, KIND] == EDGE_NETWORK:
@@ -226,7 +232,7 @@ def _tangents(kinds: Kinds) -> Any:
     @bare
     def tangents(begin, end, n, place, plan, workspace, near):
         k, stop = plan.segments[n]
-        _clear(workspace.dots, begin, end, plan, workspace.n_atoms, n, 0, 1)
+        _clear(workspace.dots, begin, end, plan, workspace.n_atoms, n, 0, 1, False)
         if has_sums and plan.steps[k, KIND] == NEIGHBOR_SUM:
             neighbor_sum.tangent(begin, end, plan.steps[k], plan, workspace, near)
             k += 1
@@ -234,7 +240,7 @@ def _tangents(kinds: Kinds) -> Any:
             edge_network.tangent(begin, end, place, plan.steps[k], plan, workspace, near)
             k += 1
         for block in range(begin, end, plan.block):
-            _clear(workspace.dots, block, min(block + plan.block, end), plan, workspace.n_atoms, n, 0, 0)
+            _clear(workspace.dots, block, min(block + plan.block, end), plan, workspace.n_atoms, n, 0, 0, False)
             for step in range(k, stop):
                 through(block, min(block + plan.block, end), plan.steps[step], plan, workspace)
 
@@ -250,7 +256,7 @@ def _gradients(kinds: Kinds) -> Any:
     @bare
     def gradients(begin, end, n, place, plan, workspace, near, w_bar):
         k, stop = plan.segments_back[n]
-        _clear(workspace.backs, begin, end, plan, workspace.n_atoms, n, 1, 1)
+        _clear(workspace.backs, begin, end, plan, workspace.n_atoms, n, 1, 1, False)
         if has_sums and plan.steps[k, KIND] == NEIGHBOR_SUM:
             neighbor_sum.both_adjoints(begin, end, plan.steps[k], plan, workspace, near, w_bar)
             k -= 1
@@ -258,7 +264,7 @@ def _gradients(kinds: Kinds) -> Any:
             edge_network.collect(begin, end, plan.steps[k], plan, workspace, near, workspace.backs, True)
             k -= 1
         for block in range(begin, end, plan.block):
-            _clear(workspace.backs, block, min(block + plan.block, end), plan, workspace.n_atoms, n, 1, 0)
+            _clear(workspace.backs, block, min(block + plan.block, end), plan, workspace.n_atoms, n, 1, 0, False)
             for step in range(k, stop, -1):
                 through(block, min(block + plan.block, end), plan.steps[step], plan, workspace, w_bar)
         if has_networks and stop + 1 < len(plan.steps) and plan.steps[stop + 1, KIND] == EDGE_NETWORK:

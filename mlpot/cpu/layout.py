@@ -143,7 +143,7 @@ class Layout:
         return p.Plan(
             steps=np.array(self.steps, np.int64),
             rows=np.array([k * c for _, k, c in self.arrays.values()], np.int64),
-            first=np.array(self._first(forward, back), np.int64).reshape(-1, 4),
+            first=np.array(self._first(forward, back), np.int64).reshape(-1, 6),
             segments=np.array(forward, np.int64),
             segments_back=np.array(back, np.int64),
             lists=np.array(self.lists or [0], np.int64),
@@ -158,7 +158,7 @@ class Layout:
         )
 
     def _first(self, forward: list[tuple[int, int]], back: list[tuple[int, int]]) -> list[tuple[int, ...]]:
-        """The segments that first touch each array, forward and back, and whether by their `NeighborSum`."""
+        """The rows of `Plan.first`."""
         out: list[tuple[int, ...]] = []
         kinds = [s[p.KIND] for s in self.steps]
         for name in self.arrays:
@@ -166,7 +166,10 @@ class Layout:
             last = max(k for k, both in enumerate(self.touched) if name in both)
             ahead = next(n for n, (start, stop) in enumerate(forward) if start <= written < stop)
             behind = next(n for n, (start, stop) in enumerate(back) if start >= last > stop)
-            out.append((ahead, behind, int(kinds[written] in AHEAD), int(kinds[last] in BEHIND)))
+            by_sum = int(kinds[written] in AHEAD), int(kinds[last] in BEHIND)
+            source, _ = self.touched[last]
+            fresh = self.steps[written][p.FRESH], self.steps[last][p.FRESH_BACK] if source == name else 0
+            out.append((ahead, behind, *by_sum, *fresh))
         return out
 
 
@@ -196,7 +199,36 @@ def layout_of(program: Program, dtype: torch.dtype) -> Layout:
             out.touched.append((step.source, str(step.source)))
         out.steps.append(numbers)
         out.touched.append((step.source, step.target))
+    _mark_fresh(out)
     return out
+
+
+def _mark_fresh(out: Layout) -> None:
+    """Find the steps before which nothing must be cleared."""
+    for name, (_, *row) in out.arrays.items():
+        written = next(s for s, (_, target) in zip(out.steps, out.touched, strict=True) if target == name)
+        written[p.FRESH] = int(_writes_all(out, written, row, back=False))
+        backwards = zip(out.steps[::-1], out.touched[::-1], strict=True)
+        last, (source, _) = next((s, both) for s, both in backwards if name in both)
+        if source == name and not last[p.STATIC]:
+            last[p.FRESH_BACK] = int(_writes_all(out, last, row, back=True))
+
+
+def _writes_all(out: Layout, s: list[int], row: list[int], *, back: bool) -> bool:
+    """Whether a step writes each number of the row of an atom once, of its target or of its source."""
+    first, n, channels = (
+        (s[p.READ], s[p.N_READ], s[p.CHANNELS]) if back else (s[p.WRITE], s[p.N_WRITTEN], s[p.OUT_CHANNELS])
+    )
+    if (first, n, channels) != (0, *row):
+        return False
+    if s[p.KIND] != p.LINEAR:
+        return s[p.KIND] in ((p.ACTIVATION, p.COPY, p.READOUT) if back else (p.ACTIVATION, p.COPY, p.EMBEDDING))
+    at, places = s[p.LISTS] + 1, []
+    for _ in range(out.lists[at - 1]):
+        n_blocks = out.lists[at + 1]
+        places += out.lists[at + 2 + (not back) : at + 2 + 2 * n_blocks : 2]
+        at += 2 + 2 * n_blocks
+    return sorted(places) == list(range(0, n * channels, channels))
 
 
 def _places(out: Layout, program: Program, step: Step) -> list[int]:

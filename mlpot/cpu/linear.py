@@ -14,6 +14,7 @@ from mlpot.cpu.plan import (
     BIAS_BY_ELEMENT,
     BY_ELEMENT,
     CHANNELS,
+    FRESH,
     LISTS,
     N_IN,
     N_OUT,
@@ -48,8 +49,8 @@ def _rows(begin, end, s, lists, at, z, workspace, xs, ys):
 
 
 @bare
-def _through(begin, end, s, plan, workspace, x, y, back):
-    """y += x W, or x += y Wᵀ if back."""
+def _through(begin, end, s, plan, workspace, x, y, back, fresh):
+    """y += x W, or x += y Wᵀ if back; = if fresh."""
     lists, width = plan.lists, s[PANEL]
     at = s[LISTS] + 1
     for _ in range(lists[s[LISTS]]):
@@ -59,17 +60,17 @@ def _through(begin, end, s, plan, workspace, x, y, back):
             number = z * s[N_ROWS] + lists[at]
             if back:
                 place = s[BACK] + number * s[N_OUT] * s[CHANNELS]
-                add_products(y, ys, n, plan.weights, place, s[N_OUT], s[CHANNELS] // width, width, x, xs)
+                add_products(y, ys, n, plan.weights, place, s[N_OUT], s[CHANNELS] // width, width, x, xs, fresh)
             else:
                 place = s[WEIGHTS] + number * s[N_IN] * s[OUT_CHANNELS]
-                add_products(x, xs, n, plan.weights, place, s[N_IN], s[OUT_CHANNELS] // width, width, y, ys)
+                add_products(x, xs, n, plan.weights, place, s[N_IN], s[OUT_CHANNELS] // width, width, y, ys, fresh)
         at += 2 + 2 * lists[at + 1]
 
 
 @bare
 def value(begin, end, s, plan, workspace):
     """y += x W + b."""
-    _through(begin, end, s, plan, workspace, workspace.values, workspace.values, False)
+    _through(begin, end, s, plan, workspace, workspace.values, workspace.values, False, s[FRESH])
     if s[BIAS] < 0:
         return
     n, one = s[N_WRITTEN] * s[OUT_CHANNELS], workspace.values.dtype.type(1)
@@ -81,13 +82,13 @@ def value(begin, end, s, plan, workspace):
 @bare
 def tangent(begin, end, s, plan, workspace):
     """ẏ += ẋ W."""
-    _through(begin, end, s, plan, workspace, workspace.dots, workspace.dots, False)
+    _through(begin, end, s, plan, workspace, workspace.dots, workspace.dots, False, 0)
 
 
 @bare
-def adjoint(begin, end, s, plan, workspace, array):
-    """x̄ += ȳ Wᵀ in an array of adjoints."""
-    _through(begin, end, s, plan, workspace, array, array, True)
+def adjoint(begin, end, s, plan, workspace, array, fresh):
+    """x̄ += ȳ Wᵀ in an array of adjoints; = if fresh."""
+    _through(begin, end, s, plan, workspace, array, array, True, fresh)
 
 
 @bare

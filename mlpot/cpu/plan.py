@@ -28,7 +28,10 @@ STRIDE, N_COEFFICIENTS, GRID, N_FACTORS, KAPPA, FIRST_TERM, IS_PLAIN = range(21,
 """Of `NeighborSum`: see `neighbor_sum`; whether it is one plain group."""
 STATIC, PANEL = 28, 29
 """Whether no edge moves what is read; numbers of a panel."""
-N_INTEGERS = 30
+FRESH, FRESH_BACK = 30, 31
+"""Whether the step is the first to write the array of its target, or the adjoints of its source, and writes all of
+it: then nothing is cleared before and nothing is added to."""
+N_INTEGERS = 32
 
 COEFFICIENTS = 16
 """Numbers of an edge for the rows that it reads: at most 6 of T and 6 of T′, and zeros up to a line."""
@@ -42,8 +45,8 @@ class Plan(NamedTuple):
 
     steps: Array  # (n_steps, N_INTEGERS) int64
     rows: Array  # (n_arrays,) int64, numbers of an atom in each array
-    # (n_arrays, 4) int64: the segment that first touches each array, forward and back, and whether it does so by
-    # the `NeighborSum` that it begins with
+    # (n_arrays, 6) int64: the segment that first touches each array, forward and back, whether it does so by the
+    # `NeighborSum` that it begins with, and whether a step writes all of it first: FRESH
     first: Array
     segments: Array  # (n_segments, 2) int64, steps between two meetings of threads: from, to
     segments_back: Array  # (n_segments, 2) int64, likewise downwards: from, to (not reached)

@@ -9,6 +9,8 @@ from mlpot.cpu.plan import (
     BIAS_BY_ELEMENT,
     BY_ELEMENT,
     CHANNELS,
+    FRESH,
+    FRESH_BACK,
     FUNCTION,
     KAPPA,
     N_READ,
@@ -18,8 +20,8 @@ from mlpot.cpu.plan import (
     source_of,
     target_of,
 )
-from mlpot.cpu.vectors import add_scaled, add_scaled_product, dot, stack
-from mlpot.kernels.simd import bare, exp
+from mlpot.cpu.vectors import add_scaled, add_scaled_product, dot, put_scaled, put_scaled_product, stack
+from mlpot.kernels.simd import bare, exp, inlined
 from mlpot.stages.pointwise import EPSILON
 
 SILU, SSP, SIGMOID, TANH, ROOT = range(5)
@@ -102,6 +104,15 @@ def _curvature(number, x, out, n):
             out[k] = -one / (two * two * root * root * root)
 
 
+@inlined
+def _scaled(out, out0, n, x, x0, factor, fresh):
+    """out += factor x; = if fresh."""
+    if fresh:
+        put_scaled(out, out0, n, x, x0, factor)
+    else:
+        add_scaled(out, out0, n, x, x0, factor)
+
+
 @bare
 def value(begin, end, s, plan, workspace):
     """y += factor f(x)."""
@@ -110,7 +121,7 @@ def value(begin, end, s, plan, workspace):
     for i in range(begin, end):
         x0, y0 = source_of(i, s, workspace), target_of(i, s, workspace)
         _function(s[FUNCTION], workspace.values[x0 : x0 + n], f, n)
-        add_scaled(y, y0, n, f, 0, factor)
+        _scaled(y, y0, n, f, 0, factor, s[FRESH])
 
 
 @bare
@@ -132,7 +143,10 @@ def adjoint(begin, end, s, plan, workspace):
     for i in range(begin, end):
         x0, y0 = source_of(i, s, workspace), target_of(i, s, workspace)
         _slope(s[FUNCTION], workspace.values[x0 : x0 + n], f, n)
-        add_scaled_product(g, x0, n, f, 0, g, y0, factor)
+        if s[FRESH_BACK]:
+            put_scaled_product(g, x0, n, f, 0, g, y0, factor)
+        else:
+            add_scaled_product(g, x0, n, f, 0, g, y0, factor)
 
 
 @bare
@@ -153,19 +167,19 @@ def both_adjoints(begin, end, s, plan, workspace):
 
 
 @bare
-def copy(begin, end, s, array, workspace):
-    """y += x in one array, forward."""
+def copy(begin, end, s, array, workspace, fresh):
+    """y += x in one array, forward; = if fresh."""
     n, one = s[N_READ] * s[CHANNELS], array.dtype.type(1)
     for i in range(begin, end):
-        add_scaled(array, target_of(i, s, workspace), n, array, source_of(i, s, workspace), one)
+        _scaled(array, target_of(i, s, workspace), n, array, source_of(i, s, workspace), one, fresh)
 
 
 @bare
-def copy_back(begin, end, s, array, workspace):
-    """x̄ += ȳ in one array."""
+def copy_back(begin, end, s, array, workspace, fresh):
+    """x̄ += ȳ in one array; = if fresh."""
     n, one = s[N_READ] * s[CHANNELS], array.dtype.type(1)
     for i in range(begin, end):
-        add_scaled(array, source_of(i, s, workspace), n, array, target_of(i, s, workspace), one)
+        _scaled(array, source_of(i, s, workspace), n, array, target_of(i, s, workspace), one, fresh)
 
 
 @bare
@@ -174,7 +188,7 @@ def embed(begin, end, s, plan, workspace):
     n, one = s[N_WRITTEN] * s[OUT_CHANNELS], workspace.values.dtype.type(1)
     for i in range(begin, end):
         row = s[WEIGHTS] + workspace.element[i] * n
-        add_scaled(workspace.values, target_of(i, s, workspace), n, plan.weights, row, one)
+        _scaled(workspace.values, target_of(i, s, workspace), n, plan.weights, row, one, s[FRESH])
 
 
 @bare
@@ -204,12 +218,11 @@ def read(begin, end, s, plan, workspace):
 
 
 @bare
-def unread(begin, end, s, plan, workspace, seeds, array):
-    """x̄ += b̄ w in an array."""
+def unread(begin, end, s, plan, workspace, seeds, array, fresh):
+    """x̄ += b̄ w in an array; = if fresh."""
     for i in range(begin, end):
-        add_scaled(
-            array, source_of(i, s, workspace), s[CHANNELS], plan.weights, _row_of(i, s, workspace), seeds[i]
-        )
+        row, w = source_of(i, s, workspace), _row_of(i, s, workspace)
+        _scaled(array, row, s[CHANNELS], plan.weights, w, seeds[i], fresh)
 
 
 @bare

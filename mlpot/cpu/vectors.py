@@ -87,7 +87,7 @@ def stack(typing, n, like):
 
 def _rows(n: int) -> Any:
     @intrinsic  # type: ignore[misc]  # Numba has no types
-    def add_product(typing, x, xs, first, weight, place, n_in, column, y, ys):
+    def add_product(typing, x, xs, first, weight, place, n_in, column, y, ys, fresh):
         def write(w: Flat) -> None:
             b = w.builder
             first, n_in, column = w.index(2), w.index(5), w.index(6)
@@ -105,12 +105,18 @@ def _rows(n: int) -> Any:
                     a_k = w.number(w.plus(source, loop.index))
                     for v in range(2):
                         b.store(w.fma(a_k, b_k[v], b.load(two[v])), two[v])
-            for target, two in zip(targets, sums, strict=True):
-                for v in range(2):
-                    w.store(b.fadd(w.load(target, zero, v), b.load(two[v])), target, zero, v)
+            with b.if_else(b.icmp_signed("!=", w.index(9), zero)) as (is_fresh, is_not):
+                with is_fresh:
+                    for target, two in zip(targets, sums, strict=True):
+                        for v in range(2):
+                            w.store(b.load(two[v]), target, zero, v)
+                with is_not:
+                    for target, two in zip(targets, sums, strict=True):
+                        for v in range(2):
+                            w.store(b.fadd(w.load(target, zero, v), b.load(two[v])), target, zero, v)
 
         i = types.intp
-        return types.void(x, xs, i, weight, i, i, i, y, ys), _void(write)
+        return types.void(x, xs, i, weight, i, i, i, y, ys, i), _void(write)
 
     return add_product
 
@@ -119,25 +125,25 @@ _one, _two, _three, _four, _five, _six = (_rows(n) for n in range(1, 7))
 
 
 @bare
-def add_products(x, xs, n_rows, weight, place, n_in, n_panels, width, y, ys):
-    """y[ys[r]:] += x[xs[r]:] @ matrix for some rows, the matrix packed as (n_panels, n_in, width)."""
+def add_products(x, xs, n_rows, weight, place, n_in, n_panels, width, y, ys, fresh):
+    """y[ys[r]:] += x[xs[r]:] @ matrix for some rows, the matrix packed as (n_panels, n_in, width); = if fresh."""
     for panel in range(n_panels):
         column, at = panel * width, place + panel * width * n_in
         r = 0
         while r + 6 <= n_rows:
-            _six(x, xs, r, weight, at, n_in, column, y, ys)
+            _six(x, xs, r, weight, at, n_in, column, y, ys, fresh)
             r += 6
         left = n_rows - r
         if left == 5:
-            _five(x, xs, r, weight, at, n_in, column, y, ys)
+            _five(x, xs, r, weight, at, n_in, column, y, ys, fresh)
         elif left == 4:
-            _four(x, xs, r, weight, at, n_in, column, y, ys)
+            _four(x, xs, r, weight, at, n_in, column, y, ys, fresh)
         elif left == 3:
-            _three(x, xs, r, weight, at, n_in, column, y, ys)
+            _three(x, xs, r, weight, at, n_in, column, y, ys, fresh)
         elif left == 2:
-            _two(x, xs, r, weight, at, n_in, column, y, ys)
+            _two(x, xs, r, weight, at, n_in, column, y, ys, fresh)
         elif left == 1:
-            _one(x, xs, r, weight, at, n_in, column, y, ys)
+            _one(x, xs, r, weight, at, n_in, column, y, ys, fresh)
 
 
 @intrinsic  # type: ignore[misc]  # Numba has no types
@@ -222,30 +228,43 @@ take, give = _listed(False), _listed(True)
 """g[u] ← κ_u row[b_u], and row[b_u] += κ_u g[u]."""
 
 
-@intrinsic  # type: ignore[misc]  # Numba has no types
-def add_scaled(typing, out, out0, cp, x, x0, factor):
-    """out += factor x for n numbers of two rows."""
+def _scaled(adds: bool) -> Any:
+    @intrinsic  # type: ignore[misc]  # Numba has no types
+    def run(typing, out, out0, cp, x, x0, factor):
+        """factor x for n numbers of two rows."""
 
-    def write(w: Flat) -> None:
-        out, x = w.plus(w.data(0), w.index(1)), w.plus(w.data(3), w.index(4))
-        factor = w.spread(5)
-        with w.channels(w.index(2), 1) as (f, _):
-            w.store(w.fma(factor, w.load(x, f), w.load(out, f)), out, f)
+        def write(w: Flat) -> None:
+            out, x = w.plus(w.data(0), w.index(1)), w.plus(w.data(3), w.index(4))
+            factor = w.spread(5)
+            with w.channels(w.index(2), 1) as (f, _):
+                x_f = w.load(x, f)
+                w.store(w.fma(factor, x_f, w.load(out, f)) if adds else w.builder.fmul(factor, x_f), out, f)
 
-    n = types.intp
-    return types.void(out, n, n, x, n, out.dtype), _void(write)
+        n = types.intp
+        return types.void(out, n, n, x, n, out.dtype), _void(write)
+
+    return run
 
 
-@intrinsic  # type: ignore[misc]  # Numba has no types
-def add_scaled_product(typing, out, out0, cp, a, a0, b, b0, factor):
-    """out += factor a ∘ b for n numbers of three rows."""
+def _scaled_product(adds: bool) -> Any:
+    @intrinsic  # type: ignore[misc]  # Numba has no types
+    def run(typing, out, out0, cp, a, a0, b, b0, factor):
+        """factor a ∘ b for n numbers of three rows."""
 
-    def write(w: Flat) -> None:
-        out, a, b = (w.plus(w.data(k), w.index(k + 1)) for k in (0, 3, 5))
-        factor = w.spread(7)
-        with w.channels(w.index(2), 1) as (f, _):
-            scaled = w.builder.fmul(factor, w.load(a, f))
-            w.store(w.fma(scaled, w.load(b, f), w.load(out, f)), out, f)
+        def write(w: Flat) -> None:
+            out, a, b = (w.plus(w.data(k), w.index(k + 1)) for k in (0, 3, 5))
+            factor = w.spread(7)
+            with w.channels(w.index(2), 1) as (f, _):
+                scaled, b_f = w.builder.fmul(factor, w.load(a, f)), w.load(b, f)
+                w.store(w.fma(scaled, b_f, w.load(out, f)) if adds else w.builder.fmul(scaled, b_f), out, f)
 
-    n = types.intp
-    return types.void(out, n, n, a, n, b, n, out.dtype), _void(write)
+        n = types.intp
+        return types.void(out, n, n, a, n, b, n, out.dtype), _void(write)
+
+    return run
+
+
+add_scaled, put_scaled = _scaled(True), _scaled(False)
+"""out += factor x, and out = factor x."""
+add_scaled_product, put_scaled_product = _scaled_product(True), _scaled_product(False)
+"""out += factor a ∘ b, and out = factor a ∘ b."""

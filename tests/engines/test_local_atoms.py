@@ -83,7 +83,7 @@ def test_a_list_that_another_process_needs_anew_is_found_anew() -> None:
     for due, n_builds in ((Due.NOTHING, 1), (Due.NEAR, 1), (Due.ALL, 2)):
         assert near_pairs(kept.graph(*arrays, box_of(atoms), due)) == near_pairs(first)
         assert kept.n_builds == n_builds
-    assert kept.due(atoms.positions + 0.35, *arrays[1:]) is Due.NEAR
+    assert kept.due(atoms.positions + 0.15, *arrays[1:]) is Due.NEAR
     assert kept.due(atoms.positions + 0.6, *arrays[1:]) is Due.ALL
 
 
