@@ -12,6 +12,7 @@ import argparse
 import copy
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from ase import Atoms
@@ -73,6 +74,7 @@ def comparisons(frames: list[Atoms]) -> Iterator[tuple[str, list[Call]]]:
     yield "EGNN, training step, 32 ethanols", [step(egnn, ethanols), step(egnn, ethanols, native=False)]
     for n in (9, 27, 216, 1000):
         yield f"SchNet, {n} atoms", [use(potential_of("schnet"), graph_of([system(n)]))]
+        yield f"neighbor list, {n} atoms", [partial(graph_of, [system(n)])]
     yield "SchNet, training step, 32 ethanols", [step(potential_of("schnet"), ethanols)]
     own = graph_of(frames)
     tensors, attention = potential_of("nequip"), potential_of("se3_transformer")  # of equal channels and layers
