@@ -346,6 +346,10 @@ def _key(center: Ints, neighbor: Ints, shift: Shift, n_atoms: int) -> Ints:
 
 
 def _graph(z: Ints, r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float) -> AtomGraph:
+    if len(r) <= SMALL and not periodic.any():
+        molecule = _molecules(np.array([len(r)]), z.copy(), r.copy(), cell.copy()[None], cutoff)
+        if molecule is not None:
+            return molecule
     edges, cell_shift = edges_of_pairs(*pairs_within(r, cell, periodic, cutoff, np.arange(len(r))), len(r))
     return AtomGraph(
         positions=torch.from_numpy(r.copy()),
