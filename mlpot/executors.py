@@ -94,18 +94,22 @@ def device_outputs(potential: object) -> Outputs | None:
 def native_call_of(potential: object) -> Native | None:
     """The compiled energies, forces and virials of a potential; None if there is an obstacle.
 
-    Of a potential that is frozen the call is made once, until its constants are computed again.
+    Of a potential that is frozen the call is made once, until its constants are computed again: when it moves to
+    another device or type, too.
     """
-    if not isinstance(potential, Potential) or native_obstacle(potential) is not None:
+    if not isinstance(potential, Potential):
+        return None
+    constants, call = _in_use.get(potential, (None, None))
+    if constants is potential.isolated:
+        return call
+    if native_obstacle(potential) is not None:
         return None
     if not potential.is_frozen:  # its weights may change
         return None if potential.core_repulsion is not None else partial(_call_in_training, potential)
-    constants, call = _in_use.get(potential, (None, None))
-    if constants is not potential.isolated:
-        known = potential.backbone, _elements(potential), potential.isolated
-        with usual_settings():
-            call = native_call(*known)
-        _in_use[potential] = potential.isolated, call
+    known = potential.backbone, _elements(potential), potential.isolated
+    with usual_settings():
+        call = native_call(*known)
+    _in_use[potential] = potential.isolated, call
     return call
 
 
