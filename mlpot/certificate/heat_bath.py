@@ -117,6 +117,7 @@ def go(atoms: Atoms, bath: HeatBath, dt: float) -> HeatBathRun:
     lines, positions, kinetic = [], [], []
     for k in range(bath.n_samples):
         known.dynamics.run(bath.every)
+        known.settle()
         lines.append({"time": k * bath.every * dt / 1000} | observe(atoms, known))
         positions.append(atoms.positions.copy())
         kinetic.append(atoms.get_momenta() ** 2 / (2 * atoms.get_masses()[:, None]))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mlpot.data.constraints import held_coordinates
 from mlpot.dynamics.recipe import NPT, MDRecipe
-from mlpot.dynamics.start import StartError, degrees_of_freedom
+from mlpot.dynamics.start import StartError, degrees_of_freedom, take_out_drift
 from mlpot.units import GPA
 
 
@@ -159,6 +159,11 @@ class Ensemble:
             dynamics._thermostat._kT = kT
             if self.name in NPT:
                 dynamics._kT = dynamics._barostat._kT = kT
+
+    def settle(self) -> None:
+        """Take out a drift that Bussi's thermostat made of rounding; the scales of the others are bounded."""
+        if self.name == "bussi":
+            take_out_drift(self.dynamics.atoms)
 
 
 def build_ensemble(

@@ -18,6 +18,8 @@ NOT_HELD = 1e-5
 """A rotation moves what is held by less than this part of the size of the structure: files round positions."""
 SMALLEST = 1e-6
 """u Å²: a rotation with a smaller moment of inertia moves nothing, as that of a line about itself."""
+BEND = 0.05
+"""Å, by which atoms on a line are moved to see how it turns once it has bent."""
 
 
 def free_rotations(atoms: Atoms) -> Floats:
@@ -59,16 +61,38 @@ def _rotating_alone(atoms: Atoms, arms: Floats, motions: Floats) -> Floats:
     return velocities
 
 
+def number_of_rotations(atoms: Atoms) -> int:
+    """How many rotations are free, also those of a line of atoms about itself, which moves nothing until it bends.
+
+    The angular momentum about a line of atoms is zero, and stays so when they leave the line: a molecule of three
+    atoms bends in one plane, and 3N − 6 of its momenta vary, wherever it begins.
+    """
+    return len(free_rotations(_bent(atoms, np.random.default_rng(0))))
+
+
+def _bent(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """The structure with each coordinate that is not held somewhat elsewhere, so that no atoms are on a line."""
+    bent: Atoms = atoms.copy()
+    bent.positions += BEND * rng.standard_normal(bent.positions.shape) * ~held_coordinates(atoms)
+    return bent
+
+
+def draw_without_rotation(atoms: Atoms, velocities: Floats, rng: np.random.Generator) -> Floats:
+    """Drawn velocities less the rotations that are free; atoms on a line leave it in a plane that is drawn too."""
+    if number_of_rotations(atoms) > len(free_rotations(atoms)):
+        velocities = without_rotation(_bent(atoms, rng), velocities)
+    return without_rotation(atoms, velocities)
+
+
 def without_rotation(atoms: Atoms, velocities: Floats) -> Floats:
     """Velocities less the rotations that are free."""
     rotations = free_rotations(atoms)
     return velocities - np.einsum("a,aik->ik", _along(rotations, atoms, velocities), rotations)
 
 
-def rotational_motion(atoms: Atoms) -> tuple[int, float]:
-    """How many rotations are free, and twice the kinetic energy that they have, eV."""
-    rotations = free_rotations(atoms)
-    return len(rotations), float((_along(rotations, atoms, atoms.get_velocities()) ** 2).sum())
+def rotational_motion(atoms: Atoms) -> float:
+    """Twice the kinetic energy of the rotations that are free, eV."""
+    return float((_along(free_rotations(atoms), atoms, atoms.get_velocities()) ** 2).sum())
 
 
 def _along(rotations: Floats, atoms: Atoms, velocities: Floats) -> Floats:

@@ -228,6 +228,7 @@ class Replicas(Course):
                 if place not in found:
                     reason = self._monitors[k].check_slowly(self.replicas[k].atoms)
                     found |= {} if reason is None else {place: reason}
+                    self._ensembles[k].settle()
         if found:
             self._stop(found, before)
         self._count(step)

@@ -132,6 +132,7 @@ class Simulation(Course):
             reason = self._monitor.stops(self.atoms, step)
             if reason is None and (self.step + 1) % WINDOW == 0:
                 reason = self._monitor.check_slowly(self.atoms)
+                self._ensemble.settle()
         except ValueError as error:  # of the calculator: positions not finite, or two atoms in one place
             self.atoms.calc.results = {}
             raise self._stopped_by_guard(str(error)) from error

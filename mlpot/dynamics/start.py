@@ -15,7 +15,12 @@ from mlpot.calculator import MLPotCalculator
 from mlpot.data.constraints import constraints_of, held_coordinates, holds_center, other_constraints, unused_masks
 from mlpot.data.elements import Elements
 from mlpot.data.sources.read import has_structure, named_elements, read_structure
-from mlpot.dynamics.free_rotations import rotational_motion, without_rotation
+from mlpot.dynamics.free_rotations import (
+    draw_without_rotation,
+    number_of_rotations,
+    rotational_motion,
+    without_rotation,
+)
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.equivariance import rotation_error, stated_error
 from mlpot.graph import edge_vectors
@@ -223,7 +228,7 @@ def draw_velocities(atoms: Atoms, temperature_K: float, rng: np.random.Generator
     atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * np.sqrt(masses * kT))
     free = ~held_coordinates(atoms).any(axis=0)
     velocities = atoms.get_velocities() - free * atoms.get_momenta().sum(axis=0) / masses.sum()
-    atoms.set_velocities(without_rotation(atoms, velocities))
+    atoms.set_velocities(draw_without_rotation(atoms, velocities, rng))
 
 
 def degrees_of_freedom(atoms: Atoms, *, keeps_momentum: bool) -> int:
@@ -237,13 +242,28 @@ def degrees_of_freedom(atoms: Atoms, *, keeps_momentum: bool) -> int:
             rotate.
     """
     held, center = held_coordinates(atoms), holds_center(atoms)
-    n_degrees = int((~held).sum())
     free = ~held.any(axis=0)
+    at_rest, rotates = _motion_as_a_whole(atoms)
+    n_degrees = int((~held).sum()) - int((free & ((keeps_momentum & at_rest) | center)).sum())
+    return n_degrees - (number_of_rotations(atoms) if keeps_momentum and not rotates else 0)
+
+
+def _motion_as_a_whole(atoms: Atoms) -> tuple[NDArray[np.bool_], bool]:
+    """(3,) along which axes a structure is at rest as a whole, and whether it rotates."""
+    n_degrees = int((~held_coordinates(atoms)).sum())
     momentum, mass = atoms.get_momenta().sum(axis=0), atoms.get_masses().sum()
     still = AT_REST * 2 * atoms.get_kinetic_energy() / max(n_degrees, 1)
-    at_rest = keeps_momentum & (momentum**2 / mass <= still)
-    n_degrees -= int((free & (at_rest | center)).sum())
-    if keeps_momentum:
-        n_rotations, energy = rotational_motion(atoms)
-        n_degrees -= n_rotations if energy <= still else 0
-    return n_degrees
+    return momentum**2 / mass <= still, rotational_motion(atoms) > still
+
+
+def take_out_drift(atoms: Atoms) -> None:
+    """Take from the momenta what rounding has made of a motion of the whole that is none by `degrees_of_freedom`.
+
+    A thermostat that scales all velocities up and down again lets such a motion grow without a bound, the sooner
+    the fewer degrees of freedom there are, until it has heat that the others lack.
+    """
+    at_rest, rotates = _motion_as_a_whole(atoms)
+    free = ~held_coordinates(atoms).any(axis=0)
+    drift = atoms.get_momenta().sum(axis=0) / atoms.get_masses().sum()
+    velocities = atoms.get_velocities() - (free & at_rest) * drift
+    atoms.set_velocities(velocities if rotates else without_rotation(atoms, velocities))
