@@ -58,4 +58,4 @@ def _draw(comparison: Mapping[str, Any], key: str, cost: str, label: str, axes: 
     axes.set(xlabel=cost, ylabel=f"validation {label}", xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
         plain_logarithmic(axis)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)  # over no point
