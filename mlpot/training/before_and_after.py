@@ -22,16 +22,30 @@ def judge(potential: Potential, sets: Mapping[str, Batches]) -> dict[str, Errors
     return found
 
 
-def table(before: Mapping[str, Errors], after: Mapping[str, Errors] | None = None) -> list[str]:
-    """A line for each error: before the first step and, if that is known, after the last."""
-    lines = [f"{'':44s}{'start':>12s}" + ("" if after is None else f"{'end':>12s}")]
-    for name, found in before.items():
-        for key in measured(found):
-            quantity, _, unit = key.replace("_mae_", " MAE, ").replace("_rmse_", " RMSE, ").partition(", ")
-            label = f"{name}: {quantity}, {unit.replace('_per_', '/').replace('A3', 'Å³').replace('/A', '/Å')}"
-            end = "" if after is None else f"{after[name][key]:12.4g}"
-            lines.append(f"{label:44s}{found[key]:12.4g}{end}")
+def table(found: Mapping[str, Errors]) -> list[str]:
+    """A line for each error, with a column for each set; "-" where a set has none of these labels."""
+    keys = dict.fromkeys(key for errors_of_set in found.values() for key in measured(errors_of_set))
+    lines = [f"{'':28s}" + "".join(f"{name:>12s}" for name in found)]
+    for key in keys:
+        shown = (f"{of_set[key]:12.4g}" if key in of_set else f"{'-':>12s}" for of_set in found.values())
+        lines.append(f"{_label(key):28s}" + "".join(shown))
     return lines
+
+
+def compared(before: Mapping[str, Errors], after: Mapping[str, Errors]) -> list[str]:
+    """A line for each error of each set, before the first step and after the last."""
+    lines = [f"{'':44s}{'start':>12s}{'end':>12s}"]
+    for name, found in before.items():
+        lines += [
+            f"{f'{name}: {_label(key)}':44s}{found[key]:12.4g}{after[name][key]:12.4g}" for key in measured(found)
+        ]
+    return lines
+
+
+def _label(key: str) -> str:
+    """The key of an error in words, such as forces MAE, meV/Å."""
+    quantity, _, unit = key.replace("_mae_", " MAE, ").replace("_rmse_", " RMSE, ").partition(", ")
+    return f"{quantity}, {unit.replace('_per_', '/').replace('A3', 'Å³').replace('/A', '/Å')}"
 
 
 def worse(before: Mapping[str, Errors], after: Mapping[str, Errors]) -> list[str]:

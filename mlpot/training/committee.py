@@ -24,6 +24,7 @@ from mlpot.models.networks import NETWORKS
 from mlpot.potential import Potential
 from mlpot.recipes import RecipeError, load_recipe
 from mlpot.training import data_summary, fit
+from mlpot.training.before_and_after import table
 from mlpot.training.fit import TrainingResult, initial_potential
 from mlpot.training.folds import VALIDATED_BY, joined, parts_of_folds, predicted_by_members
 from mlpot.training.loaders import Alone
@@ -242,6 +243,8 @@ def _finish(recipe: Recipe, results: Sequence[TrainingResult], tell: Messages) -
     errors = write_outputs(directory, potential, recipe, parts, sets, facts, validated=validated)
     tell(f"Root mean square errors on {'validation structures of each' if own else 'validation structures'}:")
     tell(*_table(errors, "all" if own else "their mean"))
+    if "test" in errors:
+        tell("Errors of the potential:", *table({"test": errors["test"]}))
     return TrainingResult(directory, potential, errors)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,7 +18,8 @@ from mlpot.folder_lock import folder_lock
 from mlpot.potential import Potential
 from mlpot.signals import SignalledAtOnce, SignalledError, stop_request
 from mlpot.training import data_summary
-from mlpot.training.before_and_after import judge, table, worse
+from mlpot.training.before_and_after import JUDGED, compared, judge, table, worse
+from mlpot.training.closing import solve_linear
 from mlpot.training.expectation import Expectation
 from mlpot.training.interruption import StopOnSignal, end_with_parent, lost_processes_told
 from mlpot.training.loaders import Alone, Batches, free_memory
@@ -43,7 +43,6 @@ from mlpot.training.schedule import (
     tell_of_end,
 )
 from mlpot.training.sets import batches_of, make_sets, to_device
-from mlpot.training.solve import closing_solve, labeled_set
 from mlpot.training.splits import Baseline, Parts, learned_from, make_baseline, make_parts
 from mlpot.training.start_references import check_energies
 from mlpot.training.starting import (
@@ -296,35 +295,13 @@ def finish(
     metrics = write_outputs(directory, potential, recipe, parts, sets, facts, start)
     if parts.to_rotate:
         tell(f"In {len(parts.to_rotate)} validation structures {error_in(metrics)}")
-    if start is not None:
-        tell("Errors before the first step, and of the potential:", *table(facts["start"]["errors"], metrics))
+    if start is None:
+        tell("Errors of the potential:", *table({name: metrics[name] for name in JUDGED if name in metrics}))
+    else:
+        tell("Errors before the first step, and of the potential:", *compared(facts["start"]["errors"], metrics))
         if lost := worse(facts["start"]["errors"], metrics):
             tell.warn(f"Worse than the model from which this training started: {'; '.join(lost)}.")
     return TrainingResult(directory, potential, metrics)
-
-
-def solve_linear(
-    potential: Potential, recipe: Recipe, sets: dict[str, Batches], parts: Parts, tell: Messages
-) -> dict[str, Any] | None:
-    """Do the closing solve and tell its result; None for a backbone without linear weights."""
-    began = time.monotonic()
-    energy, forces, stress = final_loss(recipe).weights
-    train, validation = (
-        labeled_set(sets[name], part.n_labels(), with_stress=stress > 0)
-        for name, part in (("train", parts.train), ("validation", parts.validation))
-    )
-    solved = closing_solve(
-        potential, train, validation, energy_weight=energy, forces_weight=forces, stress_weight=stress
-    )
-    if solved.n_weights == 0:
-        return None
-    before, after = map(str, (solved.before, solved.after))
-    verdict = f"{before} -> {after}" if solved.accepted else f"not kept: it would not lower {before}"
-    tell(
-        f"Closing solve of {solved.n_weights} weights from {solved.n_rows} force components in "
-        f"{time.monotonic() - began:.0f} s: validation RMSE {verdict}"
-    )
-    return solved.facts()
 
 
 def finish_untrained(

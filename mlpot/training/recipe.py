@@ -305,7 +305,9 @@ class TrainingSection(_Part):
 
     directory: str = Field(default="runs/mlpot", description="where everything is written")
     epochs: int = Field(default=100, ge=0, description="0, with model.start: the model, judged and written")
-    max_minutes: float | None = Field(default=None, gt=0, description="stop after this time, in any epoch")
+    max_minutes: float | None = Field(
+        default=None, gt=0, description="stop after this time, in any epoch; the closing solve comes after it"
+    )
     batch_size: int = Field(default=5, ge=1, description="structures a step, on each device")
     batch_edges: int | None = Field(
         default=None,

@@ -102,11 +102,12 @@ def loss_of(potential: Potential, batches: Iterable[tuple[AtomGraph, Properties]
 
 def tell_of_end(chosen: dict[str, Any], last_epoch: int, recipe: Recipe, tell: Messages) -> None:
     """Tell which weights are written, and which part is missing if the run ended early; epochs count from 0."""
-    tell(
-        "The potential has the {weights} weights of epoch {epoch} (part {part} of the run), with the lowest "
-        "validation loss: {validation_loss:.6g}".format(**chosen)
-    )
     first = first_epochs(recipe)
+    part = f" (part {chosen['part']} of the run)" if first < recipe.training.epochs else ""
+    tell(
+        f"The potential has the {chosen['weights']} weights of epoch {chosen['epoch']}{part}, with the lowest "
+        f"validation loss: {chosen['validation_loss']:.6g}"
+    )
     if last_epoch < first < recipe.training.epochs:
         tell.warn(
             f"The training ended in epoch {last_epoch + 1}, before its last part, in which loss.final_energy "

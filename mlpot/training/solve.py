@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from mlpot.error_table import MILLI
 from mlpot.forces import periodic_directions, predict
@@ -118,13 +119,12 @@ def closing_solve(
     """
     exact = copy.deepcopy(potential).cpu().double().eval()
     network = exact.backbone
-    names = arrays_that_fit(network) if isinstance(network, StagedNetwork) else ()
-    if not isinstance(network, StagedNetwork) or not names:
+    if not isinstance(network, StagedNetwork) or n_linear_weights(network) == 0:
         unknown = Errors(math.nan, math.nan)
         return Solved(False, 0, 0, math.nan, unknown, unknown)
     weights = energy_weight, forces_weight, stress_weight
     with torch.no_grad():
-        features = LinearFeatures(exact, network, names)
+        features = LinearFeatures(exact, network, arrays_that_fit(network))
         solutions, n_rows = least_squares(features, train, weights)
         zero = torch.zeros(features.n, dtype=torch.float64)
         errors = errors_of(features, validation, torch.stack([zero, *solutions], 1))
@@ -152,6 +152,13 @@ def arrays_that_fit(network: StagedNetwork) -> tuple[str, ...]:
         if sum(network.linear_weight(other).numel() for other in [*kept, name]) <= MOST_WEIGHTS:
             kept.append(name)
     return tuple(reversed(kept))
+
+
+def n_linear_weights(backbone: Module) -> int:
+    """The number of weights that a closing solve of a backbone finds; 0 where there are none."""
+    if not isinstance(backbone, StagedNetwork):
+        return 0
+    return sum(backbone.linear_weight(name).numel() for name in arrays_that_fit(backbone))
 
 
 def least_squares(features: LinearFeatures, train: LabeledSet, weights: Weights) -> tuple[list[Tensor], int]:

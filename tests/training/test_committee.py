@@ -80,10 +80,16 @@ def test_energies_and_forces_are_the_means_of_the_members(
             torch.testing.assert_close(getattr(found, name), expected, rtol=1e-11, atol=1e-11)
 
 
-def test_members_may_differ_in_cutoff_and_width(data: Path, tmp_path: Path) -> None:
+def test_members_may_differ_in_cutoff_and_width(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Their outer terms reach as far as those of the mean, so that this is their mean to the last digit."""
     own = "training.member_arguments=[{cutoff: 3.2}, {cutoff: 4.5, n_features: 6}, {}]"
-    result = train(small_recipe(data, tmp_path, *THREE, *BACKBONES["ace"], own))
+    test = f"data.test={write(tmp_path / 'test.h5', crystals(20)[16:])}"
+    recipe = small_recipe(data, tmp_path, *THREE, *BACKBONES["ace"], own, test, "training.progress=true")
+    result = train(recipe)
+    row = f"{'energy RMSE, meV/atom':28s}{result.metrics['test']['energy_rmse_meV_per_atom']:12.4g}"
+    assert row in capsys.readouterr().out
     mean = load_potential(result.model, dtype="float64")
     files = [result.directory / f"member_{k}" / "model.safetensors" for k in range(MEMBERS)]
     members = [load_potential(file, dtype="float64") for file in files]
@@ -100,7 +106,7 @@ def test_members_may_differ_in_cutoff_and_width(data: Path, tmp_path: Path) -> N
                 expected = torch.stack([getattr(p, name) for p in one_by_one]).mean(dim=0)
                 torch.testing.assert_close(getattr(found, name), expected, rtol=1e-11, atol=1e-11)
     written = [file.stat().st_mtime_ns for file in files]
-    train(small_recipe(data, tmp_path, *THREE, *BACKBONES["ace"], own), resume=True)
+    train(recipe, resume=True)
     assert written == [file.stat().st_mtime_ns for file in files]  # what had finished is not trained again
 
 

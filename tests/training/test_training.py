@@ -129,6 +129,9 @@ def test_training_lowers_errors_and_leaves_all_files(backbone: str, tmp_path: Pa
     forces = np.concatenate([a.get_forces() for a in crystals(20)])
     assert metrics["validation"]["forces_mae_meV_per_A"] < 0.7e3 * np.abs(forces).mean()
     assert set(metrics["test"]) == set(metrics["validation"])
+    log = (tmp_path / "run/train.log").read_text()
+    row = "".join(f"{metrics[name]['forces_mae_meV_per_A']:12.4g}" for name in ("validation", "test"))
+    assert f"{'forces MAE, meV/Å':28s}{row}" in log[log.index("Errors of the potential:") :]
     for name in ("model.safetensors", "parity.png", "learning_curve.png", "recipe.yaml", "splits.json"):
         assert (tmp_path / "run" / name).stat().st_size > 100, name
     split = json.loads((tmp_path / "run/splits.json").read_text())

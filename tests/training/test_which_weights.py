@@ -190,6 +190,12 @@ def test_a_training_says_what_it_expects_to_take() -> None:
     ]  # fmt: skip
 
 
+def test_a_run_of_one_part_does_not_speak_of_parts(late: TrainingResult, data: Path, tmp_path: Path) -> None:
+    train(small_recipe(data, tmp_path / "run", "training.epochs=1"))
+    assert "of epoch 1, with the lowest" in (tmp_path / "run" / "train.log").read_text()
+    assert f"(part {late.metrics['chosen_by']['part']} of the run)" in (late.directory / "train.log").read_text()
+
+
 def test_after_a_closing_solve_all_tell_of_the_weights_that_are_written(data: Path, tmp_path: Path) -> None:
     """N12: the log's row is from before the solve, and metrics, card and log say so; the rest is of the file."""
     small = ("model.arguments.max_degree=1", "model.arguments.n_knots=16", "training.epochs=2")
@@ -200,7 +206,14 @@ def test_after_a_closing_solve_all_tell_of_the_weights_that_are_written(data: Pa
     assert chosen["validation_loss_in_log"] == pytest.approx(logged[chosen["epoch"] - 1], rel=1e-6)
     assert chosen["validation_loss"] < chosen["validation_loss_in_log"]
     assert mlpot.load(result.model).header["card"]["metrics"]["chosen_by"] == chosen
-    assert "after the closing solve: validation loss" in (tmp_path / "run" / "train.log").read_text()
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "after the closing solve: validation loss" in log
+    n = result.metrics["closing_solve"]["n_weights"]
+    assert (
+        log.index(f"solve of {n} weights begins")
+        < log.index("Expected: ", log.index("begins"))
+        < log.index(f"Closing solve of {n} weights from")
+    )
     frames = [crystals()[k] for k in json.loads((tmp_path / "run" / "splits.json").read_text())["validation"]]
     found, weights = evaluate(result.model, frames).overall, small_recipe(data, tmp_path).loss
     loss = sum(
