@@ -197,7 +197,8 @@ def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:
         message = f"write {number[1]} alone, in the unit that the name of the key says"
     off = "; null switches it off" if given is False else ""
     end = "" if f"{message}{off}".endswith((".", "?")) else "."
-    return f"{key!r} = {given!r}: {message}{off}{end}" if key else message
+    value = "" if isinstance(given, Mapping) else f" = {given!r}"  # the message says which of its keys is wrong
+    return f"{key!r}{value}: {message}{off}{end}" if key else message
 
 
 def _likely_key(model: type[BaseModel], sections: Sequence[type[BaseModel]], name: str) -> str:
@@ -256,6 +257,9 @@ def _template_lines(model: type[BaseModel], indent: str, given: Mapping[str, Any
             yield f"{indent}{name}:"
             given_inside = value.model_dump() if isinstance(value, BaseModel) else value or {}
             yield from _template_lines(section, indent + "  ", given_inside)
+        elif isinstance(value, BaseModel):  # keys that depend on the value of another one
+            yield f"{indent}{name}:"
+            yield from _template_lines(type(value), indent + "  ", value.model_dump())
         elif isinstance(value, dict) and value:
             yield f"{indent}{name}:"
             yield from (f"{indent}  {key}: {_scalar(v)}" for key, v in value.items())

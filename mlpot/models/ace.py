@@ -47,12 +47,12 @@ class ACE(StagedNetwork):
     Args:
         elements: atomic numbers of the potential.
         cutoff: Å.
-        preset: small, default or large, a name in `PRESETS`, for what is not given of n_features and max_degree.
+        preset: n_features and max_degree where they are not given: small (32, 2), default (64, 3), large (128, 3).
         n_features: channels of an atom, c.
         n_message: channels of the messages; half of n_features if none is given.
         max_degree: highest degree l of the harmonics, 1 to 3.
         message_degree: highest degree L of the messages: 1, scalars and vectors, or 2.
-        radial: basis of distances, a name in `radial.BASES`.
+        radial: basis of distances: gaussian, bessel or expnormal.
         n_radial: size of the basis.
         n_neighbors: M, about the number of neighbors within the cutoff.
         n_knots: intervals of the grid of the radial functions.

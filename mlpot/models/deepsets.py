@@ -23,9 +23,9 @@ class DeepSets(PlainNetwork):
     Args:
         cutoff: Å.
         n_features: channels of a pair and of an atom.
-        radial: basis of distances, a name in `radial.BASES`.
+        radial: basis of distances: gaussian, bessel or expnormal.
         n_radial: size of the basis.
-        envelope: a name in `radial.ENVELOPES`.
+        envelope: polynomial (C2 at the cutoff) or cosine (C1).
         activation: "silu" or "ssp".
     """
 

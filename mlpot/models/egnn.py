@@ -100,9 +100,9 @@ class EGNN(StagedNetwork):
         cutoff: Å.
         n_features: channels of an atom.
         n_layers: message-passing steps.
-        radial: basis of distances, a name in `radial.BASES`.
+        radial: basis of distances: gaussian, bessel or expnormal.
         n_radial: size of the basis.
-        envelope: a name in `radial.ENVELOPES`.
+        envelope: polynomial (C2 at the cutoff) or cosine (C1).
         activation: "silu" or "ssp".
         move_coordinates: eq. 4: later layers see distances between displaced atoms, and so angles.
         attention: eq. 8: a learned gate on each message.

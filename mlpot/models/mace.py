@@ -112,7 +112,7 @@ class MACE(StagedNetwork):
         residual_first: whether the first layer adds the features of the element, as all others do; if not, it
             mixes its sums by element. mace-torch has true in `--model=ScaleShiftMACE`, false in `--model=MACE`.
         n_radial: Bessel functions.
-        envelope_exponent: p of `PolynomialEnvelope`.
+        envelope_exponent: p of the polynomial envelope.
         envelope_last: whether the envelope is a factor of R_p, and not of what its dense layers begin with.
         radial_layers: sizes of the dense layers of distances.
         n_hidden: of the last readout.

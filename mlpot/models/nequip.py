@@ -175,7 +175,7 @@ class NequIP(StagedNetwork):
         n_interactions: layers.
         residual: whether a layer from the second on adds what it begins with.
         n_radial: Bessel functions.
-        envelope_exponent: p of `PolynomialEnvelope`.
+        envelope_exponent: p of the polynomial envelope.
         radial_layers: sizes of the dense layers of distances.
         n_neighbors: M, about the number of neighbors within the cutoff.
         n_knots: intervals of the grid of the radial functions.

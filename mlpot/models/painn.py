@@ -61,7 +61,7 @@ class PaiNN(StagedNetwork):
         cutoff: Å.
         n_features: channels of an atom.
         n_interactions: message-passing steps.
-        radial: basis of distances, a name in `radial.BASES`.
+        radial: basis of distances: gaussian, bessel or expnormal.
         n_radial: size of the basis.
         n_knots: intervals of the grid of the filters.
         degree: of the splines on the grid, 3 or 5.

@@ -51,9 +51,9 @@ class SchNet(StagedNetwork):
         cutoff: Å.
         n_features: channels of an atom.
         n_interactions: message-passing steps.
-        radial: basis of distances, a name in `radial.BASES`.
+        radial: basis of distances: gaussian, bessel or expnormal.
         n_radial: size of the basis.
-        envelope: a name in `radial.ENVELOPES`.
+        envelope: polynomial (C2 at the cutoff) or cosine (C1).
         activation: "silu" or "ssp", the paper's shifted softplus.
         n_knots: intervals of the grid on which the filters are tabulated; None
             evaluates them on every edge.

@@ -183,7 +183,7 @@ class SE3Transformer(PlainNetwork):
         n_heads: attentions side by side.
         n_interactions: layers.
         n_radial: Bessel functions.
-        envelope_exponent: p of `PolynomialEnvelope`.
+        envelope_exponent: p of the polynomial envelope.
         radial_layers: sizes of the dense layers of distances.
 
     Raises:

@@ -65,9 +65,9 @@ class Transformer(PlainNetwork):
         n_features: channels of an atom, a multiple of n_heads.
         n_layers: message-passing steps.
         n_heads: of the attention.
-        radial: basis of distances, a name in `radial.BASES`.
+        radial: basis of distances: gaussian, bessel or expnormal.
         n_radial: size of the basis.
-        envelope: a name in `radial.ENVELOPES`.
+        envelope: polynomial (C2 at the cutoff) or cosine (C1).
         activation: "silu" or "ssp".
 
     Raises:

@@ -21,9 +21,10 @@ from mlpot.recipes import RecipeError, parse_recipe
 from mlpot.studies.several import DATA, Study, changed_keys
 from mlpot.studies.subsets import Drawing, Pool, changed_fields, draw_pool
 from mlpot.training import committee
+from mlpot.training.backbone_arguments import argument_model
 from mlpot.training.epoch_time import EpochTime
 from mlpot.training.loaders import sample_of
-from mlpot.training.recipe import DataSection, Recipe, argument_model
+from mlpot.training.recipe import DataSection, Recipe
 from mlpot.training.run_directory import RunDirectoryError
 from mlpot.training.splits import check_units, make_parts, paths_of, structures
 

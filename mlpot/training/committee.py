@@ -24,6 +24,7 @@ from mlpot.models.networks import NETWORKS
 from mlpot.potential import Potential
 from mlpot.recipes import RecipeError, load_recipe
 from mlpot.training import data_summary, fit
+from mlpot.training.backbone_arguments import checked_arguments
 from mlpot.training.before_and_after import table
 from mlpot.training.fit import TrainingResult, initial_potential
 from mlpot.training.folds import VALIDATED_BY, joined, parts_of_folds, predicted_by_members
@@ -31,7 +32,7 @@ from mlpot.training.loaders import Alone
 from mlpot.training.member_process import train_members
 from mlpot.training.messages import Messages
 from mlpot.training.outputs import examples, write_outputs
-from mlpot.training.recipe import Recipe, checked_arguments
+from mlpot.training.recipe import Recipe
 from mlpot.training.run_directory import (
     MODEL,
     RunDirectoryError,

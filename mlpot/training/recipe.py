@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import Any, ClassVar, Literal
 
 from ase.data import atomic_numbers
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mlpot.models import BACKBONES, DEFAULT
-from mlpot.models.layers import choose
 from mlpot.models.presets import LOSS, preset_of
 from mlpot.recipes import Section
+from mlpot.training.backbone_arguments import argument_model, checked_arguments
 from mlpot.training.other_keys import OTHER_KEYS
 
 
@@ -27,29 +25,6 @@ class _Part(Section):
 Augment = Literal["none", "rotations", "rotations-and-reflections"]
 
 
-def argument_model(backbone: str) -> type[BaseModel]:
-    """The keyword arguments of a backbone's constructor as a typed model; its elements are those of the data."""
-    constructor = choose(BACKBONES, backbone, "backbone").__init__
-    hints, parameters = get_type_hints(constructor), inspect.signature(constructor).parameters
-    fields: dict[str, Any] = {
-        name: (hints[name], p.default) for name, p in parameters.items() if name not in ("self", "elements")
-    }
-    return create_model(backbone, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
-
-
-def checked_arguments(backbone: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """All keyword arguments of a backbone, with defaults spelled out, so that a stored recipe is complete.
-
-    Raises:
-        ValueError: no such backbone; an argument that it does not take, or of the wrong type.
-    """
-    model = argument_model(backbone)
-    try:
-        return model.model_validate(arguments).model_dump()
-    except ValidationError as error:
-        raise ValueError("; ".join(_explain(dict(e), list(model.model_fields)) for e in error.errors())) from None
-
-
 def settings_of(backbone: str | None = None) -> dict[str, Any]:
     """Sections of a recipe for a backbone, the default one if none is named: what served in trainings.
 
@@ -59,21 +34,10 @@ def settings_of(backbone: str | None = None) -> dict[str, Any]:
     name = backbone or DEFAULT
     served = preset_of(name)
     return {
-        "model": {"backbone": name, "arguments": checked_arguments(name, served.arguments)},
+        "model": {"backbone": name, "arguments": argument_model(name).model_validate(served.arguments)},
         "loss": dict(LOSS),
         "optimizer": dict(served.optimizer),
     }
-
-
-def _explain(problem: dict[str, Any], valid: list[str]) -> str:
-    if not problem["loc"]:
-        return f"arguments = {problem['input']!r} are none: give lines of `name: value`, such as {valid[0]}"
-    name = str(problem["loc"][0])
-    if problem["type"] != "extra_forbidden":
-        return f"argument {name!r} = {problem['input']!r}: {problem['msg']}"
-    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}"
-    return f"the backbone has no argument {name!r}; {hint}"
 
 
 class DataSection(_Part):
@@ -173,7 +137,9 @@ class ModelSection(_Part):
         default=True,
         description="replace the network where atoms are closer than in training or have fewer neighbors",
     )
-    arguments: dict[str, Any] = Field(default={}, description="of the backbone")
+    arguments: dict[str, Any] = Field(
+        default={}, description="of the backbone; those that are left out have their defaults"
+    )
     start: str | None = Field(
         default=None,
         description="a trained model (*.safetensors) from which training starts, with its backbone and arguments",

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from mlpot.error_table import MILLI
 from mlpot.forces import periodic_directions, predict
 from mlpot.graph import AtomGraph, Properties
+from mlpot.models.backbone import Backbone
 from mlpot.potential import Potential
 from mlpot.stages.network import StagedNetwork
 from mlpot.training.linear_features import LinearFeatures, within
@@ -154,7 +154,7 @@ def arrays_that_fit(network: StagedNetwork) -> tuple[str, ...]:
     return tuple(reversed(kept))
 
 
-def n_linear_weights(backbone: Module) -> int:
+def n_linear_weights(backbone: Backbone) -> int:
     """The number of weights that a closing solve of a backbone finds; 0 where there are none."""
     if not isinstance(backbone, StagedNetwork):
         return 0

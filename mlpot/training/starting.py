@@ -26,12 +26,13 @@ from mlpot.models.backbone import Backbone
 from mlpot.potential import Potential
 from mlpot.recipes import RecipeError
 from mlpot.terms.core_repulsion import CoreRepulsion
+from mlpot.training.backbone_arguments import checked_arguments
 from mlpot.training.in_memory import flatten
 from mlpot.training.loaders import MemoryBatches
 from mlpot.training.messages import Messages
 from mlpot.training.outputs import training_limits
 from mlpot.training.parameter_groups import element_rows, matching
-from mlpot.training.recipe import ModelSection, Recipe, checked_arguments
+from mlpot.training.recipe import ModelSection, Recipe
 from mlpot.training.reference_energies import force_scales
 from mlpot.training.splits import Baseline, Part, forces_by_atom
 from mlpot.training.start_references import Reference, fitted_changes, known_references

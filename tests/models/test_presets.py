@@ -6,7 +6,8 @@ import pytest
 
 from mlpot.models import BACKBONES
 from mlpot.models.presets import FIRST, PRESETS, Preset, preset_of
-from mlpot.training.recipe import OptimizerSection, checked_arguments
+from mlpot.training.backbone_arguments import checked_arguments
+from mlpot.training.recipe import OptimizerSection
 
 
 def test_every_network_has_a_preset_and_another_name_the_defaults() -> None:

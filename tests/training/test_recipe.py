@@ -11,10 +11,12 @@ from places import PROJECT
 from mlpot.cli.main import recipe
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.models import BACKBONES, DEFAULT, build_backbone
+from mlpot.models.ace import ACE, PRESETS
 from mlpot.models.presets import LOSS, preset_of
 from mlpot.propagators.recipe import PropagatorRecipe
 from mlpot.recipes import RecipeError, load_recipe, parse_recipe, template
-from mlpot.training.recipe import Recipe, checked_arguments
+from mlpot.training.backbone_arguments import checked_arguments, documented_arguments
+from mlpot.training.recipe import Recipe, settings_of
 
 MINIMAL = "data: {train: set.h5}"
 RECIPES = sorted((PROJECT / "train").glob("*.yaml"))
@@ -37,13 +39,16 @@ def test_the_command_prints_a_recipe_for_each_network(capsys: pytest.CaptureFixt
     """With the settings that served, and for the network of lowest errors if none is named."""
     for backbone in (None, *BACKBONES):
         recipe(backbone=backbone)
-        found = parse_recipe(Recipe, capsys.readouterr().out)
+        text = capsys.readouterr().out
+        found = parse_recipe(Recipe, text)
         served = preset_of(found.model.backbone)
         assert found.model.backbone == backbone or (backbone is None and found.model.backbone == DEFAULT)
         assert found.model.arguments.items() >= served.arguments.items()
         assert found.optimizer.model_dump().items() >= served.optimizer.items()
         assert found.loss.model_dump().items() >= LOSS.items()
         assert found.training == parse_recipe(Recipe, MINIMAL).training
+        assert "  arguments:\n    # Å\n    cutoff: 5.0\n" in text
+        assert all(documented_arguments(BACKBONES[found.model.backbone]).get(k) for k in found.model.arguments)
     with pytest.raises(ValueError, match="Unknown backbone 'schnt'"):
         recipe(backbone="schnt")
     with pytest.raises(RecipeError, match="Leave it out"):
@@ -64,6 +69,20 @@ def test_a_misspelt_key_is_an_error_that_names_the_nearest(override: str, hint: 
     message = refusal(MINIMAL, override)
     assert override.split("=")[0].split(".")[-1] in message or "optimiser" in message
     assert hint.split(".")[-1] in message
+
+
+def test_arguments_of_another_network_are_named_and_not_the_whole_section() -> None:
+    message = refusal(template(Recipe, settings_of("ace")), "model.backbone=nequip")
+    assert message.startswith("recipe: 'model': argument 'n_features' = None")
+    assert "the backbone has no argument 'preset'" in message
+    assert message.endswith(
+        "`mlpot recipe --backbone nequip` prints its arguments, and those left out have defaults."
+    )
+
+
+def test_the_sizes_that_a_preset_of_ace_stands_for_are_told() -> None:
+    told = documented_arguments(ACE)["preset"]
+    assert all(f"{name} {sizes}" in told for name, sizes in PRESETS.items())
 
 
 @pytest.mark.parametrize(
