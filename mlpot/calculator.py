@@ -187,8 +187,9 @@ class MLPotCalculator(Calculator):
     def _warn_outside(self, grades: Tensor | None, limit: float) -> None:
         if grades is None or not grades.item() > limit:
             return
+        formula = self.atoms.get_chemical_formula()
         warnings.warn(
-            f"{outside_words(f'An atom of {self.atoms.symbols}', grades.item())} This is said once; "
+            f"{outside_words(f'An atom of {formula}', grades.item())} This is said once; "
             "MLPotCalculator(..., extrapolation_grade=None) never says it.",
             stacklevel=2,
         )

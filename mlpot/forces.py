@@ -76,9 +76,15 @@ def predict(
         where nothing is periodic or the cell is flat.
 
     Raises:
+        TypeError: no AtomGraph, such as ASE's Atoms.
         ValueError: weights of a type of 16 bits, or an executor that does not know the potential.
         RuntimeError: when a gradient of what training gave is taken under autocast.
     """
+    if not isinstance(graph, AtomGraph):
+        raise TypeError(
+            f"predict takes an AtomGraph, and this is of type {type(graph).__name__}. mlpot.build_graph makes it; "
+            "ASE's Atoms have their energies and forces from mlpot.MLPotCalculator."
+        )
     if executor is not None:
         check_executor(potential, executor)
     compiled = native if executor is None else executor == "cpu"

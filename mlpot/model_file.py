@@ -168,6 +168,8 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         ModelFileError: not of mlpot, or damaged.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder. Give the model in it, such as {path / 'model.safetensors'}.")
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Give the path of a trained model (*.safetensors).")
     _check_size(path)

@@ -166,8 +166,9 @@ class Potential(nn.Module):
         if bool(known.all()):
             return
         bad = sorted(set(numbers[~known].tolist()))
+        names = ", ".join(chemical_symbols[z] if 0 < z <= MAX_Z else f"atomic number {z}" for z in bad)
         raise UnknownElementError(
-            f"Atomic numbers {bad} are unknown to this potential, made for "
+            f"{names} {'is' if len(bad) == 1 else 'are'} unknown to this potential, made for "
             f"{', '.join(chemical_symbols[z] for z in self.elements)}. Use a potential trained on these elements."
         )
 

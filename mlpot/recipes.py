@@ -38,6 +38,8 @@ WORDS = {
 }
 """Errors of pydantic, by their kind, in our words."""
 
+PRINTED_BY = "`mlpot recipe` prints one of a training, `mlpot recipe --md` one of molecular dynamics."
+
 
 class RecipeError(ValueError):
     """A recipe is not what its model asks for; the message names the key and the nearest valid one."""
@@ -81,6 +83,8 @@ def load_recipe(model: type[Model], path: str | Path, overrides: Sequence[str] =
         raise FileNotFoundError(f"There is no recipe {path}. Give the path of a YAML file.")
     with path.open("rb") as file:
         content = file.read(MAX_RECIPE + 1)
+    if b"\0" in content:
+        raise RecipeError(f"{path} is no text, and a recipe is. {PRINTED_BY}")
     return parse_recipe(model, content.decode(errors="replace"), overrides, origin=str(path))
 
 
@@ -94,7 +98,7 @@ def parse_recipe(model: type[Model], text: str, overrides: Sequence[str] = (), *
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise RecipeError(f"{origin} is a {type(values).__name__}, not lines of `key: value`. Correct it.")
+        raise RecipeError(f"{origin} is no recipe, which has lines of `key: value`. {PRINTED_BY}")
     assign(values, overrides)
     try:
         return model.model_validate(values)

@@ -145,7 +145,7 @@ def verify(
     return Certificate(
         subject=tested.name,
         level=level,
-        structures={name: str(atoms.symbols) for name, atoms in structures.items()},
+        structures={name: atoms.get_chemical_formula() for name, atoms in structures.items()},
         precision="float32" if tested.single else "float64",
         checks=checks,
         not_applicable=not_applicable,

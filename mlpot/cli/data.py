@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mlpot.cli.options import On, numbers_in, pairs
+from mlpot.cli.options import On, counted, numbers_in, pairs
 
 if TYPE_CHECKING:
     from mlpot.data.sources.read import Source
@@ -103,7 +103,7 @@ def convert(
         overwrite=overwrite,
     )
     print_account(read)
-    console.print(f"{n} frames written to {destination}", soft_wrap=True)
+    console.print(f"{counted(n, 'frame')} written to {destination}", soft_wrap=True)
 
 
 @data_app.command()
@@ -155,7 +155,7 @@ def merge(
         told = f"{done.n_repeated} structures stand in an earlier source too; --drop-duplicates keeps each once"
         console.print(told, soft_wrap=True)
     left = f", {done.n_left_out} left out that an earlier source has" if done.n_left_out else ""
-    console.print(f"{done.n_frames} frames written to {destination}{left}", soft_wrap=True)
+    console.print(f"{counted(done.n_frames, 'frame')} written to {destination}{left}", soft_wrap=True)
 
 
 @data_app.command()
@@ -184,7 +184,7 @@ def split(
     written = run(source, parts, by=by, block=block, output=output, seed=seed, overwrite=overwrite)
     print_account(source)
     for path, n in written.items():
-        console.print(f"{n} frames written to {path}", soft_wrap=True)
+        console.print(f"{counted(n, 'frame')} written to {path}", soft_wrap=True)
 
 
 @data_app.command()
@@ -200,7 +200,9 @@ def recover(
     for note in told.notes:
         console.print(note, markup=False, soft_wrap=True)
     least = "at least " if told.notes else ""  # what is in notes may have had frames that nobody counted
-    console.print(f"{told.n_frames} frames written to {destination}, {least}{told.n_lost} lost", soft_wrap=True)
+    console.print(
+        f"{counted(told.n_frames, 'frame')} written to {destination}, {least}{told.n_lost} lost", soft_wrap=True
+    )
     raise typer.Exit(3 if told.n_lost or told.notes else 0)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mlpot.cli.data import Boundary, FileFormat, Index, Keys, Overwrite, Units, console, print_account
-from mlpot.cli.options import pairs
+from mlpot.cli.options import counted, pairs
 
 
 def export(
@@ -31,4 +31,4 @@ def export(
     read = Source(source, Reading(format, pairs(key), pairs(unit), index, pbc))
     n = run(read, destination, format=to, overwrite=overwrite)
     print_account(read)
-    console.print(f"{n} frames written to {destination} as {writable(destination, to)}", soft_wrap=True)
+    console.print(f"{counted(n, 'frame')} written to {destination} as {writable(destination, to)}", soft_wrap=True)

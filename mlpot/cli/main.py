@@ -32,7 +32,7 @@ from mlpot.cli.export import export
 from mlpot.cli.imports import import_app
 from mlpot.cli.lammps import lammps
 from mlpot.cli.md import md_app
-from mlpot.cli.options import Device, Dtype, On, Overrides, check_quotes, of_convert
+from mlpot.cli.options import Device, Dtype, On, Overrides, check_quotes, counted, of_convert
 from mlpot.cli.pareto import pareto
 from mlpot.cli.progress import progress, working
 from mlpot.cli.propagate import propagate_app
@@ -244,7 +244,7 @@ def predict(
     if told := str(outside):
         console.print(told, markup=False, soft_wrap=True)
     lost = f", {len(left_out)} left out" if skip_bad else ""
-    console.print(f"{n} structures written to {output}{lost}", soft_wrap=True)
+    console.print(f"{counted(n, 'structure')} written to {output}{lost}", soft_wrap=True)
 
 
 @app.command()

@@ -48,6 +48,11 @@ def pairs(assignments: list[str] | None) -> dict[str, str]:
     return said
 
 
+def counted(n: int, one: str) -> str:
+    """A number of things, such as 1 frame or 2 frames."""
+    return f"{n} {one}" if n == 1 else f"{n} {one}s"
+
+
 def check_quotes(arguments: Sequence[str]) -> None:
     """Raise ValueError for key={... or key=[... that the shell has split at a space."""
     for text in arguments[:-1]:

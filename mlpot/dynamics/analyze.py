@@ -141,7 +141,7 @@ def analysis_of(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0) -> Analy
     temperature, error = mean_and_error(log["temperature_K"])
     diffusing, curves, notes = _curves(motion, log, stage, steady, n_degrees, r_max)
     return Analysis(
-        formula=str(motion.frames[0].symbols),
+        formula=motion.frames[0].get_chemical_formula(),
         ensemble=stage.ensemble,
         n_frames=len(motion.positions),
         frame_ps=motion.step_ps,

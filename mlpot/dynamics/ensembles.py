@@ -183,7 +183,9 @@ def build_ensemble(
     if n_degrees < 1:
         why = "all of its coordinates are held" if held_coordinates(atoms).all() else "it is at rest as a whole"
         what = "Free some atoms" if held_coordinates(atoms).all() else "Choose langevin"
-        raise StartError(f"{atoms.symbols} has no motion left in ensemble {recipe.ensemble!r}: {why}. {what}.")
+        raise StartError(
+            f"{atoms.get_chemical_formula()} has no motion left in ensemble {recipe.ensemble!r}: {why}. {what}."
+        )
     if recipe.ensemble in NPT:
         return _mtk(atoms, recipe, n_degrees)
     return {"nve": _nve, "langevin": _langevin, "bussi": _bussi, "nose-hoover": _nose_hoover}[recipe.ensemble](
@@ -232,9 +234,11 @@ def _nose_hoover(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.
 def _mtk(atoms: Atoms, recipe: MDRecipe, n_degrees: int) -> Ensemble:
     """Martyna, Tobias and Klein's barostat: J. Chem. Phys. 101, 4177 (1994)."""
     if not atoms.pbc.all():
+        pbc = "".join("FT"[int(p)] for p in atoms.pbc)
         raise StartError(
-            f"Ensemble {recipe.ensemble!r} needs a structure that is periodic in three directions: the volume of "
-            f"{recipe.structure}, with pbc {atoms.pbc.tolist()}, is not one of matter. Choose another ensemble."
+            f"Ensemble {recipe.ensemble!r} needs a structure that is periodic in three directions, and "
+            f"{recipe.structure} has pbc {pbc}: a volume with vacuum in it has no pressure that could be held. "
+            "Choose an ensemble without a barostat: langevin, bussi, nose-hoover or nve."
         )
     if (n := int(held_coordinates(atoms).any(axis=1).sum())) > 0:
         raise StartError(

@@ -120,8 +120,8 @@ def _graph_one_by_one(
             graph = build_graph(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, potential.cutoff)
         except ValueError as error:
             if on_bad is None:  # of the same kind, with the structure's name before it
-                raise type(error)(f"Structure {k} ({atoms.symbols}): {error}") from error
-            on_bad(k, f"({atoms.symbols}) {error}")
+                raise type(error)(f"Structure {k} ({atoms.get_chemical_formula()}): {error}") from error
+            on_bad(k, f"({atoms.get_chemical_formula()}) {error}")
             continue
         graphs.append(graph)
         known.append((k, atoms))

@@ -85,7 +85,7 @@ def _one_by_one(workers: Cluster, job: tuple[Any, ...], is_told: bool) -> Iterat
         if answer is not LOST:
             yield answer
             continue
-        told = f"({atoms.symbols}) each worker that computed it died: a crash, or no memory left."
+        told = f"({atoms.get_chemical_formula()}) each worker that computed it died: a crash, or no memory left."
         error = None if is_told else ClusterError(f"Structure {place} {told} {KEPT}")
         yield Answer([], None, [(place, told)] if is_told else [], error)
 

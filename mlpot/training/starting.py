@@ -108,7 +108,7 @@ def completed(recipe: Recipe, source: Source) -> Recipe:
         told = ", ".join(f"{name}={a} (the model has {b})" for name, (a, b) in wrong.items())
         raise RecipeError(
             f"The recipe contradicts the model that it starts from, {source.path}: {told}. Leave these keys out, "
-            "as a model keeps its own, or leave out model.start."
+            "as a model keeps its own (model.arguments={} leaves out all arguments), or leave out model.start."
         )
     model = ModelSection.model_validate(asked.model_dump() | own | {"arguments": arguments})
     return recipe.model_copy(update={"model": model})

@@ -76,7 +76,7 @@ def test_structures_of_the_user_are_judged(model: Path, tmp_path: Path) -> None:
     ase.io.write(file, [ethanol(), copper_atom(), ethanol()])
     certificate = certify(model, file)
     assert certificate.passed
-    assert list(certificate.structures.values()) == ["C2OH6", "Cu", "C2OH6"]
+    assert list(certificate.structures.values()) == ["C2H6O", "Cu", "C2H6O"]
     ase.io.write(file, ase.Atoms("Au"))
     with pytest.raises(ValueError, match=r"\[79\], unknown"):
         certify(model, file)

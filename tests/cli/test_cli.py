@@ -74,6 +74,8 @@ def test_the_way_from_data_to_dynamics(
     assert not mlpot(monkeypatch, "data", "info", "set.h5", "--picture", "info.png")
     told = capsys.readouterr().out
     assert "27 frames written to set.h5" in told
+    assert not mlpot(monkeypatch, "data", "export", "set.h5", "one.xyz", "--index", "3")
+    assert "\n1 frame written to one.xyz" in capsys.readouterr().out
     assert "card: theory: Morse" in told
     assert not mlpot(monkeypatch, "recipe", "--backbone", "schnet")
     recipe = yaml.safe_load(capsys.readouterr().out)
@@ -110,7 +112,10 @@ def test_the_way_from_data_to_dynamics(
         (["info", "set.xyz"], "not a safetensors file"),
         (["evaluate", "model.safetensors", "absent.h5"], "There is no file absent.h5"),
         (["evaluate", "model.safetensors", "copper.xyz"], "convert the file first"),
-        (["predict", "model.safetensors", "nitrogen.xyz", "-o", "x.h5"], "Atomic numbers [7] are unknown"),
+        (["predict", "model.safetensors", "nitrogen.xyz", "-o", "x.h5"], "Structure 0 (N2): N is unknown to this"),
+        (["evaluate", ".", "set.xyz"], "Give the model in it"),
+        (["train", "model.safetensors"], "is no text, and a recipe is. `mlpot recipe` prints"),
+        (["md", "nitrogen.xyz"], "nitrogen.xyz is no recipe"),
         (["predict", "model.safetensors", "copper.xyz", "-o", "set.xyz"], "set.xyz exists"),
         (["md", "md.yaml", "timestep=1"], "written as timestep_fs"),
         (["md", "md.yaml", "structure=set.h5"], "There is no file set.h5"),

@@ -207,7 +207,9 @@ def test_replicas_that_were_all_stopped_cannot_go_on(folder: Path) -> None:
 def test_what_does_not_run_in_a_batch_is_refused_by_name(folder: Path) -> None:
     layer = copper()
     layer.set_pbc((True, True, False))
-    with pytest.raises(StartError, match="'npt' needs a structure that is periodic in three directions"):
+    with pytest.raises(
+        StartError, match=r"periodic in three directions, and .*layer\.traj has pbc TTF: .*langevin"
+    ):
         run_replicas(
             recipe_of(folder, "npt", replicas=2, ensemble="npt", structure=several(folder, "layer.traj", [layer]))
         )

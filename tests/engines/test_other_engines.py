@@ -146,7 +146,7 @@ def test_ipi_gets_the_numbers_of_the_calculator(model: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"parameters \['skin'\]"):
         MLPotDriver(str(model), str(tmp_path / "start.xyz"), skin=1.0)
     ase.io.write(tmp_path / "gold.xyz", Atoms("Au2", [(0, 0, 0), (0, 0, 2.5)]))
-    with pytest.raises(UnknownElementError, match="79"):
+    with pytest.raises(UnknownElementError, match="Au is unknown"):
         MLPotDriver(str(model), str(tmp_path / "gold.xyz"))
 
 

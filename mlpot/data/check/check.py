@@ -175,7 +175,7 @@ def _facts(tallied: Tally, c: Columns) -> dict[str, str]:
         "isolated atoms": ", ".join(
             f"{chemical_symbols[z]} {energies[0][1]:.3f} eV" for z, energies in sorted(tallied.isolated.items())
         ) or "none: reference energies will be fitted",
-        "nearest atoms": f"{np.median(bonds):.2f} sums of covalent radii" if len(bonds) else "",
+        "nearest atoms": f"median of {np.median(bonds):.2f} sums of covalent radii" if len(bonds) else "",
         "neighbors within 5 Å": f"{c.fewest[structures].min()} to {c.most[structures].max()}"
         if structures.any() else "",
         "correlation time": f"{tau:.1f} frames" if np.isfinite(tau) else "",

@@ -100,9 +100,10 @@ def _add(add: Callable[[Atoms], object], atoms: Atoms, k: int, path: Path, kind:
     except StorageError:
         raise
     except Exception as error:  # each of ASE's writers fails in its own way
+        formula = atoms.get_chemical_formula()
         raise FormatError(
-            f"Structure {k} ({atoms.symbols}) cannot be written to {path} as {kind}: {error!r}. Remove what its "
-            "info or arrays have beyond numbers and text, or write .h5."
+            f"Structure {k} ({formula}) cannot be written to {path} as {kind}: {error!r}. Remove what its info or "
+            "arrays have beyond numbers and text, or write .h5."
         ) from error
 
 
