@@ -53,8 +53,11 @@ class Check:
     note: str = ""
 
 
-def verdict(id: str, name: str, figures: Iterable[Measurement], note: str = "") -> Check:
+def verdict(id: str, name: str, figures: Iterable[Measurement], note: str = "", advice: str = "") -> Check:
     """The check that passes if every measurement does, described by the worst of them.
+
+    Args:
+        advice: a note on what to do, if the check fails.
 
     Raises:
         NothingToCheckError: there are no measurements.
@@ -66,9 +69,9 @@ def verdict(id: str, name: str, figures: Iterable[Measurement], note: str = "") 
     what, where, value, bar = worst_of_all
     failed = {f.what for f in found if not f.passed and f.what != what}
     also = f"also beyond their bars: {', '.join(sorted(failed))}" if failed else ""
-    return Check(
-        id, name, what, where, value, bar, not any(worst_of_all.badness[:1]), "; ".join(filter(None, (note, also)))
-    )
+    passed = not any(worst_of_all.badness[:1])
+    notes = (note, "" if passed else advice, also)
+    return Check(id, name, what, where, value, bar, passed, "; ".join(filter(None, notes)))
 
 
 def worst(a: ArrayLike, b: ArrayLike = 0.0) -> float:

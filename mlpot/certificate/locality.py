@@ -128,7 +128,7 @@ def short_range(tested: CalculatorUnderTest, structures: Structures) -> Check:
         figures.append(Measurement("changes of sign of the force", name, flips, bars[1]))
         figures.append(Measurement("NaN of coincident atoms", name, _not_nan(tested, pair(a, b, 0.0)), 0.0))
     if not tested.imported:
-        return verdict("P15", "short range", figures, HELP if tested.potential else "")
+        return verdict("P15", "short range", figures, advice=HELP if tested.potential else "")
     rising = max(f.value for f in figures if f.what.startswith("of 39"))
     note = (
         f"imported: how atoms repel is the original's own; {rising:.0f} of 39 steps inwards are downhill at worst"

@@ -65,13 +65,14 @@ def md_analyze(
 ) -> None:
     """Tell what a run shows: structure, diffusion, vibrations, temperature, drift."""
     from mlpot.dynamics.analyze import PICTURES, analyze_md
+    from mlpot.dynamics.log import with_error
 
     with working("reading the trajectory"):
         found = analyze_md(run, skip_ps=skip_ps, r_max=r_max, output=output)
     expected = "" if found.expected_std_K is None else f", canonical {found.expected_std_K:.1f}"
     lines = [
         f"{found.n_frames} frames, {found.frame_ps:g} ps apart, from {found.from_ps:g} ps on",
-        f"Temperature: {_with_error(found.temperature_K, found.temperature_error)} K, standard deviation "
+        f"Temperature: {with_error(found.temperature_K, found.temperature_error)} K, standard deviation "
         f"{found.temperature_std_K:.1f}{expected}",
     ]
     if found.drift is not None:
@@ -83,20 +84,26 @@ def md_analyze(
 
 
 def _drift(slope: float, error: float) -> str:
+    from mlpot.dynamics.log import with_error
+
     told = "" if abs(slope) > 2 * error else ", not told from none by a run of this length"
-    return f"Drift of the conserved quantity: {_with_error(slope, error)} meV/atom/ns{told}"
+    return f"Drift of the conserved quantity: {with_error(slope, error)} meV/atom/ns{told}"
 
 
 def _print_md(output: Path, summary: MDSummary) -> None:
+    from mlpot.dynamics.log import with_error
+
     fixed = f", {summary.n_fixed} atoms fixed" if summary.n_fixed else ""
     lines = [
         f"{summary.formula}, {summary.ensemble}: {summary.steps} steps, {summary.time_ps:g} ps in "
         f"{summary.wall_s:.1f} s ({summary.steps_per_s:.0f} steps/s, {summary.ns_per_day:.3g} ns/day)",
-        f"Temperature: {_with_error(summary.temperature_K, summary.temperature_error)} K, of "
+        f"Temperature: {with_error(summary.temperature_K, summary.temperature_error)} K, of "
         f"{summary.n_degrees} degrees of freedom{fixed}",
     ]
     if summary.pressure_GPa is not None:
-        lines.append(f"Pressure: {_with_error(summary.pressure_GPa, summary.pressure_error)} GPa")
+        lines.append(f"Pressure: {with_error(summary.pressure_GPa, summary.pressure_error)} GPa")
+    if summary.volume_A3 is not None:
+        lines.append(f"Volume: {with_error(summary.volume_A3, summary.volume_error)} Å³")
     if summary.drift is not None:
         lines.append(_drift(summary.drift.slope, summary.drift.slope_error))
     lines += [f"Warning: {warning}" for warning in summary.warnings]
@@ -118,7 +125,3 @@ def _print_replicas(output: Path, summaries: list[MDSummary]) -> None:
     lines += [f"and {len(told) - 5} more warnings, in md.json of each replica"] if len(told) > 5 else []
     lines += [f"A folder for each, as of a run: {output}/replica_*"]
     console.print("\n".join(lines), markup=False, soft_wrap=True)
-
-
-def _with_error(value: float, error: float | None) -> str:
-    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"

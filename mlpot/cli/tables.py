@@ -53,6 +53,8 @@ def print_certificate(certificate: Certificate) -> None:
     table = new_table(
         f"{certificate.subject}, {certificate.precision}", "", "check", "figure", "bar", "what, where"
     )
+    for column in (table.columns[1], table.columns[4]):  # words
+        column.justify, column.overflow = "left", "fold"
     for c in certificate.checks:
         mark = "[green]pass[/]" if c.passed else "[red]FAIL[/]"
         told = escape(" ".join(filter(None, (f"{c.what}, {c.where}".strip(", "), c.note and f"({c.note})"))))

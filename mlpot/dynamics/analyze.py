@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlpot.atomic_files import check_folder, make_folder, write_whole
 from mlpot.data.h5md import Reader
 from mlpot.dynamics.checkpoints import Checkpoints
-from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
+from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log, with_error
 from mlpot.dynamics.recipe import REPLICA, MDRecipe
 from mlpot.dynamics.sampling import (
     WAVENUMBER,
@@ -77,7 +77,7 @@ class Diffusion:
             return f"none seen ({how}; of what diffuses it grows as t)"
         if self.error is None or self.error > 0.5 * abs(self.A2_per_ps):
             return f"not told by so short a run ({how}; its parts disagree or are too few). Run longer."
-        return f"{self.A2_per_ps:.4g} ± {self.error:.2g} Å²/ps ({how})"
+        return f"{with_error(self.A2_per_ps, self.error)} Å²/ps ({how})"
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,16 @@ def drift(time_ps: Floats, energy: Floats, n_atoms: int) -> Drift | None:
     return Drift(float(line.convert().coef[1]), float(np.sqrt(variance)), float((e - line(t)).std()))
 
 
+def with_error(value: float, error: float | None) -> str:
+    """A value and its standard error, both to the second digit of the error, such as 307.4 ± 1.8."""
+    if error is None:
+        return f"{value:.4g}"
+    if not (math.isfinite(value) and 1e-6 < error < math.inf):
+        return f"{value:.4g} ± {error:.2g}"
+    digits = 1 - math.floor(math.log10(float(f"{error:.1e}")))  # behind the point; 0.0996 counts as 0.10
+    return " ± ".join(f"{round(x, digits):.{max(digits, 0)}f}" for x in (value, error))
+
+
 def mean_and_error(values: Floats) -> tuple[float, float | None]:
     """Mean of a series and its standard error from blocks; no error for a short series."""
     mean = float(values.mean())

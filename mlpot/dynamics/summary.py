@@ -10,7 +10,7 @@ from ase import Atoms
 from mlpot.atomic_files import write_whole
 from mlpot.data.constraints import held_coordinates
 from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
-from mlpot.dynamics.recipe import MDRecipe
+from mlpot.dynamics.recipe import NPT, MDRecipe
 from mlpot.figures.door import plot_md
 from mlpot.version import __version__
 
@@ -45,6 +45,8 @@ class MDSummary:
     temperature_error: float | None  # K, standard error from blocks
     pressure_GPa: float | None
     pressure_error: float | None  # GPa
+    volume_A3: float | None  # of a cell that a barostat moves
+    volume_error: float | None  # Å³
     drift: Drift | None  # of the conserved quantity, in the last stage
     wall_s: float  # since the run was begun or continued
     steps_per_s: float
@@ -66,6 +68,8 @@ def summary_of(recipe: MDRecipe, atoms: Atoms, end: End, warnings: dict[str, str
     columns = of_stage(read_log(recipe.output / "log.csv"), end.stage_began_ps)
     temperature, temperature_error = mean_and_error(columns["temperature_K"])
     pressure, pressure_error = mean_and_error(columns["pressure_GPa"]) if atoms.pbc.all() else (None, None)
+    moves = end.stage.ensemble in NPT
+    volume, volume_error = mean_and_error(columns["volume_A3"]) if moves else (None, None)
     return MDSummary(
         formula=atoms.get_chemical_formula(),
         n_atoms=len(atoms),
@@ -78,6 +82,8 @@ def summary_of(recipe: MDRecipe, atoms: Atoms, end: End, warnings: dict[str, str
         temperature_error=temperature_error,
         pressure_GPa=pressure,
         pressure_error=pressure_error,
+        volume_A3=volume,
+        volume_error=volume_error,
         drift=drift(columns["time_ps"], columns["conserved_eV"], len(atoms)),
         wall_s=end.wall_s,
         steps_per_s=end.steps_per_s,

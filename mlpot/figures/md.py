@@ -21,14 +21,14 @@ MOST_POINTS = 3000  # of a line that is kept as a line
 
 
 def plot_md(columns: Mapping[str, Floats], n_atoms: int, path: str | Path, *, title: str = "") -> None:
-    """Draw energies, the conserved quantity, temperature, and pressure where there is one, against time.
+    """Draw energies, the conserved quantity, temperature, pressure and a changing volume against time.
 
     Args:
         columns: of the log of a run, by the names in its first line.
         n_atoms: energies are drawn per atom.
         path: of the picture; the ending says the format.
     """
-    panels = [lines for lines in _lines(columns, n_atoms)[:4] if _is_there(lines)]
+    panels = [lines for lines in _lines(columns, n_atoms)[:5] if _is_there(lines)]
     figure = Figure(figsize=(8.0, 2.1 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, lines in zip(np.atleast_1d(figure.subplots(len(panels), 1, sharex=True)), panels, strict=True):

@@ -13,7 +13,7 @@ from mlpot.data.errors import DataError
 from mlpot.data.h5md import Reader
 from mlpot.data.sources.read import read_structure
 from mlpot.dynamics.analyze import AnalysisError, analysis_of
-from mlpot.dynamics.log import read_log
+from mlpot.dynamics.log import read_log, with_error
 from mlpot.figures.md import analysis_panels, md_panels
 from mlpot.html.files import duration, number, read_json
 from mlpot.html.page import Html, Kind, aside, chapters, facts, finding, more, page, pictures, tag, tiles
@@ -56,19 +56,17 @@ def _headline(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> Html:
         "Length": (number(summary["time_ps"], unit="ps"), f"{summary['steps']} steps"),
         "Atoms": (str(summary["n_atoms"]), summary["formula"]),
         "Ensemble": (summary["ensemble"], ""),
-        "Temperature": (_with_error(summary["temperature_K"], summary["temperature_error"]), "K"),
+        "Temperature": (with_error(summary["temperature_K"], summary["temperature_error"]), "K"),
     }
     if summary["pressure_GPa"] is not None:
-        shown["Pressure"] = (_with_error(summary["pressure_GPa"], summary["pressure_error"]), "GPa")
+        shown["Pressure"] = (with_error(summary["pressure_GPa"], summary["pressure_error"]), "GPa")
+    if summary.get("volume_A3") is not None:  # runs of earlier versions do not tell it
+        shown["Volume"] = (with_error(summary["volume_A3"], summary["volume_error"]), "Å³")
     if drift is not None:
-        shown["Drift"] = (_with_error(drift["slope"], drift["slope_error"]), "meV/atom/ns")
+        shown["Drift"] = (with_error(drift["slope"], drift["slope_error"]), "meV/atom/ns")
     shown["Speed"] = (number(summary["steps_per_s"], unit="steps/s"), f"{number(summary['ns_per_day'])} ns/day")
     shown["Time"] = (duration(summary["wall_s"]), f"on {recipe['device']}")
     return tiles(shown)
-
-
-def _with_error(value: float, error: float | None) -> str:
-    return number(value, 4) if error is None else f"{number(value, 4)} ± {number(error, 2)}"
 
 
 def _frames(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, Atoms]]:

@@ -182,6 +182,11 @@ def test_a_long_run_tells_how_far_it_is() -> None:
     assert told[-1] == "P18, cluster, float64: 1 of 1 ps"
 
 
+def test_what_to_do_is_said_of_a_check_that_fails_and_of_no_other() -> None:
+    for value, note in ((0.5, "of a copy"), (2.0, "of a copy; mend it")):
+        assert verdict("P0", "", [Measurement("", "", value, 1.0)], "of a copy", advice="mend it").note == note
+
+
 def test_nan_is_above_every_bar() -> None:
     figures = [Measurement("energy", "here", 0.5, 1.0), Measurement("forces", "there", np.nan, 1.0)]
     found = verdict("P0", "nothing", figures)

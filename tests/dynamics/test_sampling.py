@@ -13,6 +13,7 @@ from md_runs import md_recipe, prepare
 from structures import ethanol
 
 from mlpot.dynamics.analyze import PICTURES, Diffusion, analyze_md
+from mlpot.dynamics.log import with_error
 from mlpot.dynamics.run import run_md
 from mlpot.dynamics.sampling import (
     WAVENUMBER,
@@ -106,7 +107,7 @@ def test_a_cell_bounds_its_pairs() -> None:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        (Diffusion(0.3, 0.02, 1.05), r"0.3 ± 0.02 Å²/ps"),
+        (Diffusion(0.3, 0.02, 1.05), "0.300 ± 0.020 Å²/ps"),
         (Diffusion(0.3, 0.2, 1.05), "not told by so short a run"),
         (Diffusion(0.3, None, 1.0), "not told by so short a run"),
         (Diffusion(0.01, 0.001, 0.1), "none seen"),
@@ -115,6 +116,23 @@ def test_a_cell_bounds_its_pairs() -> None:
 )
 def test_a_coefficient_is_stated_only_where_it_is_told(value: Diffusion, told: str) -> None:
     assert told in value.told
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "told"),
+    [
+        (307.42, 1.83, "307.4 ± 1.8"),
+        (318.1, 15.6, "318 ± 16"),
+        (0.2681, 0.37, "0.27 ± 0.37"),
+        (1309.338, 0.0996, "1309.34 ± 0.10"),
+        (12345.0, 230.0, "12340 ± 230"),
+        (-2.0, 0.0, "-2 ± 0"),
+        (300.0, None, "300"),
+        (float("nan"), float("nan"), "nan ± nan"),
+    ],
+)
+def test_a_value_has_the_digits_that_its_error_leaves_it(value: float, error: float | None, told: str) -> None:
+    assert with_error(value, error) == told
 
 
 def test_a_molecule_is_analyzed_without_what_it_cannot_tell(tmp_path: Path) -> None:
