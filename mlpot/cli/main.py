@@ -117,7 +117,10 @@ def train(
         console.print(told, soft_wrap=True)
         wanted = load_recipe(Recipe, recipe, [*(overrides or ()), f"training.directory={here}"])
     result = run(wanted, resume=resume, overwrite=overwrite)
-    console.print(f"Trained potential: {result.model}\nMetrics and pictures: {result.directory}", soft_wrap=True)
+    if result.metrics:  # else another process of this training writes the potential, and tells when it has
+        console.print(
+            f"Trained potential: {result.model}\nMetrics and pictures: {result.directory}", soft_wrap=True
+        )
 
 
 def _print_rates(found: RateRange) -> None:

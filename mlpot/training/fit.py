@@ -21,7 +21,7 @@ from mlpot.training import data_summary
 from mlpot.training.before_and_after import JUDGED, compared, judge, table, worse
 from mlpot.training.closing import solve_linear
 from mlpot.training.expectation import Expectation
-from mlpot.training.interruption import StopOnSignal, end_with_parent, lost_processes_told
+from mlpot.training.interruption import StopOnSignal, end_with_parent, hand_on, lost_processes_told
 from mlpot.training.loaders import Alone, Batches, free_memory
 from mlpot.training.messages import Messages
 from mlpot.training.module import HALVINGS, TrainingDivergedError, TrainingModule, diverged
@@ -31,7 +31,13 @@ from mlpot.training.parameter_groups import element_rows, told
 from mlpot.training.rate_range import RateRange, rate_range
 from mlpot.training.reach import warn_of_reach
 from mlpot.training.recipe import Recipe
-from mlpot.training.run_directory import check_holds_run, data_of, prepare_directory, read_checkpoint
+from mlpot.training.run_directory import (
+    check_holds_run,
+    data_of,
+    epochs_done,
+    prepare_directory,
+    read_checkpoint,
+)
 from mlpot.training.schedule import (
     check_schedule,
     chosen_by,
@@ -106,6 +112,10 @@ def train(
             return _train(recipe, [*callbacks, StopOnSignal(stop)], held, resume=resume, overwrite=overwrite)
         except SignalledAtOnce:
             assert stop.signal is not None
+            if hand_on(stop.signal, recipe.training.strategy):
+                where = Path(recipe.training.directory) / "recipe.yaml"
+                told = f"Stopped by {stop.signal.name} and saved. Continue with mlpot train {where} --resume"
+                raise SignalledError(told, stop.signal) from None
             raise SignalledError(
                 f"Stopped by {stop.signal.name} outside of the steps; nothing is lost. Use the same command, "
                 f"with --resume if {recipe.training.directory} holds checkpoints of this run.",
@@ -136,7 +146,8 @@ def _train(
     before = judge(start, sets) if start is not None and is_new else {}
     callbacks = [*callbacks, Expectation(tell, recipe.training), OneOrder(sets["train"])]
     with announcements_off(), matmul_precision(recipe.training.precision):
-        trainer = make_trainer(recipe, directory, callbacks)
+        done = epochs_done(directory) if resume else 0
+        trainer = make_trainer(recipe, directory, callbacks, done=done)
         if trainer.local_rank > 0:
             end_with_parent()  # Lightning ends the parent with its children
         if trainer.is_global_zero:
@@ -151,7 +162,7 @@ def _train(
         else:
             name = ""  # the first process saves
             tell.silence()
-        if not recipe.training.epochs:
+        if not (recipe.training.epochs or done):
             return finish_untrained(recipe, start, parts, sets, data_summary.facts(parts, baseline))
         module, trainer = fit(recipe, potential, sets, parts, trainer, callbacks, tell, name, resume=resume)
     if not trainer.is_global_zero:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -15,10 +16,14 @@ import torch
 import torch.distributed
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from mlpot.signals import SignalledError, StopRequest
+from mlpot.training.module import TrainingDivergedError
 from mlpot.training.trainer import LAST, Average
 
+SPAWNING = "spawn", "fork", "notebook"
+"""In the names of strategies whose processes are this one's, which does no more than wait for them."""
 TRANSPORT = "gloo/transport"
 """In what PyTorch says where messages between processes on CPUs fail; it has no class of errors for them."""
 
@@ -29,16 +34,24 @@ class LostProcessError(ConnectionError):
 
 @contextmanager
 def lost_processes_told(recipe: Path) -> Iterator[None]:
-    """Say in words that another process of the training has gone, where PyTorch says that a message failed.
+    """Say in words that another process of the training has gone, or why one that `ddp_spawn` made has.
 
     Args:
         recipe: the file by which the training goes on.
 
     Raises:
         LostProcessError: instead of PyTorch's errors of messages between processes.
+        TrainingDivergedError: a spawned process found that.
     """
     try:
         yield
+    except ProcessRaisedException as error:
+        kind, _, words = str(error).strip().splitlines()[-1].partition(": ")
+        if not kind.startswith("mlpot."):
+            raise
+        raise (TrainingDivergedError if kind.endswith(TrainingDivergedError.__name__) else LostProcessError)(
+            words
+        ) from None
     except RuntimeError as error:
         if not (isinstance(error, torch.distributed.DistError) or TRANSPORT in str(error)):
             raise
@@ -48,6 +61,24 @@ def lost_processes_told(recipe: Path) -> Iterator[None]:
             "system says of memory; nothing that was saved is lost. Continue with as many processes: mlpot train "
             f"{recipe} --resume"
         ) from error
+
+
+def hand_on(number: signal.Signals, strategy: str) -> bool:
+    """Hand a signal on to processes that a strategy spawned, and wait until they saved; whether there are any.
+
+    This process computes nothing then; at its end it would wait for them without having told them.
+    """
+    if not any(word in strategy for word in SPAWNING):
+        return False
+    spawned = multiprocessing.active_children()
+    # A terminal sends an interrupt to all of them, and a second one would end them at once.
+    handed = signal.SIGTERM if number == signal.SIGINT else number
+    for process in spawned:
+        if process.pid is not None:
+            os.kill(process.pid, handed)
+    for process in spawned:
+        process.join()
+    return bool(spawned)
 
 
 class StopOnSignal(Checkpoint):

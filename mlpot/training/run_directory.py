@@ -204,8 +204,14 @@ def _check_same_data(directory: Path, content: dict[str, Any]) -> None:
 
 
 def _tell_of_schedule(earlier: Recipe, recipe: Recipe, steps: int, tell: Messages) -> None:
-    """Tell how the learning rate jumps where the cosine is stretched or shortened."""
-    last = Path(recipe.training.directory) / LAST
+    """Tell how the learning rate jumps where the cosine is drawn anew, or that no epoch is left to do."""
+    last, done = Path(recipe.training.directory) / LAST, epochs_done(Path(recipe.training.directory))
+    if recipe.training.epochs < done:
+        tell.warn(
+            f"training.epochs is {recipe.training.epochs}, and {done} were done before: none is done any more, "
+            f"and the potential is that of the {done}."
+        )
+        return
     epochs = earlier.training.epochs, recipe.training.epochs
     if epochs[0] == epochs[1] or recipe.optimizer.schedule != "cosine" or not last.exists():
         return
@@ -218,6 +224,13 @@ def _tell_of_schedule(earlier: Recipe, recipe: Recipe, steps: int, tell: Message
         f"{epochs[1]} epochs, and the rate goes from {before:.2g} to {after:.2g} here. To go on without such a "
         "jump, train with optimizer.schedule=none or plateau, or start a new run."
     )
+
+
+def epochs_done(directory: Path) -> int:
+    """Epochs that the run in a directory has done, with their validation."""
+    if not (directory / LAST).exists():
+        return 0
+    return int(read_checkpoint(directory / LAST)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

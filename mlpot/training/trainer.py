@@ -85,8 +85,8 @@ def _strategy(name: str) -> str | DDPStrategy:
     return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if name == "ddp" else name
 
 
-def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> Trainer:
-    """The trainer of a recipe, which writes to `directory`."""
+def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback], *, done: int = 0) -> Trainer:
+    """The trainer of a recipe, which writes to `directory`; `done` epochs are there already, perhaps too many."""
     t = recipe.training
     loggers: list[Logger] = [CSVLogger(directory, name=LOGS)]
     if find_spec("tensorboard"):
@@ -108,7 +108,7 @@ def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback]) -> 
         num_nodes=t.nodes,
         strategy=_strategy(t.strategy),
         precision="32-true",  # float64: the weights are
-        max_epochs=t.epochs,
+        max_epochs=max(t.epochs, done),  # of fewer than are done, Lightning makes an error
         gradient_clip_val=t.clip,
         callbacks=[*callbacks, *extra],
         plugins=[DurableIO()],

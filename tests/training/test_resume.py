@@ -13,6 +13,7 @@ from training_runs import PowerCutError, assert_same, assert_same_training, chec
 
 from mlpot.recipes import RecipeError
 from mlpot.training.fit import TrainingResult, train
+from mlpot.training.messages import TrainingWarning
 from mlpot.training.run_directory import RunDirectoryError
 from mlpot.training.trainer import BEST, FOLDER, LAST
 
@@ -112,6 +113,24 @@ def test_a_run_goes_on_for_more_epochs(
     resumed = train(small_recipe(data, tmp_path / "parts", constant, "training.epochs=4"), resume=True)
     assert_same(dict(resumed.potential.state_dict()), dict(whole.potential.state_dict()))
     assert resumed.metrics["epochs"] == 4
+
+
+@pytest.mark.parametrize("stop", [None, 13])
+def test_a_run_that_is_resumed_for_fewer_epochs_ends_with_those_that_are_done(
+    stop: int | None, data: Path, tmp_path: Path
+) -> None:
+    """It was a traceback, after which metrics.json was gone; here also from the middle of an epoch."""
+    often = ("training.checkpoint_steps=1", *EPOCHS)
+    try:
+        train(small_recipe(data, tmp_path / "run", *often), callbacks=[StopAt(step=stop)])
+    except PowerCutError:
+        assert stop
+    best = checkpoint(tmp_path / "run" / BEST)
+    done = 3 if stop else 4
+    with pytest.warns(TrainingWarning, match=f"epochs is 1, and {done} were done before: none is done any more"):
+        ended = train(small_recipe(data, tmp_path / "run", *often, "training.epochs=1"), resume=True)
+    assert ended.metrics["best_epoch"] == best["epoch"] + 1  # type: ignore[operator]
+    assert_same(checkpoint(tmp_path / "run" / BEST)["state_dict"], best["state_dict"])
 
 
 @pytest.mark.parametrize("overrides", [(), (*IDLE, *EPOCHS, "training.patience=1")], ids=["", "early stop"])

@@ -248,3 +248,25 @@ def test_when_one_of_two_processes_is_ended_so_is_the_other(
     done = subprocess.run([*command, epochs], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (run / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_a_signal_reaches_processes_that_were_forked(number: signal.Signals, data: Path, tmp_path: Path) -> None:
+    """L27: the process that only waits for them said that it had stopped, and they went on for ever."""
+    run, script = tmp_path / "run", TESTS / "training_runs.py"
+    two = ["training.devices=2", "training.strategy=ddp_fork", "training.accelerator=cpu"]
+    command = [sys.executable, script, data, run, *two]
+    with running([*command, "training.epochs=1000"], stderr=subprocess.PIPE, text=True) as first:
+        both = pids(run, 10)
+        os.kill(first.pid, number)
+        told = first.communicate()[1]
+    assert first.returncode == 128 + number
+    assert f"Stopped by {number.name} and saved" in told
+    while not all(is_gone(pid) for pid in both):
+        time.sleep(0.1)
+    assert 9 <= torch.load(run / LAST, weights_only=True)["global_step"] < 2000
+    diverging = [*two, "optimizer.learning_rate=1e30", "training.clip=null"]
+    command = [sys.executable, script, data, tmp_path / "diverging", *diverging]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "TrainingDivergedError: The training diverged: the" in done.stderr
