@@ -90,13 +90,23 @@ def _drift(slope: float, error: float) -> str:
     return f"Drift of the conserved quantity: {with_error(slope, error)} meV/atom/ns{told}"
 
 
+def _pace(summary: MDSummary, n: int = 1) -> str:
+    """How fast a run, or each of n replicas, went on."""
+    if summary.steps_per_s == 0:
+        return "; the run had ended before, and nothing was left to do"
+    all_of_them = "all: " if n > 1 else ""
+    return (
+        f" in {summary.wall_s:.1f} s ({all_of_them}{n * summary.steps_per_s:.0f} steps/s, "
+        f"{n * summary.ns_per_day:.3g} ns/day)"
+    )
+
+
 def _print_md(output: Path, summary: MDSummary) -> None:
     from mlpot.dynamics.log import with_error
 
     fixed = f", {summary.n_fixed} atoms fixed" if summary.n_fixed else ""
     lines = [
-        f"{summary.formula}, {summary.ensemble}: {summary.steps} steps, {summary.time_ps:g} ps in "
-        f"{summary.wall_s:.1f} s ({summary.steps_per_s:.0f} steps/s, {summary.ns_per_day:.3g} ns/day)",
+        f"{summary.formula}, {summary.ensemble}: {summary.steps} steps, {summary.time_ps:g} ps{_pace(summary)}",
         f"Temperature: {with_error(summary.temperature_K, summary.temperature_error)} K, of "
         f"{summary.n_degrees} degrees of freedom{fixed}",
     ]
@@ -116,8 +126,8 @@ def _print_replicas(output: Path, summaries: list[MDSummary]) -> None:
     temperatures = [summary.temperature_K for summary in summaries]
     mean = sum(temperatures) / n
     lines = [
-        f"{n} replicas of {', '.join(formulas)}, {first.ensemble}: {first.steps} steps each, {first.time_ps:g} ps "
-        f"in {first.wall_s:.1f} s (all: {n * first.steps_per_s:.0f} steps/s, {n * first.ns_per_day:.3g} ns/day)",
+        f"{n} replicas of {', '.join(formulas)}, {first.ensemble}: {first.steps} steps each, {first.time_ps:g} ps"
+        f"{_pace(first, n)}",
         f"Temperature: {mean:.4g} K, of replicas {min(temperatures):.4g} to {max(temperatures):.4g}",
     ]
     told = [f"{k}: {warning}" for k, summary in enumerate(summaries) for warning in summary.warnings]

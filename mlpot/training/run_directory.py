@@ -24,7 +24,7 @@ MAY_CHANGE = {
     "data": {"train", "validation", "test", "workers", "check", "allow_duplicates"},
     "model": {"start"},  # of which the run has a copy
     "training": {
-        *("epochs", "max_minutes", "patience", "checkpoint_minutes", "checkpoint_steps", "progress"),
+        *("epochs", "max_minutes", "patience", "solve", "checkpoint_minutes", "checkpoint_steps", "progress"),
         *(
             "directory",
             "accelerator",

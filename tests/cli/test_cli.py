@@ -100,6 +100,8 @@ def test_the_way_from_data_to_dynamics(
     told = capsys.readouterr().out
     assert "C2H6O, nve: 30 steps" in told
     assert "Drift" in told
+    assert not mlpot(monkeypatch, "md", "md.yaml", "ensemble=nve", "max_start_force=1e4", "--continue")
+    assert "0.015 ps; the run had ended before, and nothing was left to do" in capsys.readouterr().out
     left = {"trajectory.h5", "log.csv", "md.json", "md.png", "checkpoint_A", "checkpoint_B"}
     assert left == {path.name for path in Path("md").iterdir()}
     assert not mlpot(monkeypatch, "data", "info", "md/trajectory.h5")

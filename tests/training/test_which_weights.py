@@ -223,3 +223,6 @@ def test_after_a_closing_solve_all_tell_of_the_weights_that_are_written(data: Pa
         )
     )  # fmt: skip
     assert chosen["validation_loss"] == pytest.approx(loss, rel=1e-5)
+    # A solve that takes too long may be given up, which its message says how to do.
+    resumed = small_recipe(data, tmp_path / "run", *small, "training.solve=false", backbone="ace")
+    assert train(resumed, resume=True).metrics["chosen_by"]["weights"] == "averaged"
