@@ -59,11 +59,11 @@ def average(
     mean = averaged(potential, over=over, reflections=reflections, n_rotations=n_rotations, seed=seed)
     card = dict(potential.header.get("card", {}))
     structures = structures_of(potential.header) or list(card.get("examples", []))
-    # In float64: else rounding of the modules would be told, which compiled code of the network alone has not.
+    # In float64: the average is computed in PyTorch, whose rounding in float32 would hide so small an error.
     exact = copy.deepcopy(potential).double()
     before = rotation_error(exact, *graphs_of(structures, potential.cutoff)) if structures else None
     facts = rotation_facts(copy.deepcopy(mean).double(), structures)
-    n_copies = len(mean.backbone.turns)  # type: ignore[attr-defined]  # which no other network has
+    n_copies = len(mean.backbone.rotations)  # type: ignore[attr-defined]  # which no other network has
     card["averaged"] = {
         "of": Path(model).name,
         "weights_sha256": hash_of(read_weights(model)),

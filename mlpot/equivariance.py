@@ -1,4 +1,4 @@
-"""How far forces of rotated copies are from rotated forces: one function for all who tell it.
+"""How far forces of rotated copies are from rotated forces: the one function behind all such figures.
 
     ε² = mean over structures, rotations R, atoms and components of |F(R x) − R F(x)|²,   relative: ε / RMS of F(x)
 
@@ -59,7 +59,7 @@ class RotationWarning(UserWarning):
 
 
 @cache
-def _turns() -> Tensor:
+def _rotations() -> Tensor:
     """(N_ROTATIONS, 3, 3), the same ones whenever and wherever they are needed."""
     return torch.from_numpy(random_rotations(N_ROTATIONS, np.random.default_rng(2017)))
 
@@ -76,9 +76,9 @@ def rotation_error(potential: Potential, *graphs: AtomGraph) -> RotationError:
     for graph in graphs:
         here = graph.to(device)
         forces = predict(potential, here).forces
-        for turn in _turns().to(device):
-            there = predict(potential, rotated(here, turn.expand(here.n_graphs, 3, 3))).forces
-            squares += torch.stack([(there - forces @ turn.T).square().sum(), forces.square().sum()])
+        for rotation in _rotations().to(device):
+            there = predict(potential, rotated(here, rotation.expand(here.n_graphs, 3, 3))).forces
+            squares += torch.stack([(there - forces @ rotation.T).square().sum(), forces.square().sum()])
     n = N_ROTATIONS * 3 * sum(graph.n_atoms for graph in graphs)
     rms, size = (squares / n).sqrt().tolist()
     return RotationError(rms, rms / size if size > 0 else float("nan"))

@@ -239,7 +239,7 @@ def predict_atoms(
     Args:
         potential, graph, native: as for `predict`.
         n_own: how many atoms, the first, count with their energies; all by default. Others get a virial by their
-            pull on these, and NaN for their energy; there is no compiled code for that.
+            forces on these, and NaN for their energy; there is no compiled code for that.
     """
     call = native_call_of(potential) if native and n_own is None else None
     found = call.by_atom(graph) if isinstance(call, StagedCall) else None

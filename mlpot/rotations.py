@@ -1,4 +1,4 @@
-"""Rotations of space: finite groups made from generators, random rotations, and structures turned by them.
+"""Rotations of space: finite groups made from generators, random rotations, and structures rotated by them.
 
     v -> Q v,    cell -> cell Qᵀ (rows are vectors),    F -> F Qᵀ (rows),    σ -> Q σ Qᵀ
 
@@ -88,19 +88,19 @@ def random_rotations(n: int, rng: np.random.Generator, *, reflections: bool = Fa
         [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
         [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
     ]
-    turns: Matrices = np.moveaxis(np.array(rows), -1, 0)
-    return turns * rng.choice([-1.0, 1.0], size=(n, 1, 1)) if reflections else turns
+    rotations: Matrices = np.moveaxis(np.array(rows), -1, 0)
+    return rotations * rng.choice([-1.0, 1.0], size=(n, 1, 1)) if reflections else rotations
 
 
-def rotated(graph: AtomGraph, turns: Tensor) -> AtomGraph:
-    """Every structure turned by a matrix of its own, (n_graphs, 3, 3) float64; its edges stay what they are."""
-    of_atoms = turns.index_select(0, graph.batch)
+def rotated(graph: AtomGraph, rotations: Tensor) -> AtomGraph:
+    """Every structure rotated by a matrix of its own, (n_graphs, 3, 3) float64; its edges stay what they are."""
+    of_atoms = rotations.index_select(0, graph.batch)
     positions = torch.einsum("nab,nb->na", of_atoms, graph.positions)
-    return replace(graph, positions=positions, cell=graph.cell @ turns.mT)
+    return replace(graph, positions=positions, cell=graph.cell @ rotations.mT)
 
 
-def rotated_labels(labels: Labels, graph: AtomGraph, turns: Tensor) -> Labels:
-    """Forces and stresses turned with the structures; what is partly unknown is unknown in another direction."""
-    of_atoms = turns.index_select(0, graph.batch)
+def rotated_labels(labels: Labels, graph: AtomGraph, rotations: Tensor) -> Labels:
+    """Forces and stresses rotated with the structures; one with an unknown component is unknown afterwards."""
+    of_atoms = rotations.index_select(0, graph.batch)
     forces = torch.einsum("nab,nb->na", of_atoms, labels.forces)
-    return replace(labels, forces=forces, stress=turns @ labels.stress @ turns.mT)
+    return replace(labels, forces=forces, stress=rotations @ labels.stress @ rotations.mT)

@@ -105,10 +105,10 @@ def _with_more_cells(structures: Structures) -> Structures:
     shear = np.eye(3) + np.array([[0.0, 0.04, -0.03], [0.0, 0.02, 0.05], [0.0, 0.0, -0.02]])
     sheared.set_cell(atoms.cell.array @ shear, scale_atoms=True)
     out[f"{name}, sheared"] = sheared
-    turn = random_rotations(1, np.random.default_rng(7))[0].T
+    rotation = random_rotations(1, np.random.default_rng(7))[0].T
     for what, pbc in {"slab": (False, True, True), "wire": (False, True, False)}.items():
-        cell = atoms.cell.array @ turn
-        out[f"{name} as a turned {what}"] = Atoms(atoms.numbers, atoms.positions @ turn, cell=cell, pbc=pbc)
+        cell = atoms.cell.array @ rotation
+        out[f"{name} as a rotated {what}"] = Atoms(atoms.numbers, atoms.positions @ rotation, cell=cell, pbc=pbc)
     return out
 
 

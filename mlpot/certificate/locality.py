@@ -23,6 +23,7 @@ Scan = Callable[[float], tuple[float, float]]  # distance, Å -> energy, eV, and
 
 HELP = "model.core_repulsion: true in the recipe mends it, unless training shows atoms this close"
 NEAR = 2e-4  # Å from the cutoff; and a tenth of it
+N_INTERVALS = 100  # of a path
 
 
 def smoothness(tested: CalculatorUnderTest, structures: Structures) -> Check:
@@ -199,7 +200,7 @@ def _coordination(tested: CalculatorUnderTest, atoms: Atoms) -> float:
     return max(4.0, 260 / (len(atoms) / atoms.get_volume() * 4 / 3 * np.pi * reach**3))
 
 
-def _along_a_path(tested: CalculatorUnderTest, atoms: Atoms, n: int = 100) -> tuple[float, float]:
+def _along_a_path(tested: CalculatorUnderTest, atoms: Atoms) -> tuple[float, float]:
     """Largest |ΔE + F·dr| on the path of an atom after its interval was halved several times, and its bar.
 
     Each halving divides the value of a smooth function by eight and leaves a jump as it is.
@@ -216,7 +217,7 @@ def _along_a_path(tested: CalculatorUnderTest, atoms: Atoms, n: int = 100) -> tu
         (a, energy_a, force_a), (b, energy_b, force_b) = ends
         return abs(energy_b - energy_a + (force_a + force_b) / 2 * (b - a))
 
-    points = [at(k * step) for k in range(n + 1)]
+    points = [at(k * step) for k in range(N_INTERVALS + 1)]
     gaps = np.array([gap(ends) for ends in pairwise(points)])
     left, right = points[gaps.argmax()], points[gaps.argmax() + 1]  # NaN is the largest
     for _ in range(6):

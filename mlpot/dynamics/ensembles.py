@@ -102,10 +102,10 @@ class _InHalves(_Constrained):
 
     def step(self) -> None:
         """A whole one."""
-        self.to_new_places()
+        self.to_new_positions()
         self.to_new_momenta()
 
-    def to_new_places(self) -> None:
+    def to_new_positions(self) -> None:
         """Half a step of momenta, and all of it of positions and cell, by the forces before it."""
         half = self.dt / 2
         self._integrate_p_cell_by_barostat(half)

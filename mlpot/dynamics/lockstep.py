@@ -84,7 +84,7 @@ class Lockstep:
     def _step_barostats(self) -> None:
         each = [cast("ConstrainedMTK", ensemble.dynamics) for ensemble in self._ensembles]
         for dynamics in each:
-            dynamics.to_new_places()
+            dynamics.to_new_positions()
         self._batch.compute()
         for dynamics in each:
             dynamics.to_new_momenta()

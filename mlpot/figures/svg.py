@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 Draw = Callable[[Axes], object]
+SIZE = (4.4, 3.2)  # inches
 NOTHING = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
@@ -29,9 +30,9 @@ def plain_logarithmic(axis: Axis) -> None:
     axis.set_minor_formatter(minor)
 
 
-def svg(draw: Draw, *, width: float = 4.4, height: float = 3.2) -> bytes:
-    """An SVG of one pair of axes; width and height in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def svg(draw: Draw) -> bytes:
+    """An SVG of one pair of axes."""
+    figure = Figure(figsize=SIZE, layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.subplots()
     axes.tick_params(which="both", labelsize=8)

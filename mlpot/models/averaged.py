@@ -33,8 +33,8 @@ def matrices(over: str, *, reflections: bool, n_rotations: int, seed: int) -> Ma
     choose(dict.fromkeys(GROUPS), over, "group")
     if over != RANDOM:
         return group(over, reflections=reflections)
-    turns = random_rotations(n_rotations, np.random.default_rng(seed))
-    return np.concatenate([turns, -turns]) if reflections else turns
+    rotations = random_rotations(n_rotations, np.random.default_rng(seed))
+    return np.concatenate([rotations, -rotations]) if reflections else rotations
 
 
 class Averaged(nn.Module):
@@ -57,7 +57,7 @@ class Averaged(nn.Module):
         super().__init__()
         self.network, self.cutoff, self.reflections = network, network.cutoff, reflections
         # Not a tensor of the module: in float64 whatever the weights are, and in no file, as arguments give it.
-        self.turns = matrices(over, reflections=reflections, n_rotations=n_rotations, seed=seed)
+        self.rotations = matrices(over, reflections=reflections, n_rotations=n_rotations, seed=seed)
         self.parity, self.equivariant = network.parity, network.equivariant
 
     @property
@@ -72,7 +72,7 @@ class Averaged(nn.Module):
 
     def native_obstacle(self) -> str | None:
         """Copies are made and averaged by PyTorch."""
-        return f"{len(self.turns)} rotated copies are averaged"
+        return f"{len(self.rotations)} rotated copies are averaged"
 
     def handedness_obstacle(self) -> str | None:
         """That of the network, or that copies are reflected."""
@@ -88,10 +88,10 @@ class Averaged(nn.Module):
 
     def forward(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor:
         """Atomic energies (n_atoms,) from edge vectors (n_edges, 3) Å."""
-        turns = torch.tensor(self.turns, dtype=vectors.dtype, device=vectors.device)
-        turned = torch.einsum("gab,eb->gea", turns, vectors).reshape(-1, 3)
-        out = self.network(numbers.repeat(len(turns)), copies(edges, len(turns)), turned)
-        return out.view(len(turns), -1).mean(0)
+        rotations = torch.tensor(self.rotations, dtype=vectors.dtype, device=vectors.device)
+        rotated = torch.einsum("gab,eb->gea", rotations, vectors).reshape(-1, 3)
+        out = self.network(numbers.repeat(len(rotations)), copies(edges, len(rotations)), rotated)
+        return out.view(len(rotations), -1).mean(0)
 
 
 def copies(edges: Edges, n: int) -> Edges:

@@ -21,6 +21,7 @@ from mlpot.stages.coupling import symmetric_products
 from mlpot.stages.stage import Environments, Weights, by_element, fits, of_element
 
 MAX_ORDER = 3
+AT_ONCE = 256  # terms whose products are in memory together
 
 
 class Product(NamedTuple):
@@ -190,11 +191,11 @@ class _Factors:
 
 
 @cache
-def _chunks(terms: tuple[Product, ...], size: int = 256):  # type: ignore[no-untyped-def]
+def _chunks(terms: tuple[Product, ...]):  # type: ignore[no-untyped-def]
     out = []
     for order in sorted({len(t.factors) for t in terms}):
         own = [t for t in terms if len(t.factors) == order]
-        for some in (own[k : k + size] for k in range(0, len(own), size)):
+        for some in (own[k : k + AT_ONCE] for k in range(0, len(own), AT_ONCE)):
             components = [[t.factors[q] for t in some] for q in range(order)]
             out.append((components, [t.target for t in some], [t.path for t in some], [t.value for t in some]))
     return out

@@ -1,4 +1,4 @@
-"""Train one network, or several of which the potential is the mean; the door to all of `training`."""
+"""Train one network, or several of which the potential is the mean: what other code calls to train."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def train(
         RecipeError: the run to resume was started with another recipe.
         StorageError: the directory cannot be written, or is full.
         LockedError: another process trains in the directory.
-        ValueError: as `parts.make_parts`; DataError: as `data.h5md.Reader`.
+        ValueError: as `splits.make_parts`; DataError: as `data.h5md.Reader`.
         TrainingDivergedError: the loss is no longer finite.
         SignalledError: a signal asked to stop; the run is saved, and can be resumed.
     """

@@ -76,7 +76,7 @@ class Batches:
     whole, with about as much work as the others.
     """
 
-    augment: Augment = "none"  # of a part with a seed, how its structures are turned anew in each epoch
+    augment: Augment = "none"  # of a part with a seed, how its structures are rotated in each epoch
     work: Ints  # (n_frames,) how much is to be done for each frame, up to a factor
     n_atoms: Ints  # (n_frames,)
     batches_per_window: int | None = None  # None: all frames are shuffled together
@@ -106,7 +106,7 @@ class Batches:
                 reflections = self.augment == "rotations-and-reflections"
                 places = np.arange(batch[0].n_graphs) if self.cuts_windows else own.places
                 n_all = len(places) if self.cuts_windows else own.n_all
-                yield turned(batch, random_rotations(n_all, rng, reflections=reflections)[places])
+                yield rotated_batch(batch, random_rotations(n_all, rng, reflections=reflections)[places])
 
     def in_windows(self) -> None:
         """Take the frames in the order in which a set is streamed, as other processes do, or earlier sessions."""
@@ -278,11 +278,11 @@ def unlabeled(batch: Batch) -> Batch:
     return graph, replace(labels, **nothing)
 
 
-def turned(batch: Batch, matrices: NDArray[np.float64]) -> Batch:
-    """Each structure of a batch, with its labels, turned or reflected by a matrix of its own, (n_graphs, 3, 3)."""
+def rotated_batch(batch: Batch, matrices: NDArray[np.float64]) -> Batch:
+    """Each structure of a batch, with its labels, rotated or reflected by its own matrix of (n_graphs, 3, 3)."""
     graph, labels = batch
-    turns = torch.from_numpy(matrices).to(graph.positions.device)
-    return rotated(graph, turns), rotated_labels(labels, graph, turns)
+    rotations = torch.from_numpy(matrices).to(graph.positions.device)
+    return rotated(graph, rotations), rotated_labels(labels, graph, rotations)
 
 
 def even_ends(n_edges: Tensor, n_batches: int) -> Tensor:

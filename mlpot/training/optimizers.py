@@ -177,17 +177,17 @@ class SOAP(_OfMatrices):
         state["step"] += 1
         u, v = state["left_basis"], state["right_basis"]
         state["mean"].lerp_(g, 1 - beta)
-        turned = u.mT @ g @ v
-        state["square"].mul_(beta).addcmul_(turned, turned, value=1 - beta)
+        in_basis = u.mT @ g @ v
+        state["square"].mul_(beta).addcmul_(in_basis, in_basis, value=1 - beta)
         correction = 1 - beta ** state["step"]
         move = (u.mT @ state["mean"] @ v / correction) / ((state["square"] / correction).sqrt() + group["eps"])
         weight.sub_((u @ move @ v.mT).reshape(weight.shape), alpha=group["lr"])
         state["left"].lerp_(g @ g.mT, 1 - beta)
         state["right"].lerp_(g.mT @ g, 1 - beta)
         if state["step"] % group["every"] == 0:
-            state["left_basis"], order = _turned(state["left"], u)
+            state["left_basis"], order = _updated_eigenbasis(state["left"], u)
             state["square"] = state["square"].gather(1, order[:, :, None].expand_as(g))
-            state["right_basis"], order = _turned(state["right"], v)
+            state["right_basis"], order = _updated_eigenbasis(state["right"], v)
             state["square"] = state["square"].gather(2, order[:, None, :].expand_as(g))
 
 
@@ -196,7 +196,7 @@ def _eigenbasis(matrices: Tensor) -> Tensor:
     return torch.linalg.eigh(matrices).eigenvectors.flip(-1)
 
 
-def _turned(matrices: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+def _updated_eigenbasis(matrices: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """A basis after one step of orthogonal iteration, and the order of the old vectors in it."""
     size = (basis * (matrices @ basis)).sum(dim=1)
     order = size.argsort(dim=1, descending=True, stable=True)

@@ -29,9 +29,10 @@ from mlpot.units import BOHR, ENERGY, HARTREE, LENGTH, PRESSURE
 COST = {"energy": 3.0, "forces": 3.0, "sign of forces": 3.0, "sign of energy": 4.0, "rare": 1.0}
 """How much more likely a fault must make the data before it is believed: −ln of its prior."""
 COMMON = ("eV", "hartree", "kcal/mol")
-PER_ATOM = "eV a atom"
+PER_ATOM = "eV an atom"
 STIFFNESS_ERROR, BINDING_ERROR, TOTAL_ERROR = 0.6, 0.7, 0.05  # of logarithms
 BINDING = 4.0  # eV an atom
+N_STIFF = 8  # frames whose stiffness is looked at
 USELESS = 0.5  # a fit that explains less says nothing of units
 SURE, PROBABLE = 0.9, 0.6
 VOIGT = ((1, 2), (0, 2), (0, 1))  # yz, xz, xy
@@ -154,10 +155,10 @@ def all_electrons(numbers: np.ndarray) -> float:
     return float((-0.7687 * z ** (7 / 3) + 0.5 * z**2 - 0.2699 * z ** (5 / 3)).sum() * HARTREE)
 
 
-def stiffness(fit: Fit, basis: Basis, n: int = 8) -> float:
+def stiffness(fit: Fit, basis: Basis) -> float:
     """Mean curvature of the fit over that of the bonds, averaged over some frames; NaN without bonds."""
     rng, step, ratios = np.random.default_rng(0), 0.01, []
-    every = max(1, len(fit.frames) // n)
+    every = max(1, len(fit.frames) // N_STIFF)
     for frame in fit.frames[::every]:
         expected = _bonds(frame)
         if expected > 0:
