@@ -1,4 +1,4 @@
-"""The arrays of a network along motions of the atoms: by the compiled executor if there is one, or as defined."""
+"""Derivatives of the arrays of a network along motions of the atoms: by compiled code, or by the definition."""
 
 from __future__ import annotations
 

@@ -52,8 +52,9 @@ def residuals(predicted: Properties, labels: Properties, graph: AtomGraph) -> li
 def in_periodic_axes(stress: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
     """Stresses of slabs and wires with their periodic directions as first axes, NaN beyond; others as they are.
 
-    σ -> A σ Aᵀ, the rows of A from the periodic cell vectors by Gram and Schmidt: four known components of a slab
-    and one of a wire, which turn with neither, where P σ P (`data.stress_labels`) has up to nine.
+    σ -> A σ Aᵀ, where the rows of A are made of the periodic cell vectors by the method of Gram and Schmidt. So a
+    slab has four known components and a wire one, which stay the same when the structure is rotated, while P σ P
+    (`data.stress_labels`) has up to nine.
 
     Args:
         stress: (n_graphs, 3, 3), zero across the periodic directions.

@@ -23,8 +23,8 @@ from mlpot.torch_settings import usual_settings
 
 Native = Callable[[AtomGraph], tuple[Tensor, Tensor, Tensor] | None]
 """Energies (n_graphs,) eV, forces (n_atoms, 3) eV/Å and virials (n_graphs, 3, 3) eV of whole structures in
-float64, differentiable once by weights that require it, without a graph of theirs; None for a structure with an
-unknown element, or if there is no such call for the potential."""
+float64, which autograd can differentiate once, by the weights that require a gradient. None for a structure with
+an unknown element, or if there is no such call for the potential."""
 _in_use: WeakKeyDictionary[Potential, tuple[Tensor, Native | None]] = WeakKeyDictionary()
 """Native calls of potentials whose weights no longer change, each with the constants that it was made for."""
 _in_training: WeakKeyDictionary[Potential, StagedTraining] = WeakKeyDictionary()

@@ -5,8 +5,8 @@ g_e = ∂E/∂r_e gives both derivatives (chain rule on r_e = r_j + S·cell − 
 
     F_i = Σ_{e: center i} g_e − Σ_{e: neighbor i} g_e         σ = (1/V) Σ_e r_e ⊗ g_e
 
-The vectors are formed in float64 and cast to the weights' type; energies are summed in float64. What computes
-them, `executors` says: compiled code gives forces itself, and all else is differentiated here.
+The vectors are formed in float64 and cast to the weights' type; energies are summed in float64. `executors`
+chooses what computes them: compiled code gives forces itself, and all else is differentiated here.
 """
 
 from __future__ import annotations

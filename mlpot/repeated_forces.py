@@ -1,7 +1,7 @@
 """Energy, forces and stress of one structure, again and again: on a CUDA device as one CUDA graph.
 
-The arrays of edges have room for more than there are, so that another list of neighbors needs no other graph. What
-fills the room are edges of the first atom to itself that are longer than the cutoff, which give exactly nothing.
+The arrays of edges are longer than the list of neighbors, so that another list needs no other CUDA graph. Their
+unused places hold edges of the first atom to itself that are longer than the cutoff and contribute exactly zero.
 """
 
 from __future__ import annotations

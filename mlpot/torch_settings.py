@@ -37,7 +37,7 @@ def _pause() -> Callable[[int], int] | None:
 
 
 def openmp_rests() -> None:
-    """PyTorch's threads wait for more work in a busy loop, for milliseconds and on the cores that ours need."""
+    """End PyTorch's OpenMP threads, which wait for work in a busy loop on the cores that our threads need."""
     if pause := _pause():
         pause(1)
 

@@ -107,7 +107,7 @@ def label(
 
 
 def _silent(done: int, total: int) -> None:
-    """Nobody wants to know."""
+    """The progress of a caller who asked for none."""
 
 
 def _structures(source: Source) -> Iterator[Atoms]:

@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 WINDOW = 100  # steps over which the energy is compared
 NEAR = 1.5  # the neighbor list reaches this multiple of the sum of the largest covalent radii
 COORDINATION = 0.3  # warn when the mean number of neighbors changes by this fraction between two checks
-MANY_FORCES = 3.0  # warn when a force exceeds this multiple of the greatest force in training
+STRONG_FORCE = 3.0  # warn when a force exceeds this multiple of the greatest force in training
 
 FAR = 2.0  # warn when one atom's extrapolation grade exceeds this
 MANY_FAR = 0.01  # warn when this fraction of the atoms, and at least two, have a grade above 1
@@ -119,7 +119,7 @@ NOT_CHECKED = SlowChecks(math.nan, math.nan)
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a monitor does not object to, and does not note either, before the next `WINDOW` of steps."""
+    """Values within which a monitor neither stops a run nor notes anything, before the next `WINDOW` of steps."""
 
     apart: Floats  # (119, 119) Å, at least, of atoms of two elements
     force: float  # eV/Å, of an atom
@@ -185,7 +185,7 @@ class Monitor:
         thermal = (self._guards.energy or math.inf) * self._thermal
         return Bounds(
             apart=self._distances.least,
-            force=min(self._max_force, MANY_FORCES * self._trained_force),
+            force=min(self._max_force, STRONG_FORCE * self._trained_force),
             kinetic=self._max_temperature * self._ensemble.n_degrees * units.kB / 2,
             energy=self._energy,
             change=math.inf if self._ensemble.conserved is None else thermal,
@@ -248,10 +248,10 @@ class Monitor:
         strength = np.square(forces).sum(axis=1)
         worst = int(strength.argmax())
         force = math.sqrt(strength[worst])
-        if force > MANY_FORCES * self._trained_force:
+        if force > STRONG_FORCE * self._trained_force:
             self.warnings.setdefault(
                 "force",
-                f"A force of {force:.3g} eV/Å is above {MANY_FORCES:g} times the greatest in training "
+                f"A force of {force:.3g} eV/Å is above {STRONG_FORCE:g} times the greatest in training "
                 f"({self._trained_force:.3g}).",
             )
         if force > self._max_force:

@@ -3,8 +3,8 @@
 LAMMPS takes styles from plugins (its Developer Guide, chapter 4.12): a name and a function that makes the object.
 Ours makes LAMMPS' own `fix external` and lets a few of its virtual functions call Python: a table of functions of
 its own stands before the object, found function by function by their names, so that nothing depends on where a
-version keeps them. So forces are added before LAMMPS sends those of ghosts home and before any fix reads them, and
-a script may loop, jump, include and clear as it likes.
+version keeps them. So forces are added before LAMMPS adds those of ghosts to their atoms (reverse communication)
+and before any fix reads them, and a script may loop, jump, include and clear as it likes.
 """
 
 from __future__ import annotations
@@ -305,8 +305,8 @@ class Fix:
         names = [f"{kind}12reverse_commEPNS_3FixEi" for kind in ("9CommBrick", "9CommTiled")]
         self._reverse = {symbols.address(n): symbols.function(n, None, c_void_p, c_void_p, c_int) for n in names}
 
-    def send_home(self, address: int, values: NDArray[np.float64]) -> None:
-        """Add what ghosts have to what their atoms have.
+    def add_of_ghosts(self, address: int, values: NDArray[np.float64]) -> None:
+        """Add the numbers of ghosts to those of their atoms, on whatever rank: LAMMPS' reverse communication.
 
         Args:
             address: of the fix.

@@ -183,12 +183,12 @@ class RankPotential(lammps_fix.Callbacks):
             self._answer = self._by_atom(local)
 
     def _add(self, local: LocalGraph, forces: Floats) -> None:
-        """To LAMMPS' forces; with newton on, LAMMPS will send those on ghosts home."""
+        """To LAMMPS' forces; with newton on, LAMMPS will add those on ghosts to their atoms."""
         assert self._fix is not None
         if not (self.lmp.extract_setting("newton_pair") or self.lmp.extract_setting("newton_bond")):
             complete = np.zeros((self._n_all, 3))
             complete[local.kept] = forces
-            self._fix.send_home(self.address, complete)
+            self._fix.add_of_ghosts(self.address, complete)
             n_own = self.lmp.extract_setting("nlocal")
             self.lmp.numpy.extract_atom("f", nelem=self._n_all, dim=3)[:n_own] += complete[:n_own]
         elif len(forces):
@@ -279,7 +279,7 @@ class RankPotential(lammps_fix.Callbacks):
     def _by_atom(self, local: LocalGraph) -> tuple[Floats, Floats]:
         """Energies (n_own,) and virials (n_own, 6) of own atoms, zero where the potential does not see them.
 
-        The virial of an edge is shared by its two atoms, of which a ghost sends its part home.
+        The virial of an edge is shared by its two atoms, of which a ghost gives its part to its atom.
         """
         assert self._fix is not None
         energies, parts = np.zeros(self._n_all), np.zeros((2, self._n_all, 3))
@@ -290,7 +290,7 @@ class RankPotential(lammps_fix.Callbacks):
             virials = -found.virials.numpy()[:, VOIGT[0], VOIGT[1]]
             parts[0, local.kept], parts[1, local.kept] = virials[:, :3], virials[:, 3:]
         for part in parts:
-            self._fix.send_home(self.address, part)
+            self._fix.add_of_ghosts(self.address, part)
         return energies, np.concatenate([*parts], axis=1)
 
     def _numbers_of_types(self, words: Sequence[str]) -> NDArray[np.int64]:

@@ -2,7 +2,8 @@
 
 With large ghosts it has all atoms out to passes × cutoff, and computes their features too; nobody waits for
 anybody. With exchanged features it has those out to one cutoff, and computes its own atoms alone; after each pass
-it gets the features of ghosts, and on the way back it sends their adjoints home. Both give the same numbers.
+it gets the features of ghosts, and in the backward pass it sends their adjoints to the owners. Both give the same
+numbers.
 """
 
 from __future__ import annotations

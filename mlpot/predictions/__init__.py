@@ -1,4 +1,4 @@
-"""Energies, forces and stresses of many structures: the batch door beside the ASE door."""
+"""Energies, forces and stresses of many structures, computed in batches."""
 
 from mlpot.predictions.batches import NotFiniteError
 from mlpot.predictions.files import Progress, ase_results, labeled, predict_file, predict_structures

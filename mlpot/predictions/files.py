@@ -1,4 +1,4 @@
-"""Energies, forces and stresses of many structures: the batch door beside the ASE door."""
+"""Energies, forces and stresses of many structures, computed in batches."""
 
 from __future__ import annotations
 

@@ -94,8 +94,9 @@ class TrainingModule(LightningModule):
         return loss
 
     def _divisors(self, n_known: Tensor) -> Tensor:
-        """Such that the mean of all processes' losses, whose gradient is taken, is that of their batches in one.
+        """Numbers of labels by which a process divides its sums of residuals.
 
+        The gradient is that of the mean of all processes' losses, so that it is that of all their batches in one:
         Σ_r s_r / N = (1/n) Σ_r s_r / (N/n) with N = Σ_r n_r known labels of n processes.
         """
         n = self.trainer.world_size

@@ -109,9 +109,9 @@ def is_matrix(weight: Tensor, by_element: bool) -> bool:
 
 
 def _weights_of_products(backbone: Backbone | nn.Module) -> set[int]:
-    """Where the weights of products lie: one for each product and channel, and no matrix from one to the other.
+    """Addresses of the weights of products: numbers, one for each product and channel, and not matrices.
 
-    Muon on them too costs 7 % in forces of acetylacetone (train/README).
+    Moved by Muon they cost 7 % in forces of acetylacetone (train/README).
     """
     if not isinstance(backbone, StagedNetwork):
         return set()
