@@ -39,6 +39,7 @@ def md_run(
     steps: Annotated[int | None, typer.Option(min=1, help="Length of the run, whatever the recipe says.")] = None,
 ) -> None:
     """Run molecular dynamics by a recipe; `mlpot md RECIPE` is the same."""
+    from mlpot.dynamics.checkpoints import NAMES
     from mlpot.dynamics.recipe import MDRecipe
     from mlpot.dynamics.run import run_md
     from mlpot.dynamics.run_replicas import run_replicas
@@ -46,6 +47,8 @@ def md_run(
 
     length = [] if steps is None else [f"steps={steps}"]
     checked = load_recipe(MDRecipe, recipe, [*(overrides or ()), *length])
+    if resume and not any((checked.output / name).exists() for name in NAMES):
+        console.print(f"There is no checkpoint in {checked.output}, so the run begins.", soft_wrap=True)
     if checked.is_batch:
         with progress("molecular dynamics") as tell:
             summaries = run_replicas(checked, resume=resume, progress=tell)

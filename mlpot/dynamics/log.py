@@ -16,6 +16,7 @@ from ase import Atoms, units
 from numpy.typing import NDArray
 
 from mlpot.atomic_files import storing, write_all
+from mlpot.dynamics.checkpoints import CheckpointError
 from mlpot.dynamics.ensembles import Ensemble
 from mlpot.units import GPA
 
@@ -106,11 +107,15 @@ class Log:
         keep: bytes to keep of the file that is there; 0 for a new one.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: it cannot be written; CheckpointError: there are fewer bytes to keep.
     """
 
     def __init__(self, path: Path, *, keep: int = 0):
         self.path, self.size = path, keep
+        there = path.stat().st_size if path.exists() else 0
+        if there < keep:
+            what = f"has {there} bytes, and {keep} were written" if path.exists() else "is gone"
+            raise CheckpointError(f"{path} {what}. Restore it, or start the run anew.")
         with storing(path, 0):
             self._file = path.open("r+b" if keep else "wb", buffering=0)
             if keep:

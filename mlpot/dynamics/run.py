@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase.symbols import Symbols
+from numpy.typing import NDArray
 
 from mlpot.calculator import MLPotCalculator
+from mlpot.data.errors import DataError
+from mlpot.data.sources.read import named_elements, read_structure
 from mlpot.dynamics.checkpoints import Checkpoint, CheckpointError, Checkpoints
 from mlpot.dynamics.recipe import REPLICA, MDRecipe
 from mlpot.dynamics.simulation import Simulation
@@ -38,6 +42,8 @@ PHYSICS = (
     "dtype",
 )
 """Keys of a recipe that a run keeps when it is continued."""
+BEGINNING = ("frame", "repeat", "velocities", "seed")
+"""Keys by which a run began, and which say nothing of how it goes on."""
 
 
 def run_md(
@@ -103,6 +109,7 @@ def _prepared(recipe: MDRecipe, resume: bool) -> Simulation:
     else:
         check_terms(newest, terms)
         atoms = identical(newest.arrays)
+        check_structure(recipe, atoms.numbers)
         atoms.calc = calculator
     ranges = calculator.potential.header.get("card", {}).get("ranges", {})
     card = provenance(recipe, calculator, terms["model"])
@@ -134,7 +141,8 @@ def check_free(recipe: MDRecipe, folders: Sequence[Path]) -> None:
 
 def terms_of(recipe: MDRecipe) -> dict[str, Any]:
     """What stays as it is when a run is continued."""
-    return {"model": _hash(recipe.model), "plan": [_physics(stage) for stage in recipe.plan()]}
+    began = recipe.model_dump(mode="json", include=set(BEGINNING))
+    return {"model": _hash(recipe.model), "plan": [_physics(stage) for stage in recipe.plan()], "began": began}
 
 
 def _physics(stage: MDRecipe) -> dict[str, Any]:
@@ -151,6 +159,12 @@ def check_terms(checkpoint: Checkpoint, terms: dict[str, Any]) -> None:
         old, new = before.get(key, alone), terms.get(key, alone)
         if old != new:
             raise CheckpointError(f"The run was begun with {key} = {old}, not {new}. Continue it as it was.")
+    for key, old in before.get("began", {}).items():
+        if terms["began"][key] != old:
+            raise CheckpointError(
+                f"The run was begun with {key} = {old}, and {key} = {terms['began'][key]} cannot change that now. "
+                "Continue it as it was, or begin a new one in another output."
+            )
     now = facts["stage"]
     if len(terms["plan"]) <= now:
         raise CheckpointError(f"The run is in stage {now + 1} of {len(before['plan'])}, the recipe has fewer.")
@@ -162,6 +176,20 @@ def check_terms(checkpoint: Checkpoint, terms: dict[str, Any]) -> None:
                     f"The run was begun with {key} = {old[key]}, not {new[key]}. Continue it as it was, or begin "
                     "a new one from its last frame with velocities: file."
                 )
+
+
+def check_structure(recipe: MDRecipe, numbers: NDArray[np.integer]) -> None:
+    """Raise CheckpointError if the structure of a recipe, where it is still there, has other atoms than a run."""
+    try:
+        atoms = read_structure(recipe.structure, recipe.one_frame, named_elements(recipe.elements, None))
+    except (OSError, DataError):
+        return  # a run that goes on does not need it
+    if not np.array_equal(np.tile(atoms.numbers, int(np.prod(recipe.repeat))), numbers):
+        was, now = (Symbols(z).get_chemical_formula() for z in (numbers, atoms.numbers))
+        raise CheckpointError(
+            f"The run in {recipe.output} is of {was}, and {recipe.structure} has {now}, perhaps in another order. "
+            "Continue it with the structure that it began with, or begin a new one in another output."
+        )
 
 
 def _hash(path: Path) -> str:

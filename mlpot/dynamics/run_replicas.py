@@ -17,7 +17,7 @@ from mlpot.dynamics.batch import check_potential
 from mlpot.dynamics.checkpoints import Checkpoints
 from mlpot.dynamics.recipe import REPLICA, MDRecipe
 from mlpot.dynamics.replicas import Replica, Replicas
-from mlpot.dynamics.run import check_free, check_terms, provenance, terms_of
+from mlpot.dynamics.run import check_free, check_structure, check_terms, provenance, terms_of
 from mlpot.dynamics.start import StartError, started, warn_of_others
 from mlpot.dynamics.summary import End, MDSummary, summary_of, write_report
 from mlpot.folder_lock import folder_lock
@@ -85,6 +85,8 @@ def _prepared(recipe: MDRecipe, resume: bool) -> Replicas:
         atoms = [structures[k // recipe.replicas].copy() for k in range(len(recipes))]
     else:
         check_terms(newest, terms)
+        if recipe.frame != "all":
+            check_structure(recipe, newest.arrays["0/numbers"])
         recipes = _alone(recipe, len(newest.facts["replicas"]) // recipe.replicas)
         atoms = [Atoms()] * len(recipes)  # those of the checkpoint take their places
     _check_open_files(len(recipes))

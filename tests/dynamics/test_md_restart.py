@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from md_runs import Fault, assert_same_run, at_call, attempt, frames_of, kill_run, md_recipe, prepared
 
+from mlpot.data.h5md import DataError
 from mlpot.dynamics.checkpoints import NAMES, Checkpoint, CheckpointError, Checkpoints
 from mlpot.dynamics.log import read_log, resident_memory
 from mlpot.dynamics.recipe import Guards
 from mlpot.dynamics.run import run_md
+from mlpot.dynamics.run_replicas import run_replicas
 
 GUARDS = [name for name in Guards.model_fields if name != "disk"]
 ENSEMBLES = ("nve", "langevin", "bussi", "nose-hoover", "npt-isotropic", "npt")
@@ -187,3 +189,61 @@ def test_a_long_run_takes_no_more_memory_handles_and_threads(
     print(f"{model}: {growth:.4f} MB in 10 000 steps; handles and threads {sorted(seen)}")
     assert growth < 1, growth
     assert len(seen) == 1, seen
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 9}, "seed = 0, and seed = 9 cannot change that now"),
+        ({"velocities": "file"}, "velocities = draw"),
+        ({"repeat": (2, 1, 1)}, "repeat"),
+        ({"frame": -1}, "frame = 0"),
+        ({"structure": "ethanol.xyz"}, "is of Cu8, and .*ethanol.xyz has C2H6O"),
+    ],
+)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_what_only_a_beginning_has_is_not_changed_later(
+    change: dict[str, Any], message: str, replicas: int, folder: Path
+) -> None:
+    go = run_md if replicas == 1 else run_replicas
+    output = folder / f"begun_{replicas}"
+    recipe = md_recipe(folder, output=output, steps=4, overwrite=True, model=folder / "native.safetensors",
+                       replicas=replicas, structure=folder / "copper.xyz")  # fmt: skip
+    if not output.exists():
+        go(recipe)
+    longer = {"steps": 6} | change
+    if "structure" in change:
+        longer["structure"] = folder / change["structure"]
+    with pytest.raises(CheckpointError, match=message):
+        go(recipe.model_copy(update=longer), resume=True)
+
+
+def test_a_run_goes_on_in_a_copy_under_another_name_and_behind_a_link(folder: Path) -> None:
+    whole = md_recipe(folder, output=folder / "not_moved", steps=20)
+    run_md(whole)
+    for name in ("moved", "linked"):
+        run_md(md_recipe(folder, output=folder / "begun_elsewhere", steps=11, overwrite=True))
+        (folder / "begun_elsewhere").rename(folder / f"{name}_folder")
+        output = folder / f"{name}_folder"
+        if name == "linked":
+            output = folder / "link"
+            output.symlink_to(folder / "linked_folder")
+        run_md(md_recipe(folder, output=output, steps=20), resume=True)
+        assert_same_run(whole.output, output)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "trajectory.h5"])
+def test_a_file_of_the_run_that_is_gone_or_older_is_named(name: str, folder: Path) -> None:
+    output = folder / f"without_{name}"
+    run_md(md_recipe(folder, output=output, steps=6))
+    older = (output / name).read_bytes()
+    run_md(md_recipe(folder, output=output, steps=12), resume=True)
+    newer = (output / name).read_bytes()
+    (output / name).write_bytes(older)
+    with pytest.raises((CheckpointError, DataError), match=rf"{name} has .* were written. Restore it, or start"):
+        run_md(md_recipe(folder, output=output, steps=14), resume=True)
+    (output / name).unlink()
+    with pytest.raises((CheckpointError, DataError), match=rf"{name} is gone.*Restore it, or start the run anew"):
+        run_md(md_recipe(folder, output=output, steps=14), resume=True)
+    (output / name).write_bytes(newer)
+    run_md(md_recipe(folder, output=output, steps=14), resume=True)

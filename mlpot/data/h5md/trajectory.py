@@ -55,7 +55,7 @@ class TrajectoryWriter:
             if keep:
                 with naming_damage(str(path)), h5py.File(self._handle, "r+", libver=VERSIONS) as file:
                     check(file)
-                    _cut(file, keep)
+                    _cut(str(path), file, keep)
             else:
                 # Space that a rewritten chunk frees is remembered from one commit to the next.
                 with h5py.File(self._handle, "w", libver=VERSIONS, fs_strategy="fsm", fs_persist=True) as file:
@@ -111,12 +111,14 @@ class TrajectoryWriter:
         self.close()
 
 
-def _cut(file: h5py.File, n_frames: int) -> None:
+def _cut(name: str, file: h5py.File, n_frames: int) -> None:
     """Keep the first frames of a file of a single particles group."""
     there = 0 if INDEX not in file else file[INDEX].shape[0]
     if there < n_frames:
-        raise FormatError(f"{file.filename} has {there} frames, {n_frames} were written. Restore the file.")
+        raise FormatError(
+            f"{name} has {there} frames, and {n_frames} were written. Restore it, or start the run anew."
+        )
     if there > n_frames:
-        for name, dataset in walk(file):
-            if name.startswith(("/particles", "/observables", f"/{INDEX}")):
+        for place, dataset in walk(file):
+            if place.startswith(("/particles", "/observables", f"/{INDEX}")):
                 dataset.resize(n_frames, axis=0)
