@@ -89,7 +89,8 @@ def storing(path: Path, n_bytes: int) -> Iterator[None]:
             what = f"cannot grow by {n_bytes} bytes" if n_bytes else "cannot grow"
             raise StorageError(
                 f"{path} {what}: {error.strerror}, {_free(path)} bytes are free. What was saved before is whole. "
-                "Make room, then go on: a simulation with --continue, else by the same command."
+                "Make room, then go on: a simulation with --continue, a training with --resume, else by the same "
+                "command."
             ) from error
         raise StorageError(
             f"{path} cannot be written: {error.strerror or error}. Choose a folder that can be written."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from mlpot.atomic_files import check_folder, make_folder, replacing, write_whole
+from mlpot.atomic_files import check_folder, make_folder, write_whole
 from mlpot.data.errors import LabelError
 from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
 from mlpot.data.sources.read import Source, as_source
@@ -270,9 +271,10 @@ def _write(evaluation: Evaluation, sample: _Sample, origin: dict[str, str], fold
     summary = asdict(evaluation) | {"provenance": origin}
     del summary["frames"]
     write_whole(folder / "evaluation.json", (json.dumps(summary, indent=2) + "\n").encode())
-    with replacing(folder / "frames.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(field.name for field in fields(FrameError))
-        writer.writerows(asdict(frame).values() for frame in evaluation.frames)
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(field.name for field in fields(FrameError))
+    writer.writerows(asdict(frame).values() for frame in evaluation.frames)
+    write_whole(folder / "frames.csv", table.getvalue().encode())
     if sample.drawn:
         sample.draw(folder)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from mlpot.atomic_files import write_whole
 from mlpot.certificate import (
     backends,
     cells,
@@ -107,7 +108,7 @@ class Certificate:
     def write(self, path: str | Path) -> None:
         """Write it as JSON."""
         text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        write_whole(Path(path), f"{text}\n".encode())
 
 
 def verify(

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from mlpot.atomic_files import check_place
 from mlpot.data.check.info import FORCE_BINS, DataInfo
-from mlpot.figures.svg import Draw
+from mlpot.figures.svg import Draw, write_picture
 
 Panel = Callable[[DataInfo, Axes], None]
 MOST = 8  # groups or pairs drawn by name
@@ -46,7 +46,7 @@ def plot_data_info(info: DataInfo, path: str | Path) -> None:
         for draw, axes in zip(row.values(), strip.subplots(1, len(row), squeeze=False)[0], strict=True):
             draw(info, axes)
     figure.suptitle(f"{Path(info.path).name}: {info.n_frames} frames, {sum(info.elements.values())} atoms")
-    figure.savefig(path, dpi=150)
+    write_picture(figure, path, dpi=150)
 
 
 def data_panels(info: DataInfo) -> dict[str, Draw]:

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mlpot.figures.svg import Draw
+from mlpot.figures.svg import Draw, write_picture
 
 Floats = NDArray[np.float64]
 MOST_POINTS = 3000  # of a line that is kept as a line
@@ -37,7 +37,7 @@ def plot_md(columns: Mapping[str, Floats], n_atoms: int, path: str | Path, *, ti
         axes.tick_params(labelsize=7)
     figure.axes[-1].set_xlabel("time, ps")
     figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=150)
+    write_picture(figure, path, dpi=150)
 
 
 def md_panels(columns: Mapping[str, Floats], n_atoms: int) -> dict[str, Draw]:
@@ -121,7 +121,7 @@ def plot_analysis(
             label.set_fontsize(8)
         axes.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=150)
+    write_picture(figure, path, dpi=150)
 
 
 def analysis_panels(curves: Mapping[str, Mapping[str, tuple[Floats, Floats]]]) -> dict[str, Draw]:

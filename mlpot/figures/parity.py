@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from mlpot.atomic_files import write_whole
 from mlpot.error_table import MILLI, error_of
-from mlpot.figures.svg import Draw, plain_logarithmic
+from mlpot.figures.svg import Draw, plain_logarithmic, write_picture
 from mlpot.graph import Properties
 
 Floats = NDArray[np.float64]
@@ -76,7 +77,7 @@ def write_compared(compared: Compared, path: str | Path) -> None:
         "forces": {element: _few(pairs) for element, pairs in compared.forces.items()},
         "stress": _few(compared.stress),
     }
-    Path(path).write_text(json.dumps(content) + "\n", encoding="utf-8")
+    write_whole(Path(path), f"{json.dumps(content)}\n".encode())
 
 
 def _few(pairs: Floats) -> list[object]:
@@ -111,7 +112,7 @@ def plot_parity(compared: Compared, path: str | Path, *, title: str = "") -> Non
     for k, (names, pairs) in enumerate(panels):
         _draw(names, pairs, figure.add_subplot(1, len(panels), k + 1))
     figure.suptitle(title or compared.of)
-    figure.savefig(path, dpi=120)
+    write_picture(figure, path, dpi=120)
 
 
 def parity_panels(compared: Compared) -> dict[str, Draw]:

@@ -13,6 +13,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from mlpot.atomic_files import write_whole
+
 Draw = Callable[[Axes], object]
 SIZE = (4.4, 3.2)  # inches
 NOTHING = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -50,4 +52,15 @@ def side_by_side(panels: Mapping[str, Draw], path: str | Path, *, title: str) ->
     for draw, axes in zip(panels.values(), figure.subplots(1, n, squeeze=False)[0], strict=False):
         draw(axes)
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    write_picture(figure, path, dpi=120)
+
+
+def write_picture(figure: Figure, path: str | Path, *, dpi: int) -> None:
+    """Write a figure as a whole, in the format that the ending of the path says, or leave what is there.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    content, path = BytesIO(), Path(path)
+    figure.savefig(content, format=path.suffix.removeprefix(".") or "png", dpi=dpi)
+    write_whole(path, content.getvalue())

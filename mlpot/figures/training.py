@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mlpot.figures.svg import Draw, plain_logarithmic
+from mlpot.figures.svg import Draw, plain_logarithmic, write_picture
 
 Columns = dict[str, list[tuple[float, float]]]
 
@@ -45,7 +45,7 @@ def plot_learning_curve(logs: Sequence[Path], path: str | Path, *, title: str = 
         _draw(columns, lines, label, axes)
     if title:
         figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    write_picture(figure, path, dpi=120)
 
 
 def learning_panels(columns: Columns) -> dict[str, Draw]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlpot.atomic_files import write_whole
 from mlpot.html.page import Html, Kind, aside, facts, page, tag
 
 DECADES = 6  # of measurement over bar, that the meter spans below the bar
@@ -15,7 +16,7 @@ DECADES = 6  # of measurement over bar, that the meter spans below the bar
 def write_page(certificate: Mapping[str, Any], path: str | Path) -> None:
     """Write a certificate, given as in its JSON file, as a page."""
     text = page(f"Certificate of {certificate['subject']}", *certified(certificate), verdict=verdict(certificate))
-    Path(path).write_text(text, encoding="utf-8")
+    write_whole(Path(path), text.encode())
 
 
 def verdict(certificate: Mapping[str, Any]) -> tuple[Kind, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlpot.atomic_files import write_whole
 from mlpot.data.check.finding import Finding, Report
 from mlpot.figures.data_check import check_panels
 from mlpot.html.page import Html, Kind, aside, facts, finding, page, pictures, section, tag
@@ -33,7 +34,7 @@ def write_page(report: Report, path: str | Path) -> None:
         section("Pictures", pictures(panels) if panels else tag("p", "There are no pictures.")),
         verdict=VERDICT[report.severity],
     )
-    Path(path).write_text(text, encoding="utf-8")
+    write_whole(Path(path), text.encode())
 
 
 def _finding(found: Finding) -> Html:

@@ -91,3 +91,48 @@ def test_a_full_disk_is_told_of_a_database_too(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_and_crashes_nothing(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", CODE, tmp_path], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+REPORTS = """
+import resource, signal, sys
+import numpy as np
+from pathlib import Path
+from matplotlib.figure import Figure
+from mlpot.atomic_files import StorageError
+from mlpot.certificate.verify import Certificate
+from mlpot.data.check.finding import Report
+from mlpot.figures.parity import Compared, write_compared
+from mlpot.figures.svg import write_picture
+from mlpot.html import certificate, data_check
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+folder = Path(sys.argv[1])
+report = Report("set.h5", 3, [], {"frames": "3"}, {})
+card = Certificate("model", "quick", {}, "float64", [], {}, {}, "today", "0", 1.0)
+writers = {
+    "check.html": lambda path: data_check.write_page(report, path),
+    "check.json": report.write_json,
+    "verify.html": lambda path: certificate.write_page(card.as_dict(), path),
+    "verify.json": card.write,
+    "parity.json": lambda path: write_compared(Compared("of", np.ones((9, 2)), {}, np.ones((0, 2, 3, 3))), path),
+    "picture.png": lambda path: write_picture(Figure(), path, dpi=50),
+}
+for name, write in writers.items():
+    (folder / name).write_text("what was there")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))  # as a disk with so much room
+    try:
+        write(folder / name)
+        raise SystemExit(f"{name} fits?")
+    except StorageError as error:
+        assert f"{name} cannot grow" in str(error), error
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert (folder / name).read_text() == "what was there"
+    write(folder / name)
+    assert (folder / name).stat().st_size > 100
+assert len(list(folder.iterdir())) == len(writers), list(folder.iterdir())
+"""
+
+
+def test_a_report_or_picture_without_room_leaves_what_was_there(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", REPORTS, tmp_path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpot.atomic_files import write_whole
+
 Severity = Literal["note", "warning", "error"]
 EXIT_STATUS: dict[Severity, int] = {"note": 0, "warning": 3, "error": 4}
 """Of `mlpot data check`; 1 and 2 stay what they are for every command: it failed, or was called wrongly."""
@@ -72,4 +74,4 @@ class Report:
         """Write all but the curves."""
         content = asdict(self) | {"severity": self.severity, "exit_status": self.exit_status}
         del content["curves"]
-        Path(path).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(Path(path), f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode())
