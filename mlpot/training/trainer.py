@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.lsf import LSFEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -39,6 +42,16 @@ FOLDER = "checkpoints"
 LAST = f"{FOLDER}/last.ckpt"
 MONITOR = "validation/loss"  # it chooses the best epoch; its weights in the loss stay the same during a run
 BEST = f"{FOLDER}/best.ckpt"
+
+MPI_LAUNCHED = (
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+    "PMI_RANK",
+    "PMIX_RANK",
+    "MV2_COMM_WORLD_SIZE",
+    "MPI_LOCALNRANKS",
+)
+"""Variables of a process that mpirun or mpiexec of Open MPI, MPICH, Intel MPI or MVAPICH started."""
 
 Callbacks = Sequence[Callback]  # what rooms above call Lightning's, without importing it
 
@@ -85,6 +98,18 @@ def _strategy(name: str) -> str | DDPStrategy:
     return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if name == "ddp" else name
 
 
+def _environment() -> list[LightningEnvironment]:
+    """Keep Lightning from asking MPI, where that launched nothing, whether there are other processes.
+
+    It asks by starting MPI if mpi4py is installed, which ends the process where MPI cannot start: on the login
+    nodes of many clusters, and without room for memory that is shared.
+    """
+    others = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment)
+    if any(name in os.environ for name in MPI_LAUNCHED) or any(other.detect() for other in others):
+        return []
+    return [LightningEnvironment()]
+
+
 def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback], *, done: int = 0) -> Trainer:
     """The trainer of a recipe, which writes to `directory`; `done` epochs are there already, perhaps too many."""
     t = recipe.training
@@ -111,7 +136,7 @@ def make_trainer(recipe: Recipe, directory: Path, extra: Sequence[Callback], *, 
         max_epochs=max(t.epochs, done),  # of fewer than are done, Lightning makes an error
         gradient_clip_val=t.clip,
         callbacks=[*callbacks, *extra],
-        plugins=[DurableIO()],
+        plugins=[DurableIO(), *_environment()],
         logger=loggers,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
