@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import re
+import stat
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -158,6 +159,15 @@ def _home() -> tuple[Path | None, str]:
     return None, why
 
 
+@cache
+def _trusted() -> set[int]:
+    """Users whose machine code may run: this one, root, and who installed the sources.
+
+    A folder such as NUMBA_CACHE_DIR=/tmp/numba may be shared, and what is loaded from it runs as this user.
+    """
+    return {os.geteuid(), 0, HOUSE.stat().st_uid}
+
+
 def _announce(wrong: str) -> None:
     """One line, whatever is wrong with what was kept."""
     folder, why = _home()
@@ -182,7 +192,11 @@ def tell(line: str) -> None:
 def _read(path: Path) -> tuple[bytes | None, str]:
     """The content of a file if it is there, readable and whole; if it is there, what is wrong."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if found.st_uid not in _trusted() or found.st_mode & stat.S_IWOTH:
+                return None, f"{path} belongs to another user, or others may write to it"
+            content = file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None, ""
     except OSError as error:

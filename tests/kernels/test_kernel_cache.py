@@ -200,6 +200,24 @@ def test_damaged_kernels_are_compiled_again_and_told_in_one_line(tmp_path: Path)
     assert run(small(), NUMBA_CACHE_DIR=str(tmp_path)) == (["compiled 0"], [])
 
 
+@pytest.mark.parametrize("made", ["by another user", "writable by all"])
+def test_kernels_that_others_could_have_made_do_not_run(made: str, tmp_path: Path) -> None:
+    """Machine code of a folder that users share runs as whoever loads it."""
+    if made == "by another user" and os.geteuid() != 0:
+        pytest.skip("only root may give files to others")
+    run(small(), NUMBA_CACHE_DIR=str(tmp_path))
+    (file,) = (tmp_path / "mlpot").glob("set_mode-*")
+    if made == "by another user":
+        os.chown(file, 12345, -1)
+    else:
+        file.chmod(0o666)
+    found, said = run(small(), NUMBA_CACHE_DIR=str(tmp_path))
+    assert found == ["compiled 1"]
+    assert len(said) == 1
+    assert "belongs to another user, or others may write to it" in said[0]
+    assert run(small(), NUMBA_CACHE_DIR=str(tmp_path)) == (["compiled 0"], [])  # it was replaced
+
+
 def test_a_model_is_loaded_without_the_compiler_of_pytorch(tmp_path: Path) -> None:
     code = f"""
 import sys
