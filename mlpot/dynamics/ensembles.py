@@ -231,8 +231,14 @@ def _nose_hoover(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.
     return Ensemble(recipe.ensemble, dynamics, n_degrees, _steady(dynamics, recipe))
 
 
-def _mtk(atoms: Atoms, recipe: MDRecipe, n_degrees: int) -> Ensemble:
-    """Martyna, Tobias and Klein's barostat: J. Chem. Phys. 101, 4177 (1994)."""
+def check_plan(atoms: Atoms, plan: Sequence[MDRecipe]) -> None:
+    """Raise StartError if one of all stages has a barostat that does not suit the structure."""
+    for stage in plan:
+        if stage.ensemble in NPT:
+            _check_barostat(atoms, stage)
+
+
+def _check_barostat(atoms: Atoms, recipe: MDRecipe) -> None:
     if not atoms.pbc.all():
         pbc = "".join("FT"[int(p)] for p in atoms.pbc)
         raise StartError(
@@ -246,6 +252,11 @@ def _mtk(atoms: Atoms, recipe: MDRecipe, n_degrees: int) -> Ensemble:
             "are held in place: the pressure on such a cell is not that of the material in it. Free them, or "
             "choose another ensemble."
         )
+
+
+def _mtk(atoms: Atoms, recipe: MDRecipe, n_degrees: int) -> Ensemble:
+    """Martyna, Tobias and Klein's barostat: J. Chem. Phys. 101, 4177 (1994)."""
+    _check_barostat(atoms, recipe)
     integrator = ConstrainedIsotropic if recipe.ensemble == "npt-isotropic" else ConstrainedMTK
     constraints = atoms.constraints
     atoms.set_constraint()  # ASE refuses a fixed center of mass; these integrators keep it

@@ -17,13 +17,14 @@ from mlpot.data.h5md.trajectory import TrajectoryWriter
 from mlpot.dynamics.batch import Batch, Found
 from mlpot.dynamics.checkpoints import Checkpoint, Checkpoints
 from mlpot.dynamics.course import Course
-from mlpot.dynamics.ensembles import Ensemble, build_ensemble
+from mlpot.dynamics.ensembles import Ensemble, build_ensemble, check_plan
 from mlpot.dynamics.guards import NOT_CHECKED, WINDOW, Monitor
 from mlpot.dynamics.lockstep import Lockstep
 from mlpot.dynamics.log import Log, Observation, Slope, observe, resident_memory
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.replica_guards import Watch
 from mlpot.dynamics.simulation import write_bad_frame
+from mlpot.dynamics.start import StartError
 from mlpot.dynamics.states import State, identical, identity
 from mlpot.potential import Potential
 from mlpot.signals import BlowUpError
@@ -144,7 +145,11 @@ class Replicas(Course):
         self._stage, self._ensembles = stage, dict[int, Ensemble]()
         for k in self.running:
             own = self.replicas[k]
-            self._ensembles[k] = build_ensemble(own.atoms, self.plan[stage], own.rng, own.n_degrees)
+            try:
+                check_plan(own.atoms, self.plan)
+                self._ensembles[k] = build_ensemble(own.atoms, self.plan[stage], own.rng, own.n_degrees)
+            except StartError as error:
+                raise StartError(f"Replica {k}: {error}") from error
             own.n_degrees = self._ensembles[k].n_degrees
         self._couple()
 

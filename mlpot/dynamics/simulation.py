@@ -15,7 +15,7 @@ from mlpot.data.h5md.trajectory import TrajectoryWriter
 from mlpot.data.sources.output import write_structures
 from mlpot.dynamics.checkpoints import Checkpoint, Checkpoints
 from mlpot.dynamics.course import Course
-from mlpot.dynamics.ensembles import Ensemble, build_ensemble
+from mlpot.dynamics.ensembles import Ensemble, build_ensemble, check_plan
 from mlpot.dynamics.guards import NOT_CHECKED, WINDOW, Monitor
 from mlpot.dynamics.log import Log, Observation, Slope, observe, resident_memory
 from mlpot.dynamics.recipe import MDRecipe
@@ -65,6 +65,7 @@ class Simulation(Course):
         super().__init__(recipe, checkpoints)
         self.atoms, self.rng, self.card, self._ranges, self._terms = atoms, rng, card, ranges, terms
         self.warnings: dict[str, str] = {}
+        check_plan(atoms, self.plan)
         newest = checkpoints.newest
         if newest is None:
             self._build(0)

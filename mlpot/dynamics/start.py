@@ -59,6 +59,8 @@ def starting_atoms(recipe: MDRecipe, calculator: MLPotCalculator, rng: np.random
 
 def started(atoms: Atoms, recipe: MDRecipe, calculator: MLPotCalculator, rng: np.random.Generator) -> Atoms:
     """As `starting_atoms`, of a structure that was read."""
+    if not len(atoms):
+        raise StartError(f"The structure of {recipe.structure} has no atoms. Take another frame of it.")
     has_velocities = atoms.has("momenta")
     check_constraints(atoms, recipe.structure)
     warn_of_state(atoms, recipe.structure)

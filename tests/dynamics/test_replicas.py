@@ -10,7 +10,7 @@ from typing import Any
 import ase.io
 import numpy as np
 import pytest
-from ase import units
+from ase import Atoms, units
 from ase.constraints import FixAtoms, FixCom
 from md_runs import assert_same_run, md_recipe, prepared
 from potentials import new_potential
@@ -221,6 +221,12 @@ def test_what_does_not_run_in_a_batch_is_refused_by_name(folder: Path) -> None:
     held.set_constraint(FixCom())
     with pytest.raises(StartError, match="FixCom"):
         run_replicas(recipe_of(folder, "com", replicas=2, structure=several(folder, "com.traj", [held])))
+    lone = several(folder, "lone.traj", [copper(), Atoms("Cu", cell=[20, 20, 20], pbc=True)])
+    with pytest.raises(StartError, match="Replica 1: Cu has no motion left"):
+        run_replicas(recipe_of(folder, "lone", frame="all", structure=lone, ensemble="nose-hoover"))
+    empty = several(folder, "empty.traj", [copper(), Atoms()])
+    with pytest.raises(StartError, match=r"Replica 1 \(structure 1 of .*has no atoms"):
+        run_replicas(recipe_of(folder, "empty", frame="all", structure=empty))
     held.set_constraint(FixAtoms([0]))
     file = several(folder, "mixed.traj", [held, copper()])
     with pytest.raises(StartError, match="Structure 1 holds no atoms and structure 0 does"):
@@ -252,3 +258,14 @@ def test_a_replica_is_read_like_any_run(folder: Path) -> None:
     assert found.expected_std_K == other.expected_std_K
     with Reader(batch.output / "replica_1/trajectory.h5") as reader:
         assert json.loads(reader.card["recipe"])["seed"] == batch.seed + 1
+
+
+@pytest.mark.parametrize("run", [run_md, run_replicas])
+def test_a_later_stage_that_makes_no_sense_is_refused_before_the_first(run: Any, folder: Path) -> None:
+    """A barostat of a molecule was refused when the stages before it had been done."""
+    stages = ({"ensemble": "langevin", "steps": 5}, {"ensemble": "npt-isotropic", "steps": 5})
+    replicas, output = 1 if run is run_md else 2, f"late_{run.__name__}"
+    late = recipe_of(folder, output, structure=folder / "ethanol.xyz", stages=stages, replicas=replicas)
+    with pytest.raises(StartError, match="periodic in three directions"):
+        run(late)
+    assert not list((folder / output).glob("**/*.csv"))
