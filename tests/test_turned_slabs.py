@@ -168,6 +168,6 @@ def test_the_certificate_judges_the_stress_of_slabs() -> None:
     assert stress_check(of_potential(potential.double()), crystal).passed
     out = stress_check(CalculatorUnderTest("wrong", Wrong, (29,)), crystal)
     assert not out.passed
-    assert "turned" in out.where
+    assert "rotated" in out.where
     given = replace(of_potential(potential.double()), name="given")
     assert "of a user" in stress_check(given, {"of a user": turned(slab(), TURNS[0])}).where

@@ -31,7 +31,7 @@ RECIPES = {
     "a key twice, written otherwise": ("data: {1: a, 0x1: b}", "Key 1 stands in lines"),
     "a list as key": ("? [a, b]\n: c", "is no word"),
     "infinity": ("data: {train: a.h5}\nloss: {energy: .inf}", "finite"),
-    "no text": ("\x00\x01", "not valid YAML"),
+    "no text": ("\x00\x01", "is no text"),
 }
 
 
