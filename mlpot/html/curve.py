@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpot.figures.curve import curve_panels, half_finished
-from mlpot.html.files import duration, number, read_json
+from mlpot.html.files import as_yaml, duration, number, read_json
 from mlpot.html.page import Html, Kind, aside, chapters, facts, finding, more, page, pictures, table, tag
 from mlpot.studies.curve_summary import UNITS, head_and_rows, slopes_told
 from mlpot.studies.several import FINISHED
@@ -27,7 +27,7 @@ def curve_page(folder: Path) -> str:
         "Pictures": [pictures(curve_panels(curve))] if curve["finished"] else [],
         "Trainings": [_trainings(curve)],
         "Data": [facts(_data(curve))],
-        "Recipe": [more("Recipe", "\n".join(f"{k}: {v}" for k, v in curve["recipe"].items()))],
+        "Recipe": [more("Recipe", as_yaml(curve["recipe"]))],
     }
     return page(f"Curve {folder.name}", *chapters(parts), verdict=verdict_of(curve))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 
 class RunError(ValueError):
@@ -30,6 +32,11 @@ def read_json(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
     if lacking := [name for name in needed if name not in content]:
         raise RunError(f"{path} is damaged, it has no {', '.join(lacking)}. Restore it, or repeat the run.")
     return content
+
+
+def as_yaml(recipe: Mapping[str, Any]) -> str:
+    """A recipe as the file that a command takes."""
+    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
 
 
 def number(value: float | None, digits: int = 3, unit: str = "") -> str:

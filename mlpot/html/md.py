@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from mlpot.data.sources.read import read_structure
 from mlpot.dynamics.analyze import AnalysisError, analysis_of
 from mlpot.dynamics.log import read_log, with_error
 from mlpot.figures.md import analysis_panels, md_panels
-from mlpot.html.files import duration, number, read_json
+from mlpot.html.files import as_yaml, duration, number, read_json
 from mlpot.html.page import Html, Kind, aside, chapters, facts, finding, more, page, pictures, tag, tiles
 from mlpot.html.view import SCRIPT, few, view
 
@@ -31,7 +30,7 @@ def md_page(folder: Path) -> str:
         "Distributions": _distributions(folder),
         "Provenance": [
             facts(provenance),
-            more("Recipe", json.dumps(report["recipe"], indent=2, ensure_ascii=False)),
+            more("Recipe", as_yaml(report["recipe"])),
         ],
     }
     content = [*_findings(summary), _headline(summary, report["recipe"]), *chapters(parts)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlpot.figures.pareto import pareto_panels
 from mlpot.html.curve import notes_of, of_sets, verdict_of
-from mlpot.html.files import duration, number, read_json
+from mlpot.html.files import as_yaml, duration, number, read_json
 from mlpot.html.page import Html, aside, chapters, facts, finding, more, page, pictures, table, tag
 from mlpot.studies.pareto_table import head_and_rows, told
 
@@ -21,7 +21,6 @@ NEEDED = (
 def pareto_page(folder: Path) -> str:
     """The page of the directory of a comparison, whether all of its trainings have finished or not."""
     comparison = read_json(folder / "pareto.json", NEEDED)
-    recipes = {f"Recipe of {name}": recipe for name, recipe in comparison["recipes"].items()}
     parts: dict[str, list[Html]] = {
         "Choice": _choice(comparison),
         "Errors and costs": [table(*head_and_rows(comparison)), *map(aside, _MEANINGS)],
@@ -29,9 +28,7 @@ def pareto_page(folder: Path) -> str:
         "Trainings": [_trainings(comparison)],
         "Clock": [_clock(comparison)],
         "Data": [facts(_data(comparison))],
-        "Recipes": [
-            more(name, "\n".join(f"{k}: {v}" for k, v in recipe.items())) for name, recipe in recipes.items()
-        ],
+        "Recipes": [more(f"Recipe of {name}", as_yaml(recipe)) for name, recipe in comparison["recipes"].items()],
     }
     return page(f"Comparison {folder.name}", *chapters(parts), verdict=verdict_of(comparison))
 

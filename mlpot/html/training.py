@@ -114,17 +114,22 @@ def _certificate(path: Path, header: Mapping[str, Any]) -> list[Html]:
     return [*([] if is_of_these else [other]), *certified(stored["result"])]
 
 
+LABELS = {"structures": "structures", "energy": "energies", "forces": "forces on atoms", "stress": "stresses"}
+"""Labels that a training counts, in words."""
+
+
 def _provenance(metrics: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, str]:
-    labels = ", ".join(f"{n} {what}" for what, n in metrics["labels"].items())
+    learned_from = ", ".join(f"{metrics['labels'][key]} {what}" for key, what in LABELS.items())
+    processes = metrics["processes"]
     return {
         "made": header["created"],
         "with": ", ".join(f"{name} {version}" for name, version in header["versions"].items()),
         "seed": str(metrics["seed"]),
-        "learned from": labels,
+        "learned from": learned_from,
         "training set, SHA-256": header["card"]["training_set_hash"],
         "cutoff": f"{header['cutoff']} Å",
         "computes in": header["dtype"],
-        "on": f"{metrics['processes']} processes, {metrics['device']}",
+        "on": f"{metrics['device']}, {processes} process{'es' if processes > 1 else ''}",
     }
 
 

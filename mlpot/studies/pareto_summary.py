@@ -179,7 +179,7 @@ def _of_tie(pick: Row, other: Row, unit: str) -> str:
 
 def _of_next(pick: Row, other: Row, unit: str) -> str:
     mean, error = difference(other, pick)
-    return f"Next is {other.name}, {mean:.3g} ± {error:.3g} {unit} worse."
+    return f"Next is {other.name}, {mean:.3g} ± {error:.2g} {unit} worse."
 
 
 def _why_none(rows: Sequence[Row], budget: Budget) -> str:

@@ -46,5 +46,5 @@ def _figure(value: float | None) -> str:
 
 
 def told(comparison: Mapping[str, Any]) -> list[str]:
-    """The choice for the budget, then those for each of the times that were trained."""
-    return [comparison["budget"]["told"], *(c["told"] for c in comparison["choices"])]
+    """The choice for the budget, then those for each of the times that were trained, each once."""
+    return list(dict.fromkeys([comparison["budget"]["told"], *(c["told"] for c in comparison["choices"])]))

@@ -117,3 +117,15 @@ def test_a_dissociation_curve_is_bound_by_what_binds_most(tmp_path: Path) -> Non
     far = [labeled(Atoms("CuAu", [(0, 0, 0), (0, 0, d)])) for d in np.linspace(2.0, 7.5, 40)]
     data = write(tmp_path / "set.h5", [*atoms, *far])
     assert "reference energies" not in {f.check for f in check(data).findings}
+
+
+def test_crystals_that_repeat_by_their_symmetry_are_a_note_that_says_so(tmp_path: Path) -> None:
+    frames = crystals(24)
+    again, axes = frames[3].copy(), [1, 2, 0]
+    again.set_cell(again.cell.array[:, axes])
+    again.positions = again.positions[:, axes]
+    other = write(tmp_path / "test.h5", [*frames[20:], labeled(again)])
+    report = check(write(tmp_path / "set.h5", frames[:20]), against=other)
+    (found,) = [f for f in report.findings if f.check == "leakage"]
+    assert (found.severity, found.n_frames) == ("note", 1)
+    assert "these test nothing new" in found.message

@@ -112,7 +112,8 @@ def test_a_training_is_told_from_data_to_errors(runs: Path, pages: dict[str, str
     assert f"{metrics['validation']['forces_mae_meV_per_A']:.3g}" in told
     assert "There was no test set" in told
     assert "level of theory" in told
-    assert "learned from" in told
+    assert f"structures, {metrics['labels']['energy']} energies," in told
+    assert "cpu, 1 process" in told
     assert "--attach" in told
     for alt in (
         "Loss by epoch",

@@ -27,6 +27,7 @@ from mlpot.studies.curve_summary import cell_of
 from mlpot.studies.pareto import pareto
 from mlpot.studies.pareto_plan import Question
 from mlpot.studies.pareto_summary import Budget, Judged, Row, choice, front_of, same, summary
+from mlpot.studies.pareto_table import told
 from mlpot.training.epoch_time import EpochTime
 from mlpot.training.recipe import Recipe
 from mlpot.training.run_directory import RunDirectoryError
@@ -149,6 +150,9 @@ def test_the_page_of_a_whole_one_has_choice_table_and_picture(
     assert text.count("data:image/svg+xml") == 2
     for row in found["rows"]:
         assert cell_of(row["test"][ERROR]) in text
+    assert "model:\n  backbone: schnet\n" in text  # a recipe that a command takes
+    choices = [{"told": "take ace"}, {"told": "take schnet"}]
+    assert told({"budget": {"told": "take schnet"}, "choices": choices}) == ["take schnet", "take ace"]
 
 
 @pytest.mark.parametrize(

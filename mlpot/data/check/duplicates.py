@@ -97,10 +97,13 @@ def leakage(train: Columns, other: Columns, displacement: float, path: str, agai
     both, fix = np.sort(np.concatenate([exact, moved])), f"without={against}"
     if len(both):
         turned = f", {len(moved)} of them rotated or with atoms in another order" if len(moved) else ""
-        message = (
-            f"{len(both)} of {n} structures of {against} are in {path} too{turned}: their errors mean nothing."
+        crystals = len(exact) == 0 and other.periodic[moved].all()
+        meaning = (
+            "strained crystals repeat by their symmetry, but these test nothing new"
+            if crystals
+            else "their errors mean nothing"
         )
-        crystals = len(exact) == 0 and other.periodic[moved].all()  # strained crystals repeat by their symmetry
+        message = f"{len(both)} of {n} structures of {against} are in {path} too{turned}: {meaning}."
         yield finding("leakage", "note" if crystals else "error", message, other.index[both], fix=fix)
     if len(close) > max(1, 0.01 * n):
         message = (
