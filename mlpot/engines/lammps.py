@@ -73,7 +73,7 @@ def run_lammps(
     try:
         lmp.file(str(script))
     except MPIAbortException as error:
-        stop_all(comm, str(error), 1)
+        stop_all(comm, f"LAMMPS stopped: {error.message.strip()}", 1)  # its own text has quotes and newlines
     except Exception as error:  # LAMMPS raises no other kind, on all ranks, and has told it
         if comm.Get_rank() == 0:
             print(f"mlpot: LAMMPS stopped: {error}", file=sys.stderr)

@@ -97,6 +97,10 @@ WRONG: dict[str, tuple[str, str]] = {
     "guard_distance": (oxide() + "run 0\ndisplace_atoms all random 1 1 1 5\nrun 0\n", "--min-distance"),
     "guard_force": (oxide() + "fix n all nve\nrun 5\n", "--max-force"),
     "LAMMPS_itself": (oxide() + "nonsense\n", "Unknown command"),
+    "one_rank_of_LAMMPS": (
+        oxide() + "region c sphere 1 1 1 3 units box\nfix w all wall/region c lj93 0.05 1.5 2.0\nrun 0\n",
+        "LAMMPS stopped: ERROR on proc",
+    ),
 }
 QUICK = ("L11_no_line", "L1_same_place", "L6_ghosts_of_a_group")
 
