@@ -154,10 +154,10 @@ class RankPotential(lammps_fix.Callbacks):
         except Exception as error:
             atoms, reason = None, told(error)
         # Ranks that found their lists anew in different steps would wait for each other in each of these.
-        (due,) = greatest(self.comm, Due.NOTHING if atoms is None else self.own.due(*atoms))
+        (due,) = greatest(self.comm, Due.NOTHING if atoms is None else self.own.neighbors.due(*atoms))
         if atoms is not None:
             try:
-                local = self.own.graph(*atoms, self._box(), Due(due))
+                local = self.own.neighbors.graph(*atoms, self._box(), Due(due))
             except Exception as error:
                 reason = told(error)
         if self.own.ready(local):

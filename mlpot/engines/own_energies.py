@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mlpot.engines.exchanged import ExchangedPotential
 from mlpot.engines.halo import RankHalo
-from mlpot.engines.local_atoms import Box, Due, LocalGraph, LocalList
+from mlpot.engines.local_atoms import LocalGraph, LocalList
 from mlpot.engines.mpi import greatest
 from mlpot.forces import AtomicProperties, by_atom, grades_of, native_call_with_ghosts, predict_atoms, predict_own
 from mlpot.potential import Potential
@@ -32,16 +32,8 @@ class OwnEnergies(Protocol):
     """Å, how far out ghosts are needed."""
     others_wait: bool
     """Whether other processes wait for this one while it predicts."""
-
-    def due(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int) -> Due:
-        """As `LocalList.due`."""
-        ...
-
-    def graph(
-        self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, box: Box, due: Due | None = None
-    ) -> LocalGraph:
-        """As `LocalList.graph`."""
-        ...
+    neighbors: LocalList
+    """Of own atoms and the ghosts that they need."""
 
     def ready(self, local: LocalGraph | None) -> bool:
         """Whether to predict, of own atoms and ghosts or of None where something went wrong; all processes ask."""
@@ -68,15 +60,7 @@ class LargeGhosts:
     def __init__(self, potential: Potential):
         self.reach = potential.n_passes * potential.cutoff
         self._potential, self._native = potential, native_call_with_ghosts(potential)
-        self._list = LocalList(potential.cutoff, potential.n_passes)
-
-    def due(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int) -> Due:
-        return self._list.due(positions, numbers, ids, n_own)
-
-    def graph(
-        self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, box: Box, due: Due | None = None
-    ) -> LocalGraph:
-        return self._list.graph(positions, numbers, ids, n_own, box, due)
+        self.neighbors = LocalList(potential.cutoff, potential.n_passes)
 
     def ready(self, local: LocalGraph | None) -> bool:
         return local is not None
@@ -121,24 +105,16 @@ class ExchangedFeatures:
         self.reach = potential.cutoff
         self.halo = RankHalo(comm)
         self._comm, self._exchanged = comm, ExchangedPotential(potential, self.halo)
-        self._list, self._n_met = LocalList(potential.cutoff, 1), -1
-
-    def due(self, positions: Floats, numbers: Ints, ids: Ints, n_own: int) -> Due:
-        return self._list.due(positions, numbers, ids, n_own)
-
-    def graph(
-        self, positions: Floats, numbers: Ints, ids: Ints, n_own: int, box: Box, due: Due | None = None
-    ) -> LocalGraph:
-        return self._list.graph(positions, numbers, ids, n_own, box, due)
+        self.neighbors, self._n_met = LocalList(potential.cutoff, 1), -1
 
     def ready(self, local: LocalGraph | None) -> bool:
         """No process predicts if one has no graph; if the list of one is new, all look for owners again."""
-        any_failed, any_new = greatest(self._comm, local is None, self._list.n_builds != self._n_met)
+        any_failed, any_new = greatest(self._comm, local is None, self.neighbors.n_builds != self._n_met)
         if any_failed or local is None:
             return False
         if any_new:
             self.halo.meet(local.ids, local.n_own)
-            self._n_met = self._list.n_builds
+            self._n_met = self.neighbors.n_builds
         return True
 
     def predict(self, local: LocalGraph) -> tuple[Tensor, Tensor, Tensor]:
