@@ -157,13 +157,17 @@ class Layout:
             harmonics=int(any(s[p.KIND] == p.NEIGHBOR_SUM and s[p.N_FACTORS] for s in self.steps)),
         )
 
+    def ends_of(self, name: str) -> tuple[int, int]:
+        """The first step that writes an array, and the last one that reads or writes it."""
+        written = (k for k, (_, target) in enumerate(self.touched) if target == name)
+        return next(written), max(k for k, both in enumerate(self.touched) if name in both)
+
     def _first(self, forward: list[tuple[int, int]], back: list[tuple[int, int]]) -> list[tuple[int, ...]]:
         """The rows of `Plan.first`."""
         out: list[tuple[int, ...]] = []
         kinds = [s[p.KIND] for s in self.steps]
         for name in self.arrays:
-            written = min(k for k, (_, target) in enumerate(self.touched) if target == name)
-            last = max(k for k, both in enumerate(self.touched) if name in both)
+            written, last = self.ends_of(name)
             ahead = next(n for n, (start, stop) in enumerate(forward) if start <= written < stop)
             behind = next(n for n, (start, stop) in enumerate(back) if start >= last > stop)
             by_sum = int(kinds[written] in AHEAD), int(kinds[last] in BEHIND)
@@ -206,12 +210,10 @@ def layout_of(program: Program, dtype: torch.dtype) -> Layout:
 def _mark_fresh(out: Layout) -> None:
     """Find the steps before which nothing must be cleared."""
     for name, (_, *row) in out.arrays.items():
-        written = next(s for s, (_, target) in zip(out.steps, out.touched, strict=True) if target == name)
-        written[p.FRESH] = int(_writes_all(out, written, row, back=False))
-        backwards = zip(out.steps[::-1], out.touched[::-1], strict=True)
-        last, (source, _) = next((s, both) for s, both in backwards if name in both)
-        if source == name and not last[p.STATIC]:
-            last[p.FRESH_BACK] = int(_writes_all(out, last, row, back=True))
+        written, last = out.ends_of(name)
+        out.steps[written][p.FRESH] = int(_writes_all(out, out.steps[written], row, back=False))
+        if out.touched[last][0] == name and not out.steps[last][p.STATIC]:
+            out.steps[last][p.FRESH_BACK] = int(_writes_all(out, out.steps[last], row, back=True))
 
 
 def _writes_all(out: Layout, s: list[int], row: list[int], *, back: bool) -> bool:
