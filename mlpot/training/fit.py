@@ -35,6 +35,7 @@ from mlpot.training.run_directory import (
     check_holds_run,
     data_of,
     epochs_done,
+    last_checkpoint,
     prepare_directory,
     read_checkpoint,
 )
@@ -137,7 +138,8 @@ def _train(
     room = 0.0 if recipe.data.stream is True else free_memory() / 4
     parts = make_parts(recipe.data, recipe.loss, known=known_elements(source), keep=room)
     start, potential, baseline = beginning(recipe, parts, source, tell)
-    sets = make_sets(recipe, parts, potential.cutoff, in_windows=kept_order(directory) if resume else None)
+    last = last_checkpoint(directory) if resume else None
+    sets, done = make_sets(recipe, parts, potential.cutoff, in_windows=kept_order(last)), epochs_done(last)
     parts = replace(parts, examples=examples(parts.train), to_rotate=to_rotate(parts.validation, potential))
     parts.forget()  # what is needed of the frames is in the sets
     if not resume:
@@ -146,7 +148,6 @@ def _train(
     before = judge(start, sets) if start is not None and is_new else {}
     callbacks = [*callbacks, Expectation(tell, recipe.training), OneOrder(sets["train"])]
     with announcements_off(), matmul_precision(recipe.training.precision):
-        done = epochs_done(directory) if resume else 0
         trainer = make_trainer(recipe, directory, callbacks, done=done)
         if trainer.local_rank > 0:
             end_with_parent()  # Lightning ends the parent with its children

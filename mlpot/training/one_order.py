@@ -6,7 +6,6 @@ on the memory that it finds free, and frames would be dealt twice or never where
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +13,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from mlpot.training.loaders import Batches
-from mlpot.training.run_directory import read_checkpoint
-from mlpot.training.trainer import LAST
 
 
 class OneOrder(Callback):
@@ -45,9 +42,9 @@ class OneOrder(Callback):
         return {"in_windows": self._in_windows}
 
 
-def kept_order(directory: Path) -> bool | None:
-    """Whether the run in a directory takes frames in windows; None where that is not known, or not yet."""
-    if not (directory / LAST).exists():
+def kept_order(checkpoint: dict[str, Any] | None) -> bool | None:
+    """Whether a run takes frames in windows, of its checkpoint; None where that is not known, or not yet."""
+    if checkpoint is None:
         return None
-    kept: bool | None = read_checkpoint(directory / LAST)["callbacks"].get(OneOrder.__name__, {}).get("in_windows")
+    kept: bool | None = checkpoint["callbacks"].get(OneOrder.__name__, {}).get("in_windows")
     return kept

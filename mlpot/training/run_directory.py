@@ -205,7 +205,8 @@ def _check_same_data(directory: Path, content: dict[str, Any]) -> None:
 
 def _tell_of_schedule(earlier: Recipe, recipe: Recipe, steps: int, tell: Messages) -> None:
     """Tell how the learning rate jumps where the cosine is drawn anew, or that no epoch is left to do."""
-    last, done = Path(recipe.training.directory) / LAST, epochs_done(Path(recipe.training.directory))
+    last = last_checkpoint(Path(recipe.training.directory))
+    done = epochs_done(last)
     if recipe.training.epochs < done:
         tell.warn(
             f"training.epochs is {recipe.training.epochs}, and {done} were done before: none is done any more, "
@@ -213,9 +214,9 @@ def _tell_of_schedule(earlier: Recipe, recipe: Recipe, steps: int, tell: Message
         )
         return
     epochs = earlier.training.epochs, recipe.training.epochs
-    if epochs[0] == epochs[1] or recipe.optimizer.schedule != "cosine" or not last.exists():
+    if epochs[0] == epochs[1] or recipe.optimizer.schedule != "cosine" or last is None:
         return
-    done = read_checkpoint(last)["global_step"]
+    done = last["global_step"]
     before, after = (
         recipe.optimizer.learning_rate * relative_rate(recipe.optimizer, done, steps * n) for n in epochs
     )
@@ -226,11 +227,16 @@ def _tell_of_schedule(earlier: Recipe, recipe: Recipe, steps: int, tell: Message
     )
 
 
-def epochs_done(directory: Path) -> int:
-    """Epochs that the run in a directory has done, with their validation."""
-    if not (directory / LAST).exists():
+def last_checkpoint(directory: Path) -> dict[str, Any] | None:
+    """The newest checkpoint of the run in a directory; None before there is one."""
+    return read_checkpoint(directory / LAST) if (directory / LAST).exists() else None
+
+
+def epochs_done(checkpoint: dict[str, Any] | None) -> int:
+    """Epochs that a run has done, with their validation."""
+    if checkpoint is None:
         return 0
-    return int(read_checkpoint(directory / LAST)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
