@@ -14,6 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlpot.data.h5md import Reader
 from mlpot.data.sources.convert import convert
 from mlpot.data.sources.read import Source
+from mlpot.data.sources.reading import Reading
 
 
 def edit(path: Path, change: Callable[[h5py.File], object]) -> None:
@@ -86,6 +87,13 @@ def xyz(path: Path, *comments: str, columns: str = "", values: str = "") -> Path
     properties = f"Properties=species:S:1:pos:R:3{columns}"
     path.write_text("".join(f"2\n{properties} {comment}\n{rows}" for comment in comments))
     return path
+
+
+def read_output(path: Path, lines: list[str], **said) -> tuple[list[Atoms], list[str]]:
+    """The frames of the output of a program with these lines, and what is told of it."""
+    path.write_text("\n".join(lines) + "\n")
+    source = Source(path, Reading(**said))
+    return list(source.frames()), source.report.lines()
 
 
 def account(source: Source) -> str:

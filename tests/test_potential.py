@@ -251,7 +251,7 @@ def test_a_calculator_leaves_the_potential_as_it_was() -> None:
 
 def test_structures_of_ase_are_not_predicted_but_say_what_takes_them() -> None:
     with pytest.raises(TypeError, match=r"this is of type Atoms\. .*MLPotCalculator"):
-        predict(new_potential("schnet"), ethanol())  # type: ignore[arg-type]
+        predict(new_potential("schnet"), ethanol())  # type: ignore[arg-type]  # the fault itself
 
 
 def test_the_calculator_gives_what_predict_gives() -> None:

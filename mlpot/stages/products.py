@@ -191,7 +191,7 @@ class _Factors:
 
 
 @cache
-def _chunks(terms: tuple[Product, ...]):  # type: ignore[no-untyped-def]
+def _chunks(terms: tuple[Product, ...]) -> list[tuple[list[list[int]], list[int], list[int], list[float]]]:
     out = []
     for order in sorted({len(t.factors) for t in terms}):
         own = [t for t in terms if len(t.factors) == order]

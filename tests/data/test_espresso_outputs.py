@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.constraints import FixCartesian
+from frames import read_output
 
 from mlpot.data.h5md import FormatError, KeysError, LabelError
-from mlpot.data.sources.read import Source
-from mlpot.data.sources.reading import Reading
 from mlpot.units import BOHR, RYDBERG
 
 FORCES = ((0.02, 0.0, 0.01), (-0.02, 0.0, -0.01))
@@ -60,10 +59,7 @@ def positions(height: float, flags: str = "") -> list[str]:
 
 
 def read(tmp_path: Path, lines: list[str], **said):
-    path = tmp_path / "pw.out"
-    path.write_text("\n".join(lines) + "\n")
-    source = Source(path, Reading(**said))
-    return list(source.frames()), source.report.lines()
+    return read_output(tmp_path / "pw.out", lines, **said)
 
 
 def energies(frames) -> list[float]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from frames import read_output
 
 from mlpot.data.h5md import FormatError, KeysError
 from mlpot.data.sources.read import Source
-from mlpot.data.sources.reading import Reading
 from mlpot.units import BOHR, HARTREE
 
 RULE = " " + "-" * 69
@@ -60,10 +60,7 @@ def both(structure) -> list[str]:
 
 
 def read(tmp_path: Path, lines: list[str], **said):
-    path = tmp_path / "job.log"
-    path.write_text("\n".join(lines) + "\n")
-    source = Source(path, Reading(**said))
-    return list(source.frames()), source.report.lines()
+    return read_output(tmp_path / "job.log", lines, **said)
 
 
 def energies(frames) -> list[float]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from frames import read_output
 
 from mlpot.data.h5md import FormatError, KeysError
-from mlpot.data.sources.read import Source
-from mlpot.data.sources.reading import Reading
 from mlpot.units import BOHR, HARTREE
 
 BANNER = ["                                 * O   R   C   A *", ""]
@@ -54,10 +53,7 @@ def job(number: int) -> list[str]:
 
 
 def read(tmp_path: Path, lines: list[str], **said):
-    path = tmp_path / "job.out"
-    path.write_text("\n".join(lines) + "\n")
-    source = Source(path, Reading(**said))
-    return list(source.frames()), source.report.lines()
+    return read_output(tmp_path / "job.out", lines, **said)
 
 
 def contents(frames) -> list[tuple[float, float, float | None]]:

@@ -111,7 +111,7 @@ def test_reflections_remove_handedness_and_say_so() -> None:
 
 def test_random_rotations_are_those_of_the_seed() -> None:
     one, same, other = (
-        averaged(learned(), over="random", n_rotations=5, seed=seed).backbone.rotations  # type: ignore[attr-defined]
+        averaged(learned(), over="random", n_rotations=5, seed=seed).backbone.rotations  # type: ignore[attr-defined]  # its own
         for seed in (1, 1, 2)
     )
     assert (one == same).all()

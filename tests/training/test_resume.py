@@ -129,7 +129,7 @@ def test_a_run_that_is_resumed_for_fewer_epochs_ends_with_those_that_are_done(
     done = 3 if stop else 4
     with pytest.warns(TrainingWarning, match=f"epochs is 1, and {done} were done before: none is done any more"):
         ended = train(small_recipe(data, tmp_path / "run", *often, "training.epochs=1"), resume=True)
-    assert ended.metrics["best_epoch"] == best["epoch"] + 1  # type: ignore[operator]
+    assert ended.metrics["best_epoch"] == best["epoch"] + 1  # type: ignore[operator]  # numbers, of a file
     assert_same(checkpoint(tmp_path / "run" / BEST)["state_dict"], best["state_dict"])
 
 
