@@ -250,7 +250,7 @@ class RankPotential(lammps_fix.Callbacks):
             return
         before, (origin, cell, _) = self._begun
         moved = farthest(positions, before)
-        if 2 * moved <= SKIN or 2 * moved <= ghost_cutoff(self.lmp) - self.reach:
+        if 2 * moved <= ghost_cutoff(self.lmp) - self.reach:  # less than LAMMPS' skin, if the script says so
             return
         new_origin, new_cell, _ = self._box()
         strain = np.linalg.solve(cell, new_cell)

@@ -39,6 +39,11 @@ WRONG: dict[str, tuple[str, str]] = {
         oxide(pair="", line="fix potential all mlpot O Si passes exchange") + "comm_modify cutoff 3\nrun 0\n",
         "comm_modify mode single cutoff",
     ),
+    "L6_cutoff_without_room_for_steps": (
+        oxide(pair="", line="fix potential all mlpot O Si passes exchange\ncomm_modify cutoff 4.01")
+        + "velocity all create 3000 8\nfix move all nve\nrun 50\n",
+        "ghosts may be missing",
+    ),
     "L14_monte_carlo": (oxide() + "fix s all atom/swap 1 1 7 300 types 1 2\nrun 0\n", "fix atom/swap"),
     "dimension": (
         "units metal\ndimension 2\natom_style atomic\nregion b block 0 9 0 9 -1 1\ncreate_box 2 b\n"
@@ -102,7 +107,7 @@ WRONG: dict[str, tuple[str, str]] = {
         "LAMMPS stopped: ERROR on proc",
     ),
 }
-QUICK = ("L11_no_line", "L1_same_place", "L6_ghosts_of_a_group")
+QUICK = ("L11_no_line", "L6_cutoff_without_room_for_steps", "L1_same_place", "L6_ghosts_of_a_group")
 
 
 @pytest.mark.parametrize(
