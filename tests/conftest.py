@@ -158,8 +158,8 @@ def rotating_potential(request: pytest.FixtureRequest) -> Potential:
     return _frozen(request)
 
 
-@pytest.fixture(scope="session")
-def _workers() -> Iterator[object]:
+@pytest.fixture(scope="module")  # idle workers look for work all the time
+def workers() -> Iterator[object]:
     dask = pytest.importorskip("dask")
     distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'mlpot[dask]'")
     settings = {"distributed.scheduler.allowed-failures": 0}
@@ -170,10 +170,10 @@ def _workers() -> Iterator[object]:
 
 
 @pytest.fixture
-def cluster(_workers: object) -> object:
+def cluster(workers: object) -> object:
     """A scheduler on this machine and two workers, each a process; Dask gives a task up when one died of it."""
     from distributed import Client
 
-    with Client(_workers, set_as_default=False) as client:  # workers that the test before killed are there again
+    with Client(workers, set_as_default=False) as client:  # workers that the test before killed are there again
         client.wait_for_workers(2)
-    return _workers
+    return workers

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from mlpot.atomic_files import write_whole
 from mlpot.figures.training import LOGS
@@ -95,7 +97,12 @@ def _trainer(**settings: Any) -> Trainer:
 
 def _strategy(name: str) -> str | DDPStrategy:
     """Lightning's of a name; the usual one sends no buffers, which no step changes."""
-    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if name == "ddp" else name
+    if name != "ddp":
+        return name
+    known = signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # until torch 2.12
+    options: dict[str, Any] = {buffers: False}
+    return DDPStrategy(gradient_as_bucket_view=True, **options)
 
 
 def _environment() -> list[LightningEnvironment]:
