@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpot.knots import RadialTable
-from mlpot.models.layers import choose, normal
+from mlpot.models.layers import N_NEIGHBORS, choose, normal
 from mlpot.stages.coupling import couplings
 from mlpot.stages.linear import Block, Linear, per_degree
 from mlpot.stages.neighbor_sum import NeighborSum, Term
@@ -54,7 +54,8 @@ class ACE(StagedNetwork):
         message_degree: highest degree L of the messages: 1, scalars and vectors, or 2.
         radial: basis of distances: gaussian, bessel or expnormal.
         n_radial: size of the basis.
-        n_neighbors: M, about the number of neighbors within the cutoff.
+        n_neighbors: M, about the number of neighbors within the cutoff; if none is given, the mean of the training
+            set, and 20 without training.
         n_knots: intervals of the grid of the radial functions.
         degree: of the splines on the grid, 3 or 5.
     """
@@ -71,7 +72,7 @@ class ACE(StagedNetwork):
         message_degree: int = 1,
         radial: str = "bessel",
         n_radial: int = 8,
-        n_neighbors: float = 20.0,
+        n_neighbors: float | None = None,
         n_knots: int = 128,
         degree: int = 5,
     ):
@@ -82,7 +83,7 @@ class ACE(StagedNetwork):
         linear = (coupled_products(degrees, 0), n_features)
         super().__init__(elements=elements, cutoff=cutoff, features="h2", linear={"A1": linear, "A2": linear})
         n, n_message, n_elements = n_features, n_message or max(n_features // 2, 1), len(self.elements)
-        self.n_neighbors, self.degrees = n_neighbors, degrees
+        self.n_neighbors, self.degrees = n_neighbors or N_NEIGHBORS, degrees
         self.basis = choose(BASES, radial, "radial basis")(n_radial, cutoff)
         self.first_table, self.table = (
             RadialTable(self.basis, PolynomialEnvelope(cutoff), cutoff=cutoff, n_knots=n_knots, degree=degree)

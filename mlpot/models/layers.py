@@ -21,6 +21,7 @@ LIMITS = {"cutoff": 100.0, "n_features": 4096, "n_radial": 1024, "n_knots": 8192
 LIMITS |= {"n_rotations": 1024, "seed": 2**31}
 MAX_ARGUMENT = 64  # of all others, such as the number of layers
 """What is larger is a slip of the pen, or a file made to fill the memory."""
+N_NEIGHBORS = 20.0  # of a network that no data were shown to
 MAY_BE_ZERO = {"message_degree", "seed"}
 
 

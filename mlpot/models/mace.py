@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from mlpot.knots import RadialTable
-from mlpot.models.layers import normal, radial_layers
+from mlpot.models.layers import N_NEIGHBORS, normal, radial_layers
 from mlpot.models.tensors import Path, per_path
 from mlpot.stages.linear import Block, Linear, per_degree
 from mlpot.stages.neighbor_sum import NeighborSum
@@ -116,7 +116,8 @@ class MACE(StagedNetwork):
         envelope_last: whether the envelope is a factor of R_p, and not of what its dense layers begin with.
         radial_layers: sizes of the dense layers of distances.
         n_hidden: of the last readout.
-        n_neighbors: M, about the number of neighbors within the cutoff.
+        n_neighbors: M, about the number of neighbors within the cutoff; if none is given, the mean of the training
+            set, and 20 without training.
         n_knots: intervals of the grid of the radial functions.
         degree: of the splines on the grid, 3 or 5.
     """
@@ -140,7 +141,7 @@ class MACE(StagedNetwork):
         envelope_last: bool = False,
         radial_layers: Sequence[int] = (64, 64, 64),
         n_hidden: int = 16,
-        n_neighbors: float = 20.0,
+        n_neighbors: float | None = None,
         n_knots: int = 256,
         degree: int = 5,
     ):
@@ -148,7 +149,8 @@ class MACE(StagedNetwork):
         n, scalars = n_features, products(max_degree, 0, correlation, parity=parity)
         linear = {f"A{k}": (scalars, n) for k in range(1, n_interactions + 1)}
         super().__init__(elements=elements, cutoff=cutoff, features=f"h{n_interactions}", linear=linear)
-        self.n_neighbors, self.n_interactions, self.parity = n_neighbors, n_interactions, parity
+        self.n_neighbors = n_neighbors or N_NEIGHBORS
+        self.n_interactions, self.parity = n_interactions, parity
         bessel, envelope = BesselBasis(n_radial, cutoff), PolynomialEnvelope(cutoff, envelope_exponent)
         self.basis = bessel if envelope_last else Enveloped(bessel, envelope)
         last = envelope if envelope_last else None

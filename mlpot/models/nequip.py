@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from mlpot.knots import RadialTable
-from mlpot.models.layers import normal, radial_layers
+from mlpot.models.layers import N_NEIGHBORS, normal, radial_layers
 from mlpot.models.tensors import Path, per_path
 from mlpot.stages.linear import Block, Linear, per_degree
 from mlpot.stages.neighbor_sum import NeighborSum
@@ -177,7 +177,8 @@ class NequIP(StagedNetwork):
         n_radial: Bessel functions.
         envelope_exponent: p of the polynomial envelope.
         radial_layers: sizes of the dense layers of distances.
-        n_neighbors: M, about the number of neighbors within the cutoff.
+        n_neighbors: M, about the number of neighbors within the cutoff; if none is given, the mean of the training
+            set, and 20 without training.
         n_knots: intervals of the grid of the radial functions.
         degree: of the splines on the grid, 3 or 5.
 
@@ -200,7 +201,7 @@ class NequIP(StagedNetwork):
         n_radial: int = 8,
         envelope_exponent: int = 6,
         radial_layers: Sequence[int] = (64, 64),
-        n_neighbors: float = 20.0,
+        n_neighbors: float | None = None,
         n_knots: int = 256,
         degree: int = 5,
     ):
@@ -209,7 +210,8 @@ class NequIP(StagedNetwork):
         last, n = f"h{n_interactions}", n_features
         linear = {last: ((Product((0,), 0),), n)}
         super().__init__(elements=elements, cutoff=cutoff, features=last, linear=linear)
-        self.residual, self.n_neighbors, self.parity = residual, n_neighbors, parity
+        self.n_neighbors = n_neighbors or N_NEIGHBORS
+        self.residual, self.parity = residual, parity
         self.basis = Enveloped(BesselBasis(n_radial, cutoff), PolynomialEnvelope(cutoff, envelope_exponent))
         self.embedding = nn.Parameter(torch.randn(len(self.elements), n, dtype=torch.float32))
         self.layers = nn.ModuleList(

@@ -21,9 +21,7 @@ from mlpot.recipes import RecipeError, parse_recipe
 from mlpot.studies.several import DATA, Study, changed_keys
 from mlpot.studies.subsets import Drawing, Pool, changed_fields, draw_pool
 from mlpot.training import committee
-from mlpot.training.backbone_arguments import argument_model
 from mlpot.training.epoch_time import EpochTime
-from mlpot.training.loaders import sample_of
 from mlpot.training.recipe import DataSection, Recipe
 from mlpot.training.run_directory import RunDirectoryError
 from mlpot.training.splits import check_units, make_parts, paths_of, structures
@@ -98,7 +96,6 @@ class Sets:
 
     pool: Pool
     test: str
-    n_neighbors: float  # of an atom, on average, within the cutoff of the first backbone
 
     @property
     def files(self) -> dict[str, Any]:
@@ -166,14 +163,7 @@ def draw(question: Question) -> Sets:
             f"{pool.n_validation} structures validate and {pool.n_test} test, which is too few to know how errors "
             "scatter. Give more structures, or --by random if they are not of one trajectory."
         )
-    return Sets(pool, test, neighbors_of(question, pool.train))
-
-
-def neighbors_of(question: Question, train: str) -> float:
-    """How many neighbors an atom has, which some networks take to scale their sums."""
-    cutoff = _parsed(question, question.backbones[0], {"train": train}).model.arguments["cutoff"]
-    sample = sample_of(structures(survey(train)), cutoff)
-    return round(len(sample.neighbor) / len(sample.numbers), 1)
+    return Sets(pool, test)
 
 
 def recipe_of(question: Question, sets: Sets, backbone: str) -> Recipe:
@@ -182,21 +172,16 @@ def recipe_of(question: Question, sets: Sets, backbone: str) -> Recipe:
     Raises:
         RecipeError: an override of what the comparison sets itself, or that a recipe does not take.
     """
-    arguments: dict[str, Any] = {}
-    if "n_neighbors" in argument_model(backbone).model_fields:
-        arguments["n_neighbors"] = sets.n_neighbors
-    recipe = _parsed(question, backbone, sets.files, arguments)
+    recipe = _parsed(question, backbone, sets.files)
     committee.check_one_process(recipe, "A comparison")
     return recipe
 
 
-def _parsed(
-    question: Question, backbone: str, files: Mapping[str, Any], arguments: Mapping[str, Any] | None = None
-) -> Recipe:
+def _parsed(question: Question, backbone: str, files: Mapping[str, Any]) -> Recipe:
     preset = preset_of(backbone)
     values = {
         "data": dict(files),
-        "model": {"backbone": backbone, "arguments": {**preset.arguments, **(arguments or {})}},
+        "model": {"backbone": backbone, "arguments": preset.arguments},
         "loss": LOSS,
         "optimizer": preset.optimizer,
         "training": {"directory": str(question.directory / backbone), "solve": False, "progress": False},

@@ -25,6 +25,7 @@ from mlpot.training.interruption import StopOnSignal, end_with_parent, hand_on, 
 from mlpot.training.loaders import Alone, Batches, free_memory
 from mlpot.training.messages import Messages
 from mlpot.training.module import HALVINGS, TrainingDivergedError, TrainingModule, diverged
+from mlpot.training.neighbor_count import with_neighbor_count
 from mlpot.training.one_order import OneOrder, kept_order
 from mlpot.training.outputs import examples, to_rotate, write_outputs
 from mlpot.training.parameter_groups import element_rows, told
@@ -137,6 +138,8 @@ def _train(
     recipe = recipe if source is None else completed(recipe, source)
     room = 0.0 if recipe.data.stream is True else free_memory() / 4
     parts = make_parts(recipe.data, recipe.loss, known=known_elements(source), keep=room)
+    if source is None:
+        recipe = with_neighbor_count(recipe, parts.train.sample(), tell, directory if resume else None)
     start, potential, baseline = beginning(recipe, parts, source, tell)
     last = last_checkpoint(directory) if resume else None
     sets, done = make_sets(recipe, parts, potential.cutoff, in_windows=kept_order(last)), epochs_done(last)
@@ -181,6 +184,8 @@ def range_test(recipe: Recipe) -> RateRange:
     source = open_source(recipe, Path(), resume=False)
     recipe = recipe if source is None else completed(recipe, source)
     parts = make_parts(recipe.data, recipe.loss, known=known_elements(source))
+    if source is None:
+        recipe = with_neighbor_count(recipe, parts.train.sample(), tell, None)
     _, potential, _ = beginning(recipe, parts, source, tell)
     batches = batches_of(parts.train, recipe, potential.cutoff, seed=recipe.training.seed)
     return rate_range(potential, batches, make_loss(recipe.loss), recipe)

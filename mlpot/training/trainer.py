@@ -100,8 +100,8 @@ def _strategy(name: str) -> str | DDPStrategy:
     if name != "ddp":
         return name
     known = signature(DistributedDataParallel).parameters
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # until torch 2.12
-    options: dict[str, Any] = {buffers: False}
+    former, now = "broadcast_buffers", "forward_sync_buffers"  # since torch 2.13
+    options: dict[str, Any] = {now if now in known else former: False}
     return DDPStrategy(gradient_as_bucket_view=True, **options)
 
 
