@@ -8,12 +8,14 @@ from mlpot.version import __version__
 
 if TYPE_CHECKING:
     from mlpot.calculator import MLPotCalculator
+    from mlpot.data.sources.read import read
     from mlpot.forces import predict
     from mlpot.graph import AtomGraph, Properties
     from mlpot.model_file import load_potential as load
     from mlpot.model_file import save_potential as save
     from mlpot.neighbors import build_graph
     from mlpot.potential import Potential
+    from mlpot.training.train import train
 
 __all__ = [
     "AtomGraph",
@@ -24,7 +26,9 @@ __all__ = [
     "build_graph",
     "load",
     "predict",
+    "read",
     "save",
+    "train",
 ]
 
 
@@ -60,4 +64,12 @@ def __getattr__(name: str) -> Any:
             from mlpot import forces
 
             return forces.predict
+        case "read":
+            from mlpot.data.sources import read
+
+            return read.read
+        case "train":
+            from mlpot.training import train
+
+            return train.train
     raise AttributeError(f"module 'mlpot' has no attribute {name!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from threading import RLock
@@ -17,7 +16,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
 from mlpot.equivariance import warn_of_rotations
-from mlpot.extrapolation import BETWEEN, OUTSIDE, outside_words
+from mlpot.extrapolation import OUTSIDE
 from mlpot.forces import (
     device_obstacle,
     native_call_of,
@@ -29,12 +28,19 @@ from mlpot.forces import (
 )
 from mlpot.graph import AtomGraph, Edges, Properties
 from mlpot.model_file import own_potential
+from mlpot.models import COMMITTEE
 from mlpot.neighbors import SkinList
 from mlpot.potential import Potential
 from mlpot.repeated_forces import RepeatedForces
+from mlpot.watched import Watch
 
-_MADE_ANEW: dict[str, Any] = {"_sent": None, "_repeated": None, "_seen": None}
+_MADE_ANEW: dict[str, Any] = {"_sent": None, "_repeated": None, "_seen": None, "_members": []}
 """What belongs to a device, and not to a file of a calculator."""
+SPREADS = ["energy_std", "forces_std", "stress_std"]
+"""Results of a committee alone."""
+NO_SPREAD = (
+    "{} is the spread of a committee, and this potential is one network. Train several: training.committee=4."
+)
 
 
 def no_stress(atoms: Atoms) -> str:
@@ -56,6 +62,10 @@ def no_stress(atoms: Atoms) -> str:
 class MLPotCalculator(Calculator):
     """Energy, forces and stress of ASE structures from a trained potential.
 
+    Of a committee, `get_property("forces_std", atoms)` has the standard deviations of the members' forces,
+    (n_atoms, 3) eV/Å, as `np.std` takes them; likewise `energy_std`, eV, and `stress_std`, (6,) eV/Å³ in Voigt's
+    order. They cost another calculation, are made only when one of them is asked for, and are in `results` then.
+
     Args:
         potential: a potential, of which a copy is used, or the path of its file.
         device: where it computes.
@@ -64,7 +74,7 @@ class MLPotCalculator(Calculator):
         cuda_graph: on a CUDA device compute structures of the same atoms, from the second on, by one CUDA graph,
             so that small ones do not wait for calls of kernels. It was not yet run on a card.
         extrapolation_grade: warn, once, when an atom's `extrapolation_grade` is above it; None never warns. It is
-            looked at for new lists of neighbors, and in at most one of `BETWEEN` calculations.
+            looked at for atoms that are new, and in one of `extrapolation.BETWEEN` calculations.
 
     Raises:
         ValueError: a CUDA graph is wanted of what no kernel of Triton computes; says why.
@@ -72,7 +82,8 @@ class MLPotCalculator(Calculator):
     Raises (on calculation):
         UnknownElementError: an element the potential was not made for.
         ValueError: positions or cell are not finite, or two atoms are in one place.
-        PropertyNotImplementedError: stress without a periodic direction, or with a cell without a volume.
+        PropertyNotImplementedError: stress without a periodic direction, or with a cell without a volume; spread
+            of a potential that is no committee.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress", "energies", "stresses"]  # noqa: RUF012
@@ -90,10 +101,13 @@ class MLPotCalculator(Calculator):
         super().__init__()
         self.potential, self.device = own_potential(potential, device, dtype), device
         warn_of_rotations(self.potential)
+        if self.potential.backbone_name == COMMITTEE:
+            self.implemented_properties = [*self.implemented_properties, *SPREADS]
+        self._members: list[Potential] = []  # made when first asked for
         if cuda_graph and (obstacle := device_obstacle(self.potential)) is not None:
             raise ValueError(f"No CUDA graph can compute this potential: {obstacle}. Leave cuda_graph out.")
-        self.extrapolation_grade = extrapolation_grade
-        self._n_calculated, self._next_look, self._n_builds = 0, 0, 0
+        advice = "; MLPotCalculator(..., extrapolation_grade=None) never says it."
+        self._watch = Watch(None if self.potential.domain is None else extrapolation_grade, advice)
         self._repeats = cuda_graph
         self._repeated: RepeatedForces | None = None
         self._seen: Tensor | None = None  # atomic numbers of the last structure that was computed without it
@@ -145,6 +159,8 @@ class MLPotCalculator(Calculator):
                 onto = periodic_directions(graph).cpu()
                 stresses = onto @ atomic.virials @ onto / a.get_volume()
                 results["stresses"] = full_3x3_to_voigt_6_stress(stresses.numpy())
+        if set(SPREADS) & set(properties):
+            results |= self._spread(graph, has_volume)
         self.results = results
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
@@ -156,18 +172,30 @@ class MLPotCalculator(Calculator):
                 return super().get_property(name, atoms, allow_calculation)
         except PropertyNotImplementedError as error:
             asked = self.atoms if atoms is None else atoms
-            if name not in ("stress", "stresses") or asked is None:
+            if name in SPREADS and name not in self.implemented_properties:
+                raise PropertyNotImplementedError(NO_SPREAD.format(name)) from error
+            if "stress" not in name or asked is None:
                 raise
             raise PropertyNotImplementedError(no_stress(asked)) from error
 
+    def _spread(self, graph: AtomGraph, has_volume: bool) -> dict[str, Any]:
+        """Standard deviations of what the members of a committee predict."""
+        self._members = self._members or self.potential.members()
+        found = [predict(member, graph).to("cpu") for member in self._members]
+        spread = {
+            "energy_std": float(np.std([out.energy.item() for out in found])),
+            "forces_std": np.std([out.forces.numpy() for out in found], axis=0),
+        }
+        if has_volume:
+            stresses = [full_3x3_to_voigt_6_stress(out.stress[0].numpy()) for out in found]
+            spread["stress_std"] = np.std(stresses, axis=0)
+        return spread
+
     def _predicted(self, graph: AtomGraph) -> Properties:
         """As `predict`."""
-        self._n_calculated += 1
-        limit = self.extrapolation_grade
-        if limit is not None and self._looks():
-            self._n_builds, self._next_look = self.neighbors.n_builds, self._n_calculated + BETWEEN
+        if self._watch.wants(graph.numbers.cpu()):
             out = predict_and_grade(self.potential, graph)
-            self._warn_outside(out.extrapolation_grade, limit)
+            self._watch.tell(out.extrapolation_grade, lambda k: f"An atom of {self.atoms.get_chemical_formula()}")
             return out
         if not self._repeats or graph.n_atoms == 0:
             return predict(self.potential, graph)
@@ -178,22 +206,6 @@ class MLPotCalculator(Calculator):
             return self._repeated(graph)
         self._seen = graph.numbers
         return predict(self.potential, graph)
-
-    def _looks(self) -> bool:
-        """Whether extrapolation grades of this calculation are looked at."""
-        is_due = self._n_calculated >= self._next_look and self.neighbors.n_builds > self._n_builds
-        return is_due and self.potential.domain is not None
-
-    def _warn_outside(self, grades: Tensor | None, limit: float) -> None:
-        if grades is None or not grades.item() > limit:
-            return
-        formula = self.atoms.get_chemical_formula()
-        warnings.warn(
-            f"{outside_words(f'An atom of {formula}', grades.item())} This is said once; "
-            "MLPotCalculator(..., extrapolation_grade=None) never says it.",
-            stacklevel=2,
-        )
-        self.extrapolation_grade = None
 
     def _graph(self, wide: bool = True) -> AtomGraph:
         """The structure with its edges; with those in the skin too where what computes skips them.

@@ -152,7 +152,10 @@ def read_header(path: str | Path) -> dict[str, Any]:
             f"{path} has format version {header.get('format_version')}, this mlpot reads {FORMAT_VERSION}. "
             "Update mlpot."
         )
-    if wrong := [name for name, kind in FIELDS.items() if not isinstance(header.get(name), kind)]:
+    wrong = [name for name, kind in FIELDS.items() if not isinstance(header.get(name), kind)]
+    if not isinstance(header.get("card", {}), dict):
+        wrong.append("a card of names and values")
+    if wrong:
         raise ModelFileError(f"{path}: its header lacks {', '.join(wrong)}. Give a file that mlpot wrote.")
     header["arguments"] = former_arguments(header["backbone"], header["arguments"], header["format_version"])
     if header["format_version"] < 3:

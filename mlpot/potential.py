@@ -9,8 +9,9 @@ After training, `terms.core_repulsion` takes over where atoms are closer than in
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ase.data import chemical_symbols
@@ -21,7 +22,8 @@ from mlpot.graph import AtomGraph, Edges
 from mlpot.kernels.reductions import distances, sum_at_centers
 from mlpot.knots import RadialTable
 from mlpot.models import build_backbone
-from mlpot.models.backbone import atom_features
+from mlpot.models.backbone import Backbone, atom_features
+from mlpot.models.committee import Committee
 from mlpot.models.layers import LIMITS, MAX_Z
 from mlpot.stages.radial import PolynomialEnvelope
 from mlpot.terms.core_repulsion import CoreRepulsion, TrainingLimits
@@ -198,6 +200,21 @@ class Potential(nn.Module):
                 if isinstance(module, RadialTable):
                     module.freeze()
             self.isolated = self._isolated_outputs()
+
+    def members(self) -> list[Potential]:
+        """The potentials whose mean a committee is, frozen; none if this is no committee."""
+        if not isinstance(self.backbone, Committee):
+            return []
+        of: dict[str, Any] = dict(self.arguments)
+        own = of.get("member_arguments") or [{}] * len(self.backbone.members)
+        members = []
+        for k, arguments in enumerate(own):
+            member = copy.deepcopy(self)  # reference energies, scales and training limits are common to all
+            member.backbone = cast("Backbone", cast("Committee", member.backbone).members[k])
+            member.backbone_name, member.arguments = of["member"], of["arguments"] | arguments
+            member.domain, member.header = None, {}
+            members.append(member.freeze())
+        return members
 
     @property
     def n_passes(self) -> int:

@@ -35,7 +35,7 @@ FLOOR = {
     "potential": 5,
     "executors": 5.5,
     "forces": 6, "model_file": 6, "array_tangents": 6,
-    "repeated_forces": 6.2,
+    "repeated_forces": 6.2, "watched": 6.2,
     "equivariance": 6.5,
     "averaging": 7,
     "calculator": 7, "predictions": 7, "training": 7, "importers": 7,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mlpot.cli.data import ElementNames, ElementsFrom, console, new_table, print_account, source_of
+from mlpot.cli.data import ElementNames, ElementsFrom, console, new_table, print_account, print_facts, source_of
 
 if TYPE_CHECKING:
     from mlpot.data.check.finding import Report
@@ -77,10 +77,7 @@ def _print_info(info: DataInfo) -> None:
         "largest force": "{:.2f} eV/Å in frame {}".format(*info.largest_force) if info.force.n else "",
         **{f"card: {key}": value for key, value in info.card.items()},
     }
-    for name, fact in facts.items():
-        if fact:
-            console.print(f"[bold]{name}[/bold]: ", end="")
-            console.print(fact, markup=False, soft_wrap=True)
+    print_facts(facts)
     table = new_table(f"{info.path}, cutoff {info.cutoff:g} Å", "", "min", "mean", "std", "max", "numbers")
     for name, s in {
         "atoms a frame": info.n_atoms,
@@ -111,9 +108,7 @@ def _print_report(report: Report) -> None:
         found.add_row(Text(f.severity, style=COLOR[f.severity]), f.check, text)
     if report.findings:
         console.print(found)
-    for name, fact in report.facts.items():
-        console.print(f"[bold]{name}[/bold]: ", end="")
-        console.print(fact, markup=False, soft_wrap=True)
+    print_facts(report.facts)
     for name, reason in report.skipped.items():
         console.print(f"not checked: {name} ({reason})", markup=False, soft_wrap=True)
     for fix in dict.fromkeys(f.fix for f in report.findings if f.fix):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -262,6 +263,14 @@ def print_account(source: Source) -> None:
     """What was read of a source, and what was left out and why."""
     for line in source.report.lines():
         console.print(line, markup=False, soft_wrap=True)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """A line for each fact under its name; those that are empty are left out."""
+    for name, fact in facts.items():
+        if fact:
+            console.print(f"[bold]{name}[/bold]: ", end="")
+            console.print(fact, markup=False, soft_wrap=True)
 
 
 def new_table(title: str, names: str, *columns: str) -> Table:

@@ -30,9 +30,10 @@ from mlpot.cli.data import (
 )
 from mlpot.cli.export import export
 from mlpot.cli.imports import import_app
+from mlpot.cli.info import info
 from mlpot.cli.lammps import lammps
 from mlpot.cli.md import md_app
-from mlpot.cli.options import Device, Dtype, On, Overrides, check_quotes, counted, of_convert
+from mlpot.cli.options import Device, Dtype, Model, On, Overrides, check_quotes, counted, of_convert
 from mlpot.cli.pareto import pareto
 from mlpot.cli.progress import progress, working
 from mlpot.cli.propagate import propagate_app
@@ -52,23 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-data_app.command()(export)
-data_app.command("info")(data_info)
-data_app.command()(check)
-app.command()(average)
-app.command()(curve)
-app.command()(curves)
-app.command()(lammps)
-app.command()(answer)
-app.command()(pareto)
-app.command()(verify)
-app.add_typer(data_app, name="data")
-app.add_typer(import_app, name="import")
-app.add_typer(md_app, name="md")
-app.add_typer(propagate_app, name="propagate")
 
-
-Model = Annotated[Path, typer.Argument(help="Trained potential (*.safetensors).")]
 BatchAtoms = Annotated[
     int | None,
     typer.Option(min=1, help="Atoms computed at once: 8192, without compiled code 1024."),
@@ -102,21 +87,14 @@ def train(
     ] = False,
 ) -> None:
     """Train a potential by a recipe."""
-    from mlpot.recipes import load_recipe
-    from mlpot.training.committee import train as run
     from mlpot.training.fit import range_test as find_rates
-    from mlpot.training.recipe import Recipe
-    from mlpot.training.run_directory import moved_to
+    from mlpot.training.train import read_recipe
+    from mlpot.training.train import train as run
 
-    wanted = load_recipe(Recipe, recipe, overrides or ())
     if range_test:
-        _print_rates(find_rates(wanted))
+        _print_rates(find_rates(read_recipe(recipe, overrides or ())))
         return
-    if resume and (here := moved_to(wanted, recipe)):
-        told = f"{wanted.training.directory} holds no run: going on in {here}, where the recipe lies."
-        console.print(told, soft_wrap=True)
-        wanted = load_recipe(Recipe, recipe, [*(overrides or ()), f"training.directory={here}"])
-    result = run(wanted, resume=resume, overwrite=overwrite)
+    result = run(recipe, overrides or (), resume=resume, overwrite=overwrite)
     if result.metrics:  # else another process of this training writes the potential, and tells when it has
         console.print(
             f"Trained potential: {result.model}\nMetrics and pictures: {result.directory}", soft_wrap=True
@@ -150,29 +128,6 @@ def recipe(
     from mlpot.dynamics.recipe import MDRecipe
 
     print(template(MDRecipe), end="")
-
-
-@app.command()
-def info(model: Model) -> None:
-    """Print what a potential's file says of itself, whether compiled code computes it here, and of symmetry."""
-    import json
-    import re
-
-    from mlpot.equivariance import rotated_copies
-    from mlpot.executors import computed_by, computed_on_cuda_by
-    from mlpot.model_file import load_potential
-
-    potential = load_potential(model)
-    told = {
-        **potential.header,
-        "computed on a CPU by": computed_by(potential),
-        "computed on a CUDA device by": computed_on_cuda_by(potential),
-        "mirror images": potential.mirror_images,
-        "rotated copies": rotated_copies(potential),
-    }
-    text = json.dumps(told, indent=2, ensure_ascii=False)
-    # Numbers of a list stand in one line; line breaks are never in a string of JSON.
-    print(re.sub(r'\[\n\s*([^][{}"]+?)\n\s*\]', lambda found: f"[{' '.join(found[1].split())}]", text))
 
 
 @app.command()
@@ -265,6 +220,23 @@ def report(
     with working("drawing the page"):
         written = write_report(run, output)
     console.print(f"Written to {written}", soft_wrap=True)
+
+
+data_app.command()(export)
+data_app.command("info")(data_info)
+data_app.command()(check)
+app.command()(info)
+app.command()(average)
+app.command()(curve)
+app.command()(curves)
+app.command()(lammps)
+app.command()(answer)
+app.command()(pareto)
+app.command()(verify)
+app.add_typer(data_app, name="data")
+app.add_typer(import_app, name="import")
+app.add_typer(md_app, name="md")
+app.add_typer(propagate_app, name="propagate")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: object, **_: object) -> None:

@@ -23,7 +23,6 @@ from torch import Tensor
 from mlpot.atomic_files import check_place, replacing
 from mlpot.engines.exchanged import ExchangedPotential
 from mlpot.engines.local_atoms import LocalGraph
-from mlpot.engines.watched import Watch
 from mlpot.equivariance import warn_of_rotations
 from mlpot.forces import predict_pairs
 from mlpot.graph import AtomGraph, Edges
@@ -31,6 +30,7 @@ from mlpot.model_file import own_potential
 from mlpot.potential import Potential
 from mlpot.stages.exchange import exchanged
 from mlpot.stages.network import StagedNetwork
+from mlpot.watched import Watch
 
 KOKKOS = "forward_exchange"
 """What only the Kokkos form of ML-IAP has."""

@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from mlpot.data.sources.read import read_structure
 from mlpot.engines.images import images_matter, no_images
 from mlpot.engines.template import Template
-from mlpot.engines.watched import Watch, predict_watched
 from mlpot.equivariance import warn_of_rotations
 from mlpot.model_file import load_potential
 from mlpot.neighbors import build_graphs
+from mlpot.watched import Watch, predict_watched
 
 __DRIVER_NAME__ = "mlpot"
 __DRIVER_CLASS__ = "MLPotDriver"

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch_sim.models.interface import ModelInterface
 
 from mlpot.engines.images import images_matter
-from mlpot.engines.watched import Watch, predict_watched
 from mlpot.equivariance import warn_of_rotations
 from mlpot.model_file import own_potential
 from mlpot.neighbors import build_graphs
 from mlpot.potential import Potential
+from mlpot.watched import Watch, predict_watched
 
 
 class MLPotModel(ModelInterface):  # type: ignore[misc]  # TorchSim has no types

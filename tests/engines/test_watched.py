@@ -15,11 +15,11 @@ from ranks import potential_of
 from structures import copper, graph_of, quartz
 from test_other_engines import optional
 
-from mlpot.engines.watched import Watch, predict_watched
 from mlpot.extrapolation import BETWEEN, domain_of
 from mlpot.forces import predict
 from mlpot.model_file import save_potential
 from mlpot.potential import Potential
+from mlpot.watched import Watch, predict_watched
 
 OUT = "has extrapolation grade .* Do not trust what is calculated for it. This is said once"
 

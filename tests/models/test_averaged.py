@@ -129,7 +129,7 @@ def test_the_command_writes_a_model_that_says_what_it_is(tmp_path: Path) -> None
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "costs 60 times as much" in result.stdout
-    printed = CliRunner().invoke(app, ["info", str(mean)]).stdout
+    printed = CliRunner().invoke(app, ["info", "--json", str(mean)]).stdout
     assert not [line for line in printed.splitlines() if line.strip() and not line.strip("-+e,. 0123456789")]
     info = json.loads(printed)
     assert info["card"]["examples"] == held

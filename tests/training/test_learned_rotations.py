@@ -132,7 +132,7 @@ def test_log_metrics_card_info_and_certificate_say_one_figure(model: Path) -> No
     check = learned_rotation(of_model(model), {"not asked": copper()})
     assert check.figure == pytest.approx(figure["relative"], rel=1e-5)
     words = f"{figure['rms_meV_per_A']:.3g} meV/Å (root mean square), {figure['relative']:.2%} of the forces"
-    told = json.loads(CliRunner().invoke(app, ["info", str(model)]).stdout)["rotated copies"]
+    told = json.loads(CliRunner().invoke(app, ["info", "--json", str(model)]).stdout)["rotated copies"]
     assert words in told
     assert words in check.note
     assert words in (model.parent / LOG).read_text()

@@ -69,6 +69,7 @@ def read_with_ase(
     wanted: slice = slice(None),
     note: Callable[[str, int], None] = lambda what, frame: None,
     labels: bool = False,
+    faults: dict[int, str] | None = None,
 ) -> Iterator[tuple[int, Atoms]]:
     """The structures of a file in a format of ASE with their numbers in the file, streamed.
 
@@ -76,6 +77,7 @@ def read_with_ase(
         path, kind, wanted: the file, its format, and which of its frames.
         note: it is given what is left out before ASE reads.
         labels: whether labels are wanted, which must be of one method.
+        faults: it is given, before the frame itself, why a frame of `OWN` formats did not converge, by its number.
 
     Raises:
         FormatError: a format whose reader could be led to run or open something else, or a damaged file.
@@ -93,7 +95,9 @@ def read_with_ase(
         return
     if kind in OWN:
         with _named_damage(path):
-            yield from numbered(path, own_steps(path, kind), wanted, note, labels)
+            yield from numbered(
+                path, own_steps(path, kind), wanted, note, labels, {} if faults is None else faults
+            )
         return
     with _opened(path, kind, note) as source:
         for k, atoms in _numbered(path, source, kind, wanted):

@@ -26,7 +26,6 @@ from mlpot.data.sources.consistency import check_structure, check_symmetry
 from mlpot.data.sources.cp2k import is_cp2k, read_cp2k
 from mlpot.data.sources.datasets import read_datasets
 from mlpot.data.sources.deepmd import is_deepmd, read_deepmd
-from mlpot.data.sources.dpdata_files import by_dpdata, read_dpdata
 from mlpot.data.sources.interpret import Interpreter
 from mlpot.data.sources.ipi import is_ipi, read_ipi
 from mlpot.data.sources.layouts import LAYOUTS
@@ -202,8 +201,6 @@ class Source:
             yield from self._h5md(wanted)
         elif self.kind in FORMATS:
             frames = FORMATS[self.kind](self.path, self.kind, self.reading, self.report)
-            if self.reading.labels and not self.reading.keep_unconverged:
-                frames = converged(self.path, self.kind, frames, self.report.note)
             yield from islice(frames, wanted.start, wanted.stop, wanted.step)
         else:
             yield from self._ase(wanted)
@@ -227,7 +224,8 @@ class Source:
 
     def _ase_atoms(self, wanted: slice) -> Numbered:
         """What ASE reads, but with true elements, and without frames that did not converge."""
-        frames = read_with_ase(self.path, self.kind, wanted, self.report.note, self.reading.labels)
+        faults: dict[int, str] = {}
+        frames = read_with_ase(self.path, self.kind, wanted, self.report.note, self.reading.labels, faults)
         if self.kind in lammps.KINDS:
             said = self.reading
             frames = lammps.lammps_frames(
@@ -236,7 +234,7 @@ class Source:
         elif self.reading.elements is not None:
             raise KeysError(f"{self.path} is of format {self.kind}, which names elements. Leave out --elements.")
         if self.reading.labels and not self.reading.keep_unconverged:
-            frames = converged(self.path, self.kind, frames, self.report.note)
+            frames = converged(self.path, self.kind, frames, self.report.note, faults)
         return frames
 
     def _ase(self, wanted: slice) -> Numbered:
@@ -298,7 +296,7 @@ FORMATS: dict[str, Callable[[Path, str, Reading, Report], Numbered]] = {
     "cp2k-xyz": read_cp2k,
     "ipi-xyz": read_ipi,
     "schnetpack": read_schnetpack,
-    **dict.fromkeys(dpdata_files.KINDS, read_dpdata),
+    **dict.fromkeys(dpdata_files.KINDS, dpdata_files.read_dpdata),
     **dict.fromkeys(("npz", "hdf5", *LAYOUTS), read_datasets),
 }
 """Readers of what ASE does not read: all frames with their numbers, in house units."""
@@ -329,7 +327,7 @@ def kind_of(path: Path) -> str:
     if kind == "db" and path.is_file() and is_schnetpack(path):
         return "schnetpack"
     # ASE takes these for the formats of their endings.
-    program = by_dpdata(path) if kind in ("", "gaussian-out", "espresso-out") else ""
+    program = dpdata_files.by_dpdata(path) if kind in ("", "gaussian-out", "espresso-out") else ""
     found = kind_by_content(path) if kind in ("runnerdata", "sys") or kind not in READABLE else ""
     kind = program or found or kind
     if not kind:
@@ -340,6 +338,19 @@ def kind_of(path: Path) -> str:
 def as_source(file: str | Path | Source, *, labels: bool = True) -> Source:
     """A source, read by the conventions of its format if only a path is given."""
     return file if isinstance(file, Source) else Source(file, Reading(labels=labels))
+
+
+def read(file: str | Path, index: str = ":") -> list[Atoms]:
+    """The structures of a file of any kind, in Å, with labels (eV, eV/Å, eV/Å³) as results of their calculators.
+
+    Args:
+        file: what `mlpot data convert` takes without options.
+        index: slice of the frames, such as "::10" or "-1".
+
+    Raises:
+        FileNotFoundError: there is no such file; DataError: it is damaged, unknown, or a label makes no sense.
+    """
+    return [*Source(file, Reading(index=index)).frames()]
 
 
 def read_structures(path: str | Path, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Atoms]:

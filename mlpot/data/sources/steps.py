@@ -124,9 +124,14 @@ def whole_steps(steps: list[Step], has_ended: bool) -> list[Step]:
 
 
 def numbered(
-    path: Path, steps: Iterable[Step], wanted: slice, note: Callable[[str, int], None], labels: bool
+    path: Path,
+    steps: Iterable[Step],
+    wanted: slice,
+    note: Callable[[str, int], None],
+    labels: bool,
+    faults: dict[int, str],
 ) -> Iterator[tuple[int, Atoms]]:
-    """Structures of the steps that are wanted, with their numbers.
+    """Structures of the steps that are wanted, with their numbers; `faults` is given those that did not converge.
 
     Raises:
         KeysError: labels are wanted, and the energies are of several methods.
@@ -148,4 +153,6 @@ def numbered(
                 )
         for what in step.notes:
             note(what, k)
+        if step.fault:
+            faults[k] = step.fault
         yield k, step.atoms()

@@ -18,7 +18,6 @@ from ase.io.formats import open_with_compression
 
 from mlpot.data.errors import LabelError
 from mlpot.data.sources.force_field_steps import calculated, learns
-from mlpot.data.sources.own_outputs import own_steps
 from mlpot.data.sources.steps import NOT_REACHED
 
 NELM = 60  # VASP's default
@@ -57,9 +56,8 @@ MARKS = {
         more=rf"^(?:Extrapolated|Zero.*):\s+{NUMBER}",
     ),
 }
-OF_STEPS = ("gaussian-out", "orca-output", "espresso-out")
-COVERED = ("vasp-xml", "vasp-out", *OF_STEPS, *MARKS)
-"""Formats in which unconverged frames are found."""
+COVERED = ("vasp-xml", "vasp-out", *MARKS)
+"""Formats whose files are looked through for unconverged frames before ASE reads them."""
 
 
 @dataclass
@@ -84,14 +82,23 @@ class Unconverged:
 
 
 def converged(
-    path: Path, kind: str, frames: Iterable[tuple[int, Atoms]], note: Callable[[str, int], None]
+    path: Path,
+    kind: str,
+    frames: Iterable[tuple[int, Atoms]],
+    note: Callable[[str, int], None],
+    faults: dict[int, str],
 ) -> Iterator[tuple[int, Atoms]]:
     """The frames of a file in a format of ASE whose self-consistency converged.
+
+    Args:
+        path, kind, frames: the file, its format, and its frames with their numbers.
+        note: it is given the frames that are left out, and why.
+        faults: as of `read_with_ase`, which fills it.
 
     Raises:
         LabelError: none of them did.
     """
-    said, n_kept, why = unconverged(path, kind), 0, None
+    said, n_kept, why = unconverged(path, kind, faults), 0, None
     for k, atoms in frames:
         if (why := said.reason(k, atoms)) is None:
             n_kept += 1
@@ -105,13 +112,10 @@ def converged(
         )
 
 
-def unconverged(path: Path, kind: str) -> Unconverged:
-    """What a file in a format of ASE says of its unconverged frames; nothing, if the format says nothing."""
+def unconverged(path: Path, kind: str, faults: dict[int, str]) -> Unconverged:
+    """What a file in a format of ASE says of its unconverged frames; else the faults that come with the frames."""
     if kind not in COVERED:
-        return Unconverged()
-    if kind in OF_STEPS:
-        steps = enumerate(own_steps(path, kind))
-        return Unconverged(frames={k: step.fault for k, step in steps if step.fault})
+        return Unconverged(faults)
     with open_with_compression(str(path), "rt") as file:
         lines = calculated(file, kind) if learns(path, kind) else iter(file)
         if kind == "vasp-xml":
