@@ -18,7 +18,9 @@ from mlpot.cpu.edge_writer import EDGES
 from mlpot.cpu.exchange import Exchanges, forward, stops, whole
 from mlpot.cpu.layout import Layout, layout_of
 from mlpot.cpu.outer import Answer, Outer
+from mlpot.cpu.parts import Parts, most_in_one, parts_of, parts_of_graphs, parts_of_process
 from mlpot.cpu.plan import COEFFICIENTS, Near, Plan, Workspace
+from mlpot.kernels import ahead
 from mlpot.kernels.threads import run, shares, take
 from mlpot.stages.exchange import exchanged
 from mlpot.stages.run import Program
@@ -27,9 +29,6 @@ Array = NDArray[Any]
 Found = tuple[Array, Array, Array]
 
 GROUPS = 4  # at most, of parts: each sums gradients of weights for itself
-FEW, WHOLE = 24, 96  # atoms that are one part in every network, and most atoms that are so in any
-LARGE = 360_000  # numbers of all atoms from which a second thread saves more than edges between two parts cost
-PART, PARTS = 512, 32  # atoms of two parts, and most parts
 ON_EDGES = 512 << 20  # bytes of what `EdgeNetwork`s may keep of edges
 
 
@@ -43,13 +42,6 @@ class Structure(NamedTuple):
     reverse: Array  # (n_edges,) int64, the edge that points back
     offset: Array  # (n_edges, 3) float64, shift · cell; empty if nothing is periodic
     kind: Array | None = None  # (n_atoms,) int64, as `element`, but ghosts are kinds of their own
-
-
-class Parts(NamedTuple):
-    """What a thread serves at once."""
-
-    ends: Array  # (n_parts + 1,) int64, atoms at which they begin, and the end
-    apart: bool  # whether no edge is between two of them, so that threads need not wait for each other
 
 
 @dataclass
@@ -79,7 +71,8 @@ class Executor:
     def __init__(self, program: Program, dtype: torch.dtype):
         self.layout, self._sent = layout_of(program, dtype), exchanged(program)
         self._kinds = driver.kinds_in(self.layout.steps)
-        self._whole = min(WHOLE, max(FEW, LARGE // self.layout.n_arena))  # most atoms of a structure in one part
+        self._whole = most_in_one(self.layout.n_arena)
+        self._is_begun = False  # to compile what only training needs
         self._free: list[Memory] = []
         self._plans: list[Plan] = []  # whose weights nobody needs any more
 
@@ -126,15 +119,17 @@ class Executor:
         """
         memory = take(self._free) or Memory()
         if parts is None:
-            parts = Parts(_parts(structure.row_ptr, self._whole), apart=False)
+            parts = Parts(parts_of(structure.row_ptr, self._whole), apart=False)
         schedule = (forward if forward_only else whole)(plan, len(parts.ends) - 1)
         if exchanges is not None:
-            ends, n_own = _parts_of_process(structure.row_ptr, exchanges.n_own, self._whole)
+            ends, n_own = parts_of_process(structure.row_ptr, exchanges.n_own, self._whole)
             parts, schedule = Parts(ends, apart=False), stops(plan, self._sent, n_own)
         workspace, near = memory.records(self.layout, structure, training, len(parts.ends) - 1)
         if seeds is not None:
             workspace.seeds[:] = seeds.numpy()
         answer = _answer(len(structure.element), by_atom)
+        if training and not self._is_begun:
+            self._begin_gradient(plan, parts, workspace, near)
         for extent, sent, back in schedule:
             arrays = parts.ends, plan, workspace, near, outer, answer, extent
             self._run(driver.energies(self._kinds), parts.ends, parts.apart, near, *arrays)
@@ -148,7 +143,7 @@ class Executor:
 
     def parts(self, structure: Structure, batch: Array, n_graphs: int) -> Parts:
         """Where the atoms of some graphs are cut; `batch` as for `energies`."""
-        return _parts_of_graphs(structure, batch, n_graphs, self._whole)
+        return parts_of_graphs(structure.row_ptr, batch, n_graphs, self._whole)
 
     def plan(self, weights: Sequence[Tensor]) -> Plan:
         """For one evaluation; `forget` it after its release."""
@@ -207,70 +202,24 @@ class Executor:
             gradients[slot.weight] = slot.unpack(flat).clone()  # the memory is used again
         return gradients
 
+    def _begin_gradient(self, plan: Plan, parts: Parts, workspace: Workspace, near: Near) -> None:
+        """Let another process compile the gradient of a loss, while this one compiles energies and forces."""
+        self._is_begun, counter = True, np.zeros(1, np.int64)
+        w_bar = torch.empty(0, 0, dtype=self.layout.dtype, device="cpu").numpy()
+        arrays = counter, parts.ends, plan, workspace, near, np.empty((0, 3)), np.empty((0, 3, 3)), w_bar
+        ahead.begin(driver.loss_gradient, self._kinds, (0, 1, 1, counter, *arrays))
+
     def _along(self, at: Evaluation, forces: Array, virials: Array, w_bar: Array) -> None:
         (ends, apart), n_parts = at.parts, len(at.parts.ends) - 1
         groups = np.linspace(0, n_parts, min(GROUPS, n_parts) + 1).astype(np.int64)
         arrays = groups, ends, at.plan, at.workspace, at.near, forces, virials, w_bar
+        ahead.wait()
         self._run(driver.loss_gradient(self._kinds), ends[groups], apart, at.near, *arrays)
 
     def _run(self, loop: Any, ends: Array, apart: bool, near: Near, *rest: Any) -> None:
         """All parts or groups of them, which end at some atoms, by as many threads as there are and as pay."""
         own = shares(near.row_ptr[ends], self.layout.n_arena) if len(ends) > 2 else [(0, 1)]
         run(loop, own, 1 if apart else len(own), np.zeros(1, np.int64), *rest)
-
-
-def _n_parts(n_atoms: int, whole: int, part: int = PART) -> int:
-    return 1 if n_atoms <= whole else min(PARTS, 2 * -(-n_atoms // part))
-
-
-def _parts(row_ptr: Array, whole: int, part: int = PART) -> Array:
-    """Where the parts begin: an even number of equal ones, whatever the number of threads and the edges.
-
-    Isolated atoms at the end, which only a training has, change nothing.
-    """
-    if len(row_ptr) <= whole + 1:
-        return np.array([0, len(row_ptr) - 1])
-    n_atoms = int(np.searchsorted(row_ptr, row_ptr[-1]))
-    n_parts = _n_parts(n_atoms, whole, part)
-    ends = n_atoms * np.arange(n_parts + 1) // n_parts
-    ends[-1] = len(row_ptr) - 1
-    return ends.astype(np.int64)
-
-
-def _parts_of_graphs(structure: Structure, batch: Array, n_graphs: int, whole: int) -> Parts:
-    """Where the parts begin: between graphs, and within a large one where it would be cut if it were alone.
-
-    Small graphs have two parts together, so that two threads share a batch of a training.
-
-    Args:
-        structure: the atoms of all graphs, and perhaps isolated atoms behind them.
-        batch: (n_atoms,) the graph of each atom but the isolated ones, ascending.
-        n_graphs: their number.
-        whole: most atoms of one part.
-    """
-    row_ptr, n_atoms = structure.row_ptr, len(batch)
-    if n_graphs == 1:
-        return Parts(_parts(row_ptr, whole), apart=False)
-    ends, n_parts = np.searchsorted(batch, np.arange(n_graphs + 1)), max(2, _n_parts(n_atoms, whole))
-    wanted = n_atoms * np.arange(n_parts + 1) // n_parts
-    cuts = [ends[np.searchsorted(ends, wanted)]]
-    large = np.flatnonzero(np.diff(ends) > whole)
-    for k in large:
-        first, last = ends[k : k + 2]
-        cuts.append(first + _parts(row_ptr[first : last + 1] - row_ptr[first], whole))
-    parts = np.unique(np.concatenate(cuts))
-    parts[-1] = len(row_ptr) - 1
-    return Parts(parts, apart=len(large) == 0)
-
-
-def _parts_of_process(row_ptr: Array, n_own: int, whole: int) -> tuple[Array, int]:
-    """Where the parts begin of own atoms, which come first, and of ghosts; how many are of own ones.
-
-    Processes have few threads each, and the fewer parts, the fewer edges between them.
-    """
-    own = np.unique(_parts(row_ptr[: n_own + 1], whole, 2 * PART))
-    ghosts = n_own + _parts(row_ptr[n_own:] - row_ptr[n_own], whole)
-    return np.unique(np.concatenate([own, ghosts])), len(own) - 1
 
 
 class Memory:

@@ -65,14 +65,18 @@ class KernelCache:
         self._function = function
 
     @property
-    def cache_path(self) -> str:
-        """Where new files go."""
-        return str(_home()[0])
+    def cache_path(self) -> Path | None:
+        """Where new files go; None if nothing can be kept."""
+        return _home()[0]
+
+    def is_kept(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return any((folder / name).is_file() for folder in folders())
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """What was compiled for a signature, None if it must be compiled."""
         target.refresh()
-        name = self._file_name(signature, target.codegen())
+        name = self.file_name(signature, target.codegen())
         wrong = ""
         for folder in folders():
             content, why = _read(folder / name)
@@ -89,7 +93,7 @@ class KernelCache:
         folder, _ = _home()
         if folder is not None:
             content = dumps(result._reduce())
-            _write(folder / self._file_name(signature, result.codegen), content)
+            _write(folder / self.file_name(signature, result.codegen), content)
 
     def enable(self) -> None:
         """Nothing to do; part of the interface, as the next two."""
@@ -100,7 +104,8 @@ class KernelCache:
     def flush(self) -> None:
         """Likewise."""
 
-    def _file_name(self, signature: Any, codegen: Any) -> str:
+    def file_name(self, signature: Any, codegen: Any) -> str:
+        """Of what is kept for a signature."""
         versions = (
             sources(self._function.__module__),
             numba.__version__,

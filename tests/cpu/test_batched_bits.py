@@ -9,7 +9,7 @@ from potentials import VARIANTS, new_potential
 from structures import CUTOFF, copper, ethanol, graph_of, quartz
 from thread_runs import n_threads_for_anything
 
-from mlpot.cpu import executor
+from mlpot.cpu import parts
 from mlpot.forces import native_obstacle, predict
 from mlpot.graph import collate
 from mlpot.neighbors import build_graph
@@ -49,7 +49,7 @@ def test_a_network_with_much_work_at_an_atom_cuts_smaller_structures(monkeypatch
     whole = new_potential("mace", dtype=torch.float64).freeze()
     graphs = [graph_of(copper(seed=1).repeat((3, 3, 3))[:n]) for n in (27, 24, 41)]
     expected = predict(whole, collate(graphs))
-    monkeypatch.setattr(executor, "LARGE", 27 * executor.FEW)  # numbers that a network of 27 at an atom has
+    monkeypatch.setattr(parts, "LARGE", 27 * parts.FEW)  # numbers that a network of 27 at an atom has
     cut = new_potential("mace", dtype=torch.float64).freeze()
     alone = [predict(cut, graph) for graph in graphs]
     assert (alone[0].forces - expected.forces[:27]).abs().max() > 0  # sums have another order
