@@ -37,7 +37,10 @@ def n_independent(values: Floats) -> float:
 
 
 def mean_and_error(values: Floats) -> tuple[float, float]:
-    """Mean of correlated samples and its standard error."""
+    """Mean of correlated samples and its standard error, by their correlation time: of the long series of checks.
+
+    `dynamics.log.mean_and_error` takes blocks, as a run may be too short to tell a correlation time.
+    """
     return float(values.mean()), float(values.std() / np.sqrt(n_independent(values)))
 
 
