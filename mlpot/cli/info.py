@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,15 @@ LONGEST = 60  # characters of a word that a file says
 
 def info(
     model: Model,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all that the file says, for scripts.")] = False,
+    as_json: Annotated[
+        bool | None,
+        typer.Option(
+            "--json/--text",
+            help="Print all that the file says as JSON, or what matters as text. Without either, text goes to a "
+            "terminal and JSON elsewhere, where a script reads it.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Tell what a potential is: elements, training, errors, certificate, what computes it, and what it lacks."""
     from mlpot.equivariance import rotated_copies
@@ -42,7 +51,7 @@ def info(
         "mirror images": potential.mirror_images,
         "rotated copies": rotated_copies(potential),
     }
-    if as_json:
+    if not sys.stdout.isatty() if as_json is None else as_json:
         text = json.dumps({**potential.header, **computed}, indent=2, ensure_ascii=False)
         # Numbers of a list stand in one line; line breaks are never in a string of JSON.
         print(re.sub(r'\[\n\s*([^][{}"]+?)\n\s*\]', lambda found: f"[{' '.join(found[1].split())}]", text))

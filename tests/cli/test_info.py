@@ -32,8 +32,8 @@ METRICS = {
 TRAINED = {"training_set": "data/ethanol.h5", "labels": LABELS, "ranges": RANGES, "metrics": METRICS}
 
 
-def told(path: Path, *options: str) -> str:
-    result = CliRunner().invoke(app, ["info", str(path), *options])
+def told(path: Path, option: str = "--text") -> str:
+    result = CliRunner().invoke(app, ["info", str(path), *option.split()])
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -72,9 +72,10 @@ def test_one_screen_says_what_it_is_and_what_it_lacks(tmp_path: Path) -> None:
     assert not any(word in shown for word in ("makes one", "(data.test)", "extrapolation grades"))
 
 
-def test_json_has_all_that_the_file_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["--json", ""], ids=["asked", "not a terminal"])
+def test_json_has_all_that_the_file_says(option: str, tmp_path: Path) -> None:
     mlpot.save(new_potential("egnn"), tmp_path / "model.safetensors", TRAINED)
-    found = json.loads(told(tmp_path / "model.safetensors", "--json"))
+    found = json.loads(told(tmp_path / "model.safetensors", option))
     assert found["card"] == TRAINED
     assert found["computed on a CPU by"] == "compiled code"
     assert found["backbone"] == "egnn"
