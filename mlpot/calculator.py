@@ -77,7 +77,8 @@ class MLPotCalculator(Calculator):
             looked at for atoms that are new, and in one of `extrapolation.BETWEEN` calculations.
 
     Raises:
-        ValueError: a CUDA graph is wanted of what no kernel of Triton computes; says why.
+        ValueError: a CUDA graph is wanted of what no kernel of Triton computes, says why; a skin or a grade is
+            negative or no number.
 
     Raises (on calculation):
         UnknownElementError: an element the potential was not made for.
@@ -106,6 +107,8 @@ class MLPotCalculator(Calculator):
         self._members: list[Potential] = []  # made when first asked for
         if cuda_graph and (obstacle := device_obstacle(self.potential)) is not None:
             raise ValueError(f"No CUDA graph can compute this potential: {obstacle}. Leave cuda_graph out.")
+        if extrapolation_grade is not None and not extrapolation_grade >= 0:
+            raise ValueError(f"extrapolation_grade = {extrapolation_grade}: give a number, 0 or above, or None.")
         advice = "; MLPotCalculator(..., extrapolation_grade=None) never says it."
         self._watch = Watch(None if self.potential.domain is None else extrapolation_grade, advice)
         self._repeats = cuda_graph
@@ -121,6 +124,19 @@ class MLPotCalculator(Calculator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         self._lock = (os.getpid(), RLock())
+
+    def set(self, **parameters: Any) -> dict[str, Any]:
+        """ASE's way to change parameters, of which there are none that a calculator could change once it is made.
+
+        Raises:
+            ValueError: one is given.
+        """
+        if parameters:
+            raise ValueError(
+                f"{', '.join(parameters)} cannot be changed in a calculator. Make another one: "
+                "MLPotCalculator(potential, dtype=..., skin=...)."
+            )
+        return {}
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
         """What changed since the last calculation, to the bit; ASE's comparison takes longer than a molecule."""

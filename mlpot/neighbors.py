@@ -45,8 +45,10 @@ def build_graph(
 
     Raises:
         ValueError: wrong shapes, no atoms, a value that is not finite or absurdly large, a periodic direction
-            without a cell vector, two atoms in one place.
+            without a cell vector, two atoms in one place, a cutoff that is no number above 0.
     """
+    if not 0 < cutoff < np.inf:
+        raise ValueError(f"cutoff = {cutoff}: give a number of Å above 0, as potential.cutoff.")
     z, r, h, periodic = checked_structure(numbers, positions, cell, pbc)
     return _graph(z, r, h, periodic, cutoff)
 
@@ -56,9 +58,14 @@ class SkinList:
 
     Pairs up to cutoff + skin are kept and every graph is cut at the cutoff, so graphs are the same, to the bit
     and in the same order, whether the list is old or new (L. Verlet, Phys. Rev. 159, 98 (1967)).
+
+    Raises:
+        ValueError: the skin is negative or no number: pairs would be missing.
     """
 
     def __init__(self, cutoff: float, skin: float = 0.5):
+        if not 0 <= skin < np.inf:
+            raise ValueError(f"skin = {skin}: pairs beyond the cutoff are kept to a number of Å, 0 or above.")
         self.cutoff, self.skin = cutoff, skin  # Å
         self.n_builds = 0
         self._reference: AtomGraph | None = None  # as it was when the pairs were found, with all of them

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -23,6 +23,8 @@ MAX_DEPTH = 16  # of sections in one another
 NUMBERS = ("float_parsing", "int_parsing", "float_type", "int_type")
 WITH_UNIT = re.compile(r"\s*([+-]?\d+\.?\d*(?:[eE][+-]?\d+)?)\s*[A-Za-zµ°Å]\S*\s*")
 """A number with a unit, as in 0.5 fs."""
+MEMBER = re.compile(r"(int|float|bool|str|(literal|list|tuple|dict)\[.*\])")
+"""How pydantic names one of several kinds of values, behind the place of a value."""
 WORDS = {
     **dict.fromkeys(NUMBERS, "write a number"),
     "int_from_float": "write a whole number",
@@ -45,6 +47,13 @@ class RecipeError(ValueError):
     """A recipe is not what its model asks for; the message names the key and the nearest valid one."""
 
 
+def check_number(value: Any, annotation: Any) -> None:
+    """Raise ValueError for a truth value where a number is meant: pydantic takes true, yes and on for 1."""
+    kinds = {annotation, *get_args(annotation)}
+    if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+        raise ValueError(f"write a number, and not what YAML takes for {str(value).lower()}")
+
+
 class Section(BaseModel):
     """A recipe, or a part of one: frozen, and without room for keys that nobody reads."""
 
@@ -54,6 +63,12 @@ class Section(BaseModel):
         Mapping[str, str]
     ] = {}  # what other programs call a key, in lower case: how it is written
     other_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # by key, word of others in lower case: advice
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        check_number(value, cls.model_fields[str(info.field_name)].annotation)
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -103,7 +118,10 @@ def parse_recipe(model: type[Model], text: str, overrides: Sequence[str] = (), *
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(model, dict(detail)) for detail in error.errors(include_url=False)]
+        found: dict[tuple[int | str, ...], list[dict[str, Any]]] = {}
+        for detail in error.errors(include_url=False):
+            found.setdefault(_place(detail["loc"], detail["type"]), []).append(dict(detail))
+        lines = [_explain(model, place, details) for place, details in found.items()]
         raise RecipeError("\n".join(f"{origin}: {line}" for line in lines)) from None
 
 
@@ -182,27 +200,39 @@ def _yaml(text: str, origin: str) -> Any:
         raise RecipeError(f"{origin} is not valid YAML: {error}") from None
 
 
-def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:
-    """One error of pydantic in the words of a recipe."""
-    key = ".".join(str(part) for part in detail["loc"])
-    sections = _models_at(model, detail["loc"][:-1])
-    name = str(detail["loc"][-1]) if detail["loc"] else ""
-    if detail["type"] == "extra_forbidden":
+def _place(location: tuple[int | str, ...], kind: str) -> tuple[int | str, ...]:
+    """Where in a recipe an error is, without the kinds of values of which pydantic tried one after another."""
+    tried = kind != "extra_forbidden" and location and MEMBER.fullmatch(str(location[-1]))
+    return location[:-1] if tried else location
+
+
+def _explain(model: type[BaseModel], place: tuple[int | str, ...], details: Sequence[dict[str, Any]]) -> str:
+    """Errors of pydantic at one place, of each kind of value that it may have, in the words of a recipe."""
+    key = ".".join(str(part) for part in place)
+    sections = _models_at(model, place[:-1])
+    name = str(place[-1]) if place else ""
+    if details[0]["type"] == "extra_forbidden":
         return f"unknown key {key!r}. {_likely_key(model, sections, name)}"
-    if detail["type"] == "missing":
+    if details[0]["type"] == "missing":
         return f"{key!r} is missing. Add it."
-    message = detail["msg"].removeprefix("Value error, ")
-    given = detail["input"]
-    if detail["type"] in WORDS:
-        message = WORDS[detail["type"]].format(**detail.get("ctx", {}), name=name)
-    if detail["type"] == "literal_error":
-        message = _likely_value(sections, name, str(given), detail["ctx"]["expected"])
-    elif isinstance(given, str) and (number := WITH_UNIT.fullmatch(given)) and detail["type"] in NUMBERS:
-        message = f"write {number[1]} alone, in the unit that the name of the key says"
+    given = details[0]["input"]
+    message = ", or ".join(dict.fromkeys(_message(detail, sections, name) for detail in details))
     off = "; null switches it off" if given is False else ""
     end = "" if f"{message}{off}".endswith((".", "?")) else "."
     value = "" if isinstance(given, Mapping) else f" = {given!r}"  # the message says which of its keys is wrong
     return f"{key!r}{value}: {message}{off}{end}" if key else message
+
+
+def _message(detail: dict[str, Any], sections: Sequence[type[BaseModel]], name: str) -> str:
+    """What is wrong with a value, and how it is written."""
+    given = detail["input"]
+    if detail["type"] == "literal_error":
+        return _likely_value(sections, name, str(given), detail["ctx"]["expected"])
+    if isinstance(given, str) and (number := WITH_UNIT.fullmatch(given)) and detail["type"] in NUMBERS:
+        return f"write {number[1]} alone, in the unit that the name of the key says"
+    if detail["type"] in WORDS:
+        return WORDS[detail["type"]].format(**detail.get("ctx", {}), name=name)
+    return str(detail["msg"]).removeprefix("Value error, ")
 
 
 def _likely_key(model: type[BaseModel], sections: Sequence[type[BaseModel]], name: str) -> str:
@@ -223,7 +253,7 @@ def _likely_value(sections: Sequence[type[BaseModel]], name: str, given: str, ex
         if plain in section.other_values.get(name, {}):
             return section.other_values[name][plain]
     near = [value for value in values if value in plain] or difflib.get_close_matches(plain, values, n=1)
-    return f"{f'did you mean {near[0]!r}? ' if near else ''}Write one of {expected}"
+    return f"did you mean {near[0]!r}? Write one of {expected}" if near else f"write one of {expected}"
 
 
 def _models_at(model: type[BaseModel], location: Sequence[int | str]) -> list[type[BaseModel]]:

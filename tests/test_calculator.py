@@ -221,3 +221,15 @@ def test_nothing_else_is_touched(fails: bool) -> None:
     assert atoms.arrays.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(atoms.arrays[name], array)
+
+
+@pytest.mark.parametrize("wrong", [{"skin": -0.3}, {"skin": np.nan}, {"extrapolation_grade": np.nan}])
+def test_a_setting_that_would_lose_pairs_or_a_warning_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} = "):
+        MLPotCalculator(new_potential("schnet"), **wrong)
+
+
+def test_a_calculator_is_not_changed_by_parameters_that_nothing_would_read(calculator: MLPotCalculator) -> None:
+    assert calculator.set() == {}
+    with pytest.raises(ValueError, match="dtype cannot be changed in a calculator"):
+        calculator.set(dtype="float32")

@@ -296,3 +296,9 @@ def test_a_flat_sheet_of_more_cells_than_a_finder_holds_has_all_its_pairs() -> N
         assert len(build_graph([6] * len(r), r, cell, pbc, 1.6).edges) == n
     layers = build_graph([6] * len(r), r, whole, True, 1.7)  # each atom sees its own images above and below
     assert len(layers.edges) == periodic + 2 * len(r)
+
+
+@pytest.mark.parametrize("cutoff", [np.nan, np.inf, 0.0, -1.0])
+def test_a_cutoff_that_is_no_length_is_refused(cutoff: float) -> None:
+    with pytest.raises(ValueError, match="give a number of Å above 0"):
+        build_graph([14], np.zeros((1, 3)), 5.4 * np.eye(3), True, cutoff)

@@ -43,10 +43,16 @@ def md_run(
     from mlpot.dynamics.recipe import MDRecipe
     from mlpot.dynamics.run import run_md
     from mlpot.dynamics.run_replicas import run_replicas
-    from mlpot.recipes import load_recipe
+    from mlpot.recipes import RecipeError, load_recipe
 
     length = [] if steps is None else [f"steps={steps}"]
     checked = load_recipe(MDRecipe, recipe, [*(overrides or ()), *length])
+    own = [stage.steps or stage.time_ps for stage in checked.stages]
+    if own and (length or (checked.steps is not None and all(own))):
+        raise RecipeError(
+            f"{recipe} has {len(own)} stages, so that {'--steps' if length else 'steps'} is not the length of the "
+            "run. Leave it out, and give each stage its own: stages=[{ensemble: nve, steps: 100}, ...]."
+        )
     if resume and not any((checked.output / name).exists() for name in NAMES):
         console.print(f"There is no checkpoint in {checked.output}, so the run begins.", soft_wrap=True)
     if checked.is_batch:

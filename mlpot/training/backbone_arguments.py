@@ -8,10 +8,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model
 
 from mlpot.models import BACKBONES
 from mlpot.models.layers import choose
+from mlpot.recipes import Section
 
 
 def argument_model(backbone: str) -> type[BaseModel]:
@@ -24,7 +25,7 @@ def argument_model(backbone: str) -> type[BaseModel]:
         for name, p in parameters.items()
         if name not in ("self", "elements")
     }
-    return create_model(backbone, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
+    return create_model(backbone, __base__=Section, **fields)
 
 
 def documented_arguments(network: type) -> dict[str, str]:
@@ -56,7 +57,7 @@ def _explain(problem: dict[str, Any], valid: list[str]) -> str:
         return f"arguments = {problem['input']!r} are none: give lines of `name: value`, such as {valid[0]}"
     name = str(problem["loc"][0])
     if problem["type"] != "extra_forbidden":
-        return f"argument {name!r} = {problem['input']!r}: {problem['msg']}"
+        return f"argument {name!r} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}"
     return f"the backbone has no argument {name!r}; {hint}"

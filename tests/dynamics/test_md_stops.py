@@ -281,6 +281,9 @@ def test_the_command_says_how_a_run_ended_and_goes_on(
         assert mlpot("md", "--continue", "md.yaml") == 128 + signal.SIGTERM
     assert not mlpot("md", "run", "md.yaml", "--continue", "--steps", "12")
     assert frames_of(Path("md_run"))["step"].tolist() == list(range(13))
+    parts = "stages=[{ensemble: nve, steps: 3}, {steps: 2}]"
+    assert "2 stages, so that --steps is not" in str(mlpot("md", "md.yaml", "output=a", parts, "--steps", "12"))
+    assert "2 stages, so that steps is not" in str(mlpot("md", "md.yaml", "output=a", parts))
     capsys.readouterr()
     assert not mlpot("md", "analyze", "md_run")
     assert "13 frames" in capsys.readouterr().out

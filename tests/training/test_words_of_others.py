@@ -26,6 +26,8 @@ TRAIN = "data: {train: a.h5}\n"
         ("steps: 1.5", "write a whole number"), ("overwrite: maybe", "write true or false"),
         ("repeat: 2", r"write a list, \[ ... \]"), ("temperature_K: -5", "it must be above 0"),
         ("guards: {max_force: false}", "null switches it off"), ("guards: off", "write keys and values"),
+        ("guards: {energy: on}", "write a number"), ("temperature_K: yes", "takes for true"),
+        ("frame: last", "'frame' = 'last': write a number, or write one of 'all'"),
     ],
 )  # fmt: skip
 def test_a_run_file_in_the_words_of_others(said: str, answer: str) -> None:
@@ -41,7 +43,9 @@ def test_a_run_file_in_the_words_of_others(said: str, answer: str) -> None:
         ("data: {train: a.h5, E0s: average}", "reference_energies"),
         ("optimizer: {name: Adam}", "did you mean 'adamw'"), ("model: {backbone: MACE}", "Did you mean mace"),
         ("loss: {forces_weight: 10}", "loss.forces"), ("foundation_model: small", "model.start"),
-        ("optimizer: {learning_rate: fast}", "write a number"),
+        ("optimizer: {learning_rate: fast}", "write a number"), ("training: {patience: true}", "write a number"),
+        ("model: {backbone: schnet, arguments: {n_interactions: yes}}", "'n_interactions' = True: write a number"),
+        ("data: {train: a.h5, validation: true}", "'data.validation' = True: write a number"),
     ],
 )  # fmt: skip
 def test_a_recipe_in_the_words_of_others(said: str, answer: str) -> None:
