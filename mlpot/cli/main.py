@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -247,6 +248,9 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: objec
 def main() -> None:
     """Run the command; errors that a user can mend are one line, all others keep their traceback."""
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):  # a letter that a terminal does not know, such as Å, fails no run
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         check_quotes(sys.argv[1:])
         app()

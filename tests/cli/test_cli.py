@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -182,3 +183,11 @@ def test_no_figure_of_a_table_stands_under_the_head_of_another() -> None:
     table.add_row("test", "1", "2")
     with pytest.raises(ValueError, match="2 cells for 3 columns"):
         table.add_row("1", "2")
+
+
+def test_a_terminal_that_knows_few_letters_fails_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert not mlpot(monkeypatch, "recipe", "--md")
+    sys.stdout.flush()
+    assert b"eV/?, where the model tells of no training" in written.getvalue()
