@@ -271,6 +271,7 @@ def _in_words(error: ValueError | OSError | MemoryError) -> str:
     """The message of an error; those of the system name the file first."""
     if isinstance(error, MemoryError):
         return f"There is not enough memory ({error}). Take fewer structures or atoms at once, or smaller ones."
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}. Give another file, or mend its place."
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""  # none of what a full disk keeps from the output
+        return f"{where}{error.strerror}. Give another file, or mend its place."
     return str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import subprocess
@@ -191,3 +192,8 @@ def test_a_terminal_that_knows_few_letters_fails_no_command(monkeypatch: pytest.
     assert not mlpot(monkeypatch, "recipe", "--md")
     sys.stdout.flush()
     assert b"eV/?, where the model tells of no training" in written.getvalue()
+
+
+def test_an_error_of_the_system_without_a_file_is_told_without_its_number() -> None:
+    told = cli._in_words(OSError(errno.ENOSPC, "No space left on device"))
+    assert told == "No space left on device. Give another file, or mend its place."
