@@ -49,9 +49,20 @@ class RecipeError(ValueError):
 
 def check_number(value: Any, annotation: Any) -> None:
     """Raise ValueError for a truth value where a number is meant: pydantic takes true, yes and on for 1."""
-    kinds = {annotation, *get_args(annotation)}
-    if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
-        raise ValueError(f"write a number, and not what YAML takes for {str(value).lower()}")
+    kinds = set(_kinds(annotation))
+    if not kinds & {int, float} or bool in kinds:
+        return
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
+    for given in inside:
+        if isinstance(given, bool):
+            raise ValueError(f"write a number, and not what YAML takes for {str(given).lower()}")
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types of a field, and of what is in its lists and mappings."""
+    yield str(annotation) if get_origin(annotation) is Literal else annotation
+    for argument in () if get_origin(annotation) is Literal else get_args(annotation):
+        yield from _kinds(argument)
 
 
 class Section(BaseModel):

@@ -44,6 +44,7 @@ def test_a_run_file_in_the_words_of_others(said: str, answer: str) -> None:
         ("optimizer: {name: Adam}", "did you mean 'adamw'"), ("model: {backbone: MACE}", "Did you mean mace"),
         ("loss: {forces_weight: 10}", "loss.forces"), ("foundation_model: small", "model.start"),
         ("optimizer: {learning_rate: fast}", "write a number"), ("training: {patience: true}", "write a number"),
+        ("optimizer: {rates: {readout: on}}", "write a number"), ("loss: {weights: {slab: no}}", "write a number"),
         ("model: {backbone: schnet, arguments: {n_interactions: yes}}", "'n_interactions' = True: write a number"),
         ("data: {train: a.h5, validation: true}", "'data.validation' = True: write a number"),
     ],
