@@ -239,8 +239,14 @@ def own_potential(
         dtype: as `load_potential`.
 
     Raises:
-        As `load_potential`.
+        TypeError: neither, such as what torch.compile makes of a potential.
+        Else as `load_potential`.
     """
+    if not isinstance(given, Potential | str | os.PathLike):
+        raise TypeError(
+            f"A potential or the path of its file is needed, and this is of type {type(given).__name__}. What "
+            "computes is compiled already: give the potential itself, not torch.compile or torch.jit of it."
+        )
     if not isinstance(given, Potential):
         return load_potential(given, device=device, dtype=dtype)
     number = given.dtype if dtype is None else known_dtype(dtype)

@@ -233,3 +233,9 @@ def test_a_calculator_is_not_changed_by_parameters_that_nothing_would_read(calcu
     assert calculator.set() == {}
     with pytest.raises(ValueError, match="dtype cannot be changed in a calculator"):
         calculator.set(dtype="float32")
+
+
+def test_what_is_no_potential_is_refused_in_words() -> None:
+    for given in (torch.nn.Identity(), None):
+        with pytest.raises(TypeError, match="A potential or the path of its file is needed"):
+            MLPotCalculator(given)  # type: ignore[arg-type]
