@@ -10,8 +10,10 @@ and before any fix reads them, and a script may loop, jump, include and clear as
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_double, c_int, c_int64, c_size_t, c_void_p
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,6 +111,7 @@ def register(lmp: Any, callbacks: Callbacks) -> None:
     _instances[address] = callbacks
     symbols = Symbols(lmp.lib)
     if not _kept:
+        sys.unraisablehook = partial(_unwatched, sys.unraisablehook)
         _kept["fix"] = _maker_of_fixes(symbols)
         _add(lmp, symbols, "fix", STYLE)
     else:
@@ -193,6 +196,16 @@ class _Ending:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is not None:
             self._hooks.failed(error)
+
+
+def _unwatched(usual: Callable[[Any], object], lost: Any) -> None:
+    """End all ranks by an error before `_Ending` is there, such as an interrupt; Python tells it here alone."""
+    trace = lost.exc_traceback
+    if trace is not None and trace.tb_frame.f_code.co_filename == __file__:  # where LAMMPS called
+        for callbacks in _instances.values():
+            if callbacks.is_open():
+                callbacks.failed(lost.exc_value)
+    usual(lost)
 
 
 def _after_forces(instance: int, step: int, n_own: int, ids: int, positions: int, forces: int) -> None:

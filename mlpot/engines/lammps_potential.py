@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from signal import SIGINT
 from typing import Any, TypeVar
 
 import numpy as np
@@ -212,7 +213,7 @@ class RankPotential(lammps_fix.Callbacks):
     def failed(self, error: BaseException) -> None:
         """As `Callbacks`: what one rank may have found alone ends all, and waits for none of them."""
         flush(self.lmp)
-        stop_all(self.comm, told(error), 1)
+        stop_all(self.comm, told(error), 128 + SIGINT if isinstance(error, KeyboardInterrupt) else 1)
 
     def _together(self, step: Callable[[], T]) -> T:
         return together(self.comm, step, lambda: flush(self.lmp))

@@ -20,6 +20,7 @@ FIXES = {
 }
 COMPUTES = {
     *("group/group", "born/matrix", "centroid/stress/atom", "pressure/cylinder", "pressure/alchemy", "hma"),
+    "fep/ta",
     *("stress/mop", "stress/mop/profile", "stress/cartesian", "stress/cylinder", "stress/spherical"),
     *("pe/tally", "pe/mol/tally", "force/tally", "stress/tally", "heat/flux/tally", "heat/flux/virial/tally"),
 }

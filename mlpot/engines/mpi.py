@@ -147,6 +147,8 @@ def greatest(comm: Any, *values: int) -> list[int]:
 
 def told(error: BaseException) -> str:
     """For the user; with the way to it if it is no fault of theirs."""
+    if isinstance(error, KeyboardInterrupt):
+        return "Interrupted."
     theirs = isinstance(error, ValueError | OSError)
     return f"{error}" if theirs else "".join(traceback.format_exception(error))
 

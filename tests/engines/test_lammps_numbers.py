@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,23 @@ def test_another_version_of_lammps_is_refused_by_its_date(date: int) -> None:
 
     with pytest.raises(ValueError, match=f"of {date}; mlpot was tested"):
         register(_OfAnotherTime(date), Callbacks())
+
+
+def test_an_error_before_it_can_be_caught_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L1: an interrupt as LAMMPS calls was ignored by ctypes, and the run went on without forces in that step."""
+    needs_lammps()
+    from mlpot.engines import lammps_fix
+
+    class Open(lammps_fix.Callbacks):
+        def failed(self, error: BaseException) -> None:
+            ended.append(error)
+
+    ended: list[BaseException] = []
+    usual: list[object] = []
+    monkeypatch.setattr(lammps_fix, "_instances", {1: Open()})
+    monkeypatch.setattr(sys, "unraisablehook", partial(lammps_fix._unwatched, usual.append))
+    lammps_fix.ONE(lammps_fix._atoms_changed)(12345)  # of no fix that is known
+    assert [type(error) for error in ended] == [KeyError]
+    lammps_fix.ONE(lambda _: 1 / 0)(0)  # of another program's
+    assert len(ended) == 1
+    assert len(usual) == 2

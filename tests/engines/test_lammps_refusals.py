@@ -60,6 +60,10 @@ WRONG: dict[str, tuple[str, str]] = {
         oxide() + "group o type 1\ncompute oo o group/group o\nrun 0\n",
         "compute group/group computes energies",
     ),
+    "L7_a_perturbed_box": (
+        oxide() + "compute t all fep/ta 300 xy 1.001\nrun 0\n",
+        "compute fep/ta computes energies",
+    ),
     "L11_matrix_without_the_line": (
         oxide(line="print none") + "dynamical_matrix all regular 1e-4\n",
         "comes to `dynamical_matrix` without a potential",
