@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from mlpot.units import BOHR
+
 # One tuple a step: energy in the program's unit, and whether its self-consistency converged.
 Steps = Sequence[tuple[float, bool]]
 
@@ -171,10 +173,65 @@ def aims(steps: Steps, *, whole: bool = True) -> str:
     return "\n".join([*lines, *(["          Have a nice day."] if whole else []), ""])
 
 
+def nwchem(
+    steps: Steps, *, end: str = " Total times  cpu:        0.4s     wall:        0.4s", forces: bool = True
+) -> str:
+    lines = ["             Northwest Computational Chemistry Package (NWChem) 7.0.0"]
+    for k, (energy, converged) in enumerate(steps):
+        places = (0.0, 0.75 + 0.01 * k)
+        lines += [
+            '                             Geometry "geometry" -> ""', "", "",
+            " Output coordinates in angstroms (scale by  1.889725989 to convert to a.u.)", "",
+            "  No.       Tag          Charge          X              Y              Z",
+            " ---- ---------------- ---------- -------------- -------------- --------------",
+        ]  # fmt: skip
+        lines += [f"    {a + 1} H                    1.0000     0.00000000     0.00000000     {z:.8f}"
+                  for a, z in enumerate(places)]  # fmt: skip
+        lines += ["", "                                 NWChem DFT Module", "          Charge           :     0"]
+        lines += ["          Spin multiplicity:     1"]
+        lines += [] if converged else ["  Calculation failed to converge"]
+        lines += [f"         Total DFT energy =   {energy:17.12f}", "      One electron energy =      -2.5", ""]
+        if forces:
+            lines += ["                         DFT ENERGY GRADIENTS", "", "    atom               coordinates"]
+            lines += ["                 x          y          z           x          y          z"]
+            lines += [f"   {a + 1} H       0.000000   0.000000   {z / BOHR:.6f}    0.000000   0.000000  {g:.6f}"
+                      for a, (z, g) in enumerate(zip(places, (-0.01, 0.01), strict=True))]  # fmt: skip
+            lines += [""]
+    return "\n".join([*lines, end, ""])
+
+
+def gamess(steps: Steps, *, end: str = " EXECUTION OF GAMESS TERMINATED NORMALLY") -> str:
+    """An optimization."""
+    lines = ["         *         GAMESS VERSION = 30 SEP 2021 (R2)          *", " CHARGE OF MOLECULE  =    0"]
+    lines += [
+        " ATOM      ATOMIC                      COORDINATES (BOHR)",
+        "           CHARGE         X          Y        Z",
+    ]
+    lines += [f" H           1.0     0.0000000000        0.0000000000        {z / BOHR:.10f}" for z in (0.0, 0.75)]
+    for k, (energy, converged) in enumerate(steps):
+        lines += ["", f"          BEGINNING GEOMETRY SEARCH POINT NSERCH= {k:3d} ...", ""]
+        lines += [" COORDINATES OF ALL ATOMS ARE (ANGS)", "   ATOM   CHARGE       X              Y              Z"]
+        lines += [" ------------------------------------------------------------"]
+        lines += [f" H           1.0   0.0000000000   0.0000000000   {z:.10f}" for z in (0.0, 0.75 + 0.01 * k)]
+        lines += ["", *([] if converged else [" SCF IS UNCONVERGED, TOO MANY ITERATIONS"])]
+        lines += [f" FINAL R-B3LYP ENERGY IS     {energy:.10f} AFTER  16 ITERATIONS", ""]
+        lines += [
+            "                         GRADIENT OF THE ENERGY",
+            "                         ----------------------",
+            "",
+        ]
+        lines += [" UNITS ARE HARTREE/BOHR    E'X               E'Y               E'Z"]
+        lines += [
+            f"    {a} H                0.000000000       0.000000000      {g:.9f}"
+            for a, g in ((1, -0.01), (2, 0.01))
+        ]
+    return "\n".join([*lines, "", end, ""])
+
+
 FIRST = {"gaussian-out": -31.5, "orca-output": -31.5, "espresso-out": -5.5, "vasp-xml": -4.0, "vasp-out": -4.0,
-         "aims-output": -31.5}  # fmt: skip
+         "aims-output": -31.5, "nwchem-out": -1.1, "gamess-us-out": -1.1}  # fmt: skip
 WRITERS = {"gaussian-out": gaussian, "orca-output": orca, "espresso-out": espresso, "vasp-xml": vasprun,
-           "vasp-out": outcar, "aims-output": aims}  # fmt: skip
+           "vasp-out": outcar, "aims-output": aims, "nwchem-out": nwchem, "gamess-us-out": gamess}  # fmt: skip
 
 
 def steps_of(first: float, converged: Sequence[bool]) -> Steps:

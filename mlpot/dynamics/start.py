@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mlpot.calculator import MLPotCalculator
 from mlpot.data.constraints import constraints_of, held_coordinates, holds_center, other_constraints, unused_masks
 from mlpot.data.elements import Elements
+from mlpot.data.sources.interpret import MASSES
 from mlpot.data.sources.read import has_structure, named_elements, read_structure
 from mlpot.dynamics.free_rotations import (
     draw_without_rotation,
@@ -52,7 +53,12 @@ def starting_atoms(recipe: MDRecipe, calculator: MLPotCalculator, rng: np.random
         FileNotFoundError, FormatError: as `read_structure`.
     """
     elements = named_elements(recipe.elements, None)
-    atoms = read_structure(recipe.structure, recipe.one_frame, elements)
+    notes: list[str] = []
+    atoms = read_structure(recipe.structure, recipe.one_frame, elements, notes)
+    for note in notes:
+        if note == MASSES:  # which are kept here too
+            continue
+        warnings.warn(f"Of {recipe.structure}: {note}.", StructureWarning, stacklevel=2)
     warn_of_others(recipe, elements)
     return started(atoms, recipe, calculator, rng)
 

@@ -148,7 +148,10 @@ def test_a_period_without_a_cell_is_refused(tmp_path):
         converted(path)
 
 
-@pytest.mark.parametrize(("said", "pbc"), [("FFF", [0, 0, 0]), ("TTF", [1, 1, 0]), ("ppf", [1, 1, 0])])
+@pytest.mark.parametrize(
+    ("said", "pbc"),
+    [("FFF", [0, 0, 0]), ("TTF", [1, 1, 0]), ("ppf", [1, 1, 0]), ("110", [1, 1, 0]), ('"010"', [0, 1, 0])],
+)
 def test_a_boundary_in_one_word_is_what_it_says(tmp_path, said, pbc):
     path = xyz(tmp_path / "set.xyz", f'energy=-1 Lattice="4 0 0 0 5 0 0 0 9" pbc={said}')
     assert converted(path)[0].pbc.astype(int).tolist() == pbc

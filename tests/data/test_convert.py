@@ -108,6 +108,16 @@ def test_held_atoms_get_no_force_label(tmp_path):
         converted(tmp_path / "slab.traj")
 
 
+@pytest.mark.parametrize(("mask", "held"), [("F T T", [1]), ("F F F", [1]), ("T T T", [])])
+def test_a_mask_of_coordinates_holds_the_atoms_of_which_one_is_false(tmp_path, mask, held):
+    rows = f"Si 0 0 0 0.1 0.2 0.3 T T T\nSi 2 2 1 -0.1 -0.2 -0.3 {mask}\n"
+    comment = 'Properties=species:S:1:pos:R:3:forces:R:3:move_mask:L:3 energy=-1 pbc="F F F"'
+    (tmp_path / "set.xyz").write_text(f"2\n{comment}\n{rows}")
+    (atoms,) = converted(tmp_path / "set.xyz")
+    known = atoms.arrays.get("force_mask", np.ones(2, dtype=bool))
+    assert np.flatnonzero(~known).tolist() == held
+
+
 def test_ase_database_and_trajectory(tmp_path):
     frames = [labeled(molecule("H2O"), k) for k in range(4)]
     with ase.db.connect(tmp_path / "set.db") as database:

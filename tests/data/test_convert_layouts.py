@@ -36,6 +36,8 @@ def test_sgdml_tells_its_units_itself(tmp_path):
     path = tmp_path / "water.npz"
     np.savez(path, z=Z, R=R, E=E[:, None], F=F, r_unit="Ang", e_unit="kcal/mol")
     assert_labels(converted(path), R, E * KCAL_MOL, F * KCAL_MOL)
+    np.savez(path, z=Z, R=R, E=E, F=F, r_unit=np.array(b"Ang"), e_unit=np.array(b"kcal/mol"))
+    assert_labels(converted(path), R, E * KCAL_MOL, F * KCAL_MOL)
     np.savez(path, z=Z, R=R, E=E, F=F)
     with pytest.raises(UnitsError, match="no unit of positions"):
         converted(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ase.db
 import ase.io
 import numpy as np
 import pytest
@@ -49,9 +50,47 @@ def test_frames_and_labels_come_back(frames, path, tmp_path, name):
                 np.testing.assert_allclose(getattr(ours, key), getattr(theirs, key), atol=1e-8)
             known = np.isfinite(ours.forces)
             np.testing.assert_allclose(ours.forces[known], theirs.forces[known], atol=1e-8)
-            assert ours.group == theirs.group or name == "out.json"  # which keeps no names
+            assert ours.group == theirs.group
         np.testing.assert_allclose(b[3].get_velocities(), frames[3].get_velocities(), atol=1e-8)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["set.h5", name, "back.h5"])
+
+
+def states() -> dict[str, Atoms]:
+    """A frame of each that a format could lose."""
+    water = molecule("H2O")
+    found = {f"group {name}": labeled(water, 0, group=name) for name in ("2", "True", 'x "y", z=3')}
+    found["charge"] = labeled(water, 1, charge=-1.0, spin=2.0)
+    found["weight"] = labeled(water, 2, config_weight=0.25)
+    constraints = {"fixed": FixAtoms([0]), "partly": FixCartesian([1], (True, False, False)), "center": FixCom()}
+    for name, constraint in {**constraints, "free": None}.items():
+        found[f"{name}, all forces known"] = atoms = labeled(water, 3)
+        atoms.set_constraint(constraint)
+        found[f"{name}, masked"] = atoms = atoms.copy()
+        atoms.calc = found[f"{name}, all forces known"].calc
+        atoms.set_array("force_mask", np.array([True, False, True]))
+    return found
+
+
+@pytest.mark.parametrize("ending", ["xyz", "traj", "db", "json"])
+def test_states_and_masks_come_back_from_every_format_with_labels(ending: str, tmp_path: Path) -> None:
+    """ASE makes charges of databases zero, refuses names that look like numbers, and keeps no array of a mask."""
+    frames = states()
+    h5md.write(tmp_path / "set.h5", frames.values(), card={})
+    export(tmp_path / "set.h5", tmp_path / f"out.{ending}")
+    convert(tmp_path / f"out.{ending}", tmp_path / "back.h5")
+    with h5md.Reader(tmp_path / "set.h5") as a, h5md.Reader(tmp_path / "back.h5") as b:
+        for name, ours, theirs in zip(frames, b.frames(), a.frames(), strict=True):
+            assert ours.info == theirs.info, name
+            masks = [atoms.arrays.get("force_mask", np.ones(3, dtype=bool)) for atoms in (ours, theirs)]
+            np.testing.assert_array_equal(*masks, err_msg=name)
+            np.testing.assert_array_equal(held_coordinates(ours), held_coordinates(theirs), err_msg=name)
+
+
+def test_the_charge_of_a_row_of_a_database_is_what_was_written(tmp_path: Path) -> None:
+    with ase.db.connect(tmp_path / "ions.db") as database:
+        database.write(labeled(molecule("H2O"), 0), charge=-1.0)
+    (atoms,) = Source(tmp_path / "ions.db").frames()
+    assert atoms.info["charge"] == -1.0
 
 
 @pytest.mark.parametrize("name", ["POSCAR", "out.vasp", "out.gen", "out.cube"])

@@ -151,3 +151,16 @@ def test_a_dump_that_does_not_say_its_boundary_is_no_molecule(tilts: str, tmp_pa
     (tmp_path / "old.dump").write_text(text.replace("BOUNDS" + tilts, f"BOUNDS{tilts} pp ff pp") + "1 Si 0 0 0\n")
     (atoms,) = Source(tmp_path / "old.dump", Reading(labels=False)).frames()
     assert atoms.pbc.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("left", range(1, 60, 7))
+def test_a_dump_that_was_cut_off_gives_its_whole_frames(tmp_path: Path, left: int) -> None:
+    frame = (
+        "ITEM: TIMESTEP\n{}\nITEM: NUMBER OF ATOMS\n2\nITEM: BOX BOUNDS pp pp pp\n0 8\n0 8\n0 8\n"
+        "ITEM: ATOMS id element x y z\n1 O 2.0 0.0 {}.25\n2 H 1.0 0.0 {}.25\n"
+    )
+    text = "".join(frame.format(k, k, k) for k in range(3))
+    (tmp_path / "a.lammpstrj").write_text(text[:-left])
+    source = Source(tmp_path / "a.lammpstrj", Reading(labels=False))
+    assert [a.positions[:, 2].tolist() for a in source.frames()] == [[0.25, 0.25], [1.25, 1.25]]
+    assert "the run was cut off, so its last step is left out (1 frame: 2)." in source.report.lines()

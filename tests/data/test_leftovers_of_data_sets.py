@@ -94,3 +94,17 @@ def test_a_virial_of_molecules_is_left_out_and_counted(tmp_path):
     told = account(Source(tmp_path / "train.h5"))
     assert "stress left out" in told
     assert "Not kept: head (4 frames)" in told
+
+
+def test_one_frame_of_deepmd_may_lack_the_axis_of_frames_and_a_virial_its_box(tmp_path):
+    (tmp_path / "set.000").mkdir()
+    (tmp_path / "type.raw").write_text("0 1 1")
+    (tmp_path / "type_map.raw").write_text("O H")
+    arrays = {"coord": R[0].ravel(), "energy": E[0], "force": R[1].ravel(), "virial": np.eye(3).ravel()}
+    for name, array in arrays.items():
+        np.save(tmp_path / "set.000" / f"{name}.npy", array)
+    source = Source(tmp_path)
+    (atoms,) = source.frames()
+    assert atoms.get_potential_energy() == E[0]
+    np.testing.assert_array_equal(atoms.get_forces(), R[1])
+    assert "stress left out, as the structure has no volume" in "\n".join(source.report.lines())

@@ -47,6 +47,19 @@ CELL = "4 0 0 0 4 0 0 0 4"
 SPELLINGS = [("Lattice", "Properties", "pbc"), ("lattice", "properties", "pbc"), ("LATTICE", "PROPERTIES", "PBC")]
 
 
+@pytest.mark.parametrize(
+    "form", ["[[{}, {}, {}], [{}, {}, {}], [{}, {}, {}]]", "_JSON [[{},{},{}],[{},{},{}],[{},{},{}]]"]
+)
+def test_a_matrix_may_be_in_rows(tmp_path: Path, form: str) -> None:
+    stress, cell = ("0.1 0.2 0.3 0.2 0.4 0.5 0.3 0.5 0.6", "4 0 0 1 5 0 0 0 6")
+    comment = f"Properties=species:S:1:pos:R:3 energy=-1 Lattice={form.format(*cell.split())} pbc=TTT "
+    path = tmp_path / "set.xyz"
+    path.write_text(f"1\n{comment}stress={form.format(*stress.split())}\nSi 0 0 0\n")
+    (atoms,) = Source(path).frames()
+    np.testing.assert_allclose(atoms.cell.array.ravel(), [float(x) for x in cell.split()])
+    np.testing.assert_allclose(atoms.get_stress(voigt=False).ravel(), [float(x) for x in stress.split()])
+
+
 @pytest.mark.parametrize("names", SPELLINGS)
 @pytest.mark.parametrize("labels", [True, False])
 def test_the_case_of_a_key_changes_nothing_of_a_frame(

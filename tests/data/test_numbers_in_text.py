@@ -35,6 +35,8 @@ REFUSED = {
     "such a minus in an energy": (GOOD.replace("-470.5", "\N{MINUS SIGN}470.5"), "energy has .* plain minus"),
     "stars": (GOOD.replace("-0.05", "******"), r"line 9 has '\*\*\*\*\*\*' in column forces: .* stars"),
     "an exponent of Fortran": (GOOD.replace("0.76", "7.6D-01"), "'7.6D-01' in column pos: Fortran"),
+    "such an exponent in an energy": (GOOD.replace("-470.5", "-4.705D+02"), "energy has '-4.705D.02'.*Fortran"),
+    "such exponents of a cell": (frame('Lattice="9d0 0 0 0 9d0 0 0 0 9d0"'), "Lattice has '9d0'.* Fortran"),
     "an exponent of three digits": (GOOD.replace("0.76", "7.6-101"), "'7.6-101' in column pos: Fortran"),
     "a symbol and another number": (
         frame("energy=-470.5", ["O 8 0 0 0.1", "H 1 0 0.8 -0.5", "H 6 0 -0.8 -0.5"], "species:S:1:Z:I:1:pos:R:3"),

@@ -145,6 +145,10 @@ def test_a_single_point_of_cp2k_is_read_by_dpdata(tmp_path):
     assert atoms.get_chemical_symbols() == ["O", "H"]
     assert atoms.get_potential_energy() == pytest.approx(-17.164344758312 * HARTREE, rel=1e-7)
     np.testing.assert_allclose(atoms.get_forces()[:, 0], np.array([0.01, -0.01]) * HARTREE / BOHR, rtol=1e-6)
+    assert atoms.pbc.all()
+    for place, said, pbc in (("POISSON", "NONE", [0, 0, 0]), ("CELL", "XY", [1, 1, 0])):
+        path.write_text(cp2k_output().replace("  1. Atomic", f" {place}| Periodicity {said:>60}\n  1. Atomic"))
+        assert converted(path)[0].pbc.astype(int).tolist() == pbc
     np.testing.assert_allclose(atoms.cell.lengths(), [9, 10, 11])
     assert atoms.pbc.all()
     path.write_text(cp2k_output(times=3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ase.io
+import numpy as np
 import pytest
 from outputs import FIRST, WRITERS, aims, gaussian, orca, steps_of, vasprun
 
@@ -111,3 +112,23 @@ def test_frames_are_counted_from_the_end_of_the_file_and_others_told_of_no_more(
         source = Source(path, Reading(format=kind, index=index))
         assert [k for k, _ in source.numbered()] == expected
         assert sum("did not converge" in line or "NELM" in line for line in source.report.lines()) == n_out
+
+
+@pytest.mark.parametrize("kind", sorted(WRITERS))
+def test_what_is_left_of_an_output_that_was_cut_off_is_true(tmp_path, kind):
+    """Frames are those of the whole, perhaps without labels at their end."""
+    text, path = WRITERS[kind](steps_of(FIRST[kind], (True, True))), tmp_path / "output"
+    path.write_text(text)
+    whole = list(Source(path, Reading(format=kind)).frames())
+    for cut in range(len(text) // 3, len(text), 41):
+        path.write_text(text[:cut])
+        try:
+            found = list(Source(path, Reading(format=kind)).frames())
+        except (FormatError, LabelError):
+            continue
+        assert len(found) <= len(whole)
+        for ours, theirs in zip(found, whole, strict=False):
+            np.testing.assert_allclose(ours.positions, theirs.positions, atol=1e-8)
+            results = {} if ours.calc is None else ours.calc.results
+            for key, value in results.items():
+                np.testing.assert_array_equal(value, theirs.calc.results[key], err_msg=f"{key}, cut at {cut}")

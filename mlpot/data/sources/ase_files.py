@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import warnings
 import zlib
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 
 import ase.db
@@ -18,11 +20,14 @@ from ase.io.formats import UnknownFileTypeError, ioformats, open_with_compressio
 
 from mlpot.data.errors import FormatError
 from mlpot.data.sources import xyz_frames, xyz_numbers
+from mlpot.data.sources.ase_faults import mended, molecules
 from mlpot.data.sources.cut_off import text_for_ase
 from mlpot.data.sources.force_field_steps import Lines, calculated, learns
+from mlpot.data.sources.lammps import whole_frames
 from mlpot.data.sources.own_outputs import OWN, own_steps
 from mlpot.data.sources.programs import cause, origin
-from mlpot.data.sources.steps import numbered
+from mlpot.data.sources.schnetpack import pairs_of
+from mlpot.data.sources.steps import CUT_OFF, numbered
 
 MAX_BEYOND = 100  # lines that a reader may ask for where there are none
 READABLE = {
@@ -46,6 +51,11 @@ ZEROS = (
 )
 RAW = {"cfg", "db", "extxyz", "json", "lammps-dump-text", "traj", "xyz"}
 """Formats whose numbers come as they stand in the file; those of all others ASE turns into eV and Å."""
+
+BY_ENDING = ("runnerdata", "sys", "gaussian-out", "espresso-out")
+"""Formats that ASE knows by an ending (.data, .sys, .log, .out) that other programs use too."""
+BY_PLACE = {"dlp-history"}
+"""Formats whose readers ask for places in a file as they go over its lines, which only a text in memory tells."""
 
 ASSUMED = {
     "runnerdata": "taken in bohr, hartree and hartree/bohr, as RuNNer writes; n2p2 takes any units: if they are "
@@ -100,15 +110,19 @@ def read_with_ase(
             )
         return
     with _opened(path, kind, note) as source:
-        for k, atoms in _numbered(path, source, kind, wanted):
+        for k, atoms in _numbered(path, source, kind, wanted, note):
             if kind in ASSUMED:
                 note(ASSUMED[kind], k)
+            if told := mended(path, kind, atoms):
+                note(told, k)
             yield k, atoms
 
 
-def _numbered(path: Path, source: _Lines | Lines | str, kind: str, wanted: slice) -> Iterator[tuple[int, Atoms]]:
+def _numbered(
+    path: Path, source: Given, kind: str, wanted: slice, note: Callable[[str, int], None]
+) -> Iterator[tuple[int, Atoms]]:
     """The structures with their numbers, or why ASE could not read one."""
-    reading = _reading(source, kind, wanted)
+    reading, atoms = _reading(source, kind, wanted), None
     for k in range(wanted.start or 0, 2**62, wanted.step or 1):
         try:
             with warnings.catch_warnings():
@@ -117,15 +131,26 @@ def _numbered(path: Path, source: _Lines | Lines | str, kind: str, wanted: slice
         except StopIteration:
             return
         except Exception as error:  # ASE has a hundred readers, and each fails in its own way
+            if atoms is not None and kind == "vasp-xml" and not _ends_with(path, "</modeling>"):
+                note(CUT_OFF, k)
+                return
             raise FormatError(
                 f"ASE could not read frame {k} of {path} as {kind}: {cause(path, kind, error)}"
             ) from error
         yield k, atoms
 
 
-def _reading(source: _Lines | Lines | str, kind: str, wanted: slice) -> Iterator[Atoms]:
+def _ends_with(path: Path, words: str) -> bool:
+    with open_with_compression(str(path), "rb") as file:
+        end: deque[bytes] = deque(file, maxlen=3)
+    return words.encode() in b"".join(end)
+
+
+def _reading(source: Given, kind: str, wanted: slice) -> Iterator[Atoms]:
     if kind == "aims-output" and not isinstance(source, str):  # ASE itself takes nothing but a name
         yield from ase.io.aims.read_aims_output(source, index=wanted)
+    elif kind in ("sdf", "mol") and not isinstance(source, str):
+        yield from islice(molecules(source.read()), wanted.start, wanted.stop, wanted.step)
     else:
         yield from ase.io.iread(source, index=wanted, format=kind, do_not_split_by_at_sign=True)
 
@@ -179,9 +204,13 @@ def _read_database(path: Path, kind: str, wanted: slice) -> Iterator[tuple[int, 
             rows = database.select(offset=start, limit=max(0, min(wanted.stop or n_frames, n_frames) - start))
             for k, row in enumerate(rows, start=start):
                 if k in range(*wanted.indices(n_frames)):
-                    yield k, row.toatoms(add_additional_information=True)
+                    atoms = row.toatoms(add_additional_information=True)
+                    atoms.info["key_value_pairs"] = pairs_of(row)
+                    yield k, atoms
     except Exception as error:  # ASE raises errors of any kind for wrong rows
         what = f"{type(error).__name__}: {error}"[:300]  # some say all that the file holds
+        if isinstance(error, UnknownFileTypeError):
+            what = "it is no database of ASE. If it is of pymatgen, write extxyz with its AseAtomsAdaptor"
         raise FormatError(f"ASE could not read frame {k} of {path} as {kind}: {what}.") from error
 
 
@@ -258,8 +287,12 @@ class _Lines(io.TextIOWrapper):
         return line
 
 
+Given = _Lines | Lines | io.StringIO | str
+"""What ASE is given to read."""
+
+
 @contextmanager
-def _opened(path: Path, kind: str, note: Callable[[str, int], None]) -> Iterator[_Lines | Lines | str]:
+def _opened(path: Path, kind: str, note: Callable[[str, int], None]) -> Iterator[Given]:
     """What ASE is given to read: lines where that is what it wants, else the name."""
     if (given := text_for_ase(path, kind)) is not None:
         text, missing, step = given
@@ -271,4 +304,14 @@ def _opened(path: Path, kind: str, note: Callable[[str, int], None]) -> Iterator
         yield str(path)
         return
     with _Lines(open_with_compression(str(path), "rb")) as lines:
+        if kind == "lammps-dump-text":
+            with open_with_compression(str(path), "rt") as again:
+                n_lines, cut_off = whole_frames(again)
+            if cut_off:
+                note(CUT_OFF, cut_off)
+                yield io.StringIO("".join(islice(lines, n_lines)))
+                return
+        if kind in BY_PLACE:
+            yield io.StringIO(lines.read())
+            return
         yield Lines(calculated(lines, kind, note), str(path)) if learns(path, kind) else lines

@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -20,6 +21,7 @@ from mlpot.data.frame import VOIGT
 from mlpot.data.h5md.safe_hdf5 import naming_damage
 from mlpot.data.sources.blocks import Block, laid_out, place_of
 from mlpot.data.sources.consistency import check_agreement
+from mlpot.data.sources.interpret import SIX_NUMBERS
 from mlpot.data.sources.layouts import LAYOUTS, Layout
 from mlpot.data.sources.leftovers import ask, states_of
 from mlpot.data.sources.names import KNOWN, NONE, Questions, example_unit
@@ -76,6 +78,8 @@ def read_datasets(path: Path, kind: str, reading: Reading, report: Report) -> It
                 report.note(LAYOUT_TAKEN.format(layout.name, ", ".join(dict.fromkeys(layout.units.values()))), k)
             if padded := _without_padding(f"{where}, frame {k}", values):
                 report.note(f"{padded} entries of number 0 or -1 are padding and no atoms", k)
+            if np.shape(values.get("stress", ())) == (6,):
+                report.note(SIX_NUMBERS.format(layout.keys["stress"]), k)
             atoms = _atoms(values, family, layout.nan_is_missing)
             if not has_volume(atoms.pbc, atoms.cell.array) and "virial" in values and "stress" not in values:
                 report.note(NO_VOLUME if np.any(values["virial"]) else NO_VOLUME_ZERO, k)
@@ -216,13 +220,19 @@ def _factor(where: str, key: str, array: Any, block: Block, layout: Layout, read
     quantity, units = QUANTITY[key], reading.units
     written = next((array.attrs[a] for a in ("units", "unit") if a in getattr(array, "attrs", {})), None)
     if "r_unit" in block and "e_unit" in block:
-        length, energy = str(block["r_unit"]), str(block["e_unit"])
+        length, energy = (_text(block[name]) for name in SAYS_UNITS)
         written = {"positions": length, "energy": energy, "forces": f"{energy}/{length}"}.get(quantity)
-    written = written.decode() if isinstance(written, bytes) else written
+    written = _text(written) if written is not None else None
     value = agreed_factor(where, quantity, written, units.get(key, units.get(quantity)))
     if value is None and key not in reading.keys and quantity in layout.units:
         value = factor(quantity, layout.units[quantity])
     return float("nan") if value is None else value
+
+
+def _text(value: Any) -> str:
+    """A text that a file keeps as text or bytes, alone or in an array."""
+    word = np.ravel(value[()] if isinstance(value, h5py.Dataset) else value)[0]
+    return word.decode() if isinstance(word, bytes) else str(word)
 
 
 def _check(where: str, key: str, array: Any, sizes: Mapping[str, int], single: bool) -> None:

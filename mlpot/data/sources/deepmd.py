@@ -19,6 +19,7 @@ from mlpot.data.h5md.safe_hdf5 import naming_damage
 from mlpot.data.safe_npz import map_array
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
+from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO
 
 MOST_SYSTEMS = 100_000
 ARRAYS = ("coord", "energy", "force", "virial", "box", "real_atom_types")
@@ -54,7 +55,10 @@ def read_deepmd(path: Path, kind: str, reading: Reading, report: Report) -> Iter
                 values = {key: array[k] for key, array in arrays.items()}
                 own = values.get("real_atom_types", types).astype(np.int64)
                 numbers = np.where(own < 0, 0, _numbers(where, own[own >= 0], own, symbols, reading.elements))
-                yield next(frame), _atoms(values, numbers, pbc, name)
+                number = next(frame)
+                if "virial" in values and "box" not in values:
+                    report.note(NO_VOLUME if np.any(values["virial"]) else NO_VOLUME_ZERO, number)
+                yield number, _atoms(values, numbers, pbc, name)
 
 
 def _systems(path: Path) -> Iterator[Path]:
@@ -92,7 +96,7 @@ def _array(file: Path, shape: tuple[int, ...]) -> NDArray[Any]:
         with naming_damage(str(file)):
             array = np.loadtxt(file, ndmin=2)
     size = math.prod(shape)
-    frames = array.size // size if array.ndim == 1 else array.shape[0]
+    frames = array.size // size if array.ndim < 2 else array.shape[0]
     if array.dtype.kind not in "iuf" or array.dtype == np.float16 or frames * size != array.size:
         raise FormatError(
             f"{file} has shape {array.shape} of {array.dtype}, expected (frames, {size}) of float64 or float32. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from numpy.typing import NDArray
 
 from mlpot.data.elements import numbers_of_text
 from mlpot.data.errors import FormatError, KeysError, LabelError
@@ -25,6 +27,8 @@ READS = (
 """Formats whose readers look at one file alone; dpdata's others follow names, or take folders."""
 KINDS = tuple(f"{PREFIX}{name}" for name in READS)
 INSTALL = "pip install 'mlpot[dpdata]'"
+PERIODICITY = re.compile(r"^\s*(CELL|POISSON)\|\s+Periodicity\s+(NONE|X?Y?Z?)\s*$")
+"""Of a log of CP2K, whose boundary dpdata does not read."""
 KEPT = "dpdata leaves out what it finds not converged, so numbers of frames are those of what it keeps"
 
 
@@ -50,6 +54,8 @@ def read_dpdata(path: Path, kind: str, reading: Reading, report: Report) -> Iter
     system = _system(path, kind)
     numbers = numbers_of_text(str(path), np.array(system["atom_names"]))[system["atom_types"]]
     pbc = boundary_of(reading.pbc) if reading.pbc else np.full(3, not system.get("nopbc", False))
+    if kind == f"{PREFIX}cp2k/output" and not reading.pbc:
+        pbc = _boundary_of_cp2k(path)
     for k in range(len(system["coords"])):
         if kind.startswith(f"{PREFIX}vasp"):
             report.note(KEPT, k)
@@ -63,6 +69,17 @@ def read_dpdata(path: Path, kind: str, reading: Reading, report: Report) -> Iter
             labels["stress"] = stress.ravel()[[0, 4, 8, 5, 2, 1]]
         atoms.calc = SinglePointCalculator(atoms, **labels)
         yield k, atoms
+
+
+def _boundary_of_cp2k(path: Path) -> NDArray[np.bool_]:
+    """(3,) which directions are periodic: of the cell, or else of the Poisson solver; all if neither says."""
+    said: dict[str, str] = {}
+    with path.open(errors="replace") as lines:
+        for line in lines:
+            if found := PERIODICITY.match(line):
+                said[found[1]] = found[2]
+    directions = said.get("CELL", said.get("POISSON", "XYZ"))
+    return np.array([direction in directions for direction in "XYZ"])
 
 
 def _refuse_several_steps(path: Path) -> None:

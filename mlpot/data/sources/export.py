@@ -8,6 +8,7 @@ from pathlib import Path
 import ase.db
 import ase.io
 import ase.io.extxyz
+import numpy as np
 from ase import Atoms
 from ase.io.formats import UnknownFileTypeError, filetype, get_compression, ioformats, open_with_compression
 from ase.io.trajectory import TrajectoryWriter
@@ -53,6 +54,7 @@ def export(
             if kind not in WITH_LABELS and atoms.calc is not None:
                 source.report.note(f"labels left out, which {kind} cannot hold", k)
             source.report.note_constraints(atoms, kind, k)
+            _keep_mask(atoms, kind)
             if ioformats[kind].single and n_frames > 1:
                 raise FormatError(
                     f"{destination} can hold one structure, as {kind}, and {source.path} has more. Choose one "
@@ -66,6 +68,16 @@ def export(
         if n_frames == 0:
             raise FormatError(f"{source.path} has no frames to write. Check --index.")
     return n_frames
+
+
+def _keep_mask(atoms: Atoms, kind: str) -> None:
+    """Say which forces are labels, where nobody could tell by the constraints alone; ASE keeps no such array."""
+    mask = atoms.arrays.pop("force_mask", np.ones(len(atoms), dtype=bool))
+    if kind not in WITH_LABELS or atoms.calc is None or "forces" not in atoms.calc.results:
+        return
+    if atoms.constraints or not mask.all():
+        place = atoms.arrays if kind == "extxyz" else atoms.info
+        place["force_mask"] = mask
 
 
 def writable(destination: Path, format: str | None = None) -> str:
@@ -109,9 +121,13 @@ def _write(path: Path, kind: str, frames: Iterator[Atoms]) -> None:
             for atoms in frames:
                 trajectory.write(atoms)
     elif kind == "db":
-        with ase.db.connect(str(path), type="db") as database:
+        with ase.db.connect(str(path), type=kind) as database:
             for atoms in frames:
-                database.write(atoms, **{k: v for k, v in atoms.info.items() if isinstance(v, str | float)})
+                database.write(atoms, data=atoms.info)
+    elif kind == "json":
+        database = ase.db.connect(str(path), type=kind, append=False)
+        for atoms in frames:
+            database.write(atoms, data=atoms.info)
     else:
         held = list(frames)
         try:

@@ -91,20 +91,19 @@ class Interpreter:
                 clean.info[quantity] = value
         if not self.reading.labels:
             clean.set_constraint(atoms.constraints)
-            own = {CLOCKS.get(name, name): value for name, value in atoms.info.items() if name != WEIGHT}
-            clean.info = {**own, **clean.info}
+            kept = {name: value for name, value in atoms.info.items() if name not in (WEIGHT, "force_mask")}
+            clean.info = {**{CLOCKS.get(name, name): value for name, value in kept.items()}, **clean.info}
             return clean
         held = self._held(k, pool)
-        mask = self._force_mask(k, atoms) & (self.reading.raw_forces | ~held.any(axis=1))
+        mask = self._force_mask(k, atoms, pool) & (self.reading.raw_forces | ~held.any(axis=1))
         if not mask.all():
             clean.set_array("force_mask", mask)
         clean.set_constraint([c for c in atoms.constraints if isinstance(c, (*HOLDS_ATOMS, FixCom))])
         if held.any():
             clean.set_constraint([*clean.constraints, *constraints_of(held)])
-        labels = self._labels(k, clean, pool)
-        self.report.unused.update(pool.keys() - self._used)
-        if labels:
+        if labels := self._labels(k, clean, pool):
             clean.calc = SinglePointCalculator(clean, **labels)
+        self.report.unused.update(pool.keys() - self._used)
         return clean
 
     def _pool(self, atoms: Atoms) -> dict[str, Any]:
@@ -336,10 +335,11 @@ class Interpreter:
             held |= (np.asarray(value).reshape(n, -1) == 1) != name.startswith("-")
         return held
 
-    def _force_mask(self, k: int, atoms: Atoms) -> NDArray[np.bool_]:
-        """Which atoms no constraint holds: codes write zero forces for the others."""
-        mask: NDArray[np.bool_] = atoms.arrays.get("force_mask", np.ones(len(atoms))).astype(bool)
-        if self.reading.raw_forces:
+    def _force_mask(self, k: int, atoms: Atoms, pool: Pool) -> NDArray[np.bool_]:
+        """Which forces are labels: as the file says, or where no constraint holds, as codes write zeros there."""
+        given = pool.get("force_mask")
+        mask = np.ones(len(atoms), dtype=bool) if given is None else np.asarray(given).astype(bool)
+        if self.reading.raw_forces or given is not None:
             return mask
         for constraint in atoms.constraints:
             if not isinstance(constraint, HOLDS_ATOMS):
@@ -347,7 +347,8 @@ class Interpreter:
                     f"{self.path}, frame {k}: forces under the constraint {type(constraint).__name__} may not be "
                     "those of the potential. If they are (ASE's .traj, .json and .db keep them so): --raw-forces."
                 )
-            mask[constraint.get_indices()] = False
+            if not isinstance(constraint, FixCartesian) or np.any(constraint.mask):
+                mask[constraint.get_indices()] = False
         return mask
 
 

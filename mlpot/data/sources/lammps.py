@@ -21,6 +21,7 @@ from mlpot.data.errors import FormatError, UnitsError
 
 KINDS = ("lammps-dump-text", "lammps-data")
 STYLES = ("real", "metal", "si", "cgs", "electron", "micro", "nano")
+IN_U = ("real", "metal", "electron")  # the styles whose masses are in u
 NO_STABLE_ISOTOPE = {43, 61, *range(84, 90), *range(93, 119)}
 NEAR = 0.1  # u, within which a mass names an element
 TILTS = ["xy", "xz", "yz"]
@@ -86,6 +87,26 @@ def lammps_frames(
         yield k, _in_house_units(path, k, atoms, numbers, style, units, note)
 
 
+def whole_frames(lines: Iterable[str]) -> tuple[int, int | None]:
+    """How many lines of a dump are of whole frames, and the number of the frame that is cut off, if one is."""
+    n_lines = whole = frame = n_atoms = n_rows = 0
+    before, is_atoms = "", False
+    for line in lines:
+        if line.startswith("ITEM:"):
+            if is_atoms and n_rows == n_atoms:
+                whole, frame = n_lines, frame + 1
+            is_atoms, n_rows = line.startswith("ITEM: ATOMS"), 0
+            n_columns = len(line.split()) - 2
+        elif before.startswith("ITEM: NUMBER OF ATOMS"):
+            n_atoms = int(line) if line.strip().isdecimal() else 0
+        elif is_atoms and line.endswith("\n"):
+            n_rows += len(line.split()) == n_columns
+        n_lines, before = n_lines + 1, line
+    if is_atoms and n_rows == n_atoms:
+        return n_lines, None
+    return whole, frame
+
+
 def _in_house_units(
     path: Path,
     k: int,
@@ -104,6 +125,10 @@ def _in_house_units(
     scale = {q: _factor(q, style) for q in ("distance", "velocity", "force")}
     length = scale["distance"]
     clean = Atoms(numbers, atoms.positions * length, cell=atoms.cell.array * length, pbc=atoms.pbc)
+    if atoms.has("masses") and style in (None, *IN_U):
+        far = np.abs(atoms.get_masses() - atomic_masses[numbers]) > NEAR
+        if far.any():
+            clean.set_masses(np.where(far, atoms.get_masses(), atomic_masses[numbers]))
     if atoms.has("momenta") and style is not None:
         clean.set_velocities(atoms.get_velocities() * scale["velocity"])
     elif atoms.has("momenta"):

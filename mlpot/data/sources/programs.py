@@ -105,6 +105,10 @@ EXTXYZ = re.compile(rb"\s*\d+[ \t]*\r?\n[^\n]*\b(?:Properties|Lattice)\s*=")
 """The beginning of a frame, whatever the file is called."""
 
 
+XYZ = re.compile(rb"\s*\d+[ \t]*\r?\n[^\n]*\n\s*[A-Z][a-z]?(?:\s+-?\d+\.?\d*(?:[eE][+-]?\d+)?){3}")
+"""The same without keys, as of trajectories of xTB (xtb.trj, xtbopt.log)."""
+
+
 def kind_by_content(path: Path) -> str:
     """The format of ASE of a program's output under a name that does not show it; empty if it is none."""
     if not path.is_file():
@@ -113,7 +117,7 @@ def kind_by_content(path: Path) -> str:
         head = file.read(HEAD)
     if b"<modeling>" in head:
         return "vasp-xml"
-    if EXTXYZ.match(head):
+    if EXTXYZ.match(head) or XYZ.match(head):
         return "extxyz"
     if all(re.search(line, head, re.MULTILINE) for line in LAMMPS_DATA):
         return "lammps-data"

@@ -21,7 +21,7 @@ from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
 from mlpot.data.h5md.read import BLOCK, Reader
 from mlpot.data.h5md.safe_hdf5 import naming_damage, open_unchecked
 from mlpot.data.sources import dpdata_files, lammps
-from mlpot.data.sources.ase_files import RAW, READABLE, ase_kind, read_with_ase, texts_of_xyz
+from mlpot.data.sources.ase_files import BY_ENDING, RAW, READABLE, ase_kind, read_with_ase, texts_of_xyz
 from mlpot.data.sources.consistency import check_structure, check_symmetry
 from mlpot.data.sources.cp2k import is_cp2k, read_cp2k
 from mlpot.data.sources.datasets import read_datasets
@@ -192,8 +192,7 @@ class Source:
             with closing(texts_of_xyz(self.path)) as texts:
                 return sum(1 for _ in texts)
         if self.kind in FORMATS:
-            account = Report(str(self.path))  # of this pass, which nobody reads
-            return sum(1 for _ in FORMATS[self.kind](self.path, self.kind, self.reading, account))
+            return sum(1 for _ in FORMATS[self.kind](self.path, self.kind, self.reading, Report(str(self.path))))
         return sum(1 for _ in read_with_ase(self.path, self.kind))
 
     def _read(self, wanted: slice) -> Numbered:
@@ -328,7 +327,7 @@ def kind_of(path: Path) -> str:
         return "schnetpack"
     # ASE takes these for the formats of their endings.
     program = dpdata_files.by_dpdata(path) if kind in ("", "gaussian-out", "espresso-out") else ""
-    found = kind_by_content(path) if kind in ("runnerdata", "sys") or kind not in READABLE else ""
+    found = kind_by_content(path) if kind in BY_ENDING or kind not in READABLE else ""
     kind = program or found or kind
     if not kind:
         raise FormatError(f"{path} shows no format that ASE knows. {origin(path) or NAME_IT}")
@@ -363,7 +362,7 @@ def read_structures(path: str | Path, start: int = 0, stop: int | None = None, s
     yield from as_source(path, labels=False).frames(start, stop, step)
 
 
-def read_structure(path: str | Path, index: int = 0, elements: Elements | None = None) -> Atoms:
+def read_structure(path: str | Path, index: int = 0, elements: Elements | None = None, *notes: list[str]) -> Atoms:
     """One structure of a file, counted from the end if negative; `elements` of its types, if it has types alone.
 
     Raises:
@@ -371,6 +370,8 @@ def read_structure(path: str | Path, index: int = 0, elements: Elements | None =
     """
     source = Source(path, Reading(index=str(index), labels=False, elements=elements))
     for atoms in source.frames():
+        for told in notes:  # what was chosen or left out
+            told += source.report.notes
         return atoms
     raise NoStructureError(f"{path} has no structure {index}. Give an index that is there.")
 

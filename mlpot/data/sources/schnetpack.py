@@ -61,7 +61,7 @@ def read_schnetpack(path: Path, kind: str, reading: Reading, report: Report) -> 
             row = next(rows, None)
             if row is None:
                 return
-            atoms, data = row.toatoms(), {**row.key_value_pairs, **row.data}
+            atoms, data = row.toatoms(), {**pairs_of(row), **row.data}
         if names is None:
             names = _names(path, [*units, *data], reading)
             written = {"positions": metadata.get(LENGTH), **{q: units.get(name) for q, name in names.items()}}
@@ -77,6 +77,14 @@ def read_schnetpack(path: Path, kind: str, reading: Reading, report: Report) -> 
         clean.info |= _states(data)
         report.unused.update(set(data) - set(names.values()) - (set(KNOWN["charge"]) | set(KNOWN["spin"])))
         yield k, clean
+
+
+def pairs_of(row: Any) -> dict[str, Any]:
+    """The names and values of a row of ASE's database, which ASE itself gives as what it derives from the atoms.
+
+    Under the name `charge` it gives the sum of initial charges, under `mass` that of masses, whatever is stored.
+    """
+    return {name: vars(row).get(name, value) for name, value in row.key_value_pairs.items()}
 
 
 def _states(data: Mapping[str, Any]) -> dict[str, float]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import ase.units
 import numpy as np
 from ase import Atoms
 from ase.io.formats import open_with_compression
@@ -42,12 +41,6 @@ MARKS = {
         1.0,
         after=r"SCF cycle not converged|SELF-CONSISTENCY CYCLE DID NOT CONVERGE",
         more=rf"(?:Total energy (?:un)?corrected|Electronic free energy)\s*:\s*{NUMBER} eV",
-    ),
-    "nwchem-out": _Marks(
-        rf"Total \w+ energy\s*=\s*{NUMBER}", ase.units.Hartree, before="Calculation failed to converge"
-    ),
-    "gamess-us-out": _Marks(
-        rf"FINAL \S+ ENERGY IS\s+{NUMBER}", ase.units.Hartree, before="SCF IS UNCONVERGED|SCF DID NOT CONVERGE"
     ),
     "gpaw-out": _Marks(
         rf"^Free energy:\s+{NUMBER}",

@@ -30,6 +30,12 @@ SIX = "_voigt"
 """Follows the name of a matrix that is given by six."""
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][+-]?\d+)?|[+-]?(?:nan|inf)"
 
+PBC_DIGITS = re.compile(r"""(?:^|\s)pbc\s*=\s*["']?([01]{3})["']?(?:\s|$)""")
+"""A boundary in three digits."""
+
+NESTED = re.compile(r"""(=\s*)"?(?:_JSON\s+)?\[\[([^][]*)\]\s*,?\s*\[([^][]*)\]\s*,?\s*\[([^][]*)\]\]"?""")
+"""A matrix in rows, as newer writers of extxyz have it, of which ASE reads nine numbers in a row alone."""
+
 KEYS = re.compile(r"""(?:^|\s)([A-Za-z_][\w-]*)\s*=\s*("[^"]*"|'[^']*'|\{[^}]*\}|\[[^\]]*\]|[^\s"'\[{]+)""")
 """Each key of a comment, and its value."""
 
@@ -51,6 +57,7 @@ def with_names(text: str) -> str:
     """The text of a frame with ASE's keys as ASE writes them, where another case stands alone, out of quotes."""
     count, comment, *rest = text.split("\n", 2)
     comment = re.sub(r"""(^|\s)(["'])([A-Za-z_][\w-]*)\2(\s*=)""", r"\1\3\4", comment)
+    comment = NESTED.sub(lambda found: f'{found[1]}"{" ".join(found.groups()[1:]).replace(",", " ")}"', comment)
     for name in NAMES:
         if not re.search(rf"(?:^|\s){name}\s*=", comment):
             comment = re.sub(rf"(^|\s){name}(\s*=)", rf"\1{name}\2", comment, count=1, flags=re.IGNORECASE)
@@ -155,6 +162,8 @@ def keep_comment(where: str, atoms: Atoms, text: str) -> None:
     if not ("pbc" in comment or (has_stress and "stress" in comment)):
         return
     said = ase.io.extxyz.key_val_str_to_dict(comment)
+    if digits := PBC_DIGITS.search(comment):  # ASE makes a number of 110
+        said["pbc"] = digits[1]
     if isinstance(said.get("pbc"), str):
         try:
             atoms.pbc = boundary_of(said["pbc"])

@@ -13,13 +13,13 @@ from mlpot.data.sources.names import LOOKS_LIKE, looks_like
 NUMBER = re.compile(
     r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf|infinity)", re.ASCII | re.IGNORECASE
 )
-SUSPECT = re.compile(r"\d[_,]\d|[^\x00-\x7f]")
-"""What is in a frame that has such numbers: Python takes 1_0 for ten, and digits of any script."""
+SUSPECT = re.compile(r"\d[_,]\d|[^\x00-\x7f]|\d\.?[dD][+-]?\d")
+"""What a frame with such numbers has: Python takes 1_0 for ten, and digits of any script; Fortran has 1D0."""
 WRONG = {
     r"[^,]*\d,\d[^,]*": "it has a decimal comma: write a point",
     r".*_.*": "it has an underscore, which is left out by some readers and not by others: write the digits alone",
     r".*\*\*.*": "Fortran writes stars where a number does not fit: compute the frame anew, or remove it",
-    r".*\d[dD][+-]?\d+": "Fortran writes exponents with D: write E",
+    r".*\d\.?[dD][+-]?\d+": "Fortran writes exponents with D: write E",
     r".*\d[+-]\d{3}": "Fortran leaves out the E before an exponent of three digits: write E",
     r".*[^\x00-\x7f].*": "it has signs or digits that are not ASCII: write 0 to 9 and a plain minus",
 }  # fmt: skip
