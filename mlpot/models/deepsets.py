@@ -52,7 +52,7 @@ class DeepSets(PlainNetwork):
         self.from_distance = distance_layer(self.basis, n_radial, n_features, cutoff)
         act = choose(ACTIVATIONS, activation, "activation")
         self.pair = nn.Sequential(act(), dense(n_features, n_features), act())
-        self.atom = mlp(2 * n_features, n_features, n_features // 2, 1, activation=activation)
+        self.atom = mlp(2 * n_features, n_features, max(n_features // 2, 1), 1, activation=activation)
 
     @property
     def readout(self) -> nn.Module:

@@ -150,7 +150,7 @@ class EGNN(StagedNetwork):
             )
             for layer in range(n_layers)
         )
-        self.readout = mlp(n_features, n_features // 2, 1, activation=activation)
+        self.readout = mlp(n_features, max(n_features // 2, 1), 1, activation=activation)
 
     def stages(self) -> list[Step]:
         """The list; an array x holds A h, B h and, where atoms were displaced, D."""

@@ -18,7 +18,7 @@ from mlpot.stages.pointwise import SECOND_MOMENT
 
 MAX_Z = 118
 LIMITS = {"cutoff": 100.0, "n_features": 4096, "n_radial": 1024, "n_knots": 8192, "n_neighbors": 1000.0}
-LIMITS |= {"n_rotations": 1024, "seed": 2**31}
+LIMITS |= {"n_rotations": 1024, "seed": 2**31, "radial_layers": 4096}
 MAX_ARGUMENT = 64  # of all others, such as the number of layers
 """What is larger is a slip of the pen, or a file made to fill the memory."""
 N_NEIGHBORS = 20.0  # of a network that no data were shown to
@@ -59,8 +59,10 @@ def check_arguments(arguments: Mapping[str, object]) -> None:
     """Raise ValueError if an argument of a backbone is absurd."""
     for key, value in arguments.items():
         limit = LIMITS.get(key, MAX_ARGUMENT)
-        if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value <= limit:
-            if key in MAY_BE_ZERO and value == 0:
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(number, int | float) or isinstance(number, bool) or 0 < number <= limit:
+                continue
+            if key in MAY_BE_ZERO and number == 0:
                 continue
             raise ValueError(f"{key} is {str(value)[:20]}, expected above 0 and at most {limit:g}. Correct it.")
 

@@ -83,7 +83,7 @@ class SchNet(StagedNetwork):
             Interaction(n_features=n_features, n_radial=n_radial, activation=activation)
             for _ in range(n_interactions)
         )
-        self.readout = mlp(n_features, n_features // 2, 1, activation=activation)
+        self.readout = mlp(n_features, max(n_features // 2, 1), 1, activation=activation)
         self.table = None
         if n_knots is not None:
             self.table = RadialTable(self.basis, self.envelope, cutoff=cutoff, n_knots=n_knots, degree=degree)

@@ -104,7 +104,7 @@ class Transformer(PlainNetwork):
             for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(n_features, dtype=torch.float32)
-        self.readout = mlp(n_features, n_features // 2, 1, activation=activation)
+        self.readout = mlp(n_features, max(n_features // 2, 1), 1, activation=activation)
 
     def handedness_obstacle(self) -> str | None:
         """None: nothing keeps it from telling mirror images apart but what it learned."""

@@ -49,12 +49,20 @@ class GaussianBasis(nn.Module):
     """e_k(d) = exp(−(d − μ_k)² / 2w²), centers μ_k evenly over [0, cutoff], w their distance.
 
     K. T. Schütt et al., NeurIPS 30 (2017), section 4.2.
+
+    Raises:
+        ValueError: one alone, which has no distance to another.
     """
 
     centers: Tensor
 
     def __init__(self, n_radial: int, cutoff: float):
         super().__init__()
+        if n_radial < 2:
+            raise ValueError(
+                f"n_radial is {n_radial}: Gaussians are as wide as they are apart, which needs two. "
+                "Give more, or another radial basis."
+            )
         self.register_buffer("centers", _even(0, cutoff, n_radial))
         self.width = cutoff / (n_radial - 1)  # Å
 

@@ -80,6 +80,18 @@ def test_a_model_file_holds_the_network(network: Potential, tmp_path: Path) -> N
         assert torch.equal(one.forces, two.forces)
 
 
+@pytest.mark.parametrize("name", ["schnet", "egnn", "painn", "deepsets", "se3_transformer"])
+def test_atoms_of_a_single_feature_attract_or_repel(name: str) -> None:
+    """Its readout had half as many numbers, which is none: PyTorch gave no forces, and compiled code an error."""
+    more = {"egnn": {"move_coordinates": False}, "se3_transformer": {"n_heads": 1}}
+    torch.manual_seed(1)
+    arguments = {"cutoff": CUTOFF, "n_features": 1, **more.get(name, {})}
+    potential = Potential(name, arguments, reference_energies=REFERENCES).double().freeze()
+    use, plain = (predict(potential, batch_of([ethanol()]), native=native) for native in (True, False))
+    assert worst(use.forces, plain.forces) < 1e-11
+    assert plain.forces.abs().max() > 1e-6
+
+
 def test_vectors_as_messages_matter() -> None:
     """A second layer without vectors would not see what the vectors of the first point to."""
     atoms = ethanol()
@@ -106,6 +118,11 @@ def test_arguments_that_make_no_network_are_refused() -> None:
         new("ace", max_degree=4)
     with pytest.raises(ValueError, match="message_degree is 2"):
         new("ace", max_degree=1, message_degree=2)
+    with pytest.raises(ValueError, match="n_radial is 1: Gaussians"):
+        new("ace", radial="gaussian", n_radial=1)
+    for sizes in ([16, 0], [-3], [10**9]):
+        with pytest.raises(ValueError, match=r"radial_layers is \[.* expected above 0"):
+            new("mace", radial_layers=sizes)
 
 
 @pytest.mark.parametrize("native", [True, False])
