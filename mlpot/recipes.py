@@ -222,6 +222,8 @@ def _explain(model: type[BaseModel], place: tuple[int | str, ...], details: Sequ
     key = ".".join(str(part) for part in place)
     sections = _models_at(model, place[:-1])
     name = str(place[-1]) if place else ""
+    if space := lacks_space(name, details[0]["input"]):
+        return f"{key!r}: {space}."
     if details[0]["type"] == "extra_forbidden":
         return f"unknown key {key!r}. {_likely_key(model, sections, name)}"
     if details[0]["type"] == "missing":
@@ -253,7 +255,7 @@ def _likely_key(model: type[BaseModel], sections: Sequence[type[BaseModel]], nam
         if name.lower() in section.other_keys:
             return f"It is written as {section.other_keys[name.lower()]}."
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    near += [path for path in _places(model, name) if not near]
+    near += [path for path in _places(model) if not near and path.rpartition(".")[2] == name]
     return f"Did you mean {near[0]!r}?" if near else f"Valid keys are {', '.join(sorted(known))}."
 
 
@@ -276,13 +278,26 @@ def _models_at(model: type[BaseModel], location: Sequence[int | str]) -> list[ty
     return models
 
 
-def _places(model: type[BaseModel], key: str, prefix: str = "") -> Iterator[str]:
-    """The paths at which a key is valid somewhere in a recipe."""
+def settings_called(model: type[BaseModel], name: str) -> list[str]:
+    """The settings of a recipe with that name, each with its sections; `-` counts as `_`, and case does not."""
+    plain = f".{name.lower().replace('-', '_')}"
+    paths = list(_places(model))
+    sections = {path.rpartition(".")[0] for path in paths}
+    return [path for path in paths if f".{path.lower()}".endswith(plain) and path not in sections]
+
+
+def _places(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The paths of all keys of a recipe but those in lists."""
     for name, field in model.model_fields.items():
-        if name == key:
-            yield prefix + name
-        for section in _models_in(field.annotation):
-            yield from _places(section, key, f"{prefix}{name}.")
+        yield prefix + name
+        for section in _models_in(field.annotation) if get_origin(field.annotation) is not tuple else ():
+            yield from _places(section, f"{prefix}{name}.")
+
+
+def lacks_space(key: str, value: Any) -> str:
+    """How a key is written that YAML took for one with its value, as in {a:2}; nothing for another key."""
+    name, colon, written = key.partition(":")
+    return f"write {name}: {written}, with a space behind the colon" if colon and value is None else ""
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlpot.cli.arguments import check_arguments, of_convert
 from mlpot.cli.average import average
 from mlpot.cli.check import check, data_info
 from mlpot.cli.curve import curve
@@ -34,7 +35,7 @@ from mlpot.cli.imports import import_app
 from mlpot.cli.info import info
 from mlpot.cli.lammps import lammps
 from mlpot.cli.md import md_app
-from mlpot.cli.options import Device, Dtype, Model, On, Overrides, check_quotes, counted, of_convert
+from mlpot.cli.options import Device, Dtype, Model, On, Overrides, check_quotes, counted
 from mlpot.cli.pareto import pareto
 from mlpot.cli.progress import progress, working
 from mlpot.cli.propagate import propagate_app
@@ -253,6 +254,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         check_quotes(sys.argv[1:])
+        check_arguments(typer.main.get_command(app), sys.argv[1:])
         app()
     except StoppedError as stopped:
         print(f"mlpot: {stopped}", file=sys.stderr)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -65,35 +64,3 @@ def check_quotes(arguments: Sequence[str]) -> None:
                 f"The shell split {text} ... at a space. Put the whole argument into quotes: "
                 f"'{key}=...', with all that is in brackets."
             )
-
-
-def of_convert(commands: Any, arguments: Sequence[str], message: str) -> str:
-    """What to add to a message that proposes options which `mlpot data convert` has and the given command has not.
-
-    Whoever reads a file names the options that answer its questions, and does not know who asked for the file.
-
-    Args:
-        commands: the group of all commands.
-        arguments: of the command line.
-        message: of an error.
-    """
-    command = commands
-    for word in arguments:
-        command = getattr(command, "commands", {}).get(word, command)
-    of_data = commands.commands["data"].commands
-    own, of_convert, of_export = (_options(c) for c in (command, of_data["convert"], of_data["export"]))
-    if "--elements-from" not in own:  # of another thing than a file, such as a calculator
-        own.discard("--elements")
-    proposed = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", message))
-    lacking = sorted((proposed & of_convert) - own)
-    if not lacking or CONVERT in message:
-        return ""
-    if EXPORT in message:  # the whole command stands there
-        return f"\nHere there is no {', '.join(lacking)}: run that command, and give the file that it writes here."
-    bare = f" (of structures without labels: {EXPORT} FILE set.xyz)" if of_export.issuperset(lacking) else ""
-    told = f"say it to {CONVERT} FILE set.h5{bare}, and give what it writes here."
-    return f" Here there is no {', '.join(lacking)}: {told}"
-
-
-def _options(command: Any) -> set[str]:
-    return {option for parameter in command.params for option in parameter.opts}

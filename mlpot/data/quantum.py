@@ -14,9 +14,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols, ground_state_magnetic_moments
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from mlpot.data.errors import DataError
+from mlpot.recipes import Section
 from mlpot.units import BOHR, HARTREE
 
 
@@ -41,8 +42,8 @@ class Label:
     stress: np.ndarray | None = None
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Settings(Section):
+    """Of one code."""
 
 
 class PySCF(_Settings):

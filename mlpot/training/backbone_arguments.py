@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from mlpot.models import BACKBONES
 from mlpot.models.layers import choose
-from mlpot.recipes import Section
+from mlpot.recipes import Section, lacks_space
 
 
 def argument_model(backbone: str) -> type[BaseModel]:
@@ -26,6 +26,13 @@ def argument_model(backbone: str) -> type[BaseModel]:
         if name not in ("self", "elements")
     }
     return create_model(backbone, __base__=Section, **fields)
+
+
+def arguments_called(name: str) -> list[str]:
+    """The setting of a recipe that is the argument of any backbone with that name; `-` counts as `_`."""
+    plain = name.lower().replace("-", "_").rpartition(".")[2]
+    known = any(plain in inspect.signature(network).parameters for network in BACKBONES.values())
+    return [f"model.arguments.{plain}"] if known and plain != "elements" else []
 
 
 def documented_arguments(network: type) -> dict[str, str]:
@@ -56,6 +63,8 @@ def _explain(problem: dict[str, Any], valid: list[str]) -> str:
     if not problem["loc"]:
         return f"arguments = {problem['input']!r} are none: give lines of `name: value`, such as {valid[0]}"
     name = str(problem["loc"][0])
+    if space := lacks_space(name, problem["input"]):
+        return f"argument {name!r}: {space}"
     if problem["type"] != "extra_forbidden":
         return f"argument {name!r} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)

@@ -61,6 +61,13 @@ def test_an_override_is_read_as_carefully(tmp_path):
     assert not Path("exploded").exists()
 
 
+@pytest.mark.parametrize("override", ["loss.weights={a:2}", "loss={a:2}", "model.arguments={a:2}"])
+def test_a_key_without_a_space_before_its_value_is_told(override, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("data: {train: a.h5}")
+    with pytest.raises(RecipeError, match="write a: 2, with a space behind the colon"):
+        load_recipe(Recipe, tmp_path / "recipe.yaml", [override])
+
+
 @pytest.mark.parametrize("arguments", [["data.reference_energies={Si:", "-7800}"], ["repeat=[2,", "1,", "1]"]])
 def test_an_argument_that_the_shell_split_is_told_to_need_quotes(arguments):
     with pytest.raises(ValueError, match="quotes"):
