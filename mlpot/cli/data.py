@@ -122,7 +122,8 @@ def merge(
         typer.Option(metavar="NAME:H=eV,O=eV", help="Isolated atoms of a source. Repeatable."),
     ] = None,
     conflicts: Annotated[
-        Literal["ask", "first", "keep"], typer.Option(help="A structure with two energies: the first, or both.")
+        Literal["ask", "first", "keep"],
+        typer.Option(help="A structure with two energies, or forces: the first, or both."),
     ] = "ask",
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep each structure once.")] = False,
     card: Card = None,

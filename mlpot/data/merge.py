@@ -18,6 +18,7 @@ from mlpot.atomic_files import check_place
 from mlpot.data.errors import DataError, KeysError
 from mlpot.data.frame import Frame
 from mlpot.data.h5md.write import write
+from mlpot.data.label_differences import Difference, Place, label_differences
 from mlpot.data.sources.read import Source
 
 Floats = NDArray[np.float64]
@@ -27,7 +28,6 @@ How = Literal["ask", "atoms", "fit", "keep"]
 Conflicts = Literal["ask", "first", "keep"]
 
 ATOM_DIFFERS = 2e-3  # eV, of the same isolated atom in two sources
-ENERGY_DIFFERS = 2e-3  # eV, of the same structure in two sources
 SIGMAS, FLOOR = 5.0, 0.05  # of spreads, and eV/atom, by which energies of two sources may differ as chemistry does
 ROUND = 4  # decimals of Å in which equal structures are equal
 SHOWN = 5  # examples in a message
@@ -45,7 +45,7 @@ class _Scan:
     counts: list[dict[int, int]] = field(default_factory=list)
     energies: list[float] = field(default_factory=list)
     isolated: dict[int, float] = field(default_factory=dict)
-    digests: dict[bytes, tuple[int, float]] = field(default_factory=dict)  # frame and energy of each structure
+    digests: dict[bytes, int] = field(default_factory=dict)  # the first frame of each structure
 
     def take(self, k: int, frame: Frame) -> None:
         numbers, times = np.unique(frame.numbers, return_counts=True)
@@ -55,7 +55,7 @@ class _Scan:
             self.counts.append(dict(zip(numbers.tolist(), times.tolist(), strict=True)))
             self.energies.append(frame.energy)
         if not frame.is_isolated:
-            self.digests.setdefault(_digest(frame), (k, frame.energy))
+            self.digests.setdefault(_digest(frame), k)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Merged:
     n_frames: int
     sources: dict[str, int]  # frames of each
     n_left_out: int  # structures that an earlier source has already
-    n_repeated: int  # structures with the energy that they have in an earlier source, left out or not
+    n_repeated: int  # structures with the labels that they have in an earlier source, left out or not
     shifted: dict[str, dict[str, float]]  # by source, what an atom's energy was changed by, eV
 
 
@@ -89,13 +89,13 @@ def merge(
             "ask" is an error that says so; "atoms" takes each source's isolated atoms for its zero, "fit" what
             fits its energies best; "keep" changes nothing.
         given: energies of isolated atoms by name of a source, which go before all that.
-        conflicts: of the same structure with another energy: an error, the first source's, or both.
-        drop_duplicates: leave out structures that an earlier source has with the same energy.
+        conflicts: of the same structure with other labels: an error, the first source's, or both.
+        drop_duplicates: leave out structures that an earlier source has with the same labels.
         card: what the data are.
         overwrite: replace an existing destination.
 
     Raises:
-        MergeError: energies of two methods, or equal structures with other energies, and nobody said what to do.
+        MergeError: energies of two methods, or equal structures with other labels, and nobody said what to do.
         KeysError: references of a source that is not there, or of too few elements.
         DataError: as `Source.numbered`; FileExistsError, FileNotFoundError, StorageError: as `check_place`.
     """
@@ -109,7 +109,7 @@ def merge(
     for known in own:
         scale = {**known, **scale}
     shifts = [{z: scale[z] - e for z, e in r.items() if scale[z] != e} for r in own]
-    out, n_repeated = _repeated(scans, shifts, conflicts, drop_duplicates)
+    out, n_repeated = _repeated(scans, sources, shifts, conflicts, drop_duplicates)
     frames = _frames(names, sources, shifts, out)
     write(destination, frames, card={**_card(names, shifts), **(card or {})}, overwrite=overwrite)
     n = {name: source.report.n_frames for name, source in zip(names, sources, strict=True)}
@@ -255,37 +255,51 @@ def _fitted(scans: Sequence[_Scan]) -> list[References]:
 
 
 def _repeated(
-    scans: Sequence[_Scan], shifts: Sequence[References], conflicts: Conflicts, drop_duplicates: bool
+    scans: Sequence[_Scan],
+    sources: Sequence[Source],
+    shifts: Sequence[References],
+    conflicts: Conflicts,
+    drop_duplicates: bool,
 ) -> tuple[list[set[int]], int]:
     """Frames of each source that are left out, as an earlier one has the structure, and how many repeat one."""
     out: list[set[int]] = [set() for _ in scans]
-    seen: dict[bytes, tuple[str, int, float]] = {}
+    pairs = _pairs(scans)
+    # Labels of two methods, whose energies were shifted, are equal up to a method's error.
+    comparable = [pair for pair in pairs if not any(shifts[source] for source, _ in pair)]
+    differs = dict(zip(comparable, label_differences(sources, comparable), strict=True))
     other, n_same = [], 0
-    by_name = {scan.name: shift for scan, shift in zip(scans, shifts, strict=True)}
-    for scan, left_out in zip(scans, out, strict=True):
-        for digest, (k, energy) in scan.digests.items():
-            if digest not in seen:
-                seen[digest] = (scan.name, k, energy)
-                continue
-            name, where, before = seen[digest]
-            apart = abs(energy - before)
-            shifted = any(by_name[n] for n in (name, scan.name))  # then energies are equal up to a method's error
-            if np.isnan(apart) or shifted or apart < ENERGY_DIFFERS:
-                n_same += 1
-                left_out.update({k} if drop_duplicates else ())
-            elif conflicts == "first":
-                left_out.add(k)
-            else:
-                other.append(
-                    f"frame {where} of {name} and frame {k} of {scan.name}: {before:.4f} and {energy:.4f} eV"
-                )
+    for (s, where), (t, k) in pairs:
+        difference = differs.get(((s, where), (t, k)), Difference())
+        what = difference.of_both
+        if not what and drop_duplicates and difference.of_second:
+            what = f"{difference.of_second} in the second alone"
+        if not what:
+            n_same += 1
+            out[t].update({k} if drop_duplicates else ())
+        elif conflicts == "first":
+            out[t].add(k)
+        else:
+            other.append(f"frame {where} of {scans[s].name} and frame {k} of {scans[t].name}: {what}")
     if other and conflicts == "ask":
         raise MergeError(
-            f"{len(other)} structures stand in two sources with other energies:\n  " + "\n  ".join(other[:SHOWN])
+            f"{len(other)} structures stand in two sources with other labels:\n  " + "\n  ".join(other[:SHOWN])
             + "\nOne of the two is wrong, or they are of two methods. --conflicts first takes that of the source "
             "named first, --conflicts keep both; of two methods, see --references."
         )  # fmt: skip
     return out, n_same
+
+
+def _pairs(scans: Sequence[_Scan]) -> list[tuple[Place, Place]]:
+    """Each structure that an earlier source has, with its first place there."""
+    seen: dict[bytes, Place] = {}
+    found = []
+    for s, scan in enumerate(scans):
+        for digest, k in scan.digests.items():
+            if digest in seen:
+                found.append((seen[digest], (s, k)))
+            else:
+                seen[digest] = (s, k)
+    return found
 
 
 def _frames(
@@ -320,9 +334,10 @@ def references_of(texts: Sequence[str]) -> dict[str, dict[int, float]]:
         for part in energies.split(","):
             symbol, _, value = part.partition("=")
             try:
-                given.setdefault(name, {})[atomic_numbers[symbol.strip()]] = float(value)
+                energies_of = given.setdefault(name, {})
+                energies_of[atomic_numbers[symbol.strip()]] = energy = float(value)
             except (KeyError, ValueError):
-                raise KeysError(
-                    f"{text!r} is no reference. Write a.xyz:H=-13.6,O=-432.1, energies in eV."
-                ) from None
+                energy = np.nan
+            if not np.isfinite(energy):
+                raise KeysError(f"{text!r} is no reference. Write a.xyz:H=-13.6,O=-432.1, energies in eV.")
     return given

@@ -153,6 +153,17 @@ def test_forces_of_held_atoms_are_not_learned_be_it_in_the_first_step(tmp_path, 
         assert found == held
 
 
+def test_a_single_calculation_with_forces_of_zero_tells_that_what_it_held_is_unknown(tmp_path):
+    """pw.x prints which atoms are held with the structures behind the first alone."""
+    for held in (False, True):
+        frames, told = read(tmp_path, [*start(), *scf(-15.8), *forces(held=held), *DONE])
+        assert len(frames) == 1
+        assert any("which atoms were held is unknown" in line for line in told) is held
+    frames, told = read(tmp_path, [*start(), *scf(-15.8), *forces(held=True), *positions(1.33), *scf(-15.9),
+                                   *forces(2), *DONE])  # fmt: skip
+    assert not any("unknown" in line for line in told), "the second structure says that nothing is held"
+
+
 def test_a_second_run_in_the_file_holds_what_it_says(tmp_path):
     first = [*start(), *scf(-15.8), *forces(), *DONE]
     second = [

@@ -164,3 +164,22 @@ def test_a_dump_that_was_cut_off_gives_its_whole_frames(tmp_path: Path, left: in
     source = Source(tmp_path / "a.lammpstrj", Reading(labels=False))
     assert [a.positions[:, 2].tolist() for a in source.frames()] == [[0.25, 0.25], [1.25, 1.25]]
     assert "the run was cut off, so its last step is left out (1 frame: 2)." in source.report.lines()
+
+
+@pytest.mark.parametrize(
+    ("columns", "lacking"),
+    [
+        (f"{XYZ} fx fy", "columns fx, fy without fz"),
+        (f"{XYZ} fz", "columns fz without fx, fy"),
+        (f"{XYZ} vx vy {F}", "columns vx, vy without vz"),
+        ("x y", "columns x, y without z"),
+        (f"xs ys {F}", "columns xs, ys without zs"),
+        (f"{XYZ} xu", "columns xu without yu, zu"),
+    ],
+)
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_vector_without_a_component_is_refused_by_name(tmp_path, columns, lacking, labels):
+    rows = {name: [0.1, 0.2] for name in ("xs", "ys", "xu")}
+    path = dump(tmp_path / "a.lammpstrj", f"id element {columns}", head="ITEM: UNITS\nmetal", **rows)
+    with pytest.raises(FormatError, match=f"{lacking}. Let LAMMPS dump all of"):
+        structures(path, labels=labels)

@@ -226,3 +226,54 @@ def test_isolated_atoms_stay_references_in_a_set_of_several_sources(tmp_path: Pa
     a, b = put(tmp_path / "a.xyz", [lone, *frames_of("H2O", 1)]), put(tmp_path / "b.xyz", frames_of("H2O", 2))
     merge([a, b], tmp_path / "set.h5")
     assert survey(tmp_path / "set.h5").isolated_atoms() == {1: -13.6}
+
+
+@pytest.mark.parametrize(
+    ("quantity", "change", "told"),
+    [
+        ("forces", 0.5, "forces that differ by up to 0.5 eV/Å"),
+        ("stress", 0.01, "stresses that differ by up to 0.01"),
+    ],
+)
+def test_the_same_structure_with_other_forces_or_another_stress_is_asked_about(tmp_path, quantity, change, told):
+    """Energies alone would not tell, nor would rounding be told from a difference."""
+    crystals = []
+    for k in range(6):
+        atoms = bulk("Si", cubic=True)
+        atoms.rattle(0.05, seed=k)
+        forces, stress = np.random.default_rng(k).normal(size=(2, 8, 3))
+        atoms.calc = SinglePointCalculator(
+            atoms, energy=-40.0 + 0.01 * k, forces=forces, stress=stress.ravel()[:6]
+        )
+        crystals.append(atoms)
+    first = put(tmp_path / "a.h5", crystals)
+    for k, atoms in enumerate(crystals):
+        labels = dict(atoms.calc.results)
+        labels[quantity] = labels[quantity] + 1e-6
+        if k == 3:
+            labels[quantity].flat[4] += change
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+    second = put(tmp_path / "b.h5", crystals)
+    with pytest.raises(MergeError, match=f"1 structures.*\n  frame 3 of a.h5 and frame 3 of b.h5: {told}"):
+        merge([first, second], tmp_path / "set.h5")
+    assert merge([first, second], tmp_path / "set.h5", conflicts="keep").n_repeated == 5
+    left = merged(tmp_path / "set.h5", first, second, conflicts="first", drop_duplicates=True)
+    assert len(left) == 6
+    np.testing.assert_allclose(left[3].calc.results[quantity], list(first.frames())[3].calc.results[quantity])
+
+
+def test_a_duplicate_with_labels_that_the_first_lacks_is_not_dropped_without_a_word(tmp_path):
+    frames = frames_of("CH3CH2OH", 1)
+    second = put(tmp_path / "b.h5", frames)
+    del frames[5].calc.results["forces"]
+    first = put(tmp_path / "a.h5", frames)
+    assert len(merged(tmp_path / "set.h5", first, second)) == 24
+    with pytest.raises(MergeError, match=r"frame 5 of a\.h5 and frame 5 of b\.h5: forces in the second alone"):
+        merge([first, second], tmp_path / "set.h5", drop_duplicates=True, overwrite=True)
+    assert len(merged(tmp_path / "set.h5", first, second, drop_duplicates=True, conflicts="keep")) == 13
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400"])
+def test_a_reference_energy_that_is_not_finite_is_refused(value):
+    with pytest.raises(KeysError, match="is no reference"):
+        references_of([f"a.xyz:H=-13.6,O={value}"])

@@ -188,6 +188,7 @@ def _read_xyz(
                     f"ASE could not read frame {k} of {path}, line {line}, as {kind}: {cause(path, kind, error)}"
                 ) from error
             if kind == "extxyz":
+                xyz_frames.keep_columns(atoms, columns)
                 xyz_frames.keep_comment(f"{path}, frame {k}", atoms, text)
             if masses:
                 xyz_frames.set_masses(atoms, masses)

@@ -41,6 +41,10 @@ FORCE = re.compile(r"^\s*atom\s.*force =\s*(-?\d+\.\d{8})\s*(-?\d+\.\d{8})\s*(-?
 ROUNDING = 1e-8  # Ry, of an accuracy that is printed with eight digits
 NOT_AS_ASKED = "its self-consistency stopped above conv_thr (scf_must_converge = .false.)"
 NO_EXCHANGE = "its exact exchange did not converge"
+HELD_IS_UNKNOWN = (
+    "which atoms were held is unknown, as pw.x tells it with a second structure alone, and some forces are "
+    "exactly zero, as it prints those of held atoms; if any were held: --hold 0,1 with their numbers"
+)
 
 
 @dataclass
@@ -178,9 +182,17 @@ def _next_frame(before: _Frame | None, text: list[str], begin: int, end: int) ->
 
 
 def _hold_first(run: Sequence[Step]) -> None:
-    """Give the first structure of a run, which pw.x prints without them, the constraints of the next."""
+    """Give the first structure of a run, which pw.x prints without them, the constraints of the next.
+
+    Without a next one, say that they are unknown where forces are as those of held atoms, and not zero for all by
+    symmetry along that axis.
+    """
     if len(run) > 1:
         run[0].constraints = run[1].constraints
+    elif run and run[0].forces is not None:
+        zero = run[0].forces == 0
+        if (zero.any(axis=0) & ~zero.all(axis=0)).any():
+            run[0].notes.append(HELD_IS_UNKNOWN)
 
 
 def _number(text: str) -> float:

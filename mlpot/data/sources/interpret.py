@@ -22,6 +22,7 @@ from mlpot.data.sources.names import KNOWN, MEASURED_IN, NONE, PER_ATOM, UNIT, Q
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
 from mlpot.data.sources.said_units import READ, said_unit
+from mlpot.data.sources.shapes import check_arrays, check_label, fits
 from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO, has_volume
 from mlpot.data.unit_names import factor
 
@@ -71,7 +72,8 @@ class Interpreter:
 
     def structure(self, k: int, atoms: Atoms) -> Atoms:
         """Frame k in house units: without labels if nobody asked for them, then with all else that it carries."""
-        pool, self._of_atoms = self._pool(atoms), set(atoms.arrays)
+        pool = self._pool(atoms)
+        self._of_atoms = {name for name, array in atoms.arrays.items() if pool[name] is array}
         self.names |= pool.keys()
         self.found |= {key for key, name in self.reading.keys.items() if name.removeprefix("-") in pool}
         clean = self._bare(k, atoms, pool)
@@ -123,6 +125,7 @@ class Interpreter:
 
     def _bare(self, k: int, atoms: Atoms, pool: Pool) -> Atoms:
         """Positions, cell, boundary, momenta and masses."""
+        check_arrays(f"{self.path}, frame {k}", atoms)
         length = self._scale(k, "positions", "positions", pool)
         cell, pbc = atoms.cell.array * length, atoms.pbc
         given, asked = self._value("cell", pool, ()), False
@@ -226,7 +229,7 @@ class Interpreter:
         if key not in self.reading.keys:
             answered = {"stress": "virial", "virial": "stress"}.get(key)
             if answered not in self.reading.keys:
-                self._ask(k, key, pool, lambda value: _fits(key, value, n_atoms))
+                self._ask(k, key, pool, lambda value: fits(key, value, n_atoms))
             name = key
         else:
             name = self.reading.keys[key]
@@ -241,10 +244,8 @@ class Interpreter:
     def _scaled(self, k: int, key: str, name: str, pool: Pool) -> Any:
         sign, plain = (-1.0, name[1:]) if name.startswith("-") else (1.0, name)
         value = pool[plain]
-        if np.asarray(value).dtype.kind not in "iuf":
-            raise LabelError(
-                f"{self.path}, frame {k}: {plain} is {value!r}, expected numbers. Correct the file or --key."
-            )
+        where, is_column = f"{self.path}, frame {k}", plain in self._of_atoms
+        check_label(where, key, plain, value, len(pool["numbers"]), is_column=is_column)
         if key in ("stress", "virial") and np.size(value) == 6 and plain != "stress":
             self.report.note(SIX_NUMBERS.format(plain), k)
         if key == "energy" and PER_ATOM.search(plain):
@@ -252,7 +253,7 @@ class Interpreter:
         scale = sign * self._scale(k, key, plain, pool)
         if key == "stress" and np.size(value) == 9:
             value = np.reshape(value, (3, 3))
-        return float(value) * scale if np.size(value) == 1 and key == "energy" else np.asarray(value) * scale
+        return float(np.ravel(value)[0]) * scale if key == "energy" else np.asarray(value) * scale
 
     def _scale(self, k: int, key: str, name: str, pool: Pool) -> float:
         scale = self.report.scales[key] = self._unit_of(k, key, name, pool)
@@ -355,16 +356,6 @@ class Interpreter:
 def _tensor(values: Any) -> NDArray[np.float64]:
     """(3, 3) of nine components, or of six in ASE's order."""
     return np.asarray(values)[VOIGT] if np.size(values) == 6 else np.reshape(values, (3, 3))
-
-
-def _fits(key: str, value: Any, n_atoms: int) -> bool:
-    """Whether a value could be the label, by its type and shape."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iuf":
-        return False
-    scalar, tensor = ((), (1,)), ((6,), (9,), (3, 3))
-    shapes = {"energy": scalar, "forces": ((n_atoms, 3),), "stress": tensor, "virial": tensor}
-    return array.shape in shapes[key]
 
 
 def _is_number(value: Any) -> bool:

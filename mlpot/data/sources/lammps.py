@@ -27,6 +27,8 @@ NEAR = 0.1  # u, within which a mass names an element
 TILTS = ["xy", "xz", "yz"]
 FLAGS = re.compile(r"\b[pfsm]{2}\b")
 """Of a direction in a dump: periodic, fixed, shrink-wrapped."""
+VECTORS = ("x y z", "xs ys zs", "xu yu zu", "xsu ysu zsu", "vx vy vz", "fx fy fz")
+"""Columns of a dump that are one quantity: positions in one of four forms, velocities, forces."""
 HEAD = 10_000  # lines of a dump among which its columns and units stand
 NO_VELOCITIES = (
     "velocities left out, as their unit is not known; --unit lammps=metal, or another style of LAMMPS, keeps them"
@@ -64,10 +66,12 @@ def lammps_frames(
         boundary: as the user says it.
 
     Raises:
-        FormatError: nothing says which directions are periodic, of which ASE makes none, or an error.
+        FormatError: nothing says which directions are periodic, of which ASE makes none, or an error; a vector
+            lacks a component.
         KeysError: the file tells types alone; UnitsError: forces of no known unit.
     """
     said = _dump(path) if kind == "lammps-dump-text" else _data(path)
+    _check_vectors(path, said.columns)
     n_flags = len(FLAGS.findall(" ".join(said.box[3:])))
     if said.box and n_flags != 3 and not (boundary and said.box[3:] == TILTS):
         raise FormatError(
@@ -105,6 +109,18 @@ def whole_frames(lines: Iterable[str]) -> tuple[int, int | None]:
     if is_atoms and n_rows == n_atoms:
         return n_lines, None
     return whole, frame
+
+
+def _check_vectors(path: Path, columns: Iterable[str]) -> None:
+    """Refuse a vector of which a component is absent: ASE leaves out what it has of it, without a word."""
+    for vector in map(str.split, VECTORS):
+        absent = [name for name in vector if name not in columns]
+        if 0 < len(absent) < 3:
+            there = [name for name in vector if name in columns]
+            raise FormatError(
+                f"{path} has columns {', '.join(there)} without {', '.join(absent)}. Let LAMMPS dump all of "
+                f"{' '.join(vector)}, or take {', '.join(there)} out of the file."
+            )
 
 
 def _in_house_units(

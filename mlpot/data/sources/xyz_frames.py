@@ -26,6 +26,8 @@ UNNAMED = "columns behind the positions are not read, as no Properties= in the c
 
 MATRICES = ("Lattice", "stress", "virial")
 """What ASE takes as nine numbers."""
+OF_FRAME = {"energy", "free_energy", "stress"}
+"""ASE's names of results that are of a frame, and not of its atoms."""
 SIX = "_voigt"
 """Follows the name of a matrix that is given by six."""
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][+-]?\d+)?|[+-]?(?:nan|inf)"
@@ -149,6 +151,13 @@ def set_masses(atoms: Atoms, masses: Mapping[int, float]) -> None:
         all_masses = atoms.get_masses()
         all_masses[list(masses)] = list(masses.values())
         atoms.set_masses(all_masses)
+
+
+def keep_columns(atoms: Atoms, columns: Mapping[str, int]) -> None:
+    """Put back columns of the atoms that ASE takes for results of the frame, as their names are of such."""
+    for name in OF_FRAME & columns.keys():
+        if atoms.calc is not None and name in atoms.calc.results:
+            atoms.set_array(name, np.asarray(atoms.calc.results.pop(name)))
 
 
 def keep_comment(where: str, atoms: Atoms, text: str) -> None:

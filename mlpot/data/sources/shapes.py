@@ -1,0 +1,72 @@
+"""Whether what a structure carries under the name of a quantity has the type and the shape of that quantity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from mlpot.data.errors import LabelError
+from mlpot.data.sources.names import NONE
+
+OF_ATOMS: dict[str, tuple[int, ...]] = {"masses": (), "momenta": (3,), "initial_charges": (), "force_mask": ()}
+"""Shape of what ASE's names are of each atom."""
+ALLOWED = {
+    "energy": "one number",
+    "forces": "three numbers of each atom",
+    "stress": "six or nine numbers",
+    "virial": "six or nine numbers",
+}
+
+
+def fits(key: str, value: Any, n_atoms: int) -> bool:
+    """Whether a value could be the label of a frame, by its type and shape."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        return False
+    scalar, tensor = ((), (1,)), ((6,), (9,), (3, 3))
+    shapes = {"energy": scalar, "forces": ((n_atoms, 3),), "stress": tensor, "virial": tensor}
+    return array.shape in shapes[key]
+
+
+def check_label(where: str, key: str, name: str, value: Any, n_atoms: int, *, is_column: bool) -> None:
+    """Refuse a label that is no number, or not as many as that label has.
+
+    Args:
+        where: of the frame, for messages.
+        key: the label.
+        name: under which it is kept.
+        value: what is kept there.
+        n_atoms: of the frame.
+        is_column: whether it is a column of the atoms, which one of a single atom does not show.
+
+    Raises:
+        LabelError: it is none.
+    """
+    if np.asarray(value).dtype.kind not in "iuf":
+        raise LabelError(f"{where}: {name} is {value!r}, expected numbers. Correct the file or --key.")
+    if fits(key, value, n_atoms) and (key == "forces" or not is_column):
+        return
+    is_column = is_column or (n_atoms > 1 and key != "forces" and np.shape(value)[:1] == (n_atoms,))
+    what = "a column of the atoms" if is_column else f"an array of shape {np.shape(value)}"
+    verb = "are" if key == "forces" else "is"
+    raise LabelError(
+        f"{where}: {name} is {what}, and {key} of a frame {verb} {ALLOWED[key]}. Correct the file, name another "
+        f"by --key {key}=NAME, or leave it out: --key {key}={NONE}."
+    )
+
+
+def check_arrays(where: str, atoms: Atoms) -> None:
+    """Refuse masses, momenta and charges that are not as many of each atom as these are.
+
+    Raises:
+        LabelError: a column is of another shape.
+    """
+    for name, shape in OF_ATOMS.items():
+        if name in atoms.arrays and atoms.arrays[name].shape[1:] != shape:
+            n = int(np.prod(atoms.arrays[name].shape[1:]))
+            raise LabelError(
+                f"{where}: the column {name} has {n} numbers of each atom, expected {shape[0] if shape else 1}. "
+                "Correct or rename it."
+            )
