@@ -14,6 +14,7 @@ import signal
 import sqlite3
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain, count
@@ -27,6 +28,19 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 class StorageError(ValueError):
     """Something cannot be stored; what was stored before is whole."""
+
+
+class PictureWarning(UserWarning):
+    """A picture beside results was not drawn."""
+
+
+@contextmanager
+def beside_results(path: str | Path) -> Iterator[None]:
+    """Draw a picture of results that are written already: one that fails is a warning, and loses nothing."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        warnings.warn(f"There is no new {path}, and all else is written: {error}", PictureWarning, stacklevel=3)
 
 
 def write_whole(path: Path, content: bytes) -> None:

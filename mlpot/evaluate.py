@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from mlpot.atomic_files import check_folder, make_folder, write_whole
+from mlpot.atomic_files import beside_results, check_folder, make_folder, write_whole
 from mlpot.data.errors import LabelError
 from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
 from mlpot.data.sources.read import Source, as_source
@@ -176,8 +176,10 @@ class _Sample:
         compared = compare(
             collate_properties(predicted), collate_properties(reference), torch.cat(numbers), n_atoms, of=of
         )
-        write_compared(compared, folder / "parity.json")
-        plot_parity(compared, folder / "parity.png")
+        with beside_results(folder / "parity.json"):
+            write_compared(compared, folder / "parity.json")
+        with beside_results(folder / "parity.png"):
+            plot_parity(compared, folder / "parity.png")
 
 
 def evaluate(

@@ -27,12 +27,14 @@ def curves(
     ),
 ) -> None:
     """Do curves of several networks differ in slope, or by a factor? Compared frame by frame and seed by seed."""
+    from mlpot.atomic_files import beside_results
     from mlpot.figures.curves import plot_curves
     from mlpot.studies.curves import ERRORS, compare, head_and_rows, told, write_comparison
 
     found = compare(directories, against=against, error=ERRORS[error], target=target)
     write_comparison(found, output)
-    plot_curves(found, output / "curves.png")
+    with beside_results(output / "curves.png"):
+        plot_curves(found, output / "curves.png")
     title = f"{error} MAE on the test set by number of training frames; factor to {found['against']}"
     print_study(title, *head_and_rows(found))
     written = f"Written: {output}/curves.json, curves.png; a page: mlpot report {output}"

@@ -13,7 +13,7 @@ from ase import Atoms, units
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from mlpot.atomic_files import check_folder, make_folder, write_whole
+from mlpot.atomic_files import beside_results, check_folder, make_folder, write_whole
 from mlpot.data.h5md import Reader
 from mlpot.dynamics.checkpoints import Checkpoints
 from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log, with_error
@@ -42,6 +42,8 @@ PICTURES = {
     "energy": "Distribution of the energy",
     "conserved": "Conserved quantity",
 }
+DISTANCES = "density of distances, 1/Å"
+"""In place of a radial distribution, which divides by the density of atoms in a volume."""
 LEAST_REACH = 1.5  # Å, of a distribution of distances
 
 
@@ -97,6 +99,7 @@ class Analysis:
     diffusion: dict[str, Diffusion]  # by element; none for a single molecule
     curves: dict[str, dict[str, Curve]]  # by picture and line; none where the run does not determine them
     notes: dict[str, str]  # by picture: why it has no line, or where it ends
+    labels: dict[str, str]  # by picture: its vertical axis, where that is another than usual
 
 
 def analyze_md(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0, output: Path | None = None) -> Analysis:
@@ -154,6 +157,7 @@ def analysis_of(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0) -> Analy
         diffusion=diffusing,
         curves=curves,
         notes=notes,
+        labels={} if motion.frames[0].pbc.all() else {"rdf": DISTANCES},
     )
 
 
@@ -208,15 +212,15 @@ def _curves(
 
 def _pairs(frames: list[Atoms], r_max: float) -> tuple[dict[str, Curve], dict[str, str]]:
     """Distributions of distances as far as the cell allows, and where they end."""
-    reach, notes = reach_of_pairs(frames[-1]), {}
-    if not frames[-1].pbc.all():
-        notes["rdf"] = "Without a volume there is no radial distribution: this is the density of distances, 1/Å."
-    if reach < r_max:
-        r_max = reach
-        notes["rdf"] = f"Shown to {reach:.2f} Å, half the cell, beyond which each pair comes with its images."
+    reach, told = reach_of_pairs(frames[-1]), []
     if reach < LEAST_REACH:
         return {}, {"rdf": f"Half the cell is {reach:.2f} Å: atoms see their own images first. Repeat the cell."}
-    return radial_distribution(frames, r_max), notes
+    if not frames[-1].pbc.all():
+        told.append(f"Without a volume there is no radial distribution: this is the {DISTANCES}.")
+    if reach < r_max:
+        r_max = reach
+        told.append(f"Shown to {reach:.2f} Å, half the cell, beyond which each pair comes with its images.")
+    return radial_distribution(frames, r_max), {"rdf": " ".join(told)} if told else {}
 
 
 def radial_distribution(frames: list[Atoms], r_max: float, *, width: float = 0.05) -> dict[str, Curve]:
@@ -371,9 +375,6 @@ def _write(analysis: Analysis, folder: Path) -> None:
         for panel, lines in analysis.curves.items()
     }
     write_whole(folder / "analysis.json", (json.dumps(table) + "\n").encode())
-    plot_analysis(
-        analysis.curves,
-        folder / "analysis.png",
-        notes=analysis.notes,
-        title=f"{analysis.formula}, {analysis.ensemble}",
-    )
+    title, path = f"{analysis.formula}, {analysis.ensemble}", folder / "analysis.png"
+    with beside_results(path):
+        plot_analysis(analysis.curves, path, notes=analysis.notes, labels=analysis.labels, title=title)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import socket
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 from ase.symbols import Symbols
 from numpy.typing import NDArray
 
@@ -22,7 +24,7 @@ from mlpot.dynamics.checkpoints import Checkpoint, CheckpointError, Checkpoints
 from mlpot.dynamics.recipe import REPLICA, MDRecipe
 from mlpot.dynamics.simulation import Simulation
 from mlpot.dynamics.start import starting_atoms
-from mlpot.dynamics.states import identical
+from mlpot.dynamics.states import identical, identity
 from mlpot.dynamics.summary import End, MDSummary, draw, summary_of, write_report
 from mlpot.folder_lock import folder_lock
 from mlpot.forces import computed_by
@@ -105,14 +107,16 @@ def _prepared(recipe: MDRecipe, resume: bool) -> Simulation:
     terms = terms_of(recipe)
     if newest is None:
         atoms = starting_atoms(recipe, calculator, rng)
+        terms["run"] = run_hash(recipe, terms, [atoms])
         checkpoints.clear()
     else:
         check_terms(newest, terms)
+        terms["run"] = newest.facts["terms"].get("run")
         atoms = identical(newest.arrays)
         check_structure(recipe, atoms.numbers)
         atoms.calc = calculator
     ranges = calculator.potential.header.get("card", {}).get("ranges", {})
-    card = provenance(recipe, calculator, terms["model"])
+    card = provenance(recipe, calculator, terms)
     return Simulation(recipe, atoms, rng, checkpoints, card=card, ranges=ranges, terms=terms)
 
 
@@ -197,13 +201,30 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def provenance(recipe: MDRecipe, calculator: MLPotCalculator, model_hash: str) -> dict[str, str]:
-    """The card of a trajectory: how it was made."""
+def run_hash(recipe: MDRecipe, terms: dict[str, Any], atoms: Sequence[Atoms]) -> str:
+    """SHA-256 of everything that determines a run, which tells its trajectory from that of another.
+
+    Args:
+        recipe: of the run.
+        terms: of the run, with the hash of its model.
+        atoms: as they begin, of each replica.
+    """
+    content = hashlib.sha256((recipe.model_dump_json() + json.dumps(terms, sort_keys=True)).encode())
+    for one in atoms:
+        begun = {"positions": one.positions, "momenta": one.get_momenta(), "cell": one.cell.array}
+        for array in (identity(one) | begun).values():
+            content.update(np.ascontiguousarray(array).tobytes())
+    return content.hexdigest()
+
+
+def provenance(recipe: MDRecipe, calculator: MLPotCalculator, terms: dict[str, Any]) -> dict[str, str]:
+    """The card of a trajectory: how it was made; `terms` are those of the run."""
     packages = {name: version(name) for name in ("torch", "numpy", "ase", "h5py")}
     return {
         "made with": f"mlpot {__version__}",
         "recipe": recipe.model_dump_json(),
-        "model sha256": model_hash,
+        "model sha256": terms["model"],
+        **({"run sha256": terms["run"]} if terms["run"] else {}),  # that of a checkpoint of before is not known
         "versions": ", ".join(f"{n} {v}" for n, v in {**packages, "python": platform.python_version()}.items()),
         "computed in": _computed_in(calculator),
         "seed": str(recipe.seed),

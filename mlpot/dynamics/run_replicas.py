@@ -17,7 +17,7 @@ from mlpot.dynamics.batch import check_potential
 from mlpot.dynamics.checkpoints import Checkpoints
 from mlpot.dynamics.recipe import REPLICA, MDRecipe
 from mlpot.dynamics.replicas import Replica, Replicas
-from mlpot.dynamics.run import check_free, check_structure, check_terms, provenance, terms_of
+from mlpot.dynamics.run import check_free, check_structure, check_terms, provenance, run_hash, terms_of
 from mlpot.dynamics.start import StartError, started, warn_of_others
 from mlpot.dynamics.summary import End, MDSummary, summary_of, write_report
 from mlpot.folder_lock import folder_lock
@@ -90,11 +90,18 @@ def _prepared(recipe: MDRecipe, resume: bool) -> Replicas:
         recipes = _alone(recipe, len(newest.facts["replicas"]) // recipe.replicas)
         atoms = [Atoms()] * len(recipes)  # those of the checkpoint take their places
     _check_open_files(len(recipes))
-    replicas, card = [], provenance(recipe, calculator, terms["model"])
-    for k, (one, own) in enumerate(zip(atoms, recipes, strict=True)):
-        rng = np.random.default_rng(own.seed)
-        begun = one if newest is not None else _started(k, one, own, calculator, rng)
-        replicas.append(Replica(own, begun, rng, card | {"recipe": own.model_dump_json(), "seed": str(own.seed)}))
+    rngs = [np.random.default_rng(own.seed) for own in recipes]
+    if newest is None:
+        each = enumerate(zip(atoms, recipes, rngs, strict=True))
+        atoms = [_started(k, one, own, calculator, rng) for k, (one, own, rng) in each]
+        terms["run"] = run_hash(recipe, terms, atoms)
+    else:
+        terms["run"] = newest.facts["terms"].get("run")
+    card = provenance(recipe, calculator, terms)
+    replicas = [
+        Replica(own, one, rng, card | {"recipe": own.model_dump_json(), "seed": str(own.seed)})
+        for own, one, rng in zip(recipes, atoms, rngs, strict=True)
+    ]
     if newest is None:
         checkpoints.clear()
     ranges = calculator.potential.header.get("card", {}).get("ranges", {})

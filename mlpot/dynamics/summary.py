@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from ase import Atoms
 
-from mlpot.atomic_files import write_whole
+from mlpot.atomic_files import beside_results, write_whole
 from mlpot.data.constraints import held_coordinates
 from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
 from mlpot.dynamics.recipe import NPT, MDRecipe
@@ -107,5 +107,6 @@ def write_report(recipe: MDRecipe, summary: MDSummary, card: dict[str, str]) -> 
 
 def draw(recipe: MDRecipe, summary: MDSummary) -> None:
     """Draw md.png into the folder of a run."""
-    columns = read_log(recipe.output / "log.csv")
-    plot_md(columns, summary.n_atoms, recipe.output / "md.png", title=f"{summary.formula}, {summary.ensemble}")
+    columns, path = read_log(recipe.output / "log.csv"), recipe.output / "md.png"
+    with beside_results(path):
+        plot_md(columns, summary.n_atoms, path, title=f"{summary.formula}, {summary.ensemble}")

@@ -88,14 +88,14 @@ def _draw_lines(time: Floats, lines: Lines, axes: Axes) -> None:
 
 
 ANALYSIS = {
-    "rdf": ("distance, Å", "radial distribution"),
+    "rdf": ("distance, Å", "radial distribution g(r)"),
     "msd": ("lag, ps", "mean squared displacement, Å²"),
     "spectrum": ("wavenumber, 1/cm", "velocity spectrum, cm"),
     "temperature": ("temperature, K", "density, 1/K"),
     "energy": ("potential energy − mean, meV/atom", "density"),
     "conserved": ("time, ps", "conserved − start, meV/atom"),
 }
-"""Labels of the axes of each panel."""
+"""Labels of the axes of each panel, where the run does not say another for the second."""
 
 
 def plot_analysis(
@@ -103,6 +103,7 @@ def plot_analysis(
     path: str | Path,
     *,
     notes: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
     title: str = "",
 ) -> None:
     """Draw what `mlpot md analyze` found.
@@ -110,12 +111,13 @@ def plot_analysis(
     Args:
         curves: by the names in `ANALYSIS`, lines by name, each (x, y).
         notes: by the same names, a text in the picture: why it has no line, or where it ends.
+        labels: by the same names, of the vertical axis, where it shows another quantity.
         path: of the picture; the ending says the format.
     """
     figure = Figure(figsize=(11.0, 6.0), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, panel in zip(figure.subplots(2, 3).flat, ANALYSIS, strict=True):
-        _draw_analysis(panel, curves[panel], axes)
+        _draw_analysis(panel, curves[panel], (labels or {}).get(panel, ANALYSIS[panel][1]), axes)
         _write_note((notes or {}).get(panel, ""), bool(curves[panel]), axes)
         for label in (axes.xaxis.label, axes.yaxis.label):
             label.set_fontsize(8)
@@ -124,11 +126,18 @@ def plot_analysis(
     write_picture(figure, path, dpi=150)
 
 
-def analysis_panels(curves: Mapping[str, Mapping[str, tuple[Floats, Floats]]]) -> dict[str, Draw]:
-    """The pictures of an analysis, named by what they show; the conserved quantity is in the log."""
+def analysis_panels(
+    curves: Mapping[str, Mapping[str, tuple[Floats, Floats]]], labels: Mapping[str, str]
+) -> dict[str, Draw]:
+    """The pictures of an analysis, named by what they show; the conserved quantity is in the log.
+
+    Args:
+        curves, labels: as of `plot_analysis`.
+    """
+    shown = {panel: (x, labels.get(panel, y)) for panel, (x, y) in ANALYSIS.items()}
     return {
-        f"{y} against {x}": partial(_draw_analysis, panel, curves[panel])
-        for panel, (x, y) in ANALYSIS.items()
+        f"{y} against {x}": partial(_draw_analysis, panel, curves[panel], y)
+        for panel, (x, y) in shown.items()
         if panel != "conserved" and curves[panel]
     }
 
@@ -144,11 +153,10 @@ def _write_note(note: str, beside_lines: bool, axes: Axes) -> None:
         axes.set(xticks=[], yticks=[])
 
 
-def _draw_analysis(panel: str, lines: Mapping[str, tuple[Floats, Floats]], axes: Axes) -> None:
+def _draw_analysis(panel: str, lines: Mapping[str, tuple[Floats, Floats]], y_label: str, axes: Axes) -> None:
     for name, (x, y) in lines.items():
         axes.plot(x, (y - y[0]) * 1e3 if panel == "conserved" else y, linewidth=1.0, label=name)
-    x_label, y_label = ANALYSIS[panel]
-    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.set(xlabel=ANALYSIS[panel][0], ylabel=y_label)
     axes.ticklabel_format(axis="x", useOffset=False)
     if panel == "spectrum" and lines:
         axes.set_xlim(0, max(x[-1] for x, _ in lines.values()))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,11 +18,24 @@ from mlpot.atomic_files import write_whole
 
 Draw = Callable[[Axes], object]
 SIZE = (4.4, 3.2)  # inches
+LEAST_SPAN = 1.5  # highest over lowest number of a logarithmic axis: the most between two ticks
 NOTHING = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 def plain_logarithmic(axis: Axis) -> None:
-    """A logarithmic axis with numbers as people write them, at powers of ten and, with room, between."""
+    """A logarithmic axis with numbers as people write them, at powers of ten and, with room, between.
+
+    Where all is one number it shows what is around it, as nothing would stand at the axis; without a number above
+    zero it is linear.
+    """
+    low, high = axis.get_minpos(), max(axis.get_data_interval())
+    name = "x" if axis is axis.axes.xaxis else "y"
+    if not low <= high < np.inf:
+        axis.axes.set(**{f"{name}scale": "linear"})
+        return
+    if high < LEAST_SPAN * low:
+        middle = np.sqrt(low * high)
+        axis.axes.set(**{f"{name}lim": (middle / LEAST_SPAN, middle * LEAST_SPAN)})
 
     def minor(x: float, _: object) -> str:
         low, high = axis.get_view_interval()

@@ -90,4 +90,4 @@ def _distributions(folder: Path) -> list[Html]:
     for element, d in found.diffusion.items():
         rows[f"diffusion of {element}"] = d.told
     told = [aside(note) for note in found.notes.values()]
-    return [facts(rows), pictures(analysis_panels(found.curves)), *told]
+    return [facts(rows), pictures(analysis_panels(found.curves, found.labels)), *told]

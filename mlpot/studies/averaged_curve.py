@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlpot.atomic_files import make_folder, write_whole
+from mlpot.atomic_files import beside_results, make_folder, write_whole
 from mlpot.averaging import average
 from mlpot.data.check.survey import survey
 from mlpot.data.h5md import content_hash
@@ -121,7 +121,8 @@ def _write(curve: Mapping[str, Any], of: Mapping[str, Any], directory: Path) -> 
     backbone = f"{curve['backbone']}, averaged"
     content = {**curve, "backbone": backbone, "averaged": dict(of), **told, "points": points}
     CURVE.write(directory, content)
-    plot_curve(content, directory / "curve.png")
+    with beside_results(directory / "curve.png"):
+        plot_curve(content, directory / "curve.png")
     return content
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from mlpot.atomic_files import make_folder
+from mlpot.atomic_files import beside_results, make_folder
 from mlpot.data.check.survey import survey
 from mlpot.data.split import By
 from mlpot.figures.curve import plot_curve
@@ -270,5 +270,6 @@ def write_curve(plan: Plan, target: float | None) -> dict[str, Any]:
         "recipe": plan.recipe.model_dump(mode="json"),
     }
     CURVE.write(plan.directory, content)
-    plot_curve(content, plan.directory / "curve.png")
+    with beside_results(plan.directory / "curve.png"):
+        plot_curve(content, plan.directory / "curve.png")
     return content

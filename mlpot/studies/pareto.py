@@ -14,7 +14,7 @@ import torch
 from ase import Atoms
 from pydantic import TypeAdapter
 
-from mlpot.atomic_files import make_folder, write_whole
+from mlpot.atomic_files import beside_results, make_folder, write_whole
 from mlpot.data.check.survey import survey
 from mlpot.data.h5md import Reader
 from mlpot.evaluate import evaluate
@@ -163,7 +163,8 @@ class _Comparison:
         directory = self.question.directory
         PARETO.write(directory, content)
         write_whole(directory / "pareto.csv", _csv(content).encode())
-        plot_pareto(content, directory / "pareto.png")
+        with beside_results(directory / "pareto.png"):
+            plot_pareto(content, directory / "pareto.png")
         return content
 
     def _facts(self, point: Point) -> dict[str, Any]:

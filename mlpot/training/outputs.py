@@ -13,12 +13,12 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
-from mlpot.atomic_files import write_whole
+from mlpot.atomic_files import beside_results, write_whole
 from mlpot.data.h5md import Frame
 from mlpot.equivariance import CARD, rotation_facts
 from mlpot.error_table import MILLI, error_of, in_periodic_axes
 from mlpot.extrapolation import Domain, domain_of
-from mlpot.figures.parity import compare, plot_parity, write_compared
+from mlpot.figures.parity import Compared, compare, plot_parity, write_compared
 from mlpot.figures.training import logs_of, plot_learning_curve
 from mlpot.forces import predict
 from mlpot.graph import AtomGraph, Properties, collate_properties, edge_vectors
@@ -73,10 +73,6 @@ def write_outputs(
     about_rotations = rotation_facts(potential, parts.to_rotate)
     if about_rotations is not None:
         metrics[CARD] = {key: value for key, value in about_rotations.items() if key != "structures"}
-    write_compared(compared, directory / "parity.json")
-    plot_parity(compared, directory / "parity.png", title=f"{recipe.model.backbone}, {compared.of}")
-    plot_learning_curve(logs_of(directory), directory / "learning_curve.png", title=recipe.model.backbone)
-    write_whole(directory / "metrics.json", f"{json.dumps(metrics, indent=2)}\n".encode())
     card = card_of(recipe, parts, limits, metrics)
     if about_rotations is not None:
         card[CARD] = about_rotations
@@ -86,7 +82,19 @@ def write_outputs(
     if not untrained or potential.domain is None:
         potential.domain = _domain(potential, sets["train"], parts.train.elements, start)
     save_potential(potential, directory / "model.safetensors", card)
+    write_whole(directory / "metrics.json", f"{json.dumps(metrics, indent=2)}\n".encode())
+    _draw(directory, compared, recipe.model.backbone)
     return metrics
+
+
+def _draw(directory: Path, compared: Compared, backbone: str) -> None:
+    """The pictures, and what pages make them of: last, as a training is not lost with them."""
+    with beside_results(directory / "parity.json"):
+        write_compared(compared, directory / "parity.json")
+    with beside_results(directory / "parity.png"):
+        plot_parity(compared, directory / "parity.png", title=f"{backbone}, {compared.of}")
+    with beside_results(directory / "learning_curve.png"):
+        plot_learning_curve(logs_of(directory), directory / "learning_curve.png", title=backbone)
 
 
 def _domain(potential: Potential, train: Batches, elements: list[int], start: Potential | None) -> Domain:

@@ -119,7 +119,7 @@ def has_begun(directory: Path) -> bool:
 
 
 def has_finished(directory: Path) -> bool:
-    """Whether the run in a directory has written all; metrics go when it goes on, and a model comes after them."""
+    """Whether the run in a directory has written all; metrics go when it goes on, and come after the model."""
     return all((directory / name).is_file() for name in ("metrics.json", MODEL))
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ase.io
 import numpy as np
 import pytest
 from md_runs import Fault, assert_same_run, at_call, attempt, frames_of, kill_run, md_recipe, prepared
 
-from mlpot.data.h5md import DataError
+from mlpot.data.h5md import DataError, FormatError
 from mlpot.dynamics.checkpoints import NAMES, Checkpoint, CheckpointError, Checkpoints
 from mlpot.dynamics.log import read_log, resident_memory
 from mlpot.dynamics.recipe import Guards
@@ -247,3 +249,35 @@ def test_a_file_of_the_run_that_is_gone_or_older_is_named(name: str, folder: Pat
         run_md(md_recipe(folder, output=output, steps=14), resume=True)
     (output / name).write_bytes(newer)
     run_md(md_recipe(folder, output=output, steps=14), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"temperature_K": 500.0}, "it began from other atoms, velocities or settings"),
+        ({"structure": "rattled.xyz"}, "it began from other atoms"),
+        ({"structure": "heavy.xyz"}, "it began from other atoms"),
+        ({"write_every": 6, "steps": 36}, "it began from other atoms, velocities or settings"),
+        ({"seed": 7}, "it began from other atoms, velocities or settings"),
+    ],
+)
+def test_the_trajectory_of_another_run_with_as_many_frames_is_refused(folder: Path, other: Any, told: str) -> None:
+    atoms = ase.io.read(folder / "copper.xyz")
+    atoms.rattle(0.01, seed=1)
+    atoms.write(folder / "rattled.xyz")
+    atoms = ase.io.read(folder / "copper.xyz")
+    atoms.set_masses([64.9] * len(atoms))
+    atoms.write(folder / "heavy.xyz")
+    other = {key: folder / value if key == "structure" else value for key, value in other.items()}
+    recipe = md_recipe(folder, output=folder / "mine", steps=18)
+    run_md(recipe)
+    run_md(md_recipe(folder, **{"output": folder / "other", "steps": 18, "overwrite": True, **other}))
+    kept = (folder / "mine/trajectory.h5").read_bytes()
+    shutil.copy(folder / "other/trajectory.h5", folder / "mine/trajectory.h5")
+    longer = recipe.model_copy(update={"steps": 24})
+    with pytest.raises(FormatError, match=f"mine/trajectory.h5 is the trajectory of another run: {told}"):
+        run_md(longer, resume=True)
+    (folder / "mine/trajectory.h5").write_bytes(kept)
+    assert run_md(longer, resume=True).steps == 24
+    assert run_md(longer.model_copy(update={"steps": 30}), resume=True).steps == 30, "what it is goes on with it"
+    shutil.rmtree(folder / "mine")

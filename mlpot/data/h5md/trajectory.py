@@ -13,12 +13,18 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlpot.data.errors import FormatError
 from mlpot.data.h5md.journal import JournaledFile
-from mlpot.data.h5md.layout import INDEX
+from mlpot.data.h5md.layout import CARD, INDEX
 from mlpot.data.h5md.safe_hdf5 import check, naming_damage, walk
 from mlpot.data.h5md.write import extend, found
 
 VERSIONS = ("v110", "v110")  # of HDF5, the oldest and newest that must read the file
 KEPT = ("group", "charge", "spin")  # of what the structure is, besides its atoms
+OF_RUN = {
+    "run sha256": "it began from other atoms, velocities or settings",
+    "model sha256": "another model made it",
+    "seed": "it has another seed",
+}
+"""Entries of the card that are those of one run alone, and what it means if they differ."""
 BLOCK = 2**23  # bytes of frames held at most between two commits
 
 
@@ -29,13 +35,13 @@ class TrajectoryWriter:
 
     Args:
         path: the file.
-        card: how the trajectory was made.
+        card: how the trajectory was made; what of `OF_RUN` stands in it must stand in a file that is kept.
         keep: frames to keep of the file that is there, which loses the others; None for a new file.
         overwrite: replace an existing file.
 
     Raises:
         FileExistsError: the file exists and is neither to be kept nor replaced.
-        FormatError: the file that is there has fewer frames, or is damaged.
+        FormatError: the file that is there has fewer frames, is of another run, or is damaged.
         StorageError: it cannot be written.
     """
 
@@ -55,6 +61,7 @@ class TrajectoryWriter:
             if keep:
                 with naming_damage(str(path)), h5py.File(self._handle, "r+", libver=VERSIONS) as file:
                     check(file)
+                    _check_run(str(path), file, card)
                     _cut(str(path), file, keep)
             else:
                 # Space that a rewritten chunk frees is remembered from one commit to the next.
@@ -109,6 +116,16 @@ class TrajectoryWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_run(name: str, file: h5py.File, card: Mapping[str, str]) -> None:
+    """Refuse the file of another run; one of an earlier version says less of its run."""
+    there = dict(file[CARD].attrs) if CARD in file else {}
+    for key, meaning in OF_RUN.items():
+        if key in there and key in card and str(there[key]) != card[key]:
+            raise FormatError(
+                f"{name} is the trajectory of another run: {meaning}. Restore that of this run, or start anew."
+            )
 
 
 def _cut(name: str, file: h5py.File, n_frames: int) -> None:
