@@ -152,7 +152,7 @@ def test_an_evaluation_shows_its_worst_structures(runs: Path, pages: dict[str, s
 def test_dynamics_are_told_with_their_distributions(pages: dict[str, str]) -> None:
     text = pages["md"]
     assert "Temperature, K against time" in text
-    assert "density of distances, 1/Å against distance, Å" in text, "a molecule has no volume"
+    assert "radial distribution g(r) against distance, Å" in text
     assert "Run longer" in words(text)  # of distributions that so short a run cannot tell
     assert "stopped early" not in text
 
