@@ -240,7 +240,8 @@ def _layer(model: Description, k: int, w: Tensors, n: int, order: list[int]) -> 
     skip = w["skip_tp.weight"].view(-1, n, n_elements, n).permute(2, 0, 1, 3)[order]
     out["skip"] = skip / math.sqrt(n * n_elements)
     out["linear"] = w["after"].view(after + 1, n, n) / math.sqrt(n)
-    out["coupling"] = torch.cat([_coupling(w, degree, to, model, k) for to in range(after + 1)], dim=1)[order]
+    coupling = torch.cat([_coupling(w, degree, to, model, k) for to in range(after + 1)], dim=1)
+    out["coupling"] = coupling.expand(n_elements, -1, -1)[order]
     return out
 
 
@@ -260,15 +261,13 @@ def _fan_in(own: tuple[Path, ...]) -> Tensor:
 
 
 def _coupling(w: Tensors, degree: int, to: int, model: Description, k: int) -> Tensor:
-    """Weights (n_elements, n_products, n) of our products to one degree."""
+    """Weights (n_elements, n_products, n) of our products to one degree; (1, …) where elements share them."""
     name, highest = f"symmetric_contractions.contractions.{to}", model["products"][k]["correlation"][to]
     out = []
     for order in range(1, highest + 1):
         theirs = w[f"{name}.weights_max" if order == highest else f"{name}.weights.{highest - 1 - order}"]
         u, parity = w[f"{name}.U_matrix_{order}"].numpy(), _has_parity(model)
         matrix = torch.from_numpy(independent(u, degree, to, order, parity=parity))
-        if model["products"][k]["agnostic"]:
-            theirs = theirs.expand(len(w["skip"]), -1, -1)
         out.append(torch.einsum("pk,zkc->zpc", matrix, theirs))
     return torch.cat(out, dim=1)
 

@@ -25,7 +25,7 @@ from mlpot.data.sources.read import Source
 from mlpot.data.sources.reading import Reading
 from mlpot.forces import predict
 from mlpot.importers.mace import Differences, MaceProcessError, examples, import_mace, potential_of
-from mlpot.importers.mace_weights import NotCoveredError, arguments
+from mlpot.importers.mace_weights import NotCoveredError, arguments, backbone_weights
 from mlpot.model_file import load_potential, save_potential
 
 PYTHON = os.environ.get("MLPOT_MACE_PYTHON")
@@ -73,6 +73,16 @@ def test_nuclei_repel_as_in_mace_torch_within_the_scale() -> None:
     phi = sum(c * np.exp(-b * d / a) for c, b in zip(SHARES, DECAYS, strict=True))
     added = evaluate(with_, pair).energy - evaluate(without, pair).energy
     assert worst(added, SCALE * 14.3996 * 6 * 8 / d * phi * u) < 1e-9
+
+
+def test_products_whose_weights_all_elements_share_are_those_of_each() -> None:
+    """mace-torch's use_agnostic_product."""
+    model, weights = told()
+    own = [name for name in weights if "symmetric_contractions" in name and ".weights" in name]
+    each = weights | {name: weights[name][:1].expand_as(weights[name]) for name in own}
+    found = backbone_weights(model, weights | {name: weights[name][:1] for name in own})
+    assert own
+    assert all(torch.equal(found[name], w) for name, w in backbone_weights(model, each).items())
 
 
 def test_the_form_of_the_repulsion_is_kept_in_the_file(tmp_path: Path) -> None:
