@@ -74,7 +74,8 @@ class MLPotCalculator(Calculator):
         cuda_graph: on a CUDA device compute structures of the same atoms, from the second on, by one CUDA graph,
             so that small ones do not wait for calls of kernels. It was not yet run on a card.
         extrapolation_grade: warn, once, when an atom's `extrapolation_grade` is above it; None never warns. It is
-            looked at for atoms that are new, and in one of `extrapolation.BETWEEN` calculations.
+            looked at where the structure is another, not the next of a trajectory, and in one of
+            `extrapolation.BETWEEN` calculations.
 
     Raises:
         ValueError: a CUDA graph is wanted of what no kernel of Triton computes, says why; a skin or a grade is
@@ -209,7 +210,7 @@ class MLPotCalculator(Calculator):
 
     def _predicted(self, graph: AtomGraph) -> Properties:
         """As `predict`."""
-        if self._watch.wants(graph.numbers.cpu()):
+        if self._watch.wants(graph):
             out = predict_and_grade(self.potential, graph)
             self._watch.tell(out.extrapolation_grade, lambda k: f"An atom of {self.atoms.get_chemical_formula()}")
             return out

@@ -13,9 +13,21 @@ from mlpot.forces import predict, predict_and_grade
 from mlpot.graph import AtomGraph, Properties
 from mlpot.potential import Potential
 
+Structure = tuple[Tensor, Tensor, Tensor]
+"""Atomic numbers (n_atoms,), positions (n_atoms, 3) Å and cells (n_graphs, 3, 3) Å."""
+JUMP, STRETCH = 0.1, 0.01  # Å of an atom, and part of a cell, that no step of dynamics moves or changes
+
+
+def has_jumped(before: Structure, now: Structure) -> bool:
+    """Whether a structure is another than before, and not the next of a trajectory."""
+    if not torch.equal(before[0], now[0]) or before[2].shape != now[2].shape:
+        return True
+    far = (now[1] - before[1]).abs() > JUMP
+    return bool(far.any() or ((now[2] - before[2]).abs() > STRETCH * before[2].abs().max()).any())
+
 
 class Watch:
-    """Looks at extrapolation grades of the first calculation, of one in `BETWEEN`, and of atoms that are new.
+    """Looks at extrapolation grades of the first calculation, of one in `BETWEEN`, and of what moved by a jump.
 
     Args:
         limit: the grade above which it warns; None never warns.
@@ -25,15 +37,19 @@ class Watch:
     def __init__(self, limit: float | None = OUTSIDE, advice: str = "."):
         self._limit, self._advice = limit, advice
         self._calls, self._next = 0, 1
-        self._numbers: Tensor | None = None
+        self._last: Structure | None = None
 
-    def wants(self, numbers: Tensor | None = None) -> bool:
-        """Whether to look at this calculation; by its atomic numbers too, or by how many there were alone."""
-        self._calls += 1
-        is_other = numbers is not None and (self._numbers is None or not torch.equal(numbers, self._numbers))
-        if self._limit is None or not (is_other or self._calls >= self._next):
+    def wants(self, graph: AtomGraph | None = None) -> bool:
+        """Whether to look at this calculation; by its structure, or by how many there were alone."""
+        if self._limit is None:
             return False
-        self._next, self._numbers = self._calls + BETWEEN, numbers
+        self._calls += 1
+        now = None if graph is None else (graph.numbers.cpu(), graph.positions.cpu().clone(), graph.cell.cpu())
+        jumped = now is not None and (self._last is None or has_jumped(self._last, now))
+        self._last = now
+        if not (jumped or self._calls >= self._next):
+            return False
+        self._next = self._calls + BETWEEN
         return True
 
     def tell(self, grades: Tensor | None, name: Callable[[int], str]) -> None:
@@ -60,7 +76,7 @@ def predict_watched(
         watch: of the door by which the structures come.
         name: of a structure of the graph, as of `Watch.tell`.
     """
-    if not watch.wants(graph.numbers.cpu()):
+    if not watch.wants(graph):
         return predict(potential, graph)
     out = predict_and_grade(potential, graph)
     watch.tell(out.extrapolation_grade, name)

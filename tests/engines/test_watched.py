@@ -24,10 +24,10 @@ from mlpot.watched import Watch, predict_watched
 OUT = "has extrapolation grade .* Do not trust what is calculated for it. This is said once"
 
 
-def squeezed(atoms: Atoms) -> Atoms:
-    """A copy at 0.4 of the volume."""
+def squeezed(atoms: Atoms, part: float = 0.74) -> Atoms:
+    """A copy at a part of its lengths, or 0.4 of the volume."""
     atoms = atoms.copy()
-    atoms.set_cell(0.74 * atoms.cell.array, scale_atoms=True)
+    atoms.set_cell(part * atoms.cell.array, scale_atoms=True)
     return atoms
 
 
@@ -49,10 +49,20 @@ def test_grades_are_looked_at_now_and_then_and_told_once() -> None:
         assert torch.equal(found.forces, predict(potential, graph_of(one)).forces)
         return [str(one.message) for one in caught]
 
-    later = [told(one) for one in (atoms, *(squeezed(atoms) for _ in range(BETWEEN)))]
+    later = [told(squeezed(atoms, 1 - 0.007 * k)) for k in range(BETWEEN + 1)]  # as little as in dynamics
     assert not any(later[:-1])
     assert later[-1][0].startswith("An atom of number 0 has extrapolation grade")
     assert not any(told(squeezed(atoms)) for _ in range(2 * BETWEEN))
+
+
+@pytest.mark.parametrize("part", [0.74, 0.95])
+def test_another_structure_is_looked_at_at_once(part: float) -> None:
+    """As in a scan of volumes, where each calculation is of the same atoms."""
+    potential, watch = knows(*(copper(seed=k) for k in range(8))), Watch(limit=0.0)
+    assert watch.wants(graph_of(copper()))
+    assert not watch.wants(graph_of(copper()))
+    with pytest.warns(UserWarning, match="^scan has extrapolation grade"):
+        predict_watched(potential, graph_of(squeezed(copper(), part)), watch, lambda k: "scan")
 
 
 def test_other_atoms_are_looked_at_at_once() -> None:
