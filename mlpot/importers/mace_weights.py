@@ -53,6 +53,11 @@ def arguments(model: Description, weights: Tensors) -> dict[str, Any]:
         NotCoveredError: says which part of the model ours has not.
     """
     _check(model)
+    if lacking := [k for k in range(len(model["interactions"])) if _first_radial(k) not in weights]:
+        raise NotCoveredError(
+            f"{_first_radial(lacking[0])} is not there, as where LoRA replaced layers: merge its weights into "
+            "the model with mace-torch first."
+        )
     layers, n = model["interactions"], len(model["interactions"])
     parity = _has_parity(model)
     _, before = _tensor(layers[-1]["node_feats_irreps"], "node_feats_irreps", parity)
@@ -168,6 +173,10 @@ def _tensor(irreps: str, name: str, parity: bool) -> tuple[int, int]:
         f"{name} is {irreps}: covered are equal numbers of channels of the degrees 0 to L, of natural parity, or "
         "all even with use_so3. Use this model with mace-torch itself."
     )
+
+
+def _first_radial(k: int) -> str:
+    return f"interactions.{k}.conv_tp_weights.layer0.weight"
 
 
 def _n_radial(weights: Tensors) -> int:

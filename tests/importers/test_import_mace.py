@@ -135,6 +135,14 @@ def test_what_ours_has_not_is_refused_by_name(what: str) -> None:
         arguments(model, weights)
 
 
+def test_layers_that_were_replaced_are_refused() -> None:
+    """As mace-torch's inject_lora does, whose weights have other names."""
+    model, weights = told()
+    renamed = {name.replace("layer0.weight", "layer0.base.weight"): w for name, w in weights.items()}
+    with pytest.raises(NotCoveredError, match="LoRA"):
+        potential_of(model, renamed, 0, 64)
+
+
 def test_a_repulsion_beyond_the_cutoff_is_refused() -> None:
     model, weights = told(True)
     with pytest.raises(NotCoveredError, match="ends beyond the cutoff"):
