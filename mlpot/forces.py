@@ -77,7 +77,8 @@ def predict(
 
     Raises:
         TypeError: no AtomGraph, such as ASE's Atoms.
-        ValueError: weights of a type of 16 bits, or an executor that does not know the potential.
+        ValueError: weights of a type of 16 bits, a graph with a smaller cutoff than the potential's, or an
+            executor that does not know the potential.
         RuntimeError: when a gradient of what training gave is taken under autocast.
     """
     if not isinstance(graph, AtomGraph):
@@ -93,7 +94,7 @@ def predict(
         with _settled(potential, graph, training=True) as settled, torch.enable_grad():
             known = _natively(potential, settled) if compiled else None
             return _for_a_loss(known or _predict(potential, settled, training=True, on_device=on_device))
-    _check_type(potential)
+    _check(potential, graph)
     with torch.no_grad():
         known = _natively(potential, graph) if compiled else None
     if known is not None:
@@ -133,6 +134,7 @@ def predict_and_grade(potential: Potential, graph: AtomGraph) -> Prediction:
     """
     if potential.domain is None:
         return _graded(predict(potential, graph), None)
+    _check(potential, graph)
     call = native_call_of(potential) if potential.is_frozen else None
     with torch.no_grad():
         known = call.with_features(graph) if isinstance(call, StagedCall) else None
@@ -175,15 +177,21 @@ def _settled(potential: AtomicEnergies, graph: AtomGraph, training: bool = False
 
     In training the precision of products stays what the training chose.
     """
-    _check_type(potential)
+    _check(potential, graph)
     with usual_settings(full_precision=not training):
         yield graph.clone() if graph.positions.is_inference() else graph
 
 
-def _check_type(potential: AtomicEnergies) -> None:
-    """Raise ValueError for weights of 16 bits, in training too: there products are coarse, never the weights."""
+def _check(potential: AtomicEnergies, graph: AtomGraph) -> None:
+    """Raise ValueError for weights of 16 bits, in training too, and for a graph that lacks pairs."""
     if potential.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{potential.dtype} is too coarse for energies and forces. Use float32 or float64.")
+    reach = getattr(potential, "cutoff", 0.0)
+    if graph.cutoff < reach:
+        raise ValueError(
+            f"The graph has pairs up to {graph.cutoff:g} Å, and the potential has a cutoff of {reach:g} Å: pairs "
+            "are missing. Build it with potential.cutoff."
+        )
 
 
 def _predict(potential: AtomicEnergies, graph: AtomGraph, *, training: bool, on_device: bool) -> Properties:
@@ -241,6 +249,7 @@ def predict_atoms(
         n_own: how many atoms, the first, count with their energies; all by default. Others get a virial by their
             forces on these, and NaN for their energy; there is no compiled code for that.
     """
+    _check(potential, graph)
     call = native_call_of(potential) if native and n_own is None else None
     found = call.by_atom(graph) if isinstance(call, StagedCall) else None
     if found is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from math import inf
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -60,6 +61,7 @@ class AtomGraph(Movable):
     edges: Edges
     cell_shift: Tensor  # (n_edges, 3) float64, whole cells S crossed from center to neighbor
     batch: Tensor  # (n_atoms,) int64, graph of each atom
+    cutoff: float = inf  # Å, to which all pairs have edges, as whoever made them says
 
     @property
     def n_atoms(self) -> int:
@@ -125,6 +127,7 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
         edges=edges,
         cell_shift=torch.cat([g.cell_shift for g in graphs]),
         batch=torch.cat([g.batch + k for g, k in zip(graphs, graph0, strict=True)]),
+        cutoff=min(g.cutoff for g in graphs),
     )
 
 
@@ -151,9 +154,11 @@ def _device(record: Movable) -> torch.device:
 
 
 def _map(record: Record, move: Callable[[Tensor], Tensor]) -> Record:
-    moved = {}
+    moved: dict[str, Any] = {}
     for field in fields(record):
         value = getattr(record, field.name)
-        if value is not None:
-            moved[field.name] = _map(value, move) if isinstance(value, Movable) else move(value)
+        if isinstance(value, Movable):
+            moved[field.name] = _map(value, move)
+        elif isinstance(value, Tensor):
+            moved[field.name] = move(value)
     return replace(record, **moved)

@@ -22,7 +22,6 @@ SMALL = 64  # atoms; of fewer, all distances are computed
 COINCIDENT = 1e-2  # Å; closer pairs are one atom written twice, not chemistry
 FARTHEST = 1e8  # Å from the origin; beyond it, rounding of positions moves atoms by more than 1e-8 Å
 MOST_CELLS = 5e4  # vesin 0.6 holds 1e5
-
 FEW = 4096  # pairs; to sort so many takes less time than to load compiled code
 
 Ints = NDArray[np.int64]
@@ -78,13 +77,13 @@ class SkinList:
         kept, before = torch.from_numpy(near), np.zeros(len(near) + 1, np.int64)
         np.cumsum(near, out=before[1:])
         row_ptr, reverse = before[edges.row_ptr.numpy()], before[edges.reverse.numpy()[near]]
+        ends = torch.from_numpy(row_ptr), torch.from_numpy(reverse)
         return replace(
             wide,
             positions=wide.positions.clone(),
-            edges=Edges(
-                edges.center[kept], edges.neighbor[kept], torch.from_numpy(row_ptr), torch.from_numpy(reverse)
-            ),
+            edges=Edges(edges.center[kept], edges.neighbor[kept], *ends),
             cell_shift=wide.cell_shift[kept],
+            cutoff=self.cutoff,
         )
 
     def wide(self, numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> AtomGraph:
@@ -170,6 +169,7 @@ def _molecules(sizes: Ints, z: Ints, r: Floats, h: Floats, cutoff: float) -> Ato
         edges=Edges(*(torch.from_numpy(array) for array in arrays)),
         cell_shift=torch.zeros(len(graph), 3, dtype=torch.float64, device="cpu"),
         batch=torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
+        cutoff=cutoff,
     )
 
 
@@ -366,6 +366,7 @@ def _graph(z: Ints, r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff
         edges=edges,
         cell_shift=cell_shift,
         batch=torch.zeros(len(z), dtype=torch.int64, device="cpu"),
+        cutoff=cutoff,
     )
 
 

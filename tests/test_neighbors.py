@@ -10,9 +10,11 @@ from ase.build import bulk
 from ase.neighborlist import primitive_neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from potentials import new_potential
 from structures import copper, copper_atom, ethanol, graph_of, isolated_atom, quartz, slab, worst
 
 from mlpot import neighbors
+from mlpot.forces import hessian, predict, predict_atoms
 from mlpot.graph import AtomGraph, collate, edge_vectors
 from mlpot.neighbors import SkinList, build_graph, build_molecules
 
@@ -302,3 +304,18 @@ def test_a_flat_sheet_of_more_cells_than_a_finder_holds_has_all_its_pairs() -> N
 def test_a_cutoff_that_is_no_length_is_refused(cutoff: float) -> None:
     with pytest.raises(ValueError, match="give a number of Å above 0"):
         build_graph([14], np.zeros((1, 3)), 5.4 * np.eye(3), True, cutoff)
+
+
+@pytest.mark.parametrize("ask", [predict, predict_atoms, hessian])
+def test_a_graph_that_lacks_pairs_of_the_potential_is_refused(ask):
+    """Also one among others that have them; one with more is cut."""
+    potential, atoms = new_potential("schnet").freeze(), copper()
+    short, long = (graph_of(atoms, potential.cutoff + more) for more in (-0.5, 0.5))
+    for graph in (short, short.clone(), collate([long, short])):
+        with pytest.raises(ValueError, match=r"pairs up to .* are missing. Build it with potential.cutoff"):
+            ask(potential, graph)
+    assert ask(potential, long) is not None
+    assert (
+        SkinList(potential.cutoff).graph(atoms.numbers, atoms.positions, atoms.cell, atoms.pbc).cutoff
+        == potential.cutoff
+    )
