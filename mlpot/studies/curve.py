@@ -14,7 +14,7 @@ from mlpot.data.check.survey import survey
 from mlpot.data.split import By
 from mlpot.figures.curve import plot_curve
 from mlpot.recipes import RecipeError
-from mlpot.studies.curve_summary import near_notes, summary
+from mlpot.studies.curve_summary import aside_notes, near_notes, summary
 from mlpot.studies.several import DATA, Study, changed_keys, facts_of, files_of, train_each
 from mlpot.studies.subsets import (
     Drawing,
@@ -256,7 +256,7 @@ def write_curve(plan: Plan, target: float | None) -> dict[str, Any]:
     """Write curve.json and curve.png from what the directories of the trainings hold, and give the former back."""
     points = [_facts(plan, size, seed) for size, seed in plan.points()]
     told = summary(points, target)
-    told["notes"] += near_notes(plan.pool.near)
+    told["notes"] += near_notes(plan.pool.near) + aside_notes(plan.recipe)
     content = {
         "sizes": list(plan.sizes),
         "seeds": plan.n_seeds,

@@ -11,6 +11,7 @@ import numpy as np
 from mlpot.data.check.duplicates import NEAR
 from mlpot.studies.power_law import LEVEL, PowerLaw, fit, frames_needed
 from mlpot.studies.several import FAILED, FINISHED, of_failures
+from mlpot.training.recipe import Recipe
 
 TARGETED = "forces_mae_meV_per_A"
 UNITS = {
@@ -174,6 +175,12 @@ def near_notes(near: Mapping[str, int]) -> list[str]:
         for name, n in near.items()
         if n
     ]
+
+
+def aside_notes(recipe: Recipe) -> list[str]:
+    """Which keys of a recipe have no effect in a curve, whose trainings have one validation set."""
+    aside = {"training.own_validation": recipe.training.own_validation, "data.fold": recipe.data.fold is not None}
+    return [f"All trainings have one validation set, so {key} has no effect here." for key in aside if aside[key]]
 
 
 def slopes_told(laws: Mapping[str, Any]) -> list[str]:

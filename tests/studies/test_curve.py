@@ -26,7 +26,7 @@ from mlpot.recipes import RecipeError
 from mlpot.signals import SignalledError
 from mlpot.studies import curve as module
 from mlpot.studies.curve import curve
-from mlpot.studies.curve_summary import cell_of, near_notes, summary
+from mlpot.studies.curve_summary import aside_notes, cell_of, near_notes, summary
 from mlpot.studies.subsets import check_elements_of, draw_pool, drawing_of
 from mlpot.training.run_directory import RunDirectoryError
 
@@ -337,6 +337,14 @@ def test_the_command_tells_errors_slopes_and_frames(
     monkeypatch.setattr(sys, "argv", ["mlpot", "curve", *arguments[:-1], "--sizes", "4,x"])
     with pytest.raises(SystemExit, match="no list of whole numbers"):
         main()
+
+
+def test_keys_without_effect_are_told(data: Path, tmp_path: Path) -> None:
+    own = "data.validation=0.2", "data.fold=1", "training.committee=2", "training.own_validation=true"
+    recipe = small_recipe(data / "set.h5", tmp_path, *own)
+    found = [note.partition("so ")[2].partition(" has")[0] for note in aside_notes(recipe)]
+    assert found == ["training.own_validation", "data.fold"]
+    assert not aside_notes(small_recipe(data / "set.h5", tmp_path))
 
 
 def test_structures_that_nearly_are_trained_on_are_counted(data: Path, tmp_path: Path) -> None:
