@@ -155,6 +155,7 @@ def _graded(out: Properties, highest: Tensor | None) -> Prediction:
 
 def extrapolation_grade(potential: Potential, graph: AtomGraph) -> Tensor | None:
     """As of the potential, in compiled code if there is some: PyTorch makes arrays of edges × features for it."""
+    _check(potential, graph)
     call = native_call_of(potential) if potential.domain is not None and potential.is_frozen else None
     features = call.features_of(graph) if isinstance(call, StagedCall) else None
     return (
@@ -183,7 +184,10 @@ def _settled(potential: AtomicEnergies, graph: AtomGraph, training: bool = False
 
 
 def _check(potential: AtomicEnergies, graph: AtomGraph) -> None:
-    """Raise ValueError for weights of 16 bits, in training too, and for a graph that lacks pairs."""
+    """Raise ValueError for weights of 16 bits, in training too, and for a graph that lacks pairs.
+
+    Constants of weights that changed under a frozen potential are computed again.
+    """
     if potential.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{potential.dtype} is too coarse for energies and forces. Use float32 or float64.")
     reach = getattr(potential, "cutoff", 0.0)
@@ -192,6 +196,8 @@ def _check(potential: AtomicEnergies, graph: AtomGraph) -> None:
             f"The graph has pairs up to {graph.cutoff:g} Å, and the potential has a cutoff of {reach:g} Å: pairs "
             "are missing. Build it with potential.cutoff."
         )
+    if isinstance(potential, Potential):
+        potential.renew()
 
 
 def _predict(potential: AtomicEnergies, graph: AtomGraph, *, training: bool, on_device: bool) -> Properties:

@@ -200,6 +200,17 @@ class Potential(nn.Module):
                 if isinstance(module, RadialTable):
                     module.freeze()
             self.isolated = self._isolated_outputs()
+        self._note_versions()
+
+    def _note_versions(self) -> None:
+        """Remember how often each tensor was changed in place."""
+        self._tensors = [*self.parameters(), *self.buffers()]
+        self._versions = [tensor._version for tensor in self._tensors]
+
+    def renew(self) -> None:
+        """Compute what `freeze` computed again if a weight was changed in place since then."""
+        if self.is_frozen and [tensor._version for tensor in self._tensors] != self._versions:
+            self._compute_constants()
 
     def members(self) -> list[Potential]:
         """The potentials whose mean a committee is, frozen; none if this is no committee."""
@@ -234,10 +245,15 @@ class Potential(nn.Module):
         """Whether `freeze` was called, and no `train` since then."""
         return len(self.isolated) > 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        self.renew()  # a copy cannot tell what changed before
+        return self.__dict__
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         with usual_settings():
             _let_autograd_keep(self)
+        self._note_versions()
 
     def _above_isolated(
         self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor, outputs: Outputs

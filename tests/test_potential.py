@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -162,6 +164,27 @@ def repulsion(one: np.ndarray, other: np.ndarray, distance: np.ndarray) -> np.nd
 
 
 ALL_PAIRS = np.array([(a, b) for a in range(1, 97) for b in range(a, 97)]).T
+
+
+def test_weights_changed_in_place_in_a_frozen_potential_count(variant: str) -> None:
+    """By whatever computes it; a copy computes nothing anew that did not change."""
+    potential, graph = new_potential(variant).freeze(), graph_of(ethanol())
+    before = predict(potential, graph)
+    with torch.no_grad():
+        for weight in potential.backbone.parameters():
+            weight.mul_(1.02)
+        potential.energy_scale.mul_(2.0)
+    copied = copy.deepcopy(potential)
+    wanted = predict(copy.deepcopy(potential).train(mode=True).freeze(), graph, native=False)
+    for native in (True, False):
+        found = predict(potential, graph, native=native)
+        torch.testing.assert_close(found.forces, wanted.forces, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found.energy, wanted.energy, rtol=1e-9, atol=1e-4)
+    assert worst(before.forces, wanted.forces) > 1e-3
+    isolated = potential.isolated
+    predict(potential, graph)
+    assert potential.isolated is isolated
+    assert torch.equal(predict(copied, graph).forces, predict(potential, graph).forces)
 
 
 def test_nuclei_repel_each_other_more_the_closer_they_are() -> None:
