@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from ase.build import add_adsorbate, bulk, fcc111, molecule
 from ase.spacegroup import crystal
 
 from mlpot.forces import AtomicEnergies, predict
-from mlpot.graph import AtomGraph, Properties, collate
+from mlpot.graph import AtomGraph, Edges, Properties, collate
 from mlpot.neighbors import build_graph
 
 CUTOFF = 4.0  # Å, of every small potential in the tests
@@ -90,3 +91,18 @@ def evaluate(potential: AtomicEnergies, *structures: Atoms) -> Properties:
 def worst(a: torch.Tensor | np.ndarray | float, b: torch.Tensor | np.ndarray | float) -> float:
     """Largest |a − b|; NaN if any is NaN, so that `worst(...) <= bar` fails."""
     return float(np.abs(np.asarray(a) - np.asarray(b)).max(initial=0.0))
+
+
+def equal(a: object, b: object) -> bool:
+    """Whether two records hold the same tensors, types included; NaN equals NaN."""
+    for field in fields(a):  # type: ignore[arg-type]
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        if isinstance(x, Edges):
+            same = equal(x, y)
+        elif isinstance(x, float):
+            same = x == y
+        else:
+            same = x.dtype == y.dtype and torch.allclose(x, y, rtol=0, atol=0, equal_nan=True)
+        if not same:
+            return False
+    return True

@@ -169,7 +169,7 @@ def test_deuterium_and_tritium_are_hydrogen_with_their_masses(tmp_path):
 def test_messages_name_file_frame_and_only_what_is_wrong(tmp_path):
     with pytest.raises(LabelError, match=r"set.xyz: Frame 0 has atomic numbers outside 1-118: \[0\]"):
         converted(xyz(tmp_path / "set.xyz", "energy=-1", rows="X 0 0 0\nSi 2 2 1\n"))
-    with pytest.raises(DataError, match=r"two.xyz: Frame 0: energy"):
+    with pytest.raises(DataError, match=r"two.xyz, frame 0: energy is an array of shape \(2,\), and"):
         converted(xyz(tmp_path / "two.xyz", 'energy="-10 3"'))
     forces, rows = f"{SPECIES}:forces:R:3", "Si 0 0 0 0 nan 0\nSi 2 2 1 0 0 0\n"
     with pytest.raises(LabelError, match=r"nan.xyz: Frame 0: forces is not finite"):

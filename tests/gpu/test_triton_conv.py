@@ -115,7 +115,7 @@ def test_long_intervals_are_shared_among_programs(monkeypatch, device, degree):
 
 @on_device
 def test_a_potential_is_the_same_on_the_device(monkeypatch, device):
-    arguments = {"n_features": 16, "n_interactions": 2, "cutoff": CUTOFF, "n_knots": 64}
+    arguments = {"n_features": 4, "n_interactions": 1, "cutoff": CUTOFF, "n_knots": 16}
     potential = Potential("schnet", arguments, reference_energies={6: -1.0, 14: -2.0}).double().freeze()
     graphs = crystal_atom_and_chain()
     graph, chain = collate(graphs), graphs[-1]

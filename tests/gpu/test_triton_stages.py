@@ -205,7 +205,10 @@ def test_energies_forces_and_gradients_of_a_loss_are_those_of_the_definition(dev
 
 @on_device
 def test_single_precision_and_one_element_in_a_crystal(device):
-    potential, graph = made("painn", (29,), torch.float32, n_interactions=1), batch_of([copper_atom()], 2.7)
+    potential, graph = (
+        made("painn", (29,), torch.float32, n_interactions=1, cutoff=2.7),
+        batch_of([copper_atom()], 2.7),
+    )
     check_network(potential, graph, device, training=True, bar=1e-5)
     check_network(potential.to("cpu").freeze(), graph, device, training=False, bar=1e-5)
 
@@ -264,7 +267,7 @@ def test_curvature_comes_from_the_definition(device):
 @on_device
 def test_forces_again_and_again_are_those_of_each_structure(device):
     """With room for edges that are not there; lists and cells change, and what is too long does not fit."""
-    potential, crystal = made("painn", (29,), n_interactions=1).freeze().to(device), copper_atom()
+    potential, crystal = made("painn", (29,), n_interactions=1, cutoff=2.7).freeze().to(device), copper_atom()
     repeated = None
     for side in (3.2, 3.6, 3.4):
         crystal.set_cell(side * crystal.cell.array / crystal.cell.array.max() / 2, scale_atoms=True)

@@ -334,7 +334,7 @@ def test_the_command_tells_errors_slopes_and_frames(
     assert f"forces MAE: slope {law['slope']:.2f} ± {law['standard_error']:.2f}" in told
     assert drawn[1]["target"]["told"] in told
     assert cell_of(drawn[1]["rows"][0]["forces_mae_meV_per_A"]) in told
-    monkeypatch.setattr(sys, "argv", ["mlpot", "curve", *arguments[:-1], "--sizes", "4,x"])
+    monkeypatch.setattr(sys, "argv", ["mlpot", "curve", arguments[0], "--sizes", "4,x"])
     with pytest.raises(SystemExit, match="no list of whole numbers"):
         main()
 

@@ -151,6 +151,7 @@ def test_other_frames_of_a_seed_are_told(tmp_path: Path, seeds: int, is_told: bo
 def test_errors_on_both_sides_of_a_power_of_ten_have_numbers_on_both() -> None:
     figure = Figure()
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    axes.plot([1, 2], [65, 185])
     axes.set(yscale="log", ylim=(65, 185))
     plain_logarithmic(axes.yaxis)
     canvas.draw()

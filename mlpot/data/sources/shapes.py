@@ -48,7 +48,6 @@ def check_label(where: str, key: str, name: str, value: Any, n_atoms: int, *, is
         raise LabelError(f"{where}: {name} is {value!r}, expected numbers. Correct the file or --key.")
     if fits(key, value, n_atoms) and (key == "forces" or not is_column):
         return
-    is_column = is_column or (n_atoms > 1 and key != "forces" and np.shape(value)[:1] == (n_atoms,))
     what = "a column of the atoms" if is_column else f"an array of shape {np.shape(value)}"
     verb = "are" if key == "forces" else "is"
     raise LabelError(
