@@ -252,10 +252,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a letter that a terminal does not know, such as Å, fails no run
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+    commands = typer.main.get_command(app)  # made once, which takes longer than a small command
     try:
         check_quotes(sys.argv[1:])
-        check_arguments(typer.main.get_command(app), sys.argv[1:])
-        app()
+        check_arguments(commands, sys.argv[1:])
+        commands()
     except StoppedError as stopped:
         print(f"mlpot: {stopped}", file=sys.stderr)
         sys.exit(stopped.exit_code)
@@ -266,7 +267,7 @@ def main() -> None:
         if "--traceback" in sys.argv:
             raise
         told = _in_words(error)
-        sys.exit(f"mlpot: {told}{of_convert(typer.main.get_command(app), sys.argv[1:], told)}")
+        sys.exit(f"mlpot: {told}{of_convert(commands, sys.argv[1:], told)}")
 
 
 def _in_words(error: ValueError | OSError | MemoryError) -> str:
