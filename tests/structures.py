@@ -95,7 +95,7 @@ def worst(a: torch.Tensor | np.ndarray | float, b: torch.Tensor | np.ndarray | f
 
 def equal(a: object, b: object) -> bool:
     """Whether two records hold the same tensors, types included; NaN equals NaN."""
-    for field in fields(a):  # type: ignore[arg-type]
+    for field in fields(a):  # type: ignore[arg-type]  # of any record
         x, y = getattr(a, field.name), getattr(b, field.name)
         if isinstance(x, Edges):
             same = equal(x, y)

@@ -238,4 +238,4 @@ def test_a_calculator_is_not_changed_by_parameters_that_nothing_would_read(calcu
 def test_what_is_no_potential_is_refused_in_words() -> None:
     for given in (torch.nn.Identity(), None):
         with pytest.raises(TypeError, match="A potential or the path of its file is needed"):
-            MLPotCalculator(given)  # type: ignore[arg-type]
+            MLPotCalculator(given)  # type: ignore[arg-type]  # as a user may give
