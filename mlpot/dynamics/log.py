@@ -201,7 +201,8 @@ def drift(time_ps: Floats, energy: Floats, n_atoms: int) -> Drift | None:
     t_block, e_block = (np.array([x[b].mean() for b in blocks]) for x in (t, e))
     residual = e_block - np.polynomial.Polynomial.fit(t_block, e_block, 1)(t_block)
     variance = np.square(residual).sum() / (N_BLOCKS - 2) / np.square(t_block - t_block.mean()).sum()
-    return Drift(float(line.convert().coef[1]), float(np.sqrt(variance)), float((e - line(t)).std()))
+    slope = float(line.deriv()(0.0))  # `convert` drops a slope of exactly zero
+    return Drift(slope, float(np.sqrt(variance)), float((e - line(t)).std()))
 
 
 def with_error(value: float, error: float | None) -> str:

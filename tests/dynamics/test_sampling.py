@@ -13,7 +13,7 @@ from md_runs import md_recipe, prepare
 from structures import ethanol
 
 from mlpot.dynamics.analyze import PICTURES, Diffusion, analyze_md
-from mlpot.dynamics.log import with_error
+from mlpot.dynamics.log import Drift, drift, with_error
 from mlpot.dynamics.run import run_md
 from mlpot.dynamics.sampling import (
     WAVENUMBER,
@@ -96,6 +96,11 @@ def test_alike_values_are_no_distribution() -> None:
     assert "independent values of the temperature" in str(distribution_obstacle(slow, "temperature"))
     assert "too few" in str(distribution_obstacle(rng.normal(size=8), "temperature"))
     assert "nan" not in str(distribution_obstacle(np.full(100, 3.0), "energy"))
+
+
+@pytest.mark.parametrize("energy", [0.0, -1020.8157])
+def test_an_energy_that_never_changes_does_not_drift(energy: float) -> None:
+    assert drift(np.linspace(0, 20, 100), np.full(100, energy), 1) == Drift(0.0, 0.0, 0.0)  # of a free atom
 
 
 def test_a_cell_bounds_its_pairs() -> None:
