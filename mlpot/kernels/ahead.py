@@ -19,6 +19,7 @@ from mlpot.kernels.compiler import HOUSE, KernelCache
 from mlpot.kernels.threads import processors
 
 CHILD = "import pickle, sys; make, key, types = pickle.load(sys.stdin.buffer); make(key).compile(types)"
+SEVERAL = "WORLD_SIZE"  # as launchers of trainings say it: as many processes compile side by side then
 _running: dict[str, subprocess.Popen[bytes]] = {}  # by the file that each of them makes
 
 
@@ -35,6 +36,8 @@ def begin(make: Callable[[Any], Any], key: Any, arguments: Sequence[Any]) -> Non
     cache: KernelCache = dispatcher._cache
     name = cache.file_name(types, dispatcher.targetctx.codegen())
     if types in dispatcher.overloads or name in _running or processors() < 2 or not sys.executable:
+        return
+    if int(os.environ.get(SEVERAL, "1")) > 1:
         return
     if cache.cache_path is None or cache.is_kept(name):
         return

@@ -43,9 +43,10 @@ print(loops_of_test.power(3.0)(1, np.arange(4.0)), len(compiler.compiled_here), 
         ("", "ahead.begin(loops_of_test.power, 3.0, (0, np.zeros(4)))", 0, 1),  # once
         ("", "next(iter(ahead._running.values())).kill()", 1, 1),
         ("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})", "", 1, 0),
+        ("os.environ['WORLD_SIZE'] = '2'", "", 1, 0),
         ("from pathlib import Path; Path(os.environ['NUMBA_CACHE_DIR']).touch()", "", 1, 0),  # nothing can be kept
     ],
-    ids=["compiled", "killed", "one_processor", "no_cache"],
+    ids=["compiled", "killed", "one_processor", "of_several", "no_cache"],
 )
 def test_a_function_is_compiled_once_and_right(
     before: str, meanwhile: str, compiled_here: int, begun: int, tmp_path: Path
