@@ -20,10 +20,14 @@ JUMP, STRETCH = 0.1, 0.01  # Å of an atom, and part of a cell, that no step of 
 
 def has_jumped(before: Structure, now: Structure) -> bool:
     """Whether a structure is another than before, and not the next of a trajectory."""
-    if not torch.equal(before[0], now[0]) or before[2].shape != now[2].shape:
+    (numbers, positions, cell), (new_numbers, new_positions, new_cell) = before, now
+    if numbers is not new_numbers and not torch.equal(numbers, new_numbers):  # of one list they are one array
         return True
-    far = (now[1] - before[1]).abs() > JUMP
-    return bool(far.any() or ((now[2] - before[2]).abs() > STRETCH * before[2].abs().max()).any())
+    if cell is not new_cell and (
+        cell.shape != new_cell.shape or bool((new_cell - cell).abs().max() > STRETCH * cell.abs().max())
+    ):
+        return True
+    return bool(((new_positions - positions).abs() > JUMP).any())
 
 
 class Watch:
@@ -44,7 +48,7 @@ class Watch:
         if self._limit is None:
             return False
         self._calls += 1
-        now = None if graph is None else (graph.numbers.cpu(), graph.positions.cpu().clone(), graph.cell.cpu())
+        now = None if graph is None else (graph.numbers, graph.positions, graph.cell)
         jumped = now is not None and (self._last is None or has_jumped(self._last, now))
         self._last = now
         if not (jumped or self._calls >= self._next):

@@ -139,7 +139,7 @@ def _train(
     room = 0.0 if recipe.data.stream is True else free_memory() / 4
     parts = make_parts(recipe.data, recipe.loss, known=known_elements(source), keep=room)
     if source is None:
-        recipe = with_neighbor_count(recipe, parts.train.sample(), tell, directory if resume else None)
+        recipe = with_neighbor_count(recipe, parts.train, tell, directory if resume else None)
     start, potential, baseline = beginning(recipe, parts, source, tell)
     last = last_checkpoint(directory) if resume else None
     sets, done = make_sets(recipe, parts, potential.cutoff, in_windows=kept_order(last)), epochs_done(last)
@@ -185,7 +185,7 @@ def range_test(recipe: Recipe) -> RateRange:
     recipe = recipe if source is None else completed(recipe, source)
     parts = make_parts(recipe.data, recipe.loss, known=known_elements(source))
     if source is None:
-        recipe = with_neighbor_count(recipe, parts.train.sample(), tell, None)
+        recipe = with_neighbor_count(recipe, parts.train, tell, None)
     _, potential, _ = beginning(recipe, parts, source, tell)
     batches = batches_of(parts.train, recipe, potential.cutoff, seed=recipe.training.seed)
     return rate_range(potential, batches, make_loss(recipe.loss), recipe)

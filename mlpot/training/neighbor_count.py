@@ -11,19 +11,19 @@ from mlpot.data.frame import Frame
 from mlpot.neighbors import build_graph
 from mlpot.recipes import load_recipe
 from mlpot.training.messages import Messages
+from mlpot.training.reach import MOST
 from mlpot.training.recipe import Recipe
+from mlpot.training.splits import Part
 
 KEY = "n_neighbors"
-MOST = 100
-"""Structures that are looked at, evenly spread."""
 
 
-def with_neighbor_count(recipe: Recipe, frames: Sequence[Frame], tell: Messages, run: Path | None) -> Recipe:
+def with_neighbor_count(recipe: Recipe, train: Part, tell: Messages, run: Path | None) -> Recipe:
     """The recipe with the mean number of neighbors as its network's `n_neighbors`, if it leaves that open.
 
     Args:
         recipe: of a training that starts from no model.
-        frames: that train, or some of them.
+        train: what is trained on, of which some frames are read if the number is open.
         tell: where the number is said.
         run: the directory of a run that goes on, whose number stays.
     """
@@ -31,7 +31,7 @@ def with_neighbor_count(recipe: Recipe, frames: Sequence[Frame], tell: Messages,
     if KEY not in arguments or arguments[KEY] is not None:
         return recipe
     if run is None:
-        found = mean_neighbors(frames, arguments["cutoff"])
+        found = mean_neighbors(train.sample(), arguments["cutoff"])
         number = "none" if found is None else f"{found:g}"
         tell(f"Neighbors of an atom within {arguments['cutoff']:g} Å: {number} (model.arguments.{KEY})")
     else:
