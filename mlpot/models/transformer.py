@@ -62,7 +62,7 @@ class Transformer(PlainNetwork):
 
     Args:
         cutoff: Å.
-        n_features: channels of an atom, a multiple of n_heads.
+        n_features: channels of an atom, 3 or more, a multiple of n_heads.
         n_layers: message-passing steps.
         n_heads: of the attention.
         radial: basis of distances: gaussian, bessel or expnormal.
@@ -71,7 +71,7 @@ class Transformer(PlainNetwork):
         activation: "silu" or "ssp".
 
     Raises:
-        ValueError: n_features is no multiple of n_heads.
+        ValueError: n_features is below 3, or no multiple of n_heads.
     """
 
     parity = False
@@ -90,6 +90,11 @@ class Transformer(PlainNetwork):
         activation: str = "silu",
     ):
         super().__init__()
+        if n_features < 3:  # norm(x) of one number is constant, and of two it is their order alone
+            raise ValueError(
+                f"n_features is {n_features}: layers of norm leave fewer than 3 features without forces. "
+                "Give 3 or more."
+            )
         if n_features % n_heads:
             raise ValueError(
                 f"n_features is {n_features}, no multiple of n_heads, {n_heads}. Correct one of them."

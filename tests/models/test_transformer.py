@@ -29,11 +29,21 @@ def test_the_message_of_an_only_neighbor_vanishes_as_smoothly_as_the_envelope() 
     potential.energy_shift.zero_()
     h = 1e-2 * CUTOFF
     apart = REFERENCES[6] + REFERENCES[8]
-    apart = REFERENCES[6] + REFERENCES[8]
     near, nearer = (evaluate(potential, dimer(CUTOFF - step)).energy.item() - apart for step in (h, 2 * h))
     assert 7 < nearer / near < 70  # the envelope falls with the third power of the distance to the cutoff
     assert abs(near) < 1e-3
     assert evaluate(potential, dimer(CUTOFF)).energy.item() == apart
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 3])
+def test_features_that_a_norm_leaves_without_forces_are_refused(n_features: int) -> None:
+    """The norm of one number is constant; that of two is ±1, by which of them is the larger one."""
+    if n_features < 3:
+        with pytest.raises(ValueError, match=f"n_features is {n_features}.* 3 or more"):
+            new_potential("transformer", n_features=n_features, n_heads=1)
+        return
+    potential = new_potential("transformer", n_features=n_features, n_heads=1)
+    assert evaluate(potential, ethanol()).forces.abs().max() > 1e-2
 
 
 def test_weights_of_attention_are_the_formula() -> None:
