@@ -48,7 +48,7 @@ def check(file: str | Path | Source, *, against: str | Path | Source | None = No
     found += [*checks.labels(columns, str(path)), *examined.findings]
     found += [*_states(tallied), *_of_stresses(source)]
     if not quick:
-        found += _everything(tallied, columns)
+        found += _everything(tallied, columns, source)
     skipped = dict(examined.skipped)
     if other_source is not None:
         other, damage = _tally(other_source, 1)
@@ -130,13 +130,13 @@ def _of_stresses(source: Source) -> Iterator[Finding]:
             yield finding("stress left out", severity, message, np.array(first))
 
 
-def _everything(tallied: Tally, c: Columns) -> Iterator[Finding]:
+def _everything(tallied: Tally, c: Columns, source: Source) -> Iterator[Finding]:
     yield from checks.closeness(c)
     yield from checks.outliers(c)
     yield from checks.balance(c)
     yield from checks.stillness(tallied)
     yield from checks.breaks(tallied.all_steps(), c.index)
-    yield from duplicates(c, tallied.displacement)
+    yield from duplicates(c, tallied.displacement, source)
     tau = checks.correlation_time(c)
     if tau > 5:
         message = (

@@ -11,6 +11,8 @@ from mlpot.data.check.checks import dropping
 from mlpot.data.check.finding import Finding, Severity, finding
 from mlpot.data.check.stream import Floats, Ints
 from mlpot.data.check.tally import Columns
+from mlpot.data.label_differences import label_differences, moved_differences
+from mlpot.data.sources.read import Source
 
 SAME = 1e-4  # Å, of frames that differ in rounding, rotation or the order of atoms alone
 NEAR = 4e-3  # Å, of frames that teach the same
@@ -24,31 +26,50 @@ def repeated(c: Columns) -> tuple[Ints, Ints]:
     return structures[structures != original], original[structures != original]
 
 
-def duplicates(c: Columns, displacement: float) -> Iterator[Finding]:
-    """Frames that repeat an earlier one, exactly or nearly."""
+def duplicates(c: Columns, displacement: float, source: Source) -> Iterator[Finding]:
+    """Frames that repeat an earlier one, exactly or nearly; the labels of those that do are compared."""
+    again = Source(source.path, source.reading)  # its report is of its own
     structures = np.flatnonzero(~c.isolated)
     exact, original = repeated(c)
     if len(exact):
-        disagree = int((np.abs(c.energy[exact] - c.energy[original]) > 1e-3).sum())
         message = f"{len(exact)} of {len(structures)} structures repeat an earlier one."
-        if disagree:
-            message += f" {disagree} of them with another energy: one of the two is wrong."
-        severity: Severity = "error" if disagree else "warning"
-        yield finding("duplicates", severity, message, c.index[exact], fix="drop=duplicates")
+        places = [((0, int(a)), (0, int(b))) for a, b in zip(c.index[original], c.index[exact], strict=True)]
+        told = _told(c.index[original], c.index[exact], [d.of_both for d in label_differences([again], places)])
+        severity: Severity = "error" if told else "warning"
+        yield finding("duplicates", severity, message + told, c.index[exact], fix="drop=duplicates")
     rest = np.setdiff1d(structures, exact)
-    same, near = _pairs(c, rest, displacement)
+    seem, earlier, near = _pairs(c, rest, displacement)
+    pairs = [(int(a), int(b)) for a, b in zip(c.index[earlier], c.index[seem], strict=True)]
+    differences = moved_differences(again, pairs)
+    is_same = np.array([d is not None for d in differences], dtype=bool)
+    same, first = seem[is_same], earlier[is_same]
     if len(same):
-        message = f"{len(same)} structures are an earlier one rotated, mirrored, or with atoms in another order."
+        message = f"{len(same)} structures are an earlier one rotated, mirrored, in another cell, or with atoms in another order."
+        told = _told(c.index[first], c.index[same], [d.of_both for d in differences if d is not None])
         severity = "note" if c.periodic[same].all() else "warning"  # strained crystals repeat by their symmetry
-        yield finding("duplicates", severity, message, c.index[same], fix=dropping(c.index[same]))
+        severity = "error" if told else severity
+        yield finding("duplicates", severity, message + told, c.index[same], fix=dropping(c.index[same]))
     if len(near) > 0.01 * len(rest):
         message = f"{len(near)} of {len(rest)} structures are within about {NEAR} Å of an earlier one."
         yield finding("near-duplicates", "warning", message, c.index[near], fix=dropping(c.index[near]))
 
 
-def _pairs(c: Columns, frames: Ints, displacement: float) -> tuple[Ints, Ints]:
-    """Frames with the fingerprint of an earlier one: the same, and merely near; steps of a trajectory are not."""
+def _told(first: Ints, second: Ints, differences: list[str]) -> str:
+    """A sentence about those of some pairs of frames whose labels differ, with an example; empty if none do."""
+    k = next((k for k, difference in enumerate(differences) if difference), None)
+    if k is None:
+        return ""
+    n = sum(map(bool, differences))
+    return (
+        f" {n} of them with other labels (frames {first[k]} and {second[k]}: {differences[k]}): one of the two is "
+        "wrong, or they are of two methods."
+    )
+
+
+def _pairs(c: Columns, frames: Ints, displacement: float) -> tuple[Ints, Ints, Ints]:
+    """Frames with the fingerprint of an earlier one, and that one; and those merely near, not steps in time."""
     same: list[Ints] = []
+    first: list[Ints] = []
     near: list[Ints] = []
     for kind in np.unique(c.composition[frames]) if displacement > 0 else ():
         mine = frames[(c.composition[frames] == kind) & np.isfinite(c.fingerprint[frames]).all(axis=1)]
@@ -63,13 +84,13 @@ def _pairs(c: Columns, frames: Ints, displacement: float) -> tuple[Ints, Ints]:
         other = np.where(partner[:, 0] == np.arange(len(mine)), partner[:, 1], partner[:, 0])
         found = np.isfinite(distance[:, 1]) & (other < np.arange(len(mine)))
         k = np.flatnonzero(found)
-        close = np.abs(c.force[mine[k]] - c.force[mine[other[k]]]) < 1e-3 * (1 + c.force[mine[k]])
-        exact = (distance[k, 1] < SAME) & close
+        exact = distance[k, 1] < SAME
         same.append(mine[k[exact]])
+        first.append(mine[other[k[exact]]])
         apart = np.abs(c.index[mine[k]] - c.index[mine[other[k]]]) > 1  # neighbors in time are near by nature
         near.append(mine[k[~exact & apart & (distance[k, 1] < NEAR)]])
     none = np.zeros(0, dtype=np.int64)
-    return np.sort(np.concatenate([none, *same])), np.sort(np.concatenate([none, *near]))
+    return np.concatenate([none, *same]), np.concatenate([none, *first]), np.sort(np.concatenate([none, *near]))
 
 
 def shared(train: Columns, other: Columns, displacement: float) -> tuple[Ints, Ints, Ints]:

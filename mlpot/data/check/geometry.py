@@ -9,6 +9,7 @@ from ase.data import covalent_radii
 from numpy.typing import NDArray
 
 from mlpot.data.check.stream import Chunk, Floats, Ints
+from mlpot.data.frame import Frame
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
 
@@ -17,7 +18,8 @@ DENSE = 120  # atoms of a molecule up to which all pairs are looked at
 SHELLS = np.array([1.0, 1.5, 2.0, 2.6, 3.2, 4.0, 4.8])  # Å, of the fingerprint
 WIDTHS = np.array([0.3, 0.4, 0.4, 0.5, 0.6, 0.7, 0.7])  # Å
 NOBLE = np.isin(np.arange(119), [2, 10, 18, 36, 54, 86, 118])
-SCALE = 10.0  # of the weights, so that elements with similar radii differ
+SCALE = 10.0  # of the weights
+SIZES = covalent_radii * (1 + 0.3 * (0.618 * np.arange(len(covalent_radii)) % 1))  # radii of Pt and Au are equal
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,27 @@ def _sparse(chunk: Chunk, k: int) -> tuple[Floats, float, float, float, tuple[in
     return shells, least, lowest, float(np.median(nearest)), (int(counts.min()), int(counts.max()))
 
 
+def surroundings(frame: Frame) -> Floats:
+    """(n_atoms, n_shells) neighbors of each atom by distance, in an order that the frame's own does not change.
+
+    Raises:
+        ValueError: as `build_graph`.
+    """
+    graph = build_graph(frame.numbers, frame.positions, frame.cell, frame.pbc, CUTOFF)
+    center, neighbor = graph.edges.center.numpy(), graph.edges.neighbor.numpy()
+    r = np.linalg.norm(edge_vectors(graph).numpy(), axis=1)
+    rows = np.zeros((len(frame.numbers), len(SHELLS)))
+    np.add.at(rows, center, _shells(r, _weight(frame.numbers[center], frame.numbers[neighbor])))
+    return by_element(frame.numbers, rows)
+
+
+def by_element(numbers: Ints, values: Floats) -> Floats:
+    """(n_atoms, n) values of atoms, each column by size within an element: independent of the order of atoms."""
+    return np.stack([column[np.lexsort((column, numbers))] for column in values.T], axis=1)
+
+
 def _weight(zi: Ints, zj: Ints) -> Floats:
-    weight: Floats = SCALE * covalent_radii[zi] * covalent_radii[zj]
+    weight: Floats = SCALE * SIZES[zi] * SIZES[zj]
     return weight
 
 
