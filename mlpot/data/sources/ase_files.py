@@ -304,7 +304,7 @@ def _opened(path: Path, kind: str, note: Callable[[str, int], None]) -> Iterator
     if not ioformats[kind].acceptsfd or ioformats[kind].isbinary:
         yield str(path)
         return
-    with _Lines(open_with_compression(str(path), "rb")) as lines:
+    with _Lines(open_with_compression(str(path), "rb"), "utf-8-sig") as lines:
         if kind == "lammps-dump-text":
             with open_with_compression(str(path), "rt") as again:
                 n_lines, cut_off = whole_frames(again)

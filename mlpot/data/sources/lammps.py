@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,6 @@ FLAGS = re.compile(r"\b[pfsm]{2}\b")
 """Of a direction in a dump: periodic, fixed, shrink-wrapped."""
 VECTORS = ("x y z", "xs ys zs", "xu yu zu", "xsu ysu zsu", "vx vy vz", "fx fy fz")
 """Columns of a dump that are one quantity: positions in one of four forms, velocities, forces."""
-HEAD = 10_000  # lines of a dump among which its columns and units stand
 NO_VELOCITIES = (
     "velocities left out, as their unit is not known; --unit lammps=metal, or another style of LAMMPS, keeps them"
 )
@@ -70,14 +70,32 @@ def lammps_frames(
             lacks a component.
         KeysError: the file tells types alone; UnitsError: forces of no known unit.
     """
-    said = _dump(path) if kind == "lammps-dump-text" else _data(path)
-    _check_vectors(path, said.columns)
-    n_flags = len(FLAGS.findall(" ".join(said.box[3:])))
-    if said.box and n_flags != 3 and not (boundary and said.box[3:] == TILTS):
+    heads = _heads(path) if kind == "lammps-dump-text" else repeat(_data(path))
+    read, said = 0, next(heads, _Said())
+    _check_head(f"{path}, frame 0", said, boundary)  # of what lacks a position ASE reads nothing
+    for k, atoms in frames:
+        while read < k:
+            read, said = read + 1, next(heads)
+        where = f"{path}, frame {k}"
+        _check_head(where, said, boundary)
+        style = _style(where, said, units)
+        numbers = _numbers(where, atoms, said, elements)
+        yield k, _in_house_units(path, k, atoms, numbers, style, units, note)
+
+
+def _check_head(where: str, said: _Said, boundary: str | None) -> None:
+    """Refuse a frame with parts of vectors, or that says no boundary, as its user does not either."""
+    _check_vectors(where, said.columns)
+    box, n_flags = said.box, len(FLAGS.findall(" ".join(said.box[3:])))
+    if box and n_flags != 3 and not (boundary and box[3:] == TILTS):
         raise FormatError(
-            f"{path}: nothing says which directions are periodic, as in dumps of an old LAMMPS. Write it behind "
-            f"{' '.join(said.box)!r}: pp pp pp where all are, ff in place of a pp where one is not."
+            f"{where}: nothing says which directions are periodic, as in dumps of an old LAMMPS. Write it behind "
+            f"{' '.join(box)!r}: pp pp pp where all are, ff in place of a pp where one is not."
         )
+
+
+def _style(where: str, said: _Said, units: Mapping[str, str]) -> str | None:
+    """The style of units of a frame, None if nobody says it."""
     style = units.get("lammps", said.style)
     if style is not None and style not in STYLES:
         reduced = (
@@ -85,10 +103,8 @@ def lammps_frames(
         )
         raise UnitsError(f"{style!r} is no style of units of LAMMPS that is read: {', '.join(STYLES)}.{reduced}")
     if said.style is not None and style != said.style:
-        raise UnitsError(f"{path} is in units {said.style}, as it says itself, not {style}.")
-    for k, atoms in frames:
-        numbers = _numbers(f"{path}, frame {k}", atoms, said, elements)
-        yield k, _in_house_units(path, k, atoms, numbers, style, units, note)
+        raise UnitsError(f"{where} is in units {said.style}, as it says itself, not {style}.")
+    return style
 
 
 def whole_frames(lines: Iterable[str]) -> tuple[int, int | None]:
@@ -111,14 +127,14 @@ def whole_frames(lines: Iterable[str]) -> tuple[int, int | None]:
     return whole, frame
 
 
-def _check_vectors(path: Path, columns: Iterable[str]) -> None:
+def _check_vectors(where: str, columns: Iterable[str]) -> None:
     """Refuse a vector of which a component is absent: ASE leaves out what it has of it, without a word."""
     for vector in map(str.split, VECTORS):
         absent = [name for name in vector if name not in columns]
         if 0 < len(absent) < 3:
             there = [name for name in vector if name in columns]
             raise FormatError(
-                f"{path} has columns {', '.join(there)} without {', '.join(absent)}. Let LAMMPS dump all of "
+                f"{where} has columns {', '.join(there)} without {', '.join(absent)}. Let LAMMPS dump all of "
                 f"{' '.join(vector)}, or take {', '.join(there)} out of the file."
             )
 
@@ -195,28 +211,28 @@ def _by_mass(masses: Mapping[int, float]) -> dict[int, int]:
     return found
 
 
-def _dump(path: Path) -> _Said:
-    """What the head of a dump says, and the masses of its first frame."""
+def _heads(path: Path) -> Iterator[_Said]:
+    """What each frame of a dump says: LAMMPS writes its columns anew for each, and its units once a run."""
     said = _Said()
-    with open_with_compression(str(path), "rt") as lines:
-        head = iter(islice(lines, HEAD))
-        for line in head:
+    with open_with_compression(str(path), "rb") as raw, io.TextIOWrapper(raw, "utf-8-sig") as lines:
+        n_atoms = 0
+        for line in lines:
             if line.startswith("ITEM: UNITS"):
-                said.style = next(head, "").strip()
+                said.style = next(lines, "").strip()
+            elif line.startswith("ITEM: NUMBER OF ATOMS"):
+                n_atoms = int(next(lines, "0"))
             elif line.startswith("ITEM: BOX BOUNDS"):
                 said.box = line.split()
             elif line.startswith("ITEM: ATOMS"):
                 said.columns = line.split()[2:]
-                break
-        if not {"mass", "type"} <= set(said.columns):
-            return said
-        mass, kind = said.columns.index("mass"), said.columns.index("type")
-        for line in lines:
-            words = line.split()
-            if line.startswith("ITEM") or len(words) < len(said.columns):
-                break
-            said.masses[int(words[kind])] = float(words[mass])
-    return said
+                rows = [row.split() for row in islice(lines, n_atoms)] if _needs_masses(said.columns) else ()
+                mass, kind = (said.columns.index(name) if rows else 0 for name in ("mass", "type"))
+                said.masses |= {int(row[kind]): float(row[mass]) for row in rows}
+                yield said
+
+
+def _needs_masses(columns: Sequence[str]) -> bool:
+    return "element" not in columns and {"mass", "type"} <= set(columns)
 
 
 def _data(path: Path) -> _Said:

@@ -97,6 +97,10 @@ KINDS = {
 """ASE's format of the outputs of programs, whatever the name of the file."""
 
 
+LAMMPS_DUMP = re.compile(rb"(?:\xef\xbb\xbf)?ITEM: (?:UNITS|TIME|TIMESTEP)\r?\n")
+"""The beginning of a dump of LAMMPS, of which ASE knows those with its own ends of lines alone."""
+
+
 LAMMPS_DATA = (rb"^\s*\d+\s+atoms\b", rb"\bxlo\s+xhi\b", rb"^\s*Atoms\b")
 """Lines of the beginning of a data file of LAMMPS, whose names are data.something, something.data or .lmp."""
 
@@ -119,6 +123,8 @@ def kind_by_content(path: Path) -> str:
         return "vasp-xml"
     if EXTXYZ.match(head) or XYZ.match(head):
         return "extxyz"
+    if LAMMPS_DUMP.match(head):
+        return "lammps-dump-text"
     if all(re.search(line, head, re.MULTILINE) for line in LAMMPS_DATA):
         return "lammps-data"
     program = program_of(head)
