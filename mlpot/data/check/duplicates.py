@@ -44,7 +44,10 @@ def duplicates(c: Columns, displacement: float, source: Source) -> Iterator[Find
     is_same = np.array([d is not None for d in differences], dtype=bool)
     same, first = seem[is_same], earlier[is_same]
     if len(same):
-        message = f"{len(same)} structures are an earlier one rotated, mirrored, in another cell, or with atoms in another order."
+        message = (
+            f"{len(same)} structures are an earlier one rotated, mirrored, in another cell, or with atoms in "
+            "another order."
+        )
         told = _told(c.index[first], c.index[same], [d.of_both for d in differences if d is not None])
         severity = "note" if c.periodic[same].all() else "warning"  # strained crystals repeat by their symmetry
         severity = "error" if told else severity
