@@ -246,7 +246,7 @@ def test_turned_and_reordered_duplicates_are_seen(tmp_path):
 
 def test_near_duplicates_are_seen(tmp_path):
     frames = frames_of(OWN["ethanol"])[:100]
-    noise = np.random.default_rng(0).normal(scale=3e-4, size=(9, 3))
+    noise = np.random.default_rng(0).normal(scale=6e-4, size=(9, 3))
     found = named(
         examined(tmp_path, frames + relabeled(frames[:20], positions=lambda r: r + noise)), "near-duplicates"
     )

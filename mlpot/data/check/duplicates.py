@@ -52,6 +52,7 @@ def duplicates(c: Columns, displacement: float, source: Source) -> Iterator[Find
         severity = "note" if c.periodic[same].all() else "warning"  # strained crystals repeat by their symmetry
         severity = "error" if told else severity
         yield finding("duplicates", severity, message + told, c.index[same], fix=dropping(c.index[same]))
+    near = np.sort(np.concatenate([near, seem[~is_same & (np.abs(c.index[seem] - c.index[earlier]) > 1)]]))
     if len(near) > 0.01 * len(rest):
         message = f"{len(near)} of {len(rest)} structures are within about {NEAR} Å of an earlier one."
         yield finding("near-duplicates", "warning", message, c.index[near], fix=dropping(c.index[near]))
@@ -93,7 +94,7 @@ def _pairs(c: Columns, frames: Ints, displacement: float) -> tuple[Ints, Ints, I
         apart = np.abs(c.index[mine[k]] - c.index[mine[other[k]]]) > 1  # neighbors in time are near by nature
         near.append(mine[k[~exact & apart & (distance[k, 1] < NEAR)]])
     none = np.zeros(0, dtype=np.int64)
-    return np.concatenate([none, *same]), np.concatenate([none, *first]), np.sort(np.concatenate([none, *near]))
+    return np.concatenate([none, *same]), np.concatenate([none, *first]), np.concatenate([none, *near])
 
 
 def shared(train: Columns, other: Columns, displacement: float) -> tuple[Ints, Ints, Ints]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import warnings
 import zlib
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
@@ -21,7 +20,8 @@ from ase.io.formats import UnknownFileTypeError, ioformats, open_with_compressio
 from mlpot.data.errors import FormatError
 from mlpot.data.sources import xyz_frames, xyz_numbers
 from mlpot.data.sources.ase_faults import mended, molecules
-from mlpot.data.sources.cut_off import text_for_ase
+from mlpot.data.sources.cut_off import text_for_ase, whole_steps_of_vasp
+from mlpot.data.sources.force_field_steps import KINDS as OF_VASP
 from mlpot.data.sources.force_field_steps import Lines, calculated, learns
 from mlpot.data.sources.lammps import whole_frames
 from mlpot.data.sources.own_outputs import OWN, own_steps
@@ -110,7 +110,7 @@ def read_with_ase(
             )
         return
     with _opened(path, kind, note) as source:
-        for k, atoms in _numbered(path, source, kind, wanted, note):
+        for k, atoms in _numbered(path, source, kind, wanted):
             if kind in ASSUMED:
                 note(ASSUMED[kind], k)
             if told := mended(path, kind, atoms):
@@ -118,11 +118,9 @@ def read_with_ase(
             yield k, atoms
 
 
-def _numbered(
-    path: Path, source: Given, kind: str, wanted: slice, note: Callable[[str, int], None]
-) -> Iterator[tuple[int, Atoms]]:
+def _numbered(path: Path, source: Given, kind: str, wanted: slice) -> Iterator[tuple[int, Atoms]]:
     """The structures with their numbers, or why ASE could not read one."""
-    reading, atoms = _reading(source, kind, wanted), None
+    reading = _reading(source, kind, wanted)
     for k in range(wanted.start or 0, 2**62, wanted.step or 1):
         try:
             with warnings.catch_warnings():
@@ -130,20 +128,13 @@ def _numbered(
                 atoms = next(reading)
         except StopIteration:
             return
+        except FormatError:
+            raise
         except Exception as error:  # ASE has a hundred readers, and each fails in its own way
-            if atoms is not None and kind == "vasp-xml" and not _ends_with(path, "</modeling>"):
-                note(CUT_OFF, k)
-                return
             raise FormatError(
                 f"ASE could not read frame {k} of {path} as {kind}: {cause(path, kind, error)}"
             ) from error
         yield k, atoms
-
-
-def _ends_with(path: Path, words: str) -> bool:
-    with open_with_compression(str(path), "rb") as file:
-        end: deque[bytes] = deque(file, maxlen=3)
-    return words.encode() in b"".join(end)
 
 
 def _reading(source: Given, kind: str, wanted: slice) -> Iterator[Atoms]:
@@ -315,4 +306,8 @@ def _opened(path: Path, kind: str, note: Callable[[str, int], None]) -> Iterator
         if kind in BY_PLACE:
             yield io.StringIO(lines.read())
             return
-        yield Lines(calculated(lines, kind, note), str(path)) if learns(path, kind) else lines
+        if kind in OF_VASP:
+            of_dft = calculated(lines, kind, note) if learns(path, kind) else lines
+            yield Lines(whole_steps_of_vasp(path, of_dft, kind, note), str(path))
+            return
+        yield lines

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from ase.io.formats import open_with_compression
 
 from mlpot.data.errors import FormatError
+from mlpot.data.sources.steps import CUT_OFF
+
+Note = Callable[[str, int], None]
 
 AIMS_END = "Have a nice day."
 AIMS_RESTARTS = (
@@ -17,6 +22,10 @@ AIMS_RESTARTS = (
 """After these FHI-aims begins a self-consistency cycle anew without a new step."""
 AIMS_STEP = "Begin self-consistency loop: Re-initialization"
 AIMS_RELAXED = "Geometry optimization: Attempting to predict improved coordinates."
+XML_END = "</modeling>"
+OUTCAR_ENERGY = "FREE ENERGIE OF THE ION-ELECTRON SYSTEM"
+OUTCAR_LINES = 4  # behind these words, the last with the energy without entropy
+OUTCAR_SYSTEM = ("POTCAR:", "ions per type")
 
 
 def text_for_ase(path: Path, kind: str) -> tuple[str, str, int] | None:
@@ -52,6 +61,67 @@ def _whole_steps_of_aims(path: Path, lines: list[str]) -> tuple[str, str, int]:
         )
     text = "\n".join([*lines[:end], AIMS_END, "", ""])
     return text, "the run was cut off, so its last step is left out", n_steps
+
+
+def whole_steps_of_vasp(path: Path, lines: Iterable[str], kind: str, note: Note) -> Iterator[str]:
+    """The lines of OUTCAR or vasprun.xml up to the end of the last step that is whole.
+
+    Args:
+        path, lines, kind: the file, and ASE's name of its format.
+        note: is told what was left out, of which frame.
+
+    Raises:
+        FormatError: no step of OUTCAR is whole, or two systems stand behind each other in one.
+    """
+    return _of_vasprun(lines, note) if kind == "vasp-xml" else _of_outcar(path, lines, note)
+
+
+def _of_vasprun(lines: Iterable[str], note: Note) -> Iterator[str]:
+    """A step is whole where its element ends; XML that does not end is ended behind the last one."""
+    n_steps, held, has_ended = 0, list[str](), False
+    for line in lines:
+        has_ended = has_ended or XML_END in line
+        if held or "<calculation>" in line:
+            held.append(line)
+        elif line.endswith("\n") or has_ended:
+            yield line
+        if "</calculation>" in line:
+            yield from held
+            n_steps, held = n_steps + 1, []
+    if held:
+        note(CUT_OFF, n_steps)
+    if n_steps and not has_ended:
+        yield f"{XML_END}\n"
+
+
+def _of_outcar(path: Path, lines: Iterable[str], note: Note) -> Iterator[str]:
+    """A step is whole where its energies are, with which ASE ends it; what follows the last one is of no step."""
+    stream, held, n_steps, is_begun = iter(lines), list[str](), 0, False
+    systems: list[list[str]] = []
+    for line in stream:
+        held.append(line)
+        if line.startswith(" vasp."):
+            systems.append([])
+        elif systems and any(words in line for words in OUTCAR_SYSTEM):
+            systems[-1].append(line)
+        elif " Iteration " in line:
+            is_begun = True
+            if len(systems) > 1 and systems[-1] != systems[0]:
+                raise FormatError(
+                    f"{path} has runs of two systems behind each other. Give each OUTCAR by itself: mlpot data "
+                    "merge puts them into one set."
+                )
+        elif OUTCAR_ENERGY in line:
+            held += islice(stream, OUTCAR_LINES)
+            if OUTCAR_ENERGY in held[-1 - OUTCAR_LINES] and held[-1].endswith("\n"):
+                yield from held
+                n_steps, held, is_begun = n_steps + 1, [], False
+    if is_begun and not n_steps:
+        raise FormatError(
+            f"{path} is of a run of VASP that ended in its first step, so it has no whole frame. Run it again."
+        )
+    if is_begun:
+        note(CUT_OFF, n_steps)
 
 
 def _first(lines: list[str], words: str) -> int:

@@ -38,6 +38,7 @@ THRESHOLD = re.compile(r"(?:convergence threshold\s*=|new conv_thr\s*=)\s*([\d.E
 FUNCTIONAL = re.compile(r"Exchange-correlation\s*=\s*([^(]+)")
 ACCURACY = re.compile(r"estimated scf accuracy\s*<\s*([\d.EeDd+-]+)")
 FORCE = re.compile(r"^\s*atom\s.*force =\s*(-?\d+\.\d{8})\s*(-?\d+\.\d{8})\s*(-?\d+\.\d{8})\s*\n")
+END = "JOB DONE"
 ROUNDING = 1e-8  # Ry, of an accuracy that is printed with eight digits
 NOT_AS_ASKED = "its self-consistency stopped above conv_thr (scf_must_converge = .false.)"
 NO_EXCHANGE = "its exact exchange did not converge"
@@ -152,6 +153,9 @@ def steps_of_espresso(name: str, lines: Iterable[str]) -> list[Step]:
             run.append(step)
             steps.append(step)
     _hold_first(run)
+    lacks_forces = len(run) > 1 and run[-1].forces is None and run[-2].forces is not None
+    if lacks_forces and not any(END in line for line in text[begins[-1] :]):
+        run[-1].left_out = CUT_OFF
     if len(steps) == 1 and steps[0].left_out:
         raise FormatError(
             f"{name} is of a run of pw.x that ended in its first step, so it has no whole frame. Run it again."

@@ -1,0 +1,81 @@
+"""A run that was cut off, anywhere: whole steps are read as of the whole run, and the rest is told."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from outputs import espresso, outcar, vasprun
+
+from mlpot.data.errors import FormatError
+from mlpot.data.sources.read import Source
+
+STEPS = [(-4.0, True), (-4.5, True), (-4.25, True)]
+TOLD = "the run was cut off, so its last step is left out (1 frame: {})."
+VASP = {"OUTCAR": (outcar(STEPS), "  FREE ENERGIE"), "vasprun.xml": (vasprun(STEPS), "<calculation>")}
+
+
+def energies(path: Path, text: str) -> tuple[list[float], list[str]]:
+    path.write_text(text)
+    source = Source(path)
+    return [atoms.get_potential_energy() for atoms in source.frames()], source.report.lines()
+
+
+@pytest.mark.parametrize("name", VASP)
+def test_every_whole_step_of_vasp_is_read_wherever_its_output_ends(tmp_path, name):
+    text, begin = VASP[name]
+    ends = {"OUTCAR": "energy(sigma->0) =     -4.50000000\n", "vasprun.xml": "</calculation>\n"}
+    second = text.index(
+        ends[name], text.index("-4.5") if name == "OUTCAR" else text.index("-4.5 </i></energy>\n<")
+    )
+    second += len(ends[name])
+    begins = text.index(begin, second)
+    for end in range(begins + len(begin) + 3, len(text.rstrip()) - len("</modeling>") - 20, 13):
+        found, told = energies(tmp_path / name, text[:end])
+        if len(found) < 3:
+            assert found == [-4.0, -4.5], text[end - 40 : end]
+            assert TOLD.format(2) in told
+    assert energies(tmp_path / name, text)[0] == [-4.0, -4.5, -4.25]
+    assert "cut off" not in "".join(energies(tmp_path / name, text)[1])
+
+
+def test_a_last_step_without_its_energies_does_not_take_the_whole_steps_along(tmp_path):
+    text = VASP["OUTCAR"][0]
+    for words in ("FREE ENERGIE", "free  energy   TOTEN", "energy  without", "energy(sigma->0)"):
+        at = text.rindex(words)
+        for end in (at, at + 5, at + len(words), at + len(words) + 8):
+            found, told = energies(tmp_path / "OUTCAR", text[:end])
+            assert found == [-4.0, -4.5]
+            assert TOLD.format(2) in told
+
+
+def test_a_run_of_vasp_without_a_whole_step_says_so(tmp_path):
+    text = VASP["OUTCAR"][0]
+    with pytest.raises(FormatError, match="ended in its first step, so it has no whole frame"):
+        energies(tmp_path / "OUTCAR", text[: text.index("free  energy")])
+
+
+def test_a_packed_output_is_read_as_the_plain_one(tmp_path):
+    text = VASP["OUTCAR"][0]
+    path = tmp_path / "OUTCAR.gz"
+    path.write_bytes(gzip.compress(text[: text.rindex("free  energy")].encode()))
+    assert [atoms.get_potential_energy() for atoms in Source(path).frames()] == [-4.0, -4.5]
+
+
+def test_runs_of_one_system_behind_each_other_are_one_and_of_two_are_refused(tmp_path):
+    text = " vasp.6.4.2\n" + VASP["OUTCAR"][0]
+    assert energies(tmp_path / "OUTCAR", text + text)[0] == 2 * [-4.0, -4.5, -4.25]
+    with pytest.raises(FormatError, match=r"runs of two systems behind each other.*mlpot data merge"):
+        energies(tmp_path / "OUTCAR", text + text.replace("PAW_PBE He", "PAW_PBE Ne"))
+
+
+def test_a_last_step_of_espresso_without_forces_is_left_out_where_others_have_them(tmp_path):
+    text = espresso([(-5.5, True), (-5.25, True), (-5.0, True)])
+    end = text.rindex("     Forces acting")
+    found, told = energies(tmp_path / "pw.out", text[:end])
+    assert len(found) == 2
+    assert TOLD.format(2) in told
+    assert len(energies(tmp_path / "pw.out", text[:end] + "   JOB DONE.\n")[0]) == 3, (
+        "a run that ended computed none"
+    )
