@@ -81,12 +81,13 @@ def styles(lmp: Any, kind: str) -> list[str]:
 OBJECTS = {"Neighbor": 6, "Comm": 7, "Modify": 10}
 """Places of objects among those that an instance points to."""
 SETTINGS = {
+    ("Comm", "mode"): 0xC0,
     ("Comm", "group"): 0x1BC,
     ("Neighbor", "include"): 0xD4,
     ("Fix", "energy"): 0xF4,
     ("Fix", "virial"): 0xF8,
 }
-"""Bytes from an object to a setting that LAMMPS tells nobody; a group is its number, and 0 is `all`."""
+"""Bytes from an object to a setting that LAMMPS tells nobody; 0 is the group `all`, and the mode `single`."""
 
 
 def part(lmp: Any, name: str) -> int:

@@ -135,16 +135,22 @@ class RankPotential(lammps_fix.Callbacks):
         if masses:
             n_types = len(self._numbers) - 1
             check_masses(self._numbers[1:], np.array(masses[1 : n_types + 1]), self.potential.elements)
-        if (there := ghost_cutoff(self.lmp)) < self.reach:
-            raise ValueError(
-                f"LAMMPS keeps ghosts {there:.4g} Å out, and they are needed {self.reach:.4g} Å out "
-                f"({self.reach / self.potential.cutoff:.0f} × {self.potential.cutoff:.4g} Å). Write "
-                f"`comm_modify mode single cutoff {self._enough:.4g}`, after the potential's line."
-            )
 
     def atoms_changed(self) -> None:
-        """As `Callbacks`."""
+        """As `Callbacks`; ghosts of too small a part of the surroundings end all ranks, each of which finds it.
+
+        Before, such as in `init`, LAMMPS has the cutoff of the pair style that the run before had.
+        """
         self._begun = None
+        if ghost_cutoff(self.lmp) < self.reach:
+            self._together(self._refuse_ghosts)
+
+    def _refuse_ghosts(self) -> None:
+        raise ValueError(
+            f"LAMMPS keeps ghosts {ghost_cutoff(self.lmp):.4g} Å out, and they are needed {self.reach:.4g} Å out "
+            f"({self.reach / self.potential.cutoff:.0f} × {self.potential.cutoff:.4g} Å). Write "
+            f"`comm_modify mode single cutoff {self._enough:.4g}`, after the potential's line."
+        )
 
     def compute(self, eflag: int, vflag: int) -> None:
         """As `Callbacks`: all ranks tell each other what they found, or what went wrong."""

@@ -61,9 +61,11 @@ def check_settings(lmp: Any, fix: int, name: str) -> None:
         fix: the address of the potential's fix.
         name: its ID.
     """
+    one_cutoff = setting(part(lmp, "Comm"), "Comm", "mode") == 0
     all_ghosts = setting(part(lmp, "Comm"), "Comm", "group") == 0
     all_forces = setting(part(lmp, "Neighbor"), "Neighbor", "include") == 0
     for is_right, line, why in (
+        (one_cutoff, "comm_modify mode multi", "keeps ghosts as far out as pairs of their types need, or less"),
         (all_ghosts, "comm_modify group", "keeps ghosts of one group alone, and the potential needs those of all"),
         (all_forces, "neigh_modify include", "clears the forces of one group alone, and those of others add up"),
         (setting(fix, "Fix", "energy"), f"fix_modify {name} energy no", "leaves the potential out of the energy"),

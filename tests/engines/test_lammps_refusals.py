@@ -71,7 +71,12 @@ WRONG: dict[str, tuple[str, str]] = {
     "L6_cutoffs_of_collections": (
         oxide(line="fix potential all mlpot O Si passes ghosts")
         + "neighbor 1.0 multi\ncomm_modify mode multi cutoff/multi 1 3.0\nrun 0\n",
-        "comm_modify mode single cutoff",
+        "has `comm_modify mode multi`",
+    ),
+    "L6_cutoff_of_the_run_before": (
+        oxide(pair="pair_style zero 12\npair_coeff * *", line="fix potential all mlpot O Si passes ghosts")
+        + "run 0\npair_style none\ncomm_modify cutoff 5\nrun 0\n",
+        "LAMMPS keeps ghosts 5 Å out",
     ),
     "passes": (
         oxide(line="fix potential all mlpot O Si passes exchanged"),
