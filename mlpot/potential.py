@@ -25,6 +25,7 @@ from mlpot.models import build_backbone
 from mlpot.models.backbone import Backbone, atom_features
 from mlpot.models.committee import Committee
 from mlpot.models.layers import LIMITS, MAX_Z
+from mlpot.module_state import ModuleState
 from mlpot.stages.radial import PolynomialEnvelope
 from mlpot.terms.core_repulsion import CoreRepulsion, TrainingLimits
 from mlpot.terms.zbl import UNIVERSAL, ZBL, Form
@@ -200,16 +201,11 @@ class Potential(nn.Module):
                 if isinstance(module, RadialTable):
                     module.freeze()
             self.isolated = self._isolated_outputs()
-        self._note_versions()
-
-    def _note_versions(self) -> None:
-        """Remember how often each tensor was changed in place."""
-        self._tensors = [*self.parameters(), *self.buffers()]
-        self._versions = [tensor._version for tensor in self._tensors]
+        self._state = ModuleState(self)
 
     def renew(self) -> None:
-        """Compute what `freeze` computed again if a weight was changed in place since then."""
-        if self.is_frozen and [tensor._version for tensor in self._tensors] != self._versions:
+        """Compute what `freeze` computed again if a weight was changed or replaced since then."""
+        if self.is_frozen and not self._state.holds():
             self._compute_constants()
 
     def members(self) -> list[Potential]:
@@ -247,13 +243,13 @@ class Potential(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         self.renew()  # a copy cannot tell what changed before
-        return self.__dict__
+        return {name: value for name, value in self.__dict__.items() if name != "_state"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         with usual_settings():
             _let_autograd_keep(self)
-        self._note_versions()
+        self._state = ModuleState(self)
 
     def _above_isolated(
         self, numbers: Tensor, kind: Tensor, edges: Edges, vectors: Tensor, outputs: Outputs

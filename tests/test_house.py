@@ -23,6 +23,7 @@ WORKBENCHES = [
 
 FLOOR = {
     "units": 1, "version": 1, "signals": 1, "graph": 1, "recipes": 1, "atomic_files": 1, "torch_settings": 1,
+    "module_state": 1,
     "folder_lock": 1.2,
     "stages": 2, "extrapolation": 2, "error_table": 2, "rotations": 2,
     "gpu": 2.2,  # of stages alone; operations on knots call it

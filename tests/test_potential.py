@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from structures import (
     isolated_atom,
     worst,
 )
+from torch.func import functional_call
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.forces import predict
@@ -185,6 +187,61 @@ def test_weights_changed_in_place_in_a_frozen_potential_count(variant: str) -> N
     predict(potential, graph)
     assert potential.isolated is isolated
     assert torch.equal(predict(copied, graph).forces, predict(potential, graph).forces)
+
+
+def _through_data(potential: Potential) -> None:
+    for weight in potential.backbone.parameters():
+        weight.data *= 1.02
+
+
+def _through_numpy(potential: Potential) -> None:
+    for weight in potential.backbone.parameters():
+        np.multiply(weight.numpy(), 1.02, out=weight.numpy())
+
+
+def _with_data_of_their_own(potential: Potential) -> None:
+    for weight in potential.backbone.parameters():
+        weight.data = 1.02 * weight.data
+
+
+def _replaced(potential: Potential) -> None:
+    parts = [potential.backbone.get_submodule(name.rpartition(".")[0]) for name in _names(potential)]
+    for part, name in zip(parts, _names(potential), strict=True):
+        last = name.rpartition(".")[2]
+        setattr(part, last, torch.nn.Parameter(1.02 * part.get_parameter(last), requires_grad=False))
+
+
+def _names(potential: Potential) -> list[str]:
+    return [name for name, _ in potential.backbone.named_parameters()]
+
+
+@pytest.mark.parametrize("change", [_through_data, _through_numpy, _with_data_of_their_own, _replaced])
+def test_changes_that_pytorch_does_not_count_do(change: Callable[[Potential], None]) -> None:
+    """As of a program that perturbs weights, or brings its own."""
+    variant, graph = "schnet", graph_of(ethanol())
+    potential, counted = new_potential(variant).freeze(), new_potential(variant).train()
+    before = predict(potential, graph).forces
+    change(potential)
+    with torch.no_grad():
+        for weight in counted.backbone.parameters():
+            weight.mul_(1.02)
+    wanted = predict(counted.freeze(), graph, native=False).forces
+    for native in (True, False):
+        assert worst(predict(potential, graph, native=native).forces, wanted) < 1e-10
+    assert worst(before, wanted) > 1e-3
+
+
+def test_weights_that_are_lent_for_one_call_count_in_it_alone() -> None:
+    potential, graph = new_potential("schnet").freeze(), graph_of(ethanol())
+    before, lent = predict(potential, graph).forces, {k: 1.02 * w for k, w in potential.named_parameters()}
+    caller = torch.nn.ModuleDict({"of": potential})
+    caller.forward = lambda: predict(potential, graph).forces  # type: ignore[method-assign]  # as a program's module
+    within = functional_call(caller, {f"of.{name}": weight for name, weight in lent.items()}, ())
+    other = copy.deepcopy(potential)
+    other.load_state_dict(lent, strict=False)
+    assert torch.equal(within, predict(other, graph).forces)
+    assert worst(within, before) > 1e-3
+    assert torch.equal(predict(potential, graph).forces, before)
 
 
 def test_nuclei_repel_each_other_more_the_closer_they_are() -> None:
