@@ -25,7 +25,7 @@ from mlpot.data.sources.force_field_steps import KINDS as OF_VASP
 from mlpot.data.sources.force_field_steps import Lines, calculated, learns
 from mlpot.data.sources.lammps import whole_frames
 from mlpot.data.sources.own_outputs import OWN, own_steps
-from mlpot.data.sources.programs import cause, origin
+from mlpot.data.sources.programs import cause, origin, packing
 from mlpot.data.sources.schnetpack import pairs_of
 from mlpot.data.sources.steps import CUT_OFF, numbered
 
@@ -51,6 +51,8 @@ ZEROS = (
 )
 RAW = {"cfg", "db", "extxyz", "json", "lammps-dump-text", "traj", "xyz"}
 """Formats whose numbers come as they stand in the file; those of all others ASE turns into eV and Å."""
+
+ENDS_WITHIN = "left out, as the file ends within the frame"
 
 BY_ENDING = ("runnerdata", "sys", "gaussian-out", "espresso-out")
 """Formats that ASE knows by an ending (.data, .sys, .log, .out) that other programs use too."""
@@ -151,7 +153,7 @@ def _read_xyz(
 ) -> Iterator[tuple[int, Atoms]]:
     """The frames of an xyz file, one text after another; ASE itself stops at a blank line, whatever follows."""
     frames = range(*wanted.indices(2**62))
-    with closing(texts_of_xyz(path)) as texts:
+    with closing(texts_of_xyz(path, note)) as texts:
         for k, (line, text) in enumerate(texts):
             if k >= frames.stop:
                 return
@@ -211,6 +213,8 @@ def _named_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
+        if packed := packing(path, error.object):
+            raise FormatError(f"{path} is no text. {packed}") from error
         wide = error.object[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in error.object
         other = "UTF-16, as Windows writes" if wide else "another encoding, as Latin-1"
         raise FormatError(
@@ -222,8 +226,14 @@ def _named_damage(path: Path) -> Iterator[None]:
         raise FormatError(f"{path} cannot be read as text: {error}. Restore or remake it.") from error
 
 
-def texts_of_xyz(path: Path) -> Generator[tuple[int, str]]:
+def texts_of_xyz(
+    path: Path, note: Callable[[str, int], None] = lambda what, frame: None
+) -> Generator[tuple[int, str]]:
     """Number of the first line and text of each frame of an xyz file, which may be packed by gzip, bzip2 or xz.
+
+    Args:
+        path: the file.
+        note: is told of a last frame that is not whole, where there are others.
 
     Raises:
         FormatError: it is no text, or damaged.
@@ -233,12 +243,12 @@ def texts_of_xyz(path: Path) -> Generator[tuple[int, str]]:
         _named_damage(path),
         io.TextIOWrapper(raw, "utf-8-sig") as lines,
     ):
-        yield from _xyz_frames(path, lines)
+        yield from _xyz_frames(path, lines, note)
 
 
-def _xyz_frames(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+def _xyz_frames(path: Path, lines: Iterable[str], note: Callable[[str, int], None]) -> Iterator[tuple[int, str]]:
     """Number of the first line and text of each frame; lines of white between frames are nothing."""
-    stream = enumerate(lines, start=1)
+    stream, n_frames = enumerate(lines, start=1), 0
     at, line = next(stream, (0, ""))
     while line:
         if not line.strip():
@@ -254,7 +264,11 @@ def _xyz_frames(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, str]]:
             text.append(line)
             if len(text) == n_atoms + 2:
                 break
-        if len(text) < n_atoms + 2:
+        is_cut = len(text) < n_atoms + 2 or xyz_numbers.ends_within(text)
+        if is_cut and n_frames:
+            note(ENDS_WITHIN, n_frames)
+            return
+        if is_cut:
             raise FormatError(
                 f"{path}: the frame that begins in line {first} says {n_atoms} atoms, and the file ends before "
                 "the last frame does. Restore or remake it."
@@ -264,6 +278,7 @@ def _xyz_frames(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, str]]:
             text.append(line)
             at, line = next(stream, (0, ""))
         yield first, "".join(text)
+        n_frames += 1
 
 
 class _Lines(io.TextIOWrapper):

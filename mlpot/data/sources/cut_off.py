@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,8 @@ AIMS_RELAXED = "Geometry optimization: Attempting to predict improved coordinate
 XML_END = "</modeling>"
 OUTCAR_ENERGY = "FREE ENERGIE OF THE ION-ELECTRON SYSTEM"
 OUTCAR_LINES = 4  # behind these words, the last with the energy without entropy
+OUTCAR_NUMBERS = re.compile(r"^\s*(?:in kB|free +energy|energy  without)?[-+\d.*\s]+$|^\s*(?:free|energy) .*=.*\*")
+"""A line of a table, or of what follows it."""
 OUTCAR_SYSTEM = ("POTCAR:", "ions per type")
 
 
@@ -114,6 +117,7 @@ def _of_outcar(path: Path, lines: Iterable[str], note: Note) -> Iterator[str]:
         elif OUTCAR_ENERGY in line:
             held += islice(stream, OUTCAR_LINES)
             if OUTCAR_ENERGY in held[-1 - OUTCAR_LINES] and held[-1].endswith("\n"):
+                _check_stars(f"{path}, frame {n_steps}", held)
                 yield from held
                 n_steps, held, is_begun = n_steps + 1, [], False
     if is_begun and not n_steps:
@@ -122,6 +126,16 @@ def _of_outcar(path: Path, lines: Iterable[str], note: Note) -> Iterator[str]:
         )
     if is_begun:
         note(CUT_OFF, n_steps)
+
+
+def _check_stars(where: str, lines: Iterable[str]) -> None:
+    """Refuse a step of VASP with stars among its numbers."""
+    for line in lines:
+        if "****" in line and OUTCAR_NUMBERS.match(line):
+            raise FormatError(
+                f"{where}: VASP wrote stars where a number does not fit: {line.strip()[:80]!r}. Atoms are "
+                "too close, or its self-consistency diverged. Remove the step, or cut the file before it."
+            )
 
 
 def _first(lines: list[str], words: str) -> int:

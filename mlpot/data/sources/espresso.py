@@ -141,7 +141,7 @@ def steps_of_espresso(name: str, lines: Iterable[str]) -> list[Step]:
         try:
             frame = _next_frame(frame, text, begin, end)
             step = frame.step()
-        except (KeyError, ValueError, IndexError, AssertionError, StopIteration) as error:
+        except (KeyError, ValueError, TypeError, IndexError, AssertionError, StopIteration) as error:
             raise FormatError(
                 f"{name}, line {begin + 1}: what follows is not as pw.x writes it, or ends before its structure "
                 "does. Give the whole output of pw.x, from its first line."

@@ -69,6 +69,8 @@ def _table(stream: Lines, row: re.Pattern[str]) -> list[list[float]]:
     for k, line in enumerate(stream):
         if match := row.match(line):
             rows.append([float(word) for group in match.groups() for word in group.split()])
+        elif "***" in line:
+            raise ValueError(line)  # of the table: without it, energies would be of the structure before
         elif rows or k > 1:
             stream.give_back(line)
             return rows

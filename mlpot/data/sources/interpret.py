@@ -101,6 +101,9 @@ class Interpreter:
         if not mask.all():
             clean.set_array("force_mask", mask)
         clean.set_constraint([c for c in atoms.constraints if isinstance(c, (*HOLDS_ATOMS, FixCom))])
+        if len(clean.constraints) < len(atoms.constraints):
+            names = {type(c).__name__ for c in atoms.constraints if not isinstance(c, (*HOLDS_ATOMS, FixCom))}
+            self.report.note(f"constraints left out ({', '.join(sorted(names))})", k)
         if held.any():
             clean.set_constraint([*clean.constraints, *constraints_of(held)])
         if labels := self._labels(k, clean, pool):

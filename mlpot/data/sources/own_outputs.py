@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ase.io.formats import open_with_compression
 
+from mlpot.data.errors import DataError, FormatError
 from mlpot.data.sources.espresso import steps_of_espresso
 from mlpot.data.sources.gamess import steps_of_gamess
 from mlpot.data.sources.gaussian import steps_of_gaussian
@@ -36,11 +37,32 @@ def own_steps(path: Path, kind: str) -> Iterator[Step]:
     Raises:
         FormatError: it is damaged, or has no whole step.
     """
+    at = _Place()
     with (
         open_with_compression(str(path), "rb") as raw,
         io.TextIOWrapper(raw, "utf-8", errors="replace") as lines,  # titles may be in any encoding
     ):
-        yield from OWN[kind](str(path), _whole_lines(lines))
+        try:
+            yield from OWN[kind](str(path), at.followed(_whole_lines(lines)))
+        except DataError:
+            raise
+        except (ValueError, TypeError, IndexError, KeyError) as error:
+            stars = " Fortran writes stars where a number does not fit." if "***" in at.line else ""
+            raise FormatError(
+                f"{path}, line {at.number} or just above: {at.line.strip()[:80]!r} is not what the format has."
+                f"{stars} Compute the step anew, remove it from the file, or restore that."
+            ) from error
+
+
+class _Place:
+    """Where in a file its reader is."""
+
+    number, line = 0, ""
+
+    def followed(self, lines: Iterable[str]) -> Iterator[str]:
+        """The lines as they come."""
+        for self.number, self.line in enumerate(lines, start=1):
+            yield self.line
 
 
 def _whole_lines(lines: Iterable[str]) -> Iterator[str]:

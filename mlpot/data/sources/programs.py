@@ -7,6 +7,9 @@ from pathlib import Path
 
 HEAD = 2**17  # bytes in which a program names itself
 PACKED = {
+    b"\x1f\x8b": ("packed by gzip, under a name that does not end so", "name it {path}.gz"),
+    b"BZh": ("packed by bzip2, under a name that does not end so", "name it {path}.bz2"),
+    b"\xfd7zXZ": ("packed by xz, under a name that does not end so", "name it {path}.xz"),
     b"\x28\xb5\x2f\xfd": ("packed by zstd", "unpack it first: zstd -d {path}"),
     b"PK\x03\x04": ("a zip archive", "unpack it first: unzip {path}; then give the file in it"),
     b"7z\xbc\xaf": ("a 7z archive", "unpack it first: 7z x {path}; then give the file in it"),
@@ -67,19 +70,28 @@ def origin(path: Path) -> str:
         return f"It is a folder with {', '.join(inside) or 'nothing in it'}. Give the file with the frames."
     with path.open("rb") as file:
         head = file.read(HEAD)
-    for first, (what, cure) in PACKED.items():
-        if head.startswith(first):
-            return f"It is {what}: {cure.format(path=path.name)}."
-    if head[16:20] == b"\xde\xc0\xef\xbe":
-        return "It is an LMDB database, as of OC20 and OC22: write extxyz of it with fairchem."
     if head.startswith(b"\x1f\x8b") and path.name.endswith((".tar.gz", ".tgz")):
         return f"It is an archive: unpack it first (tar xzf {path.name}), then give the file in it."
+    if packed := packing(path, head):
+        return packed
+    if head[16:20] == b"\xde\xc0\xef\xbe":
+        return "It is an LMDB database, as of OC20 and OC22: write extxyz of it with fairchem."
     if head[257:262] == b"ustar":
         return f"It is an archive: unpack it first (tar xf {path.name}), then give the file in it."
     program = program_of(head)
     if program is None:
         return ""
     return f"It seems to come from {program[0]}: {program[1].rstrip('.')}."
+
+
+def packing(path: Path, head: bytes) -> str:
+    """A sentence on a file by its first bytes, where they are of no text; empty if nothing is known."""
+    found = (
+        f"It is {what}: {cure.format(path=path.name)}."
+        for first, (what, cure) in PACKED.items()
+        if head.startswith(first)
+    )
+    return next(found, "")
 
 
 def program_of(head: bytes) -> tuple[str, str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ase.data import atomic_numbers
 
@@ -24,6 +24,7 @@ WRONG = {
     r".*[^\x00-\x7f].*": "it has signs or digits that are not ASCII: write 0 to 9 and a plain minus",
 }  # fmt: skip
 """What a word that is no number looks like, and what to do."""
+WRITTEN = 4  # digits behind the point, from which on a program wrote the numbers, each with as many
 TEXT = "S"  # the kinds of columns that hold no number
 LOGICAL = "L"
 LABELS = [name for name in LOOKS_LIKE if name not in ("pbc", "fixed")]
@@ -53,6 +54,29 @@ def check_comment(where: str, comment: Mapping[str, str]) -> None:
         for word in (word.rstrip(",") for word in words):
             if re.match(r"[+\-−]?\d", word) and (why := why_no_number(word)):
                 raise FormatError(f"{where}: {key} has {word!r}, which is no number: {why}.")
+
+
+def ends_within(text: Sequence[str]) -> bool:
+    """Whether the lines of a frame end within its last number: shorter than all others of its column, and no line.
+
+    A program that is killed, or has no place left, may leave -0.2 of -0.25000000.
+    """
+    rows = [row.split() for row in text[2:]]
+    if text[-1].endswith("\n") or len(rows) < 2 or not all(rows[:-1]):
+        return False
+    *others, last = rows
+    if len({len(row) for row in others}) > 1 or len(last) != len(others[0]):
+        return len(last) < min(map(len, others))
+    if not NUMBER.fullmatch(last[-1]):
+        return all(NUMBER.fullmatch(row[-1]) for row in others)
+    digits = {_digits(row[-1]) for row in others}
+    return len(digits) == 1 and max(digits)[0] >= WRITTEN and _digits(last[-1]) < max(digits)
+
+
+def _digits(word: str) -> tuple[int, int]:
+    """Digits behind the point, and of the exponent."""
+    plain, _, exponent = word.lower().partition("e")
+    return len(plain.partition(".")[2]), len(exponent.lstrip("+-"))
 
 
 def kinds(columns: str) -> list[tuple[str, str]]:
