@@ -175,3 +175,12 @@ def test_an_hdf5_file_that_reaches_outside_itself_is_refused(tmp_path):
         file["train"] = h5py.ExternalLink("/etc/passwd", "/")
     with pytest.raises(FormatError, match="is a link"):
         converted(tmp_path / "evil.h5")
+
+
+def test_numbers_as_text_are_not_left_out_without_a_word(tmp_path):
+    energies = np.array(["-1.5", "-2.5"])
+    np.savez(tmp_path / "set.npz", z=[1, 1], R=np.arange(12.0).reshape(2, 2, 3), E=energies, F=np.zeros((2, 2, 3)))
+    said = {"numbers": "z", "positions": "R", "energy": "E", "forces": "F"}
+    units = {"positions": "angstrom", "energy": "eV", "forces": "eV/angstrom"}
+    with pytest.raises(FormatError, match=r"E has shape .* of <U4, expected .* of float64"):
+        converted(tmp_path / "set.npz", keys=said, units=units)

@@ -73,7 +73,7 @@ def test_whole_frames_of_an_xyz_file_are_read_wherever_it_ends(tmp_path):
         source = Source(path)
         frames = list(source.frames())
         assert [a.get_potential_energy() for a in frames] == [-1.0, -2.0], text[end - 20 : end]
-        assert "left out, as the file ends within the frame (1 frame: 2)." in source.report.lines()
+        assert any("the file ends within the frame" in line for line in source.report.lines())
     path.write_text(text.rstrip("\n"))
     np.testing.assert_array_equal(read(path)[2].get_forces(), whole[2].get_forces())
     path.write_text(text[: text.index("\n3\n") - 5])

@@ -52,7 +52,7 @@ ZEROS = (
 RAW = {"cfg", "db", "extxyz", "json", "lammps-dump-text", "traj", "xyz"}
 """Formats whose numbers come as they stand in the file; those of all others ASE turns into eV and Å."""
 
-ENDS_WITHIN = "left out, as the file ends within the frame"
+ENDS_WITHIN = "left out, as the file ends within the frame, which begins in line {} and says {} atoms"
 
 BY_ENDING = ("runnerdata", "sys", "gaussian-out", "espresso-out")
 """Formats that ASE knows by an ending (.data, .sys, .log, .out) that other programs use too."""
@@ -266,7 +266,7 @@ def _xyz_frames(path: Path, lines: Iterable[str], note: Callable[[str, int], Non
                 break
         is_cut = len(text) < n_atoms + 2 or xyz_numbers.ends_within(text)
         if is_cut and n_frames:
-            note(ENDS_WITHIN, n_frames)
+            note(ENDS_WITHIN.format(first, n_atoms), n_frames)
             return
         if is_cut:
             raise FormatError(

@@ -106,7 +106,7 @@ def _frames(
                 continue
             place = place_of(block, name)
             array = None if place is None or _has_no_weight(block, name) else block[place]
-            if array is not None and (key == "numbers" or array.dtype.kind not in "OSU"):  # MACE: the word None
+            if array is not None and (key == "numbers" or not _is_none(array)):
                 sign = -1.0 if name.startswith("-") else 1.0
                 scale = None if key not in QUANTITY else _factor(where, key, array, block, layout, reading)
                 parts[key] = (array, None if scale is None else sign * scale)
@@ -233,6 +233,11 @@ def _text(value: Any) -> str:
     """A text that a file keeps as text or bytes, alone or in an array."""
     word = np.ravel(value[()] if isinstance(value, h5py.Dataset) else value)[0]
     return word.decode() if isinstance(word, bytes) else str(word)
+
+
+def _is_none(array: Any) -> bool:
+    """Whether a label is the word None, as MACE writes what there is not."""
+    return array.dtype.kind in "OSU" and array.size > 0 and _text(array) == "None"
 
 
 def _check(where: str, key: str, array: Any, sizes: Mapping[str, int], single: bool) -> None:
