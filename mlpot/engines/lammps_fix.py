@@ -20,7 +20,7 @@ import numpy as np
 from lammps import MPIAbortException, lammps
 from numpy.typing import NDArray
 
-from mlpot.engines.lammps_library import N_FUNCTIONS, STYLE_AT, Symbols, lmp_version, part
+from mlpot.engines.lammps_library import N_FUNCTIONS, STYLE_AT, Symbols, change, lmp_version, part, setting
 
 __all__ = ["STYLE", "Callbacks", "Fix", "MPIAbortException", "lammps", "register"]
 
@@ -30,6 +30,7 @@ OLDEST, NEWEST = (
     20250722,
 )  # tested, and no others: earlier builds have other names for the same functions
 POST_FORCE_OF_MINIMIZERS = 21  # its place among the bits that say when a fix is called
+N_COLUMNS = 3  # of an atom, which fix external offers
 PRE_NEIGHBOR, PRE_REVERSE_OF_MINIMIZERS, PRE_NEIGHBOR_OF_MINIMIZERS = 1 << 3, 1 << 20, 1 << 17
 RUNS = {
     "run": "3Run",
@@ -169,6 +170,9 @@ def _maker_of_fixes(symbols: Symbols) -> Any:
             set_callback(fix, ctypes.cast(callback, c_void_p), instance)
             assert c_char_p.from_address(fix + STYLE_AT).value == b"external", "LAMMPS lays out fixes otherwise"
             c_void_p.from_address(fix).value = table.ctypes.data + 16
+            assert setting(fix, "Fix", "columns by atom") == N_COLUMNS, "LAMMPS lays out fixes otherwise"
+            # Fix external offers the forces that it adds, which are zero: ours are there before.
+            change(fix, "Fix", "has values by atom", 0)
             _of_fix[fix], callbacks.address = callbacks, fix
             return fix
         return 0

@@ -86,6 +86,8 @@ SETTINGS = {
     ("Neighbor", "include"): 0xD4,
     ("Fix", "energy"): 0xF4,
     ("Fix", "virial"): 0xF8,
+    ("Fix", "has values by atom"): 0x17C,
+    ("Fix", "columns by atom"): 0x180,
 }
 """Bytes from an object to a setting that LAMMPS tells nobody; 0 is the group `all`, and the mode `single`."""
 
@@ -98,6 +100,11 @@ def part(lmp: Any, name: str) -> int:
 def setting(address: int, kind: str, name: str) -> int:
     """Of an object of a class, as `comm_modify`, `neigh_modify` or `fix_modify` have set it."""
     return c_int.from_address(address + SETTINGS[kind, name]).value
+
+
+def change(address: int, kind: str, name: str, value: int) -> None:
+    """Set what `setting` reads."""
+    c_int.from_address(address + SETTINGS[kind, name]).value = value
 
 
 def ghost_cutoff(lmp: Any) -> float:

@@ -94,6 +94,10 @@ WRONG: dict[str, tuple[str, str]] = {
         oxide() + "fix_modify potential virial no\nminimize 0 0 1 1\n",
         "has `fix_modify potential virial no`",
     ),
+    "L7_forces_of_the_fix": (
+        oxide() + "compute all_f all reduce sum f_potential[1]\n",
+        "fix potential does not calculate per-atom values",
+    ),
     "L7_flux_of_heat": (
         oxide() + "compute k all ke/atom\ncompute e all pe/atom\ncompute s all stress/atom NULL virial\n"
         "compute j all heat/flux k e s\nthermo_style custom step c_j[1]\nrun 0\n",
