@@ -186,6 +186,7 @@ def build_ensemble(
         raise StartError(
             f"{atoms.get_chemical_formula()} has no motion left in ensemble {recipe.ensemble!r}: {why}. {what}."
         )
+    _check_chain(atoms, recipe)
     if recipe.ensemble in NPT:
         return _mtk(atoms, recipe, n_degrees)
     return {"nve": _nve, "langevin": _langevin, "bussi": _bussi, "nose-hoover": _nose_hoover}[recipe.ensemble](
@@ -232,10 +233,20 @@ def _nose_hoover(atoms: Atoms, recipe: MDRecipe, n_degrees: int, rng: np.random.
 
 
 def check_plan(atoms: Atoms, plan: Sequence[MDRecipe]) -> None:
-    """Raise StartError if one of all stages has a barostat that does not suit the structure."""
+    """Raise StartError if one of all stages has a thermostat or barostat that does not suit the structure."""
     for stage in plan:
+        _check_chain(atoms, stage)
         if stage.ensemble in NPT:
             _check_barostat(atoms, stage)
+
+
+def _check_chain(atoms: Atoms, recipe: MDRecipe) -> None:
+    """Without forces a chain of thermostats goes around: the mean temperature stays what the beginning makes it."""
+    if len(atoms) == 1 and recipe.ensemble in ("nose-hoover", *NPT):
+        raise StartError(
+            f"{recipe.structure} is one atom, on which no force acts, and ensemble {recipe.ensemble!r} is "
+            "deterministic: its temperature would depend on how the run begins. Choose langevin."
+        )
 
 
 def _check_barostat(atoms: Atoms, recipe: MDRecipe) -> None:

@@ -16,7 +16,7 @@ from ase.optimize import FIRE
 from springs import EqualSprings
 
 from mlpot.data.constraints import constraints_of, held_coordinates, holds_center
-from mlpot.dynamics.ensembles import build_ensemble
+from mlpot.dynamics.ensembles import build_ensemble, check_plan
 from mlpot.dynamics.log import drift, mean_and_error, observe
 from mlpot.dynamics.recipe import NPT, MDRecipe
 from mlpot.dynamics.start import (
@@ -160,6 +160,17 @@ def test_all_atoms_fixed_is_no_motion() -> None:
     atoms.set_momenta(atoms.get_momenta())
     with pytest.raises(StartError, match="all of its coordinates are held"):
         build_ensemble(atoms, recipe("nve"), rng)
+
+
+@pytest.mark.parametrize("ensemble", ["nose-hoover", *NPT])
+def test_an_atom_alone_has_no_temperature_of_a_bath_without_noise(ensemble: str) -> None:
+    atoms = Atoms("Ar", cell=[9.0] * 3, pbc=True)
+    atoms.set_momenta([[1.0, 2.0, 3.0]])
+    plan = [recipe("langevin"), recipe(ensemble)]
+    with pytest.raises(StartError, match="one atom, on which no force acts"):
+        build_ensemble(atoms, plan[1], np.random.default_rng(0))
+    with pytest.raises(StartError, match=r"Choose langevin\."):
+        check_plan(atoms, plan)
 
 
 SLOW_STEPS, REST = 60_000, 5_000
