@@ -23,7 +23,7 @@ MAX_DEPTH = 16  # of sections in one another
 NUMBERS = ("float_parsing", "int_parsing", "float_type", "int_type")
 WITH_UNIT = re.compile(r"\s*([+-]?\d+\.?\d*(?:[eE][+-]?\d+)?)\s*[A-Za-zµ°Å]\S*\s*")
 """A number with a unit, as in 0.5 fs."""
-MEMBER = re.compile(r"(int|float|bool|str|(literal|list|tuple|dict)\[.*\])")
+MEMBER = re.compile(r"(int|float|bool|str|\[key\]|(literal|list|tuple|dict)\[.*\])")
 """How pydantic names one of several kinds of values, behind the place of a value."""
 WORDS = {
     **dict.fromkeys(NUMBERS, "write a number"),
@@ -34,7 +34,7 @@ WORDS = {
     "less_than": "it must be below {lt:g}",
     "less_than_equal": "it must be at most {le:g}",
     **dict.fromkeys(("bool_parsing", "bool_type"), "write true or false"),
-    **dict.fromkeys(("tuple_type", "list_type"), "write a list, [ ... ]"),
+    **dict.fromkeys(("tuple_type", "list_type", "is_instance_of"), "write a list, [ ... ]"),
     **dict.fromkeys(("model_type", "dict_type", "model_attributes_type"), "write keys and values, {{key: value}}"),
     **dict.fromkeys(("string_type", "path_type"), "write a word or the path of a file"),
 }
@@ -213,8 +213,9 @@ def _yaml(text: str, origin: str) -> Any:
 
 def _place(location: tuple[int | str, ...], kind: str) -> tuple[int | str, ...]:
     """Where in a recipe an error is, without the kinds of values of which pydantic tried one after another."""
-    tried = kind != "extra_forbidden" and location and MEMBER.fullmatch(str(location[-1]))
-    return location[:-1] if tried else location
+    kept = location[-1:] if kind == "extra_forbidden" else ()
+    inner = location[: len(location) - len(kept)]
+    return (*(part for part in inner if not MEMBER.fullmatch(str(part))), *kept)
 
 
 def _explain(model: type[BaseModel], place: tuple[int | str, ...], details: Sequence[dict[str, Any]]) -> str:
@@ -229,20 +230,20 @@ def _explain(model: type[BaseModel], place: tuple[int | str, ...], details: Sequ
     if details[0]["type"] == "missing":
         return f"{key!r} is missing. Add it."
     given = details[0]["input"]
-    message = ", or ".join(dict.fromkeys(_message(detail, sections, name) for detail in details))
+    message = ", or ".join(dict.fromkeys(in_words(detail, sections, name) for detail in details))
     off = "; null switches it off" if given is False else ""
     end = "" if f"{message}{off}".endswith((".", "?")) else "."
     value = "" if isinstance(given, Mapping) else f" = {given!r}"  # the message says which of its keys is wrong
     return f"{key!r}{value}: {message}{off}{end}" if key else message
 
 
-def _message(detail: dict[str, Any], sections: Sequence[type[BaseModel]], name: str) -> str:
-    """What is wrong with a value, and how it is written."""
+def in_words(detail: Mapping[str, Any], sections: Sequence[type[BaseModel]], name: str) -> str:
+    """What pydantic finds wrong with the value of a key, and how it is written."""
     given = detail["input"]
     if detail["type"] == "literal_error":
         return _likely_value(sections, name, str(given), detail["ctx"]["expected"])
     if isinstance(given, str) and (number := WITH_UNIT.fullmatch(given)) and detail["type"] in NUMBERS:
-        return f"write {number[1]} alone, in the unit that the name of the key says"
+        return f"write {number[1]} alone, converted into the unit that `mlpot recipe` prints beside the key"
     if detail["type"] in WORDS:
         return WORDS[detail["type"]].format(**detail.get("ctx", {}), name=name)
     return str(detail["msg"]).removeprefix("Value error, ")

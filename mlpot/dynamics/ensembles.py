@@ -241,7 +241,7 @@ def check_plan(atoms: Atoms, plan: Sequence[MDRecipe]) -> None:
 
 
 def _check_chain(atoms: Atoms, recipe: MDRecipe) -> None:
-    """Without forces a chain of thermostats goes around: the mean temperature stays what the beginning makes it."""
+    """Without forces a chain of thermostats goes around, and the beginning makes its mean temperature."""
     if len(atoms) == 1 and recipe.ensemble in ("nose-hoover", *NPT):
         raise StartError(
             f"{recipe.structure} is one atom, on which no force acts, and ensemble {recipe.ensemble!r} is "

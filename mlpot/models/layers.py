@@ -19,6 +19,7 @@ from mlpot.stages.pointwise import SECOND_MOMENT
 MAX_Z = 118
 LIMITS = {"cutoff": 100.0, "n_features": 4096, "n_radial": 1024, "n_knots": 8192, "n_neighbors": 1000.0}
 LIMITS |= {"n_rotations": 1024, "seed": 2**31, "radial_layers": 4096}
+LEAST_NEIGHBORS = 0.1  # by fewer, sums over neighbors grow from layer to layer until they overflow
 MAX_ARGUMENT = 64  # of all others, such as the number of layers
 """What is larger is a slip of the pen, or a file made to fill the memory."""
 N_NEIGHBORS = 20.0  # of a network that no data were shown to
@@ -65,6 +66,11 @@ def check_arguments(arguments: Mapping[str, object]) -> None:
             if key in MAY_BE_ZERO and number == 0:
                 continue
             raise ValueError(f"{key} is {str(value)[:20]}, expected above 0 and at most {limit:g}. Correct it.")
+        if key == "n_neighbors" and isinstance(value, int | float) and value < LEAST_NEIGHBORS:
+            raise ValueError(
+                f"n_neighbors is {value:g}, expected at least {LEAST_NEIGHBORS:g}: sums over neighbors "
+                "are divided by it. Leave it out, and it is counted in the training set."
+            )
 
 
 class SiLU(nn.SiLU):

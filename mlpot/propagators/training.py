@@ -147,6 +147,8 @@ def _epochs(
             with torch.no_grad():
                 found = state.averaged(*judged[0])
             validation = float(loss_of(found, judged[1], scales, training.velocity_weight))
+            if not math.isfinite(validation):
+                raise _diverged(recipe, "validation loss", state.epoch)
             moved = float((found[0] - judged[1][0]).square().mean())
             if validation < state.best.get("loss", math.inf):
                 weights = {name: w.clone() for name, w in state.averaged.state_dict().items()}
@@ -194,12 +196,16 @@ def _one_epoch(state: State, recipe: PropagatorRecipe, learned: Any, scales: tup
         state.average(recipe.optimizer.ema_decay)
         total += loss.detach()
     if not total.isfinite():
-        rate = recipe.optimizer.learning_rate
-        raise TrainingDivergedError(
-            f"The loss is no number in epoch {state.epoch + 1}. Lower optimizer.learning_rate ({rate:g})."
-        )
+        raise _diverged(recipe, "loss", state.epoch + 1)
     state.epoch += 1
     return float(total) / n_batches
+
+
+def _diverged(recipe: PropagatorRecipe, what: str, epoch: int) -> TrainingDivergedError:
+    rate = recipe.optimizer.learning_rate
+    return TrainingDivergedError(
+        f"The {what} is no number in epoch {epoch}. Lower optimizer.learning_rate ({rate:g})."
+    )
 
 
 def _csv(rows: list[dict[str, float]]) -> bytes:

@@ -169,7 +169,7 @@ def _spacing(times: Floats, path: str | Path) -> float:
     """fs between frames; raise TrajectoryError where it changes."""
     steps = np.diff(times)
     usual = float(np.median(steps))
-    if usual <= 0 or np.abs(steps - usual).max() > SAME_TIME:
+    if not (usual > 0 and np.abs(steps - usual).max() <= SAME_TIME):
         k = int(np.abs(steps - usual).argmax())
         raise TrajectoryError(
             f"{path}: from frame {k} to {k + 1} are {steps[k]:g} fs, elsewhere {usual:g} fs. A propagator has one "

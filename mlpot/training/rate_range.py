@@ -13,6 +13,7 @@ from mlpot.forces import predict
 from mlpot.potential import Potential
 from mlpot.training.loaders import Batch, Batches
 from mlpot.training.losses import Loss
+from mlpot.training.module import TrainingDivergedError
 from mlpot.training.parameter_groups import element_rows, make_optimizer
 from mlpot.training.recipe import Recipe
 
@@ -48,6 +49,9 @@ def rate_range(potential: Potential, batches: Batches, loss: Loss, recipe: Recip
         batches: of the training set; their run must be `Alone`.
         loss: of a batch.
         recipe: whose optimizer is used.
+
+    Raises:
+        TrainingDivergedError: the loss is no number before the first step, so that no rate is to blame.
     """
     copied = copy.deepcopy(potential).train()
     section = recipe.optimizer.model_copy(update={"rates": {}, "learning_rate": LOWEST})
@@ -60,6 +64,11 @@ def rate_range(potential: Potential, batches: Batches, loss: Loss, recipe: Recip
             group["lr"] = rate
         value = loss(predict(copied, graph, training=True), labels, graph)
         if not math.isfinite(value.item()):
+            if not losses:
+                raise TrainingDivergedError(
+                    "The loss is no number before the first step, whatever the learning rate. Look at the labels "
+                    "(`mlpot data check`) and at model.arguments."
+                )
             break
         mean = SMOOTHING * mean + (1 - SMOOTHING) * value.item()
         rates.append(rate)

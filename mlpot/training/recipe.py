@@ -13,13 +13,14 @@ from mlpot.models import BACKBONES, DEFAULT
 from mlpot.models.presets import LOSS, preset_of
 from mlpot.recipes import Section
 from mlpot.training.backbone_arguments import argument_model, checked_arguments
-from mlpot.training.other_keys import OTHER_KEYS
+from mlpot.training.other_keys import OTHER_KEYS, OTHER_VALUES
 
 
 class _Part(Section):
     """A section of a recipe."""
 
     other_keys: ClassVar[Mapping[str, str]] = OTHER_KEYS
+    other_values: ClassVar[Mapping[str, Mapping[str, str]]] = OTHER_VALUES
 
 
 Augment = Literal["none", "rotations", "rotations-and-reflections"]
@@ -79,6 +80,8 @@ class DataSection(_Part):
     @field_validator("validation")
     @classmethod
     def _fraction(cls, value: int | float | str | list[str]) -> int | float | str | list[str]:
+        if isinstance(value, str) and value.strip().endswith("%"):
+            raise ValueError("a part of the frames is written as a fraction: 0.1 is a tenth of them")
         if isinstance(value, float) and not 0 < value < 1:
             raise ValueError(
                 f"a fraction lies between 0 and 1, got {value}; a number of frames is written as 50, not 50.0"
@@ -111,6 +114,13 @@ class DataSection(_Part):
     def _off(cls, value: Any) -> Any:
         """YAML reads `off` as false."""
         return "off" if value is False else value
+
+    @field_validator("reference_energies", mode="before")
+    @classmethod
+    def _symbols(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and (numbers := [z for z in value if not isinstance(z, str)]):
+            raise ValueError(f"elements are named by their symbols, such as H: -13.6, and not {numbers[0]}")
+        return value
 
     @field_validator("reference_energies")
     @classmethod
@@ -339,7 +349,8 @@ class TrainingSection(_Part):
     @field_validator("precision", mode="before")
     @classmethod
     def _no_16_bits(cls, precision: Any) -> Any:
-        if isinstance(precision, str) and precision.lower() in ("bf16", "bfloat16", "fp16", "float16", "half"):
+        said = str(precision).lower().removesuffix("-mixed")
+        if said in ("bf16", "bfloat16", "fp16", "float16", "half", "16", "mixed"):
             raise ValueError("products of 16 bits gave forces that were off by a tenth. Use float32 or tf32")
         return precision
 

@@ -23,6 +23,7 @@ from mlpot.propagators.training import check_directory, train
 from mlpot.recipes import RecipeError, parse_recipe, template
 from mlpot.signals import SignalledError
 from mlpot.training.fit import train as train_potential
+from mlpot.training.module import TrainingDivergedError
 from mlpot.training.run_directory import RunDirectoryError, write_beginning
 
 Sets = dict[str, Any]
@@ -59,6 +60,14 @@ def test_it_learns_what_free_flight_does_not_know(water: str, tmp_path: Path) ->
     log = np.genfromtxt(tmp_path / "run" / "log.csv", delimiter=",", names=True)
     assert log["epoch"][-1] == 40
     assert log["validation_loss"][-1] < log["validation_loss"][0]
+
+
+def test_a_validation_that_is_no_number_is_no_best_epoch(water: str, tmp_path: Path) -> None:
+    wanted = recipe(water, tmp_path / "run")
+    sets = sets_of(wanted.data)
+    far = replace(sets["validation"], later_positions=np.full_like(sets["validation"].positions, np.inf))
+    with pytest.raises(TrainingDivergedError, match="The validation loss is no number in epoch 2"):
+        train(wanted, {**sets, "validation": far}, tell=told_nothing)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "soap"])

@@ -11,6 +11,7 @@ from sets import crystals, free_atoms, small_recipe, write
 from test_reach import frames_of
 
 from mlpot.model_file import load_potential
+from mlpot.models import build_backbone
 from mlpot.recipes import load_recipe
 from mlpot.training.fit import train
 from mlpot.training.messages import LOG
@@ -44,3 +45,9 @@ def test_a_training_counts_neighbors_and_goes_on_with_the_same_number(tmp_path: 
     assert (f"within 4 Å: {kept:g} " in (tmp_path / "run" / LOG).read_text()) is (given is None)
     longer = small_recipe(data, tmp_path / "run", *overrides, "training.epochs=2", backbone="ace")
     assert train(longer, resume=True).potential.arguments["n_neighbors"] == kept
+
+
+@pytest.mark.parametrize("backbone", ["ace", "mace", "nequip"])
+def test_so_few_neighbors_that_sums_overflow_are_refused(backbone: str) -> None:
+    with pytest.raises(ValueError, match=r"n_neighbors is 1e-300, expected at least 0\.1"):
+        build_backbone(backbone, elements=(1,), n_neighbors=1e-300)

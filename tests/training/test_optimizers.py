@@ -17,6 +17,7 @@ from mlpot.potential import Potential
 from mlpot.recipes import parse_recipe
 from mlpot.training.fit import range_test, train
 from mlpot.training.messages import LOG
+from mlpot.training.module import TrainingDivergedError
 from mlpot.training.optimizers import SOAP, Muon, orthogonalized
 from mlpot.training.parameter_groups import element_rows, make_optimizer, parameter_groups
 from mlpot.training.recipe import Recipe
@@ -213,3 +214,9 @@ def test_a_range_test_leaves_everything_as_it_was(tmp_path: Path) -> None:
     assert found == range_test(recipe)
     assert found.rates == sorted(found.rates)
     assert 1e-4 < found.suggested < found.at_minimum
+
+
+def test_a_range_test_whose_loss_is_no_number_before_a_step_blames_no_rate(tmp_path: Path) -> None:
+    recipe = small_recipe(write(tmp_path / "set.h5", crystals()), tmp_path / "run", "loss.forces=1e308")
+    with pytest.raises(TrainingDivergedError, match="before the first step"):
+        range_test(recipe)

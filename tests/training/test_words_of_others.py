@@ -46,12 +46,38 @@ def test_a_run_file_in_the_words_of_others(said: str, answer: str) -> None:
         ("optimizer: {learning_rate: fast}", "write a number"), ("training: {patience: true}", "write a number"),
         ("optimizer: {rates: {readout: on}}", "write a number"), ("loss: {weights: {slab: no}}", "write a number"),
         ("model: {backbone: schnet, arguments: {n_interactions: yes}}", "'n_interactions' = True: write a number"),
+        ("loss: {function: mse}", "write squared"), ("loss: {function: L1Loss}", "write absolute"),
+        ("loss: {function: smooth_l1}", "write huber"), ("optimizer: {name: SGD}", "write adamw"),
+        ("training: {precision: 64}", "write float64"), ("training: {precision: 16}", "forces that were off by a"),
+        ("optimizer: {schedule: ReduceLROnPlateau}", "write plateau"), ("num_workers: 4", "data.workers: 2"),
+        ("training: {max_grad_norm: 10}", "training.clip"), ("loss: {huber_delta: 1}", "loss.energy_threshold"),
+        ("energy_key: REF_energy", "mlpot data convert FILE set.h5 --key energy=NAME"),
+        ("data: {train: a.h5, validation: 10%}", "0.1 is a tenth"),
+        ("data: {train: a.h5, reference_energies: {1: -13.6}}", "named by their symbols"),
+        ("data: {train: [a.h5, 5]}", "'data.train.1' = 5: write a word"),
         ("data: {train: a.h5, validation: true}", "'data.validation' = True: write a number"),
     ],
 )  # fmt: skip
 def test_a_recipe_in_the_words_of_others(said: str, answer: str) -> None:
     with pytest.raises(RecipeError, match=answer):
         parse_recipe(Recipe, said if said.startswith("data") else TRAIN + said)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "said", "answer"),
+    [
+        ("ace", "r_max: 5", "is written as cutoff"), ("mace", "hidden_channels: 64", "is written as n_features"),
+        ("schnet", "num_layers: 2", "written as n_interactions"), ("mace", "lmax: 2", "is written as max_degree"),
+        ("egnn", "n_interactions: 2", "is written as n_layers"), ("painn", "n_rbf: 8", "is written as n_radial"),
+        ("ace", "n_layers: 2", "no argument 'n_layers'; valid are cutoff, preset"),
+        ("ace", "cutoff: 0.5 nm", "'cutoff' = '0.5 nm': write 0.5 alone, converted"),
+        ("ace", "n_features: 1.5", "write a whole number"), ("nequip", "radial_layers: 64", "write a list"),
+        ("mace", "parity: maybe", "write true or false"), ("ace", "n_radial: many", "write a number"),
+    ],
+)  # fmt: skip
+def test_arguments_of_networks_are_answered_in_the_words_of_recipes(backbone: str, said: str, answer: str) -> None:
+    with pytest.raises(RecipeError, match=answer):
+        parse_recipe(Recipe, f"{TRAIN}model: {{backbone: {backbone}, arguments: {{{said}}}}}")
 
 
 @pytest.mark.parametrize("model", [MDRecipe, Recipe])
