@@ -148,11 +148,11 @@ def _scan(name: str, source: Source) -> _Scan:
 
 
 def _digest(frame: Frame) -> bytes:
-    """Of equal structures; a charge or spin that is not said is that of a closed shell."""
+    """Of equal structures, wherever they stand; a charge or spin that is not said is that of a closed shell."""
     state = [frame.charge or 0.0 if np.isfinite(frame.charge) else 0.0, frame.spin if frame.spin > 1 else 0.0]
     arrays = (
         frame.numbers,
-        np.round(frame.positions, ROUND) + 0.0,
+        np.round(frame.positions - frame.positions[:1], ROUND) + 0.0,
         np.round(frame.cell, ROUND) + 0.0,
         frame.pbc,
         np.array(state),

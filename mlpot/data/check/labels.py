@@ -29,6 +29,9 @@ MOST_MISFIT = 8.0
 CLEAR = 3.0  # times the noise of predicted forces, above which they are judged
 VANISHING = 0.005  # of the median of a sample: forces that are zero but for noise; kcal/mol is 0.04 of an eV
 AGREEING = 0.5  # of logarithms of ratios that one unit explains
+EXPLAINED = 0.5  # part of the forces, below which one linear potential is none for all
+MOST_FAMILIES = 5  # the largest, each fitted by itself
+UNIT_APART = 2.8  # as factors between units are; what differs less is noise of fits
 CHANCE = 6  # components of forces, up to which chance or symmetry may align them with a prediction
 PLACES = ("yz", "xz", "xy")
 
@@ -66,7 +69,7 @@ def examine(tally: Tally, c: Columns, steps: Steps) -> Examined:
     if fitted is None:
         examined.skipped["energies against forces"] = "too few labels, or energies that do not vary"
         return examined
-    examined.findings += _unrelated(fitted)
+    examined.findings += [*_families(frames, fitted)] or [*_unrelated(fitted)]
     examined.findings += _mixed(fitted)
     _stress(fitted, believed, steps, examined)
     return examined
@@ -221,6 +224,32 @@ def _unrelated(fitted: Fit) -> Iterator[Finding]:
             f"{fitted.energies_explained:.0%} of the energies: they are those of other structures."
         )
         yield finding("energies", "error", message)
+
+
+def _families(frames: list[Frame], fitted: Fit) -> Iterator[Finding]:
+    """Families, or sources of a merged set, that are sound each on its own, with other units of energy to force.
+
+    Only where one potential for all explains little: it is fitted to the average of two units.
+    """
+    families: dict[str, list[Frame]] = {}
+    for frame in frames if fitted.forces_explained < EXPLAINED else ():
+        families.setdefault((frame.group or "").partition(": ")[0], []).append(frame)
+    ratios: dict[str, float] = {}
+    for name in sorted(families, key=lambda name: -len(families[name]))[:MOST_FAMILIES]:
+        mine = families[name]
+        elements = sorted({int(z) for frame in mine for z in frame.numbers})
+        own = _fit(mine, elements)[1] if len(families) > 1 and len(mine) >= FEWEST else None
+        if own is not None and min(own.forces_explained, own.energies_explained) > EXPLAINED:
+            ratios[name] = own.ratio
+    first = next(iter(ratios), "")
+    for name, ratio in ratios.items():
+        if not 1 / UNIT_APART < ratio / ratios[first] < UNIT_APART:
+            message = (
+                f"Beside its energies, forces of {name or 'frames without a family'} are about "
+                f"{ratio / ratios[first]:.3g} times those of {first or 'frames without a family'}: one of the two "
+                "is in other units, or of another sign. Look at each source by itself: mlpot data check."
+            )
+            yield finding("mixed units", "error", message)
 
 
 def _mixed(fitted: Fit) -> Iterator[Finding]:
