@@ -43,6 +43,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fail where `--dist loadgroup` is asked for and groups are not among the names of tests, as it needs them.
+
+    With pytest 9.2 they were silently dropped, and what a fixture prepares for a file was prepared twice.
+    """
+    if session.config.getoption("loadgroup", False):
+        for item in session.items:
+            if item.get_closest_marker("xdist_group") and "@" not in item.nodeid:
+                raise pytest.UsageError(f"{item.nodeid} has no group: pytest-xdist does not know this pytest")
+
+
 def _in_which_pairs_meet(cases: list[pytest.Item]) -> set[pytest.Item]:
     """A few cases of one test in which every two values of its lists of parameters meet.
 
