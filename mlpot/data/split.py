@@ -10,10 +10,13 @@ from typing import Literal
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from mlpot.atomic_files import check_folder, make_folder
 from mlpot.data.check.check import tally
 from mlpot.data.check.checks import correlation_time
+from mlpot.data.check.duplicates import moved
 from mlpot.data.check.stream import Ints, groups_of
 from mlpot.data.check.tally import Columns
 from mlpot.data.errors import DataError
@@ -68,7 +71,7 @@ def split(
     targets = _targets(path, names, output, overwrite)
     tallied = tally(source)
     columns = tallied.columns()
-    pieces = _pieces(source, columns, by, block)
+    pieces = _joined(_keys(source, columns, by, block), columns, tallied.displacement)
     part = _drawn(pieces, ~columns.isolated, tallied.holds(columns), fractions, seed, by)
     counts = {}
     for k, target in enumerate(targets):
@@ -91,8 +94,8 @@ def _targets(path: Path, names: Sequence[str], output: str | Path | None, overwr
     return targets
 
 
-def _pieces(source: Source, c: Columns, by: By, block: int | None) -> Ints:
-    """The number of the piece to which each frame belongs."""
+def _keys(source: Source, c: Columns, by: By, block: int | None) -> Ints:
+    """What the rule keeps together has one number."""
     n = len(c.index)
     if by == "composition":
         keys = np.unique(c.composition, return_inverse=True)[1]
@@ -105,7 +108,7 @@ def _pieces(source: Source, c: Columns, by: By, block: int | None) -> Ints:
         )[1]
     else:
         keys = np.arange(n)
-    return _joined(np.asarray(keys).ravel().astype(np.int64), c)
+    return np.asarray(keys).ravel().astype(np.int64)
 
 
 def _block(c: Columns) -> int:
@@ -114,18 +117,19 @@ def _block(c: Columns) -> int:
     return int(max(1, min(np.ceil(4 * tau) if np.isfinite(tau) else 1, len(c.index) // 20)))
 
 
-def _joined(keys: Ints, c: Columns) -> Ints:
-    """Pieces with those united that hold the same structure; numbered from 0."""
-    _, digest = np.unique(c.digest, return_inverse=True)
-    while True:
-        least = np.full(digest.max() + 1, len(keys))
-        np.minimum.at(least, digest, keys)
-        own = np.full(keys.max() + 1, len(keys))
-        np.minimum.at(own, keys, least[digest])
-        new = own[keys]
-        if np.array_equal(new, keys):
-            return np.asarray(np.unique(keys, return_inverse=True)[1])
-        keys = new
+def _joined(keys: Ints, c: Columns, displacement: float) -> Ints:
+    """The piece of each frame, from 0: frames of one key, and of one structure, moved or not, are in one."""
+    n = len(keys)
+    digest = np.unique(c.digest, return_inverse=True)[1].ravel()
+    second, first = moved(c, displacement)
+    n_all = n + keys.max() + 1 + digest.max() + 1  # frames, keys, structures
+    rows = np.concatenate([np.arange(n), np.arange(n), second])
+    columns = np.concatenate([n + keys, n + keys.max() + 1 + digest, first])
+    bonds = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(n_all, n_all))
+    piece = connected_components(bonds, directed=False)[1][:n]
+    least = np.full(piece.max() + 1, n_all)
+    np.minimum.at(least, piece, keys)
+    return np.asarray(np.unique(least[piece], return_inverse=True)[1]).ravel()
 
 
 def _drawn(

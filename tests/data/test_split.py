@@ -117,3 +117,18 @@ def test_nothing_is_written_if_a_part_would_be_empty(tmp_path):
     with pytest.raises(DataError, match=r"3 pieces by group, 2 must train.* no validation and no test frames"):
         split(tmp_path / "set.h5", (0.6, 0.2, 0.2), by="group")
     assert [path.name for path in tmp_path.iterdir()] == ["set.h5"]
+
+
+def test_turned_and_reordered_copies_stay_with_their_structure(tmp_path):
+    frames = walk("CH3OH", 60, 0)
+    for k, atoms in enumerate(frames):
+        atoms.info["group"] = str(k)
+    copies = []
+    for atoms in frames[:20]:
+        copy = atoms.copy()[::-1]
+        copy.rotate(50, (1, 2, 3))
+        copy.calc = SinglePointCalculator(copy, energy=atoms.get_potential_energy())
+        copies.append(copy)
+    found = parts(tmp_path, [*frames, *copies], by="random")
+    where = [{a.info["group"] for a in part} for part in found]
+    assert sum(map(len, where)) == len(set().union(*where)) == 60

@@ -26,6 +26,12 @@ def repeated(c: Columns) -> tuple[Ints, Ints]:
     return structures[structures != original], original[structures != original]
 
 
+def moved(c: Columns, displacement: float) -> tuple[Ints, Ints]:
+    """Rows that seem to be an earlier structure, turned or in another order of atoms, and the earlier ones."""
+    seem, earlier, _ = _pairs(c, np.setdiff1d(np.flatnonzero(~c.isolated), repeated(c)[0]), displacement)
+    return seem, earlier
+
+
 def duplicates(c: Columns, displacement: float, source: Source) -> Iterator[Finding]:
     """Frames that repeat an earlier one, exactly or nearly; the labels of those that do are compared."""
     again = Source(source.path, source.reading)  # its report is of its own
