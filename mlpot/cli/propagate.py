@@ -96,7 +96,7 @@ def propagate_judge(
     """Compare a propagator with integration by the potential: errors, energy, and what the same time would buy."""
     from mlpot.atomic_files import check_reports, write_whole
     from mlpot.model_file import load_potential
-    from mlpot.propagators.judge import as_json, judge
+    from mlpot.propagators.judge import OTHER_FORCES, as_json, judge
     from mlpot.propagators.propagator_file import load_propagator
     from mlpot.propagators.trajectories import read_trajectory
     from mlpot.torch_settings import known_dtype
@@ -116,6 +116,12 @@ def propagate_judge(
         "by at most {momentum:.2g} of the sum of its absolute parts."
     )
     console.print(told.format(**found), soft_wrap=True, highlight=False)
+    if found["forces_apart"] > OTHER_FORCES:
+        told = (
+            "Warning: forces of the potential are {forces_apart:.2g} eV/Å from those in the trajectory (root mean "
+            "square), which another potential or method made: its rows have its own errors beside those of steps."
+        )
+        console.print(told.format(**found), soft_wrap=True, highlight=False)
     if output is not None:
         write_whole(output, as_json(found))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -13,10 +14,12 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from mlpot.data.frame import ASE_VELOCITY
+from mlpot.data.h5md import content_hash
 from mlpot.dynamics.batch import Batch
 from mlpot.dynamics.lockstep import at_constant_energy
 from mlpot.potential import Potential
 from mlpot.propagators.propagator import Propagator
+from mlpot.propagators.propagator_file import LEARNED
 from mlpot.propagators.rollout import steps
 from mlpot.propagators.trajectories import Trajectory, TrajectoryError
 
@@ -25,6 +28,8 @@ USUAL_STEP = 0.5  # fs, of molecular dynamics with hydrogen
 TIMED_STEPS = 20  # run at once: what begins and ends a run is not counted to a step
 LEAST_TIME = 0.3  # seconds of the processor over which a cost is measured
 FAR = 100.0  # Å from the middle, where a molecule has flown apart
+OTHER_FORCES = 1e-3
+"""eV/Å, by which forces of the same potential never differ, whatever the precision."""
 ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -51,21 +56,25 @@ def judge(
     Args:
         propagator: of `load_propagator`.
         trajectory: of the same molecule, which the propagator has not learned, made by the potential.
-        potential: that of the trajectory, for which there is compiled code.
+        potential: that of the trajectory, for which there is compiled code. Of another one, rows have its errors
+            too: `forces_apart` tells.
         n_starts: frames from which roll-outs begin, spread over the trajectory.
         n_calls: of each roll-out.
 
     Returns:
-        JSON-able: interval, costs, rows.
+        JSON-able: interval, costs, rows, and the root mean square of what a component of the forces of the
+        potential differs by from that in the trajectory (eV/Å; NaN if it tells none).
 
     Raises:
-        TrajectoryError: the trajectory is too short.
+        TrajectoryError: the trajectory is too short, or the propagator has learned it.
         StartError: there is no compiled code for the potential.
         ValueError: as `steps`.
     """
+    check_not_learned(propagator, trajectory)
     stride = trajectory.stride(propagator.interval)
     starts = _starts(trajectory, stride, n_starts, n_calls)
     batch = _batch(trajectory, starts, potential)
+    apart = _forces_apart(batch, trajectory, starts)
     call = _seconds(_caller(propagator, trajectory, starts))
     step = _seconds(lambda: at_constant_energy(batch, 1e-3, TIMED_STEPS)) / TIMED_STEPS
     n_equal = max(1, round(call / step))
@@ -88,8 +97,25 @@ def judge(
         "microseconds_per_step": 1e6 * step / len(starts),
         "steps_in_a_call": call / step,
         "momentum": momentum_error(propagator, trajectory, starts, n_calls),
+        "forces_apart": apart,
         "rows": [asdict(row) for row in rows],
     }
+
+
+def check_not_learned(propagator: Propagator, trajectory: Trajectory) -> None:
+    """Raise TrajectoryError where a propagator would be judged by what it learned, as far as its file tells."""
+    learned = propagator.header.get("card", {}).get(LEARNED, [])
+    if learned and content_hash(trajectory.path) in learned:
+        raise TrajectoryError(
+            f"{trajectory.path} was learned by the propagator, so its errors there would mean nothing. Give a "
+            "trajectory that was not in data.trajectory."
+        )
+
+
+def _forces_apart(batch: Batch, trajectory: Trajectory, starts: NDArray[np.int64]) -> float:
+    if trajectory.forces is None:
+        return math.nan
+    return _rms(batch.found.forces - trajectory.forces[starts].reshape(-1, 3))
 
 
 def as_json(found: Mapping[str, Any]) -> bytes:

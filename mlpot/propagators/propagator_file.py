@@ -18,6 +18,8 @@ from mlpot.version import __version__
 
 KIND = "propagator"
 FORMAT_VERSION = 1
+LEARNED = "learned"
+"""Entry of a card: hashes of the trajectories that were learned; not in files of before."""
 
 
 def save_propagator(propagator: Propagator, path: str | Path, card: Mapping[str, Any] | None = None) -> None:

@@ -15,11 +15,12 @@ import torch
 import yaml
 
 from mlpot.atomic_files import check_folder, make_folder, write_whole
+from mlpot.data.h5md import content_hash
 from mlpot.folder_lock import folder_lock
 from mlpot.propagators.errors import errors_of, free_flight_mse, free_flight_time, loss_of, scales_of
 from mlpot.propagators.frame_pairs import FramePairs
 from mlpot.propagators.propagator import Propagator, tensors_of
-from mlpot.propagators.propagator_file import save_propagator
+from mlpot.propagators.propagator_file import LEARNED, save_propagator
 from mlpot.propagators.recipe import PropagatorRecipe
 from mlpot.propagators.state import State, start
 from mlpot.recipes import RecipeError, load_recipe
@@ -58,21 +59,28 @@ def train(
     check_directory(recipe, resume=resume, overwrite=overwrite)
     with folder_lock(directory):
         _begin(directory, recipe, resume=resume)
+        learned = learned_files(recipe)
         state = start(recipe, sets)
         if resume and (directory / CHECKPOINT).exists():
             state.restore(directory / CHECKPOINT)
             tell(f"Going on after epoch {state.epoch} of {recipe.training.epochs}.")
         with stop_request() as request:
             _epochs(state, recipe, sets, directory, request, tell)
-        return _finish(state, recipe, sets)
+        return _finish(state, recipe, sets, learned)
 
 
-def _finish(state: State, recipe: PropagatorRecipe, sets: Sets) -> dict[str, Any]:
+def learned_files(recipe: PropagatorRecipe) -> list[str]:
+    """The hash of each trajectory that a recipe learns, by which `judge` knows it; none of the experiment."""
+    given = recipe.data.trajectory or []
+    return [content_hash(path) for path in ([given] if isinstance(given, str) else given)]
+
+
+def _finish(state: State, recipe: PropagatorRecipe, sets: Sets, learned: list[str]) -> dict[str, Any]:
     """Write the chosen weights and metrics.json, and give what the latter says."""
     directory = Path(recipe.training.directory)
     chosen: Propagator = state.averaged
     chosen.load_state_dict(state.best["weights"])
-    card = {"recipe": recipe.model_dump(mode="json"), "epoch": state.best["epoch"]}
+    card = {"recipe": recipe.model_dump(mode="json"), "epoch": state.best["epoch"], LEARNED: learned}
     save_propagator(chosen, directory / MODEL, card)
     t = free_flight_time(sets["train"])
     metrics = {

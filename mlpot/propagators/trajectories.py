@@ -33,6 +33,7 @@ class Trajectory:
     positions: Floats  # (n_frames, n_atoms, 3) Å
     velocities: Floats  # (n_frames, n_atoms, 3) Å/fs
     spacing: float  # fs from frame to frame
+    forces: Floats | None = None  # (n_frames, n_atoms, 3) eV/Å, where every frame tells them
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -104,7 +105,13 @@ def read_trajectory(path: str | Path) -> Trajectory:
         np.stack([atoms.positions for atoms in frames]),
         np.stack([atoms.get_velocities() for atoms in frames]) * ASE_VELOCITY,
         _spacing(times, path),
+        _forces(frames),
     )
+
+
+def _forces(frames: Sequence[Atoms]) -> Floats | None:
+    found = [None if atoms.calc is None else atoms.calc.results.get("forces") for atoms in frames]
+    return None if any(f is None for f in found) else np.stack(found)
 
 
 def _thermostats(recipe: str | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -45,17 +46,21 @@ def potential() -> Potential:
     return new_potential("schnet", n_features=8, n_radial=8, n_interactions=1, n_knots=32).double().freeze()
 
 
-def moving() -> Atoms:
+def moving(seed: int = 0) -> Atoms:
     atoms = ethanol()
     atoms.info = {}
-    atoms.set_velocities(np.random.default_rng(0).normal(size=(9, 3)) * 0.01 / units.fs)
+    atoms.set_velocities(np.random.default_rng(seed).normal(size=(9, 3)) * 0.01 / units.fs)
     return atoms
 
 
 @pytest.fixture(scope="module")
 def trajectory(potential: Potential, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of velocity Verlet by the potential, 0.5 fs, a frame every fs."""
-    path, batch = tmp_path_factory.mktemp("run") / "a.h5", Batch([moving()], potential)
+    return run_of(potential, tmp_path_factory.mktemp("run") / "a.h5", moving())
+
+
+def run_of(potential: Potential, path: Path, atoms: Atoms) -> Path:
+    """Velocity Verlet by the potential, 0.5 fs, a frame every fs."""
+    batch = Batch([atoms], potential)
     with TrajectoryWriter(path, card={}) as writer:
         for k in range(31):
             writer.add(batch.replicas[0], step=2 * k, time=float(k))
@@ -88,6 +93,7 @@ def test_the_potential_that_made_a_trajectory_follows_it(trajectory: Path, poten
     found = judge(propagator(), read_trajectory(trajectory), potential, n_starts=4, n_calls=10)
     assert {row["calls"] for row in found["rows"]} == {1, 2, 5, 10}
     assert found["momentum"] < 1e-12
+    assert found["forces_apart"] < 1e-6
     assert found["steps_in_a_call"] == pytest.approx(
         found["microseconds_per_call"] / found["microseconds_per_step"], rel=1e-9
     )
@@ -99,6 +105,17 @@ def test_the_potential_that_made_a_trajectory_follows_it(trajectory: Path, poten
         assert row["energy"] < 10
     wrong = next(r for r in found["rows"] if r["method"] == "propagator" and r["calls"] == 10)
     assert wrong["positions"] > 1e-4
+
+
+def test_a_trajectory_of_another_potential_is_told_by_its_forces(trajectory: Path, potential: Potential) -> None:
+    """Else integration by the potential seems to err by what the potentials differ."""
+    other = copy.deepcopy(potential)
+    other.energy_scale *= 1.5
+    found = judge(propagator(), read_trajectory(trajectory), other.freeze(), n_starts=1, n_calls=1)
+    forces = read_trajectory(trajectory).forces
+    assert forces is not None
+    backbone_alone = np.sqrt(np.square(forces[0]).mean())  # there is an energy shift too, whose forces stay
+    assert found["forces_apart"] > 0.1 * backbone_alone
 
 
 def test_what_has_flown_apart_has_no_figures(trajectory: Path, potential: Potential) -> None:
@@ -168,7 +185,9 @@ def test_the_command_trains_rolls_out_and_judges(
     model = "runs/propagator/model.safetensors"
     assert mlpot("run", model, str(trajectory), "-o", "out.h5", "--calls", "3") in (0, None)
     assert "4 frames, 2 fs apart" in capsys.readouterr().out
-    judged = ("judge", model, str(trajectory), "potential.safetensors", "--calls", "5", "--starts", "3")
+    with_potential = ("potential.safetensors", "--calls", "5", "--starts", "3")
+    assert "was learned by the propagator" in str(mlpot("judge", model, str(trajectory), *with_potential))
+    judged = ("judge", model, str(run_of(potential, tmp_path / "b.h5", moving(1))), *with_potential)
     assert mlpot(*judged, "-o", "judged.json") in (0, None)
     assert "a call costs" in capsys.readouterr().out
     assert json.loads(Path("judged.json").read_text())["starts"] == 3
