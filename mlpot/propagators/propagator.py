@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 
 from mlpot.propagators.frame_pairs import FramePairs
 from mlpot.propagators.network import VelocityNetwork
+
+FAR = 64.0  # Å; what is nearer to the origin keeps its bits
 
 
 class Propagator(nn.Module):
@@ -77,9 +80,13 @@ class Propagator(nn.Module):
 
 
 def tensors_of(pairs: FramePairs, propagator: Propagator) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
-    """What `Propagator.forward` takes, and the positions and velocities that it should find."""
-    arrays = (pairs.charges, pairs.masses, pairs.positions, pairs.velocities)
+    """What `Propagator.forward` takes, and the positions and velocities that it should find.
+
+    Both are moved together, by whole multiples of `FAR`: float32 has 8e-3 Å at 1e5 Å from the origin.
+    """
+    origin = FAR * np.round(pairs.positions.mean(axis=1, keepdims=True) / FAR)
+    arrays = (pairs.charges, pairs.masses, pairs.positions - origin, pairs.velocities)
     given = tuple(torch.as_tensor(a, dtype=propagator.dtype) for a in arrays)
-    wanted = pairs.later_positions, pairs.later_velocities
+    wanted = pairs.later_positions - origin, pairs.later_velocities
     x, v = (torch.as_tensor(a, dtype=propagator.dtype) for a in wanted)
     return (propagator.classes(torch.as_tensor(pairs.numbers)), *given), (x, v)

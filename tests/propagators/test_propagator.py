@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from mlpot.model_file import ModelFileError
+from mlpot.propagators.errors import errors_of
+from mlpot.propagators.frame_pairs import FramePairs
 from mlpot.propagators.network import VelocityNetwork
 from mlpot.propagators.propagator import Propagator
 from mlpot.propagators.propagator_file import load_propagator, save_propagator
@@ -40,6 +43,17 @@ def molecules(n: int = 2, n_atoms: int = 6) -> tuple[Tensor, ...]:
     masses = torch.tensor([1.008, 12.011, 15.999], dtype=torch.float64)[kinds]
     x, v = torch.randn(2, n, n_atoms, 3, generator=random, dtype=torch.float64)
     return kinds, charges, masses, x, v
+
+
+def test_errors_far_from_the_origin_are_those_at_it_in_float32_too() -> None:
+    """At 1e6 Å float32 has steps of 0.06 Å."""
+    made, (kinds, charges, masses, x, v) = propagator().float(), molecules()
+    numbers = np.array([1, 6, 8])[kinds.numpy()]
+    near = FramePairs(numbers, *(t.numpy() for t in (charges, masses, x, v, x + 0.01 * v, v)), interval=2.0)
+    at_origin = errors_of(made, near)
+    for shift in (1e3, -1e6):
+        moved = replace(near, positions=near.positions + shift, later_positions=near.later_positions + shift)
+        assert errors_of(made, moved)["positions_mse"] == pytest.approx(at_origin["positions_mse"], rel=1e-4)
 
 
 @by_kind
