@@ -110,8 +110,9 @@ def read_trajectory(path: str | Path) -> Trajectory:
 
 
 def _forces(frames: Sequence[Atoms]) -> Floats | None:
-    found = [None if atoms.calc is None else atoms.calc.results.get("forces") for atoms in frames]
-    return None if any(f is None for f in found) else np.stack(found)
+    told = [atoms.calc.results for atoms in frames if atoms.calc is not None]
+    found = [results["forces"] for results in told if "forces" in results]
+    return np.stack(found) if len(found) == len(frames) else None
 
 
 def _thermostats(recipe: str | None) -> list[str]:
