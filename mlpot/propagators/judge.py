@@ -62,8 +62,7 @@ def judge(
         n_calls: of each roll-out.
 
     Returns:
-        JSON-able: interval, costs, rows, and the root mean square of what a component of the forces of the
-        potential differs by from that in the trajectory (eV/Å; NaN if it tells none).
+        JSON-able: interval, costs, rows; forces_apart, eV/Å, is NaN where the trajectory tells no forces.
 
     Raises:
         TrajectoryError: the trajectory is too short, or the propagator has learned it.
@@ -77,15 +76,11 @@ def judge(
     apart = _forces_apart(batch, trajectory, starts)
     call = _seconds(_caller(propagator, trajectory, starts))
     step = _seconds(lambda: at_constant_energy(batch, 1e-3, TIMED_STEPS)) / TIMED_STEPS
-    n_equal = max(1, round(call / step))
-    n_usual = max(1, round(propagator.interval / USUAL_STEP))
-    equal = f"potential, {n_equal} steps of {propagator.interval / n_equal:g} fs: equal cost"
-    usual = f"potential, {n_usual} steps of {propagator.interval / n_usual:g} fs"
-    methods = {
-        "propagator": steps(propagator, *_arrays(trajectory, starts)),
-        equal: _integrated(_batch(trajectory, starts, potential), propagator.interval, n_equal),
-        usual: _integrated(_batch(trajectory, starts, potential), propagator.interval, n_usual),
-    }
+    methods = {"propagator": steps(propagator, *_arrays(trajectory, starts))}
+    for n, at in ((call / step, ": equal cost"), (propagator.interval / USUAL_STEP, "")):
+        n_steps = max(1, round(n))
+        name = f"potential, {n_steps} steps of {propagator.interval / n_steps:g} fs{at}"
+        methods[name] = _integrated(_batch(trajectory, starts, potential), propagator.interval, n_steps)
     rows: list[Row] = []
     for name, moves in methods.items():
         rows += _rows(name, moves, trajectory, starts, stride, n_calls, batch)
