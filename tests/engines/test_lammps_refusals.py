@@ -15,6 +15,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 FIRST = oxide(before="atom_modify first g", line="fix potential all mlpot O Si\ngroup g id 1:20")
+CHARGES = "fix q all property/atom q ghost yes\nset type 1 charge -0.5\nset type 2 charge 1\n"
+CHARGES += "pair_style coul/long 4\npair_coeff * *\nkspace_style ewald 1e-4\n"
 WRONG: dict[str, tuple[str, str]] = {
     "L11_no_line": (oxide(line="print none") + "run 0\n", "comes to `run` without a potential"),
     "L11_run_before_the_line": (
@@ -26,7 +28,10 @@ WRONG: dict[str, tuple[str, str]] = {
         "comes to `minimize` without a potential",
     ),
     "L12_respa": (oxide() + "run_style respa 2 2\nrun 1\n", "run_style respa would not apply"),
-    "L12_split": (oxide() + "run_style verlet/split\nrun 1\n", "run_style verlet/split would not apply"),
+    "L12_split": (
+        oxide(line=CHARGES + "fix potential all mlpot O Si\nrun_style verlet/split") + "run 1\n",
+        "run_style verlet/split would not apply",
+    ),
     "L12_group": (oxide(line="group g id 1:4\nfix potential g mlpot O Si"), "a potential is of all atoms"),
     "L12_every": (oxide(line="fix potential all mlpot O Si every 2"), "names 4 elements"),
     "units": (oxide(units="real"), "`units metal`"),
