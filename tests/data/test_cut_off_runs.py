@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import numpy as np
 import pytest
 from outputs import espresso, outcar, vasprun
 
@@ -79,3 +80,40 @@ def test_a_last_step_of_espresso_without_forces_is_left_out_where_others_have_th
     assert len(energies(tmp_path / "pw.out", text[:end] + "   JOB DONE.\n")[0]) == 3, (
         "a run that ended computed none"
     )
+
+
+def of_cp2k(folder: Path) -> dict[str, str]:
+    """Positions, forces and cells of three steps of a helium pair, in a cell that changes."""
+    rng, texts = (
+        np.random.default_rng(0),
+        {"water-pos-1.xyz": "", "water-frc-1.xyz": "", "water-1.cell": "# Step\n"},
+    )
+    for k in range(3):
+        for name in ("water-pos-1.xyz", "water-frc-1.xyz"):
+            rows = [f"He {' '.join(f'{x:18.10f}' for x in row)}\n" for row in rng.normal(size=(2, 3)) + [[0], [3]]]
+            texts[name] += f"       2\n i = {k}, time = {k / 2}, E = {-4.0 - k:.10f}\n{''.join(rows)}"
+        cell = " ".join(f"{x:.10f}" for x in (9 * np.eye(3) + 0.01 * k).ravel())
+        texts["water-1.cell"] += f"{k} {k / 2} {cell} {729 + k:.10f}\n"
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return texts
+
+
+@pytest.mark.parametrize("name", ["water-pos-1.xyz", "water-frc-1.xyz", "water-1.cell"])
+def test_every_whole_step_of_cp2k_is_read_wherever_one_of_its_files_ends(tmp_path, name):
+    texts, path = of_cp2k(tmp_path), tmp_path / "water-pos-1.xyz"
+    whole = list(Source(path).frames())
+    text = texts[name]
+    third = text.rindex("\n2 1." if name.endswith("cell") else "       2\n") + (9 if name.endswith("xyz") else 1)
+    assert len(whole) == 3
+    for end in range(third + 1, len(text) - 1, 3):
+        (tmp_path / name).write_text(text[:end])
+        source = Source(path)
+        frames = list(source.frames())
+        assert len(frames) == (3 if name == "water-frc-1.xyz" else 2), text[end - 20 : end]
+        assert all("forces" in atoms.calc.results for atoms in frames[:2])
+        assert "forces" not in frames[-1].calc.results or len(frames) == 2
+        for atoms, true in zip(frames, whole, strict=False):
+            np.testing.assert_array_equal(atoms.positions, true.positions)
+            np.testing.assert_array_equal(atoms.cell.array, true.cell.array)
+        assert any("(1 frame: 2)" in line for line in source.report.lines())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from mlpot.data.errors import FormatError, KeysError
 from mlpot.data.h5md.safe_hdf5 import naming_damage
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
+from mlpot.data.sources.steps import CUT_OFF
+from mlpot.data.sources.xyz_numbers import ends_within
 from mlpot.units import BOHR, HARTREE
 
 NAME = re.compile(r"(?P<project>.+)-(?P<what>pos|frc|vel)-(?P<number>\d+)\.xyz$")
@@ -28,6 +31,7 @@ STRESSES = (
     "which is no derivative of the energy"
 )
 AGAIN = "as of a run that went on from an earlier step,"
+NO_CELL = "left out, as {} ends before its step"
 NO_FORCES = "no forces, as the file of forces has none of this step"
 
 
@@ -78,8 +82,11 @@ def read_cp2k(path: Path, kind: str, reading: Reading, report: Report) -> Iterat
         report.note(STRESSES.format(stresses.name), first)
     forces = _frames(beside) if beside.is_file() else iter(())
     pending = next(forces, None)
-    for k, frame in enumerate(_frames(path)):
+    for k, frame in enumerate(_frames(path, report.note)):
         pending = _at_least(frame.step, pending, forces, f"{beside}, sought from {path}, frame {k}")
+        if cells.end_before(frame.step):
+            report.note(NO_CELL.format(cells.name), k)
+            continue
         own, atoms = None, _atoms(f"{path}, frame {k}", frame, cells)
         if pending is not None and pending.step == frame.step:
             own, pending = pending, next(forces, None)
@@ -118,12 +125,12 @@ class _Cells:
     """The cell at every step, and which directions are periodic."""
 
     def __init__(self, path: Path, reading: Reading):
-        self._path, self._given = path, reading.lattice
+        self._path, self._given, self.name = path, reading.lattice, path.name
         self._at: dict[int, NDArray[np.float64]] = {}
         self._several: set[int] = set()  # steps with more than one cell
         if self._given is None and path.is_file():
             with naming_damage(str(path)):
-                rows = np.loadtxt(path, ndmin=2)
+                rows = np.loadtxt(_whole_lines(path), ndmin=2)
             if rows.shape[1] < 11:
                 raise FormatError(f"{path} has {rows.shape[1]} columns, expected step, time and nine of the cell.")
             for row in rows:
@@ -140,6 +147,10 @@ class _Cells:
         whole = bool(self._at) or self._given is not None
         self.pbc = boundary_of(reading.pbc) if reading.pbc else np.full(3, whole)
 
+    def end_before(self, step: int) -> bool:
+        """Whether the cell changes, and its file ends before a step, as of a run that was killed."""
+        return not self._constant and bool(self._at) and step > max(self._at)
+
     def at(self, where: str, step: int) -> NDArray[np.float64]:
         if self._given is not None:
             return self._given
@@ -155,26 +166,42 @@ class _Cells:
         )
 
 
-def _frames(path: Path) -> Iterator[_Frame]:
-    """The frames of one xyz file of CP2K."""
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file but for a last one that was cut off: with fewer words, or within a number."""
+    with path.open(errors="replace") as file:
+        lines = file.readlines()
+    return lines[:-1] if len(lines) > 2 and ends_within(["", "", *lines[-2:]]) else lines
+
+
+def _frames(path: Path, note: Callable[[str, int], None] = lambda what, frame: None) -> Iterator[_Frame]:
+    """The frames of one xyz file of CP2K but for a last one that was cut off, of which `note` is told.
+
+    Raises:
+        FormatError: it is damaged elsewhere, or its first frame was cut off.
+    """
     with path.open(errors="replace") as lines:
         for k, line in enumerate(iter(lines.readline, "")):
             where = f"{path}, frame {k}"
             comment = lines.readline()
             step, energy = STEP.search(comment), ENERGY.search(comment)
+            if k and not comment.endswith("\n"):
+                note(CUT_OFF, k)
+                return
             if not line.strip().isdecimal() or step is None:
                 raise FormatError(
                     f"{where}: expected a number of atoms, then a comment with i = and E =, found "
                     f"{line.strip()[:40]!r} and {comment.strip()[:40]!r}. Restore the file."
                 )
-            rows = []
-            for _ in range(int(line)):
-                words = lines.readline().split()
-                if len(words) < 4:
-                    raise FormatError(
-                        f"{where} ends before its last atom, as where a run was cut off. Remove the rest."
-                    )
-                rows.append(words)
+            text = list(islice(lines, int(line)))
+            rows = [row.split() for row in text]
+            is_cut = len(rows) < int(line) or ends_within(["", "", *text])
+            if is_cut and k:
+                note(CUT_OFF, k)
+                return
+            if is_cut or min(map(len, rows), default=0) < 4:
+                raise FormatError(
+                    f"{where} ends before its last atom, as where a run was cut off. Remove the rest."
+                )
             with naming_damage(where):
                 values = np.array([row[1:4] for row in rows], dtype=float)
             number = None if energy is None else float(re.sub("[Dd]", "e", energy[1]))

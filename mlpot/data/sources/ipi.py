@@ -57,7 +57,7 @@ def read_ipi(path: Path, kind: str, reading: Reading, report: Report) -> Iterato
             f"{path} is of i-PI, with positions and a cell alone. Leave out --key and --unit of others."
         )
     pbc = boundary_of(reading.pbc) if reading.pbc else np.full(3, True)
-    for k, (line, text) in enumerate(texts_of_xyz(path)):
+    for k, (line, text) in enumerate(texts_of_xyz(path, report.note)):
         where = f"{path}, frame {k} (line {line})"
         _, comment, *rows = text.splitlines()
         units = dict(QUANTITY.findall(comment))
