@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from training_runs import no_pictures
 
 from mlpot.atomic_files import StorageError
 from mlpot.data.errors import FormatError
-from mlpot.data.h5md import Reader
+from mlpot.data.h5md import Reader, safe_hdf5
 from mlpot.data.h5md.recover import recover
 from mlpot.data.sources.read import Source
 from mlpot.dynamics.run import run_md
@@ -149,3 +150,16 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "set.xyz")
     with pytest.raises(FormatError, match="is a pipe or a device"):
         Source(tmp_path / "set.xyz")
+
+
+def test_a_file_that_another_program_locks_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "set.h5", crystals(1))
+    monkeypatch.setattr(safe_hdf5, "PATIENCE", 0.0)
+    with (tmp_path / "set.h5").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(FormatError, match="open for writing in another program"):
+            Reader(tmp_path / "set.h5")
+    with Reader(tmp_path / "set.h5") as reader:
+        assert len(reader) == 1

@@ -65,6 +65,11 @@ def open_unchecked(path: str | Path) -> h5py.File:
         return _open(path)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"There is no file {path}. Check the path.") from None
+    except BlockingIOError:
+        raise FormatError(
+            f"{path} is open for writing in another program, which locks it. Read it when that has closed it, or "
+            "a copy of it."
+        ) from None
     except OSError as error:
         if not _begins_as_hdf5(Path(path)):
             raise FormatError(f"{path} is not H5MD. Convert it: {conversion(path)}") from None

@@ -74,12 +74,7 @@ def read_cp2k(path: Path, kind: str, reading: Reading, report: Report) -> Iterat
     first = report.wanted.start  # what is true of the whole is told of the first frame
     if not beside.is_file():
         report.note(f"no forces, as there is no {beside.name} beside it", first)
-    velocities = path.with_name(f"{name['project']}-vel-{name['number']}.xyz")
-    if velocities.is_file():
-        report.note(f"velocities of {velocities.name} are not read", first)
-    stresses = path.with_name(f"{name['project']}-{name['number']}.stress")
-    if stresses.is_file():
-        report.note(STRESSES.format(stresses.name), first)
+    _note_besides(path.parent, name["project"], name["number"], report)
     forces = _frames(beside) if beside.is_file() else iter(())
     pending = next(forces, None)
     for k, frame in enumerate(_frames(path, report.note)):
@@ -102,6 +97,15 @@ def read_cp2k(path: Path, kind: str, reading: Reading, report: Report) -> Iterat
         if labels:
             atoms.calc = SinglePointCalculator(atoms, **labels)
         yield k, atoms
+
+
+def _note_besides(folder: Path, project: str, number: str, report: Report) -> None:
+    """Tell of files of the run that are not read."""
+    first = report.wanted.start
+    if (velocities := folder / f"{project}-vel-{number}.xyz").is_file():
+        report.note(f"velocities of {velocities.name} are not read", first)
+    if (stresses := folder / f"{project}-{number}.stress").is_file():
+        report.note(STRESSES.format(stresses.name), first)
 
 
 def _at_least(step: int, pending: _Frame | None, forces: Iterator[_Frame], where: str) -> _Frame | None:
