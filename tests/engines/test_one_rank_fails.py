@@ -23,6 +23,7 @@ if world().Get_rank() == 1:
     place = getattr(place, of) if of else place
     def broken(*arguments, **settings):
         raise {"value": ValueError, "type": TypeError, "disk": OSError}[error]("this rank alone")
+    assert hasattr(place, name)
     setattr(place, name, broken)
 from mlpot.cli.main import main
 sys.argv[0] = "mlpot"
@@ -35,9 +36,9 @@ PLACES = [
     ("lammps_passes:Passes:_way", "value", "exchange"),
     ("own_energies:ExchangedPotential:__init__", "disk", "exchange"),
     ("lammps_potential:RankPotential:_check_is_there", "value", "ghosts"),
-    ("lammps_potential:RankPotential:_check_fixes", "type", "ghosts"),
+    ("lammps_potential:RankPotential:_check", "type", "ghosts"),
     ("lammps_potential:RankPotential:atoms_changed", "value", "ghosts"),
-    ("lammps_potential:RankPotential:_local_graph", "value", "exchange"),
+    ("local_atoms:LocalList:graph", "value", "exchange"),
     ("halo:RankHalo:meet", "value", "exchange"),
     ("halo:RankHalo:gather", "value", "exchange"),
     ("lammps_potential:RankPotential:_predict", "type", "ghosts"),
