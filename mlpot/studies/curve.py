@@ -14,7 +14,7 @@ from mlpot.data.check.survey import survey
 from mlpot.data.split import By
 from mlpot.figures.curve import plot_curve
 from mlpot.recipes import RecipeError
-from mlpot.studies.curve_summary import aside_notes, near_notes, summary
+from mlpot.studies.curve_summary import aside_notes, check_target, near_notes, summary
 from mlpot.studies.several import DATA, Study, changed_keys, facts_of, files_of, train_each
 from mlpot.studies.subsets import (
     Drawing,
@@ -162,8 +162,7 @@ def check(
         )
     if n_seeds < 1:
         raise RecipeError(f"--seeds {n_seeds}: give at least 1, and 3 or more for an uncertainty.")
-    if target is not None and not target > 0:
-        raise RecipeError(f"--target {target:g} is no error. Give the forces MAE in meV/Å, such as 10.")
+    check_target(target)
     if not training.epochs:
         raise RecipeError("training.epochs is 0: nothing would be trained. Give those of the largest size.")
     if training.max_minutes is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlpot.data.check.duplicates import NEAR
+from mlpot.recipes import RecipeError
 from mlpot.studies.power_law import LEVEL, PowerLaw, fit, frames_needed
 from mlpot.studies.several import FAILED, FINISHED, of_failures
 from mlpot.training.recipe import Recipe
@@ -96,6 +97,12 @@ def of_law(law: PowerLaw) -> dict[str, Any]:
         "seeds": law.n_seeds,
         "errors": law.errors(law.sizes).tolist(),
     }
+
+
+def check_target(target: float | None) -> None:
+    """Raise RecipeError for a target that is no error of forces."""
+    if target is not None and not 0 < target < math.inf:
+        raise RecipeError(f"--target {target:g} is no error. Give the forces MAE in meV/Å, such as 10.")
 
 
 def target_of(law: PowerLaw | None, target: float) -> dict[str, Any]:

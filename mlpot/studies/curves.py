@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from mlpot.atomic_files import make_folder, write_whole
 from mlpot.recipes import RecipeError
 from mlpot.studies.curve import CURVE
-from mlpot.studies.curve_summary import TARGETED, UNITS, cell_of, mean_and_deviation, of_law, target_of
+from mlpot.studies.curve_summary import (
+    TARGETED,
+    UNITS,
+    cell_of,
+    check_target,
+    mean_and_deviation,
+    of_law,
+    target_of,
+)
 from mlpot.studies.power_law import LEVEL, PowerLaw, fit
 from mlpot.studies.several import FAILED, FINISHED
 
@@ -49,9 +57,11 @@ def compare(
         target: an error of forces in meV/Å for which the numbers of frames are told.
 
     Raises:
-        RecipeError: curves of other data, sizes in common that are fewer than two, or no seed that all have.
+        RecipeError: curves of other data, sizes in common that are fewer than two, no seed that all have, or a
+            target that is no error.
         RunDirectoryError: a directory has no curve, or a damaged one.
     """
+    check_target(target)
     curves = {name: _read(folder) for name, folder in _names(directories).items()}
     against = next(iter(curves)) if against is None else against
     _check(curves, against)

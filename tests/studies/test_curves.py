@@ -109,6 +109,9 @@ def test_curves_of_other_data_are_not_compared(tmp_path: Path) -> None:
         compare(folders)
     with pytest.raises(RecipeError, match="--against c"):
         compare(folders, against="c")
+    for no_error in (0.0, -3.0, np.inf, np.nan):
+        with pytest.raises(RecipeError, match=f"--target {no_error:g} is no error"):
+            compare([tmp_path / "a", tmp_path / "c"], target=no_error)
     with pytest.raises(RecipeError, match="two or more"):
         compare(folders[:1])
     (tmp_path / "empty").mkdir()
