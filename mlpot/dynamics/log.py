@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import resource
@@ -9,7 +10,7 @@ import time
 from array import array
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from ase import Atoms, units
@@ -99,29 +100,35 @@ class Slope:
         return self.xy / self.xx if self.xx > 0 else math.nan
 
 
+@dataclass(frozen=True)
+class Kept:
+    """The part of a log that a checkpoint vouches for."""
+
+    n_bytes: int = 0
+    digest: str | None = None  # SHA-256 of them; None in checkpoints of before
+
+
 class Log:
     """A CSV file with a line per observation, handed to the system as soon as it is written.
 
     Args:
         path: the file.
-        keep: bytes to keep of the file that is there; 0 for a new one.
+        keep: of the file that is there; nothing for a new one.
 
     Raises:
-        StorageError: it cannot be written; CheckpointError: there are fewer bytes to keep.
+        StorageError: it cannot be written; CheckpointError: what is to be kept is not there.
     """
 
-    def __init__(self, path: Path, *, keep: int = 0):
-        self.path, self.size = path, keep
-        there = path.stat().st_size if path.exists() else 0
-        if there < keep:
-            what = f"has {there} bytes, and {keep} were written" if path.exists() else "is gone"
-            raise CheckpointError(f"{path} {what}. Restore it, or start the run anew.")
+    def __init__(self, path: Path, *, keep: Kept = Kept()):
+        self.path, self._size, self._sum = path, keep.n_bytes, hashlib.sha256()
+        if keep.n_bytes:
+            _check(path, keep, self._sum)
         with storing(path, 0):
-            self._file = path.open("r+b" if keep else "wb", buffering=0)
-            if keep:
-                self._file.truncate(keep)
-                self._file.seek(keep)
-        if not keep:
+            self._file = path.open("r+b" if keep.n_bytes else "wb", buffering=0)
+            if keep.n_bytes:
+                self._file.truncate(keep.n_bytes)
+                self._file.seek(keep.n_bytes)
+        if not keep.n_bytes:
             try:
                 self._write(",".join(field.name for field in fields(Observation)))
             except BaseException:
@@ -136,7 +143,13 @@ class Log:
         content = f"{line}\n".encode()
         with storing(self.path, len(content)):
             write_all(self._file, content)
-        self.size += len(content)
+        self._size += len(content)
+        self._sum.update(content)
+
+    @property
+    def kept(self) -> Kept:
+        """All that was written so far."""
+        return Kept(self._size, self._sum.hexdigest())
 
     def sync(self) -> None:
         """Write every line to disk."""
@@ -150,14 +163,36 @@ class Log:
         self._file.close()
 
 
+def _check(path: Path, keep: Kept, digest: Any) -> None:
+    """Raise CheckpointError if a log does not begin with what was written, and add that to its digest."""
+    there = path.stat().st_size if path.exists() else 0
+    if there < keep.n_bytes:
+        what = f"has {there} bytes, and {keep.n_bytes} were written" if path.exists() else "is gone"
+        raise CheckpointError(f"{path} {what}. Restore it, or start the run anew.")
+    with path.open("rb") as file:
+        digest.update(file.read(keep.n_bytes))
+    if keep.digest not in (None, digest.hexdigest()):
+        raise CheckpointError(
+            f"{path} is the log of another run, or was changed. Restore that of this run, or start the run anew."
+        )
+
+
 def read_log(path: Path) -> dict[str, Floats]:
-    """A log column by column, NaN where a line has no value."""
-    values = array("d")
-    with path.open(encoding="utf-8") as file:
-        names = next(file).strip().split(",")
-        for line in file:
-            values.extend(float(x or "nan") for x in line.rstrip("\n").split(","))
-    table = np.frombuffer(values, np.float64).reshape(-1, len(names))
+    """A log column by column, NaN where a line has no value.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    values, lines = array("d"), 1
+    try:
+        with path.open(encoding="utf-8") as file:
+            names = next(file).strip().split(",")
+            for line in file:
+                lines += 1
+                values.extend(float(x or "nan") for x in line.rstrip("\n").split(",", len(names) - 1))
+        table = np.frombuffer(values, np.float64).reshape(-1, len(names))
+    except (ValueError, StopIteration):
+        raise ValueError(f"{path} is no log of a run, or is damaged near line {lines}. Restore it.") from None
     return {name: table[:, k] for k, name in enumerate(names)}
 
 

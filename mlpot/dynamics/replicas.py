@@ -20,7 +20,7 @@ from mlpot.dynamics.course import Course
 from mlpot.dynamics.ensembles import Ensemble, build_ensemble, check_plan
 from mlpot.dynamics.guards import NOT_CHECKED, WINDOW, Monitor
 from mlpot.dynamics.lockstep import Lockstep
-from mlpot.dynamics.log import Log, Observation, Slope, observe, resident_memory
+from mlpot.dynamics.log import Kept, Log, Observation, Slope, observe, resident_memory
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.replica_guards import Watch
 from mlpot.dynamics.simulation import write_bad_frame
@@ -42,7 +42,7 @@ class Replica:
     slope: Slope = field(default_factory=Slope)
     warnings: dict[str, str] = field(default_factory=dict)
     n_frames: int = 0
-    log_bytes: int = 0
+    log: Kept = field(default_factory=Kept)
     stopped: str | None = None  # why a guard stopped it
     ended: tuple[int, int] | None = None  # stage and step of the last valid step of one that was stopped
 
@@ -117,7 +117,7 @@ class Replicas(Course):
                 self._trajectories[k] = files.enter_context(
                     TrajectoryWriter(folder / "trajectory.h5", card=replica.card, keep=frames, overwrite=True)
                 )
-                self._logs[k] = files.enter_context(Log(folder / "log.csv", keep=replica.log_bytes))
+                self._logs[k] = files.enter_context(Log(folder / "log.csv", keep=replica.log))
             self._files = files.pop_all()
         return self
 
@@ -163,7 +163,8 @@ class Replicas(Course):
             own = self.replicas[k]
             arrays = {n.partition("/")[2]: a for n, a in checkpoint.arrays.items() if n.startswith(f"{k}/")}
             own.atoms, own.slope, own.warnings = identical(arrays), Slope(*facts["slope"]), facts["warnings"]
-            own.n_degrees, own.n_frames, own.log_bytes = (facts[n] for n in ("n_degrees", "n_frames", "log_bytes"))
+            own.n_degrees, own.n_frames = facts["n_degrees"], facts["n_frames"]
+            own.log = Kept(facts["log_bytes"], facts.get("log_digest"))
             own.stopped, own.ended = facts["stopped"], facts["ended"] and tuple(facts["ended"])
             states.append(State.stored(arrays, facts["rng"]))
             if own.stopped is not None:
@@ -212,7 +213,7 @@ class Replicas(Course):
         for k, monitor in self._monitors.items():
             monitor.warnings = self.replicas[k].warnings
         self._guard()
-        if self.step == 0 and not any(replica.log_bytes for replica in self.replicas):
+        if self.step == 0 and not any(replica.log.n_bytes for replica in self.replicas):
             for k, monitor in self._monitors.items():
                 monitor.check_slowly(self.replicas[k].atoms)
             self._count(0)
@@ -251,7 +252,7 @@ class Replicas(Course):
         self.progress = self._moment(step)
         for k in self.running:
             own = self.replicas[k]
-            own.n_frames, own.log_bytes = self._trajectories[k].n_frames, self._logs[k].size
+            own.n_frames, own.log = self._trajectories[k].n_frames, self._logs[k].kept
 
     def _observe(self, step: int, of_run: int, time_fs: float) -> None:
         stage, speed, memory = self.plan[self._stage], self._pace.since_last(of_run), resident_memory()
@@ -282,13 +283,14 @@ class Replicas(Course):
         running, facts, arrays = self.running, [], dict[str, NDArray[Any]]()
         for k, own in enumerate(self.replicas):
             state = self._ends[k] if own.stopped is not None else self._state(running.index(k), {})
-            if own.stopped is None and (own.n_frames or own.log_bytes):
+            if own.stopped is None and (own.n_frames or own.log.n_bytes):
                 self._trajectories[k].commit()
                 self._logs[k].sync()
             facts.append({
                 "n_degrees": own.n_degrees,
                 "n_frames": own.n_frames,
-                "log_bytes": own.log_bytes,
+                "log_bytes": own.log.n_bytes,
+                "log_digest": own.log.digest,
                 "slope": astuple(own.slope),
                 "rng": state.rng,
                 "warnings": own.warnings,

@@ -17,7 +17,7 @@ from mlpot.dynamics.checkpoints import Checkpoint, Checkpoints
 from mlpot.dynamics.course import Course
 from mlpot.dynamics.ensembles import Ensemble, build_ensemble, check_plan
 from mlpot.dynamics.guards import NOT_CHECKED, WINDOW, Monitor
-from mlpot.dynamics.log import Log, Observation, Slope, observe, resident_memory
+from mlpot.dynamics.log import Kept, Log, Observation, Slope, observe, resident_memory
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.states import State, identity
 from mlpot.signals import BlowUpError
@@ -33,7 +33,7 @@ class Progress:
     state: State
     slope: Slope
     n_frames: int
-    log_bytes: int
+    log: Kept
 
 
 class Simulation(Course):
@@ -69,7 +69,7 @@ class Simulation(Course):
         newest = checkpoints.newest
         if newest is None:
             self._build(0)
-            self.progress = self._progress(0, Slope(), n_frames=0, log_bytes=0)
+            self.progress = self._progress(0, Slope(), n_frames=0, log=Kept())
             self.save()
         else:
             self.progress = self._resume(newest)
@@ -81,7 +81,7 @@ class Simulation(Course):
             self._trajectory = files.enter_context(
                 TrajectoryWriter(path, card=self.card, keep=keep, overwrite=True)
             )
-            self._log = files.enter_context(Log(self.recipe.output / "log.csv", keep=self.progress.log_bytes))
+            self._log = files.enter_context(Log(self.recipe.output / "log.csv", keep=self.progress.log))
             self._files = files.pop_all()
         return self
 
@@ -92,9 +92,7 @@ class Simulation(Course):
 
     def _enter(self, stage: int) -> None:
         self._build(stage)
-        self.progress = self._progress(
-            0, Slope(), n_frames=self.progress.n_frames, log_bytes=self.progress.log_bytes
-        )
+        self.progress = self._progress(0, Slope(), n_frames=self.progress.n_frames, log=self.progress.log)
 
     def _build(self, stage: int, n_degrees: int | None = None) -> None:
         self._stage = stage
@@ -106,19 +104,19 @@ class Simulation(Course):
         self._build(facts["stage"], facts["n_degrees"])
         state = State.stored(checkpoint.arrays, facts["rng"])
         state.put_back(self.atoms, self._ensemble, self.rng)
-        slope = Slope(*facts["slope"])
-        return self._progress(facts["step"], slope, n_frames=facts["n_frames"], log_bytes=facts["log_bytes"])
+        slope, log = Slope(*facts["slope"]), Kept(facts["log_bytes"], facts.get("log_digest"))
+        return self._progress(facts["step"], slope, n_frames=facts["n_frames"], log=log)
 
-    def _progress(self, step: int, slope: Slope, *, n_frames: int, log_bytes: int) -> Progress:
+    def _progress(self, step: int, slope: Slope, *, n_frames: int, log: Kept) -> Progress:
         state = State.of(self.atoms, self._ensemble, self.rng)
-        return Progress(self._stage, step, self._ensemble.n_degrees, state, slope, n_frames, log_bytes)
+        return Progress(self._stage, step, self._ensemble.n_degrees, state, slope, n_frames, log)
 
     # --- steps ---
 
     def _watch(self) -> None:
         self._monitor = Monitor(self.plan[self._stage], self.atoms, self._ensemble, self._ranges)
         self._monitor.warnings = self.warnings
-        if self.step == 0 and self.progress.log_bytes == 0:
+        if self.step == 0 and self.progress.log.n_bytes == 0:
             self._monitor.check_slowly(self.atoms)
             self._count(0)
             self.save()
@@ -151,7 +149,7 @@ class Simulation(Course):
                 self.tell(of_run, self.n_steps)
         if of_run % self.recipe.write_every == 0:
             self._trajectory.add(self.atoms, step=of_run, time=time_fs)
-        self.progress = self._progress(step, slope, n_frames=self._trajectory.n_frames, log_bytes=self._log.size)
+        self.progress = self._progress(step, slope, n_frames=self._trajectory.n_frames, log=self._log.kept)
 
     def _observe(self, step: int, of_run: int, time_fs: float) -> Slope:
         stage, speed = self.plan[self._stage], self._pace.since_last(of_run)
@@ -178,7 +176,7 @@ class Simulation(Course):
 
     def save(self) -> None:
         """As of a course."""
-        if self.progress.n_frames or self.progress.log_bytes:
+        if self.progress.n_frames or self.progress.log.n_bytes:
             self._trajectory.commit()
             self._log.sync()
         progress = self.progress
@@ -187,7 +185,8 @@ class Simulation(Course):
             "step": progress.step,
             "n_degrees": progress.n_degrees,
             "n_frames": progress.n_frames,
-            "log_bytes": progress.log_bytes,
+            "log_bytes": progress.log.n_bytes,
+            "log_digest": progress.log.digest,
             "slope": astuple(progress.slope),
             "rng": progress.state.rng,
             "warnings": self.warnings,

@@ -281,3 +281,36 @@ def test_the_trajectory_of_another_run_with_as_many_frames_is_refused(folder: Pa
     assert run_md(longer, resume=True).steps == 24
     assert run_md(longer.model_copy(update={"steps": 30}), resume=True).steps == 30, "what it is goes on with it"
     shutil.rmtree(folder / "mine")
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_log_of_another_run_is_not_gone_on_with(folder: Path, replicas: int) -> None:
+    """Whether it is shorter, as long, or longer than what was written: its lines would be taken for this run's."""
+    outputs = {seed: folder / f"log_{replicas}_{seed}" for seed in (0, 7)}
+    run = run_md if replicas == 1 else run_replicas
+    model = folder / "native.safetensors"
+    runs = {
+        seed: md_recipe(folder, model=model, output=output, steps=6 * (seed + 1), seed=seed, replicas=replicas)
+        for seed, output in outputs.items()
+    }
+    for recipe in runs.values():
+        run(recipe)
+    log, other = (output / ("replica_1" if replicas > 1 else "") / "log.csv" for output in outputs.values())
+    own = log.read_bytes()
+    longer = runs[0].model_copy(update={"steps": 12})
+    swapped = own.replace(b",300.0,", b",301.0,")
+    assert len(swapped) == len(own) < len(other.read_bytes())
+    for wrong in (other.read_bytes(), swapped):
+        log.write_bytes(wrong)
+        with pytest.raises(CheckpointError, match=r"log\.csv is the log of another run, or was changed"):
+            run(longer, resume=True)
+        assert log.read_bytes() == wrong
+    log.write_bytes(own)
+    run(longer, resume=True)
+
+
+def test_a_log_that_is_damaged_is_said_to_be(tmp_path: Path) -> None:
+    for content in (b"step,time_ps\n0,0.0\n2,nonsense\n", b"\x8e\xff\x00", b"", b"step,time_ps\n0,0.0\n2\n"):
+        (tmp_path / "log.csv").write_bytes(content)
+        with pytest.raises(ValueError, match=r"log\.csv is no log of a run, or is damaged near line"):
+            read_log(tmp_path / "log.csv")
