@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from outputs import espresso, outcar, vasprun
 
 from mlpot.data.errors import FormatError
@@ -117,3 +120,22 @@ def test_every_whole_step_of_cp2k_is_read_wherever_one_of_its_files_ends(tmp_pat
             np.testing.assert_array_equal(atoms.positions, true.positions)
             np.testing.assert_array_equal(atoms.cell.array, true.cell.array)
         assert any("(1 frame: 2)" in line for line in source.report.lines())
+
+
+def test_whole_frames_of_a_trajectory_of_ase_that_was_cut_off_are_read_and_none_is_skipped(tmp_path):
+    path, frames = tmp_path / "run.traj", []
+    for k in range(4):
+        atoms = Atoms("He2", positions=[[0, 0, 0], [0, 0, 3.0 + k]])
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0 - k, forces=np.full((2, 3), 0.1 * k))
+        frames.append(atoms)
+    ase.io.write(path, frames)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
+    source = Source(path)
+    assert [atoms.get_potential_energy() for atoms in source.frames()] == [-1.0, -2.0, -3.0]
+    assert "left out, as the file ends before the frame does (1 frame: 3)." in source.report.lines()
+    second = whole.index(np.float64(4.0).tobytes())
+    begin = whole.index(b'{"version', second) if b'{"version' in whole[second:] else whole.index(b'{"', second)
+    path.write_bytes(whole[:begin] + b"#" * 30 + whole[begin + 30 :])
+    with pytest.raises(FormatError, match="could not read frame 1"):
+        list(Source(path).frames())

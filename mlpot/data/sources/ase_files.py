@@ -14,6 +14,7 @@ import ase.db
 import ase.io
 import ase.io.aims
 import ase.io.extxyz
+import ase.io.trajectory
 from ase import Atoms
 from ase.io.formats import UnknownFileTypeError, ioformats, open_with_compression
 
@@ -52,6 +53,7 @@ ZEROS = (
 RAW = {"cfg", "db", "extxyz", "json", "lammps-dump-text", "traj", "xyz"}
 """Formats whose numbers come as they stand in the file; those of all others ASE turns into eV and Å."""
 
+CUT_TRAJ = "left out, as the file ends before the frame does"
 ENDS_WITHIN = "left out, as the file ends within the frame, which begins in line {} and says {} atoms"
 
 BY_ENDING = ("runnerdata", "sys", "gaussian-out", "espresso-out")
@@ -112,7 +114,7 @@ def read_with_ase(
             )
         return
     with _opened(path, kind, note) as source:
-        for k, atoms in _numbered(path, source, kind, wanted):
+        for k, atoms in _numbered(path, source, kind, wanted, note):
             if kind in ASSUMED:
                 note(ASSUMED[kind], k)
             if told := mended(path, kind, atoms):
@@ -120,7 +122,9 @@ def read_with_ase(
             yield k, atoms
 
 
-def _numbered(path: Path, source: Given, kind: str, wanted: slice) -> Iterator[tuple[int, Atoms]]:
+def _numbered(
+    path: Path, source: Given, kind: str, wanted: slice, note: Callable[[str, int], None]
+) -> Iterator[tuple[int, Atoms]]:
     """The structures with their numbers, or why ASE could not read one."""
     reading = _reading(source, kind, wanted)
     for k in range(wanted.start or 0, 2**62, wanted.step or 1):
@@ -133,10 +137,27 @@ def _numbered(path: Path, source: Given, kind: str, wanted: slice) -> Iterator[t
         except FormatError:
             raise
         except Exception as error:  # ASE has a hundred readers, and each fails in its own way
+            if kind == "traj" and k > (wanted.start or 0) and (lost := _ends_before(path, k)):
+                for frame in lost:
+                    note(CUT_TRAJ, frame)
+                return
             raise FormatError(
                 f"ASE could not read frame {k} of {path} as {kind}: {cause(path, kind, error)}"
             ) from error
         yield k, atoms
+
+
+def _ends_before(path: Path, frame: int) -> range:
+    """The frames of a trajectory of ASE from one on, if none of them is whole, as where the file was cut off."""
+    with ase.io.trajectory.TrajectoryReader(str(path)) as trajectory:
+        rest = range(frame, len(trajectory))
+        for k in rest:
+            try:
+                trajectory[k]
+            except Exception:  # damage raises errors of any kind
+                continue
+            return range(0)
+    return rest
 
 
 def _reading(source: Given, kind: str, wanted: slice) -> Iterator[Atoms]:
