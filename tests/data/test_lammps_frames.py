@@ -62,3 +62,20 @@ def test_ends_of_lines_and_marks_of_windows_change_nothing(tmp_path, text):
     path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     found = list(Source(path).frames())
     assert [atoms.get_forces().tolist() for atoms in found] == [atoms.get_forces().tolist() for atoms in wanted]
+
+
+MASSES = "id type mass x y z"
+SPOILT = {
+    "no number of atoms": ("ATOMS\n2\n", "ATOMS\ntwo\n"),
+    "no mass": ("22.98977", "heavy"),
+    "a short row": ("1 1 22.98977 1.0 1.0 1.0", "1 1"),
+    "no rows": ("ITEM: ATOMS", "ITEM: ENTRIES"),
+}
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+def test_a_damaged_frame_is_refused_in_words(tmp_path, spoilt):
+    text = frame(MASSES, units="metal").replace(*SPOILT[spoilt])
+    assert text != frame(MASSES, units="metal")
+    with pytest.raises(FormatError, match=r"run\.dump"):
+        frames(tmp_path, text)

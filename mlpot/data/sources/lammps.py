@@ -220,14 +220,23 @@ def _heads(path: Path) -> Iterator[_Said]:
             if line.startswith("ITEM: UNITS"):
                 said.style = next(lines, "").strip()
             elif line.startswith("ITEM: NUMBER OF ATOMS"):
-                n_atoms = int(next(lines, "0"))
+                count = next(lines, "").strip()
+                if not count.isdecimal():
+                    raise FormatError(f"{path}: {count[:40]!r} is no number of atoms. Restore the file.")
+                n_atoms = int(count)
             elif line.startswith("ITEM: BOX BOUNDS"):
                 said.box = line.split()
             elif line.startswith("ITEM: ATOMS"):
                 said.columns = line.split()[2:]
                 rows = [row.split() for row in islice(lines, n_atoms)] if _needs_masses(said.columns) else ()
-                mass, kind = (said.columns.index(name) if rows else 0 for name in ("mass", "type"))
-                said.masses |= {int(row[kind]): float(row[mass]) for row in rows}
+                try:
+                    mass, kind = (said.columns.index(name) if rows else 0 for name in ("mass", "type"))
+                    said.masses |= {int(row[kind]): float(row[mass]) for row in rows}
+                except (ValueError, IndexError) as error:
+                    raise FormatError(
+                        f"{path}: a row of atoms has no type or mass where {' '.join(said.columns)} say. Restore "
+                        "the file."
+                    ) from error
                 yield said
 
 
