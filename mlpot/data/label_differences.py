@@ -80,16 +80,23 @@ def moved_differences(source: Source, pairs: Sequence[tuple[int, int]]) -> list[
     found, kept = list[Difference | None]([None] * len(pairs)), dict[int, tuple[Floats, _Labels]]()
     last = max(later, default=-1)
     for k, frame in source.records() if pairs else ():
-        mine = (surroundings(frame), _without_direction(frame)) if k in earlier or k in later else None
-        if mine is not None and k in later:
-            theirs = kept[pairs[later[k]][0]]
-            if np.allclose(theirs[0], mine[0], rtol=1e-3, atol=SURROUNDED):
-                found[later[k]] = _difference(theirs[1], mine[1])
+        mine = _as_it_is(frame) if k in earlier or k in later else None
+        theirs = kept.get(pairs[later[k]][0]) if k in later else None
+        if mine and theirs and np.allclose(theirs[0], mine[0], rtol=1e-3, atol=SURROUNDED):
+            found[later[k]] = _difference(theirs[1], mine[1])
         if mine is not None and k in earlier:
             kept[k] = mine
         if k >= last:
             break
     return found
+
+
+def _as_it_is(frame: Frame) -> tuple[Floats, _Labels] | None:
+    """What no turning changes; None of atoms in one place, which are a finding of their own."""
+    try:
+        return surroundings(frame), _without_direction(frame)
+    except ValueError:
+        return None
 
 
 def _without_direction(frame: Frame) -> _Labels:

@@ -100,3 +100,14 @@ def test_two_orderings_of_elements_of_one_radius_are_no_duplicates(tmp_path):
     path = tmp_path / "set.xyz"
     ase.io.write(path, [labeled(ordered), labeled(other, energy=0.3)])
     assert "duplicates" not in {finding.check for finding in check(path).findings}
+
+
+def test_copies_with_two_atoms_in_one_place_are_looked_at_like_others(tmp_path):
+    frames = [labeled(atoms) for atoms in MOLECULES]
+    collapsed = MOLECULES[3].copy()
+    collapsed.positions[4] = collapsed.positions[5] + 1e-3
+    for copy in (collapsed, turned(collapsed)):
+        copy.calc = SinglePointCalculator(copy, energy=0.0, forces=np.ones((6, 3)))
+        frames.append(copy)
+    ase.io.write(tmp_path / "set.xyz", frames)
+    assert "overlap" in {finding.check for finding in check(tmp_path / "set.xyz").findings}
