@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from mlpot.cpu.door import compiled_code
 from mlpot.graph import AtomGraph
 from mlpot.kernels import loops
-from mlpot.kernels.ops import has_loops
+from mlpot.kernels.ops import loops_obstacle
 from mlpot.models.native import Elements, of_elements, offsets
 from mlpot.stages.exchange import Halo
 from mlpot.stages.network import StagedNetwork
@@ -31,7 +31,7 @@ def native_obstacle(backbone: object, weight: Tensor) -> str | None:
         return f"its weights are on {weight.device.type}"
     if weight.dtype not in (torch.float32, torch.float64):
         return f"its weights are {weight.dtype}, not float32 or float64"
-    return None if has_loops() else "Numba is not installed"
+    return loops_obstacle()
 
 
 def native_call(backbone: object, elements: Elements, isolated: Tensor) -> StagedCall | None:

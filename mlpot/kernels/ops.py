@@ -15,6 +15,7 @@ others bring zero, and each knows one derivative.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
@@ -138,9 +139,16 @@ def _module(device: str) -> ModuleType:
 
 
 @cache
+def loops_obstacle() -> str | None:
+    """Why there are no compiled loops in this process; None if there are."""
+    if importlib.util.find_spec("numba") is None:
+        return "Numba is not installed"
+    return "NUMBA_DISABLE_JIT is set" if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0") else None
+
+
 def has_loops() -> bool:
-    """Whether there is Numba."""
-    return importlib.util.find_spec("numba") is not None
+    """Whether Numba is installed, and may compile."""
+    return loops_obstacle() is None
 
 
 def _plain(t: Tensor | None) -> Any:

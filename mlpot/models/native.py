@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mlpot.graph import AtomGraph
 from mlpot.kernels import loops
-from mlpot.kernels.ops import has_loops
+from mlpot.kernels.ops import loops_obstacle
 from mlpot.models.layers import MAX_Z
 from mlpot.terms.core_repulsion import CoreRepulsion
 from mlpot.terms.zbl import UNIVERSAL, ZBL
@@ -26,8 +26,8 @@ GHOST = 256
 
 def obstacle_of_weights(weight: Tensor) -> str | None:
     """Why no native call can compute with weights of such a type, where they are; None if one can."""
-    if not has_loops():
-        return "Numba is not installed"
+    if (why := loops_obstacle()) is not None:
+        return why
     if weight.device.type != "cpu":
         return f"it computes on {weight.device.type}"
     return None if weight.dtype in (torch.float32, torch.float64) else f"weights are {weight.dtype}"

@@ -298,3 +298,12 @@ def test_what_a_user_says_of_a_file_is_used_or_refused(tmp_path):
         list(Source(tmp_path / "set.h5", Reading(cell="5,5,5")).frames())
     with pytest.raises(KeysError, match="'XYZ' does not say which directions"):
         list(Source(tmp_path / "set.h5", Reading(pbc="XYZ")).frames())
+
+
+def test_a_python_without_asserts_reads_no_extxyz(tmp_path, monkeypatch):
+    """ASE reads the line with the number of atoms in an assert, so that it takes the comment for an atom."""
+    path = tmp_path / "a.xyz"
+    ase.io.write(path, molecule("H2O"), format="extxyz")
+    monkeypatch.setattr("mlpot.data.sources.ase_files.ASSERTS", False)
+    with pytest.raises(FormatError, match="PYTHONOPTIMIZE"):
+        list(Source(path, Reading(labels=False)).frames())

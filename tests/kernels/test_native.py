@@ -14,8 +14,10 @@ from ase.build import bulk, molecule
 from thread_runs import n_threads_for_anything
 
 from mlpot.calculator import MLPotCalculator
+from mlpot.executors import computed_by
 from mlpot.forces import native_call_of, native_obstacle, predict
 from mlpot.graph import AtomGraph, Properties, collate
+from mlpot.kernels.ops import loops_obstacle
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential, UnknownElementError
 
@@ -217,3 +219,20 @@ def test_the_shifted_softplus_is_native_too() -> None:
     potential, graph = made(activation="ssp"), graph_of(molecule("CH3CH2OH"))
     assert native_obstacle(potential) is None
     assert deviations(predict(potential, graph), by_autograd(potential, graph)) <= 1e-11
+
+
+def test_where_numba_may_not_compile_the_definition_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    atoms = molecule("CH3CH2OH")
+    energies = {}
+    for disabled in ("", "0", "1"):
+        monkeypatch.setenv("NUMBA_DISABLE_JIT", disabled)
+        loops_obstacle.cache_clear()
+        try:
+            potential = made()
+            by = "PyTorch (NUMBA_DISABLE_JIT is set)" if disabled == "1" else "compiled code"
+            assert computed_by(potential) == by
+            atoms.calc = MLPotCalculator(potential)
+            energies[disabled] = atoms.get_potential_energy()
+        finally:
+            loops_obstacle.cache_clear()
+    assert energies["1"] == pytest.approx(energies["0"], abs=1e-9)

@@ -61,6 +61,9 @@ BY_ENDING = ("runnerdata", "sys", "gaussian-out", "espresso-out")
 BY_PLACE = {"dlp-history"}
 """Formats whose readers ask for places in a file as they go over its lines, which only a text in memory tells."""
 
+ASSERTS = __debug__
+"""Whether this Python runs asserts, in one of which ASE reads."""
+
 ASSUMED = {
     "runnerdata": "taken in bohr, hartree and hartree/bohr, as RuNNer writes; n2p2 takes any units: if they are "
     "others, write extxyz",
@@ -173,6 +176,11 @@ def _read_xyz(
     path: Path, kind: str, wanted: slice, note: Callable[[str, int], None]
 ) -> Iterator[tuple[int, Atoms]]:
     """The frames of an xyz file, one text after another; ASE itself stops at a blank line, whatever follows."""
+    if kind == "extxyz" and not ASSERTS:
+        raise FormatError(
+            f"{path} cannot be read by a Python without asserts (-O, PYTHONOPTIMIZE): ASE's reader of extxyz "
+            "skips the number of atoms in one, and takes the comment for an atom. Leave that option out."
+        )
     frames = range(*wanted.indices(2**62))
     with closing(texts_of_xyz(path, note)) as texts:
         for k, (line, text) in enumerate(texts):
