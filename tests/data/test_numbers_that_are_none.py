@@ -51,6 +51,13 @@ def agree(atoms: Atoms, true: Atoms) -> bool:
     return in_place and all(np.allclose(value, true.calc.results[key]) for key, value in labels.items())
 
 
+def test_stars_that_are_no_numbers_are_left_alone(tmp_path):
+    text = WRITERS["vasp-out"](STEPS)
+    path = tmp_path / "OUTCAR"
+    path.write_text(text.replace(" POSITION  ", f" {'*' * 60}\n **** WARNING: 3 bands ****\n POSITION  "))
+    assert len(read(path)) == 3
+
+
 def extxyz(path: Path) -> str:
     frames = []
     for seed in range(3):

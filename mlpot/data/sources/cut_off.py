@@ -26,7 +26,9 @@ AIMS_RELAXED = "Geometry optimization: Attempting to predict improved coordinate
 XML_END = "</modeling>"
 OUTCAR_ENERGY = "FREE ENERGIE OF THE ION-ELECTRON SYSTEM"
 OUTCAR_LINES = 4  # behind these words, the last with the energy without entropy
-OUTCAR_NUMBERS = re.compile(r"^\s*(?:in kB|free +energy|energy  without)?[-+\d.*\s]+$|^\s*(?:free|energy) .*=.*\*")
+OUTCAR_NUMBERS = re.compile(
+    r"^(?=.*\d)\s*(?:in kB|free +energy|energy  without)?[-+\d.*\s]+$|^\s*(?:free|energy) .*=.*\*"
+)
 """A line of a table, or of what follows it."""
 OUTCAR_SYSTEM = ("POTCAR:", "ions per type")
 
