@@ -29,7 +29,7 @@ from ase.data import chemical_symbols, covalent_radii
 from torch import Tensor
 
 from mlpot.forces import predict
-from mlpot.importers.mace_weights import NotCoveredError, arguments, backbone_weights
+from mlpot.importers.mace_weights import NotCoveredError, arguments, backbone_weights, check_covered
 from mlpot.model_file import read_tensors, save_potential
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
@@ -147,6 +147,8 @@ def _ask(python: Path, model: Path, directory: Path) -> tuple[Any, list[Atoms]]:
                 process.stdin.write(json.dumps([_plain(atoms) for atoms in structures]) + "\n")
                 process.stdin.flush()
     description = directory / "description.json"
+    if process.returncode and (directory / "weights.safetensors").is_file():  # it was opened, but did not answer
+        check_covered(json.loads(description.read_text()))  # as a model that asks for charges of its structures
     if process.returncode or not description.is_file():  # other programs than Python may end well too
         last = "\n".join((directory / "errors.txt").read_text().strip().splitlines()[-3:])
         raise MaceProcessError(

@@ -52,7 +52,7 @@ def arguments(model: Description, weights: Tensors) -> dict[str, Any]:
     Raises:
         NotCoveredError: says which part of the model ours has not.
     """
-    _check(model)
+    check_covered(model)
     if lacking := [k for k in range(len(model["interactions"])) if _first_radial(k) not in weights]:
         raise NotCoveredError(
             f"{_first_radial(lacking[0])} is not there, as where LoRA replaced layers: merge its weights into "
@@ -85,7 +85,7 @@ def arguments(model: Description, weights: Tensors) -> dict[str, Any]:
     return out
 
 
-def _check(model: Description) -> None:
+def check_covered(model: Description) -> None:
     """Raise NotCoveredError unless every part is one of ours."""
     found: list[tuple[str, Any, Any]] = [
         ("class", model["class"], ("MACE", "ScaleShiftMACE")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -154,6 +155,20 @@ def test_every_element_is_compared() -> None:
         found = examples(elements)
         assert set(np.concatenate([atoms.numbers for atoms in found if len(atoms) > 1])) == set(elements)
         assert {len(atoms) for atoms in found} >= {1, 2}
+
+
+def test_a_model_that_asks_for_more_than_structures_is_refused_by_that_part(tmp_path: Path) -> None:
+    """N10: one with charges is told, answers nothing, and ends as KeyError: 'charge'."""
+    (tmp_path / "model").write_bytes(b"a pickle")
+    model = description(SIZE)
+    model["children"] = [*model["children"], "joint_embedding"]
+    (tmp_path / "description.json").write_text(json.dumps(model))
+    python = tmp_path / "python"
+    told = f"cp {tmp_path}/description.json $5/ && : > $5/weights.safetensors"
+    python.write_text(f"#!/bin/sh\n{told}\necho \"KeyError: 'charge'\" >&2\nexit 1\n")
+    python.chmod(0o755)
+    with pytest.raises(NotCoveredError, match="part is joint_embedding"):
+        import_mace(tmp_path / "model", tmp_path / "out", python=python, tell=lambda _: None)
 
 
 def test_a_python_without_mace_torch_is_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
