@@ -106,7 +106,8 @@ def by_joblib(method: str, n: int, task: list[Atoms]) -> list[list[tuple[float, 
 @pytest.mark.parametrize(
     ("method", "n"),
     [
-        *QUICK.items(),
+        # joblib starts its processes by fork or by a kind of spawn
+        *(pytest.param(*way, marks=[pytest.mark.slow] * way[0].startswith("joblib")) for way in QUICK.items()),
         *(pytest.param(name, N_WORKERS, marks=pytest.mark.slow) for name in QUICK),
     ],
 )

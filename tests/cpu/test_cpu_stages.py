@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from slow_parts import quick
 from stage_lists import NETWORKS, atoms, random_program
 from structures import CUTOFF, REFERENCES, batch_of, copper_atom, ethanol, quartz, slab
 from torch import Tensor
@@ -172,7 +173,7 @@ def test_native_calls_of_potentials_are_their_definition(backbone: str, repulsio
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("backbone", ["schnet", "painn", "ace", "mace", "nequip"])
+@pytest.mark.parametrize("backbone", quick(["schnet", "painn", "ace", "mace", "nequip"], ["schnet", "ace"]))
 def test_networks_of_the_size_of_recipes_are_their_definition(backbone: str, dtype: torch.dtype) -> None:
     """Their loops need more memory than small ones: forces were wrong by 10 %, while energies were right."""
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read
 from places import PROJECT, SHARED
+from slow_parts import every_second, quick
 from typer.testing import CliRunner
 
 from mlpot.cli.main import app
@@ -148,7 +149,7 @@ def corrections(report: Report) -> str:
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        pytest.param(name, fault, marks=[pytest.mark.slow] * ((i + k) % 2))  # others: slow
+        pytest.param(name, fault, marks=[pytest.mark.slow] * ((i + k) % 4 > 0))  # others: slow
         for i, name in enumerate(OWN)
         for k, fault in enumerate(UNITS)
     ],
@@ -165,7 +166,7 @@ def test_wrong_units_and_signs_are_named_and_mended(tmp_path, name, fault):
     assert mended(report, tmp_path).exit_status == 0
 
 
-@pytest.mark.parametrize("fault", STRESS)
+@pytest.mark.parametrize("fault", every_second(STRESS))
 def test_wrong_stress_is_named_and_mended(tmp_path, fault):
     fix, change = STRESS[fault]
     report = examined(tmp_path, relabeled(frames_of(OWN["silicon"]), **change))
@@ -198,13 +199,17 @@ def test_nothing_is_said_of_our_own_sets(name):
     assert check(OWN[name]).exit_status == 0
 
 
-@pytest.mark.parametrize("name", PUBLIC_SETS)
+@pytest.mark.parametrize("name", quick(PUBLIC_SETS, PUBLIC_SETS[3:]))
 def test_nothing_is_said_of_public_sets(name):
     assert check(public(name)).exit_status == 0
 
 
 @pytest.mark.parametrize(
-    ("a", "b"), [("ethanol/train", "ethanol/test_MD"), ("acac/train_300K", "acac/test_MD_300K")]
+    ("a", "b"),
+    [
+        ("ethanol/train", "ethanol/test_MD"),
+        pytest.param("acac/train_300K", "acac/test_MD_300K", marks=pytest.mark.slow),
+    ],
 )
 def test_public_parts_share_no_structure(a, b):
     assert check(public(a), against=public(b)).exit_status == 0

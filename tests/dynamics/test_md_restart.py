@@ -133,13 +133,13 @@ def test_a_run_that_is_killed_in_any_of_its_writes_goes_on(folder: Path) -> None
     run_md(whole)
     ended, n = False, 0
     while not ended:
-        n += 1 if n < 24 else 12
+        n += 1 if n < 12 else 12
         parts = whole.model_copy(update={"output": folder / f"killed_in_{n}"})
         ended = attempt(parts, Fault(n, (n % 3) / 2), None)
         if not ended:
             assert attempt(parts, None, None)
         assert_same_run(whole.output, parts.output)
-    assert n > 24
+    assert n > 12
 
 
 def kill_often(folder: Path, n_kills: int, seed: int) -> int:

@@ -146,5 +146,5 @@ def test_settings_of_lammps_are_read_where_it_has_them(tmp_path: Path, model: Pa
     write_data(tmp_path, silica(), OXIDE, "silica")
     there_and_back = "comm_modify group g\ncomm_modify group all\nneigh_modify every 3 one 3000\n"
     there_and_back += "fix_modify potential energy no virial no\nfix_modify potential energy yes virial yes\n"
-    run = lammps_run(tmp_path, FIRST + there_and_back + "run 0\n", model, 2)
+    run = lammps_run(tmp_path, FIRST + there_and_back + "run 0\n", model)
     assert "epair (E_pair) and compute pair tell of pair styles alone" in run.output

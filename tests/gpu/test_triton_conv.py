@@ -78,7 +78,7 @@ def conv_and_derivatives(graph: AtomGraph, degree: int, t: dict[str, Tensor]) ->
         pytest.param(3, torch.float64, WIDE, 1e-11, id="3-double"),
         pytest.param(5, torch.float64, WIDE, 1e-11, id="5-double", marks=pytest.mark.slow),
         pytest.param(3, torch.float32, 20, 2e-6, id="3-single", marks=pytest.mark.slow),
-        pytest.param(5, torch.float32, 20, 2e-6, id="5-single"),
+        pytest.param(5, torch.float32, 20, 2e-6, id="5-single", marks=pytest.mark.slow),
     ],
 )
 def test_value_and_two_derivatives_equal_the_reference(monkeypatch, device, degree, dtype, n_features, bar):

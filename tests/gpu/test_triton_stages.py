@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from ase import Atoms
+from slow_parts import quick
 from stage_lists import TERMS, coupled, environments, randn, random_table
 from structures import CUTOFF, batch_of, copper_atom, isolated_atom, worst
 from torch import Tensor
@@ -99,7 +100,7 @@ def check_four(
     [
         ("schnet", 5, 6, torch.float64, 1e-12),
         ("schnet", 1, 1, torch.float64, 1e-12),  # no edges
-        ("painn", 5, 3, torch.float64, 1e-12),
+        pytest.param("painn", 5, 3, torch.float64, 1e-12, marks=pytest.mark.slow),  # has no terms that others lack
         ("to_l3", 4, 2, torch.float32, 1e-5),
         ("mixed", 3, 3, torch.float64, 1e-12),
     ],
@@ -195,8 +196,8 @@ def check_network(potential: Potential, graph: AtomGraph, device: str, *, traini
 @on_device
 @pytest.mark.parametrize(
     "name",
-    # ACE has the stages of MACE, and PaiNN is trained in a crystal below.
-    [pytest.param(name, marks=pytest.mark.slow) if name in ("painn", "mace") else name for name in NETWORKS],
+    # ACE has the stages of the others, and PaiNN is trained in a crystal below.
+    quick(NETWORKS, ("schnet", "ace")),
 )
 def test_energies_forces_and_gradients_of_a_loss_are_those_of_the_definition(device, name):
     backbone, arguments = NETWORKS[name]

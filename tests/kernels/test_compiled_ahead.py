@@ -42,8 +42,8 @@ print(loops_of_test.power(3.0)(1, np.arange(4.0)), len(compiler.compiled_here), 
     [
         ("", "ahead.begin(loops_of_test.power, 3.0, (0, np.zeros(4)))", 0, 1),  # once
         ("", "next(iter(ahead._running.values())).kill()", 1, 1),
-        ("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})", "", 1, 0),
-        ("os.environ['WORLD_SIZE'] = '2'", "", 1, 0),
+        pytest.param("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})", "", 1, 0, marks=pytest.mark.slow),
+        pytest.param("os.environ['WORLD_SIZE'] = '2'", "", 1, 0, marks=pytest.mark.slow),
         ("from pathlib import Path; Path(os.environ['NUMBA_CACHE_DIR']).touch()", "", 1, 0),  # nothing can be kept
     ],
     ids=["compiled", "killed", "one_processor", "of_several", "no_cache"],

@@ -13,6 +13,7 @@ from ase import Atoms
 from definitions import KNOTS, by_definition, check_energies_and_forces, check_gradients
 from e3nn_mace import Definition, Size, description, in_double, o3, state
 from places import TESTS
+from slow_parts import every_second
 from structures import graph_of, worst
 from test_symmetry import random_orthogonal
 from torch import Tensor
@@ -79,7 +80,7 @@ def test_energies_and_forces_are_those_of_e3nn(name: str) -> None:
     check_energies_and_forces(*both(SIZES[name]))
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", every_second(SIZES))
 def test_gradients_of_a_loss_on_forces_are_those_of_e3nn(name: str) -> None:
     size = SIZES[name]
     model, potential = both(size)

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 from definitions import KNOTS, check_energies_and_forces, check_gradients
 from e3nn_nequip import Definition, Size, weights
+from slow_parts import every_second
 
 from mlpot.models.nequip import Irrep, NequIP, features
 from mlpot.potential import Potential
@@ -40,7 +41,7 @@ def test_energies_and_forces_are_those_of_e3nn(name: str) -> None:
     check_energies_and_forces(*both(SIZES[name]))
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", every_second(SIZES))
 def test_gradients_of_a_loss_on_forces_are_those_of_e3nn(name: str) -> None:
     model, potential = both(SIZES[name])
     backbone = potential.backbone

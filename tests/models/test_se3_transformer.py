@@ -11,6 +11,7 @@ import torch
 from ase import Atoms
 from definitions import check_energies_and_forces, check_gradients
 from e3nn_se3_transformer import Definition, Size, weights
+from slow_parts import every_second
 from structures import CUTOFF, ELEMENTS, copper, evaluate, graph_of, worst
 from test_handedness import chiral, mirrored
 from test_symmetry import random_orthogonal, turned
@@ -54,7 +55,7 @@ def test_energies_and_forces_are_those_of_e3nn(name: str) -> None:
     check_energies_and_forces(*both(SIZES[name]))
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", every_second(SIZES))
 def test_gradients_of_a_loss_on_forces_are_those_of_e3nn(name: str) -> None:
     model, potential = both(SIZES[name])
     backbone = potential.backbone

@@ -200,8 +200,8 @@ def test_averages_of_a_network_that_is_equivariant_err_as_it_does(
     frames = crystals(22)
     write(tmp_path / "set.h5", frames[:18])
     test = write(tmp_path / "test.h5", frames[18:])
-    recipe = small_recipe(tmp_path / "set.h5", tmp_path / "curve", f"data.test={test}", "training.epochs=2")
-    alone = curve(recipe, (4, 12), 1)
+    recipe = small_recipe(tmp_path / "set.h5", tmp_path / "curve", f"data.test={test}", "training.epochs=1")
+    alone = curve(recipe, (4, 8), 1)
     settings = {"over": "octahedral", "reflections": False, "n_rotations": 60, "seed": 1}
     found = average_curve(tmp_path / "curve", tmp_path / "averaged", **settings)
     assert found["complete"]

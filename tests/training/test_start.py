@@ -17,6 +17,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from lightning.pytorch import Callback
 from sets import crystals, labeled, small_recipe, write
+from slow_parts import quick
 from training_runs import assert_same, assert_same_training
 
 import mlpot
@@ -35,6 +36,7 @@ from mlpot.training.recipe import Recipe
 from mlpot.training.start_references import StrangeEnergiesError
 
 CU, AG, AU = 29, 47, 79
+SOME = quick(BACKBONES, ("schnet", "painn", "ace"))
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Worse than the model"),  # runs of a few steps may be
     pytest.mark.filterwarnings("ignore:model.freeze keeps the weights"),  # the log has it
@@ -108,7 +110,7 @@ def references(model: Path) -> dict[int, float]:
 
 
 @pytest.mark.filterwarnings("ignore:Nothing tells this network of rotations")
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", SOME)
 def test_zero_steps_give_the_model_to_the_bit(
     backbone: str, trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -215,7 +217,7 @@ def test_the_order_of_elements_never_matters(model: Path, silver: Path, tmp_path
 
 
 @pytest.mark.filterwarnings("ignore:Nothing tells this network of rotations")
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", SOME)
 def test_networks_take_new_elements_and_keep_those_without_data(
     backbone: str, trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
