@@ -139,13 +139,14 @@ def _starts(trajectory: Trajectory, stride: int, n_starts: int, n_calls: int) ->
 def momentum_error(
     propagator: Propagator, trajectory: Trajectory, starts: NDArray[np.int64], n_calls: int
 ) -> float:
-    """The largest change of the total momentum over roll-outs, over Σ m |v| at the start."""
+    """The largest change of the total momentum over roll-outs, over the largest Σ m |v| until then."""
     numbers, m, x, v = _arrays(trajectory, starts)
     begun = (m[..., None] * v).sum(1)
     size = (m * np.linalg.norm(v, axis=-1)).sum(1)
     worst = 0.0
     for _, (_, w) in zip(range(n_calls), steps(propagator, numbers, m, x, v), strict=False):
-        change = np.linalg.norm((m[..., None] * w).sum(1) - begun, axis=-1) / size
+        size = np.maximum(size, (m * np.linalg.norm(w, axis=-1)).sum(1))  # a start may be at rest
+        change = np.linalg.norm((m[..., None] * w).sum(1) - begun, axis=-1) / np.where(size == 0, 1, size)
         worst = float(np.maximum(worst, change).max())  # NaN if a structure has flown apart
     return worst
 

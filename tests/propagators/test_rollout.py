@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from mlpot.dynamics.batch import Batch
 from mlpot.dynamics.lockstep import at_constant_energy
 from mlpot.model_file import save_potential
 from mlpot.potential import Potential
-from mlpot.propagators.judge import as_json, judge
+from mlpot.propagators.judge import as_json, judge, momentum_error
 from mlpot.propagators.propagator import Propagator
 from mlpot.propagators.propagator_file import save_propagator
 from mlpot.propagators.rollout import RollOutError, roll_out, steps
@@ -105,6 +106,12 @@ def test_the_potential_that_made_a_trajectory_follows_it(trajectory: Path, poten
         assert row["energy"] < 10
     wrong = next(r for r in found["rows"] if r["method"] == "propagator" and r["calls"] == 10)
     assert wrong["positions"] > 1e-4
+
+
+def test_a_molecule_that_starts_at_rest_keeps_its_momentum_of_zero(trajectory: Path) -> None:
+    run = read_trajectory(trajectory)
+    at_rest = replace(run, velocities=np.zeros_like(run.velocities))
+    assert momentum_error(propagator(), at_rest, np.array([0, 3]), 4) < 1e-12
 
 
 def test_a_trajectory_of_another_potential_is_told_by_its_forces(trajectory: Path, potential: Potential) -> None:
