@@ -33,7 +33,12 @@ def plot_curve(curve: Mapping[str, Any], path: str | Path) -> None:
 
 def half_finished(study: Mapping[str, Any]) -> str:
     """How many trainings of a study have finished, where that is not all; else nothing."""
-    return "" if study["complete"] else f"half-finished, {study['finished']} of {study['trainings']} trainings"
+    if study["complete"]:
+        return ""
+    told = f"{study['finished']} of {study['trainings']} trainings"
+    failed = sum(point["state"] == "failed" for point in study.get("points", ()))  # curves have none
+    is_done = study["finished"] + failed == study["trainings"]
+    return f"{told}, {failed} failed" if is_done else f"half-finished, {told}"
 
 
 def curve_panels(curve: Mapping[str, Any]) -> dict[str, Draw]:

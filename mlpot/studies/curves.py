@@ -172,7 +172,7 @@ def _of_ratio(law: PowerLaw) -> dict[str, Any]:
 
 def _notes(curves: Curves, seeds: Sequence[int]) -> list[str]:
     notes = []
-    left = [name for name, c in curves.items() if not c["complete"]]
+    left = [n for n, c in curves.items() if any(p["state"] not in (FINISHED, FAILED) for p in c["points"])]
     if left:
         notes.append(f"Half-finished: {', '.join(left)}.")
     if any({p["seed"] for p in c["points"]} > set(seeds) for c in curves.values()):

@@ -19,6 +19,7 @@ from training_runs import PowerCutError, StopIn, no_pictures
 from mlpot.cli.main import main
 from mlpot.data.check.survey import survey
 from mlpot.data.h5md import Reader
+from mlpot.figures.curve import half_finished
 from mlpot.folder_lock import LockedError, folder_lock
 from mlpot.html.files import RunError
 from mlpot.html.run import write_report
@@ -300,6 +301,9 @@ def test_a_seed_with_a_failed_training_counts_in_no_slope() -> None:
     assert law["slope"] == pytest.approx(-0.5)
     assert not found["complete"]
     assert "The loss is nan." in found["notes"][0]
+    assert half_finished(found | {"points": points}) == "8 of 9 trainings, 1 failed"
+    points[0]["state"] = "waiting"
+    assert half_finished(summary(points, 0.1) | {"points": points}) == "half-finished, 7 of 9 trainings"
     assert "extrapolation" in found["target"]["told"]
 
 
