@@ -78,13 +78,19 @@ def parameter_groups(
     backbone: Backbone | nn.Module, section: OptimizerSection, rows: Rows
 ) -> list[dict[str, Any]]:
     """Weights that want a gradient, grouped by learning rate and by whether they are treated as matrices."""
-    names = [name for name, _ in backbone.named_parameters()]
+    weights = dict(backbone.named_parameters())
+    names = list(weights)
     rates = dict.fromkeys(names, section.learning_rate)
     for pattern, rate in reversed(section.rates.items()):  # the first that matches counts
-        rates |= dict.fromkeys(matching([pattern], names, "optimizer.rates"), rate)
+        found = matching([pattern], names, "optimizer.rates")
+        if not any(weights[name].requires_grad for name in found):
+            raise RecipeError(
+                f"optimizer.rates: all that {pattern!r} matches is frozen. Leave it out, or model.freeze."
+            )
+        rates |= dict.fromkeys(found, rate)
     groups: dict[tuple[bool, float], list[Tensor]] = defaultdict(list)
     of_products = _weights_of_products(backbone)
-    for name, weight in backbone.named_parameters():
+    for name, weight in weights.items():
         if weight.requires_grad:
             is_coupling = weight.data_ptr() in of_products
             matrix = section.name != "adamw" and not is_coupling and is_matrix(weight, name in rows)

@@ -14,13 +14,13 @@ from training_runs import assert_same_training
 
 from mlpot.models import BACKBONES
 from mlpot.potential import Potential
-from mlpot.recipes import parse_recipe
+from mlpot.recipes import RecipeError, parse_recipe
 from mlpot.training.fit import range_test, train
 from mlpot.training.messages import LOG
 from mlpot.training.module import TrainingDivergedError
 from mlpot.training.optimizers import SOAP, Muon, orthogonalized
 from mlpot.training.parameter_groups import element_rows, make_optimizer, parameter_groups
-from mlpot.training.recipe import Recipe
+from mlpot.training.recipe import OptimizerSection, Recipe
 
 KINDS = {"muon": Muon, "soap": SOAP}
 
@@ -220,3 +220,12 @@ def test_a_range_test_whose_loss_is_no_number_before_a_step_blames_no_rate(tmp_p
     recipe = small_recipe(write(tmp_path / "set.h5", crystals()), tmp_path / "run", "loss.forces=1e308")
     with pytest.raises(TrainingDivergedError, match="before the first step"):
         range_test(recipe)
+
+
+def test_a_rate_of_frozen_weights_alone_is_refused() -> None:
+    layer = nn.Linear(3, 2)
+    layer.bias.requires_grad_(False)
+    (group,) = parameter_groups(layer, OptimizerSection(rates={"*": 0.5}), {})
+    assert group["lr"] == 0.5
+    with pytest.raises(RecipeError, match="all that 'bias' matches is frozen"):
+        parameter_groups(layer, OptimizerSection(rates={"bias": 0.5}), {})
