@@ -22,4 +22,4 @@ class KeysError(DataError):
 
 
 class LeftOutWarning(UserWarning):
-    """A part of a source is not in the file that was written."""
+    """A part of a source is not in what was read of it, or not in the file that was written."""

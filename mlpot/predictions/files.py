@@ -139,6 +139,8 @@ def predict_file(
     else:
         told = source.telling_lost_constraints(predicted.structures(), output_kind)
         write_structures(output, told, overwrite=overwrite)
+    if source is not structures:  # whoever gives a source tells of it
+        source.report.warn()
     return predicted.n_structures
 
 

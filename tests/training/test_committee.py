@@ -280,7 +280,7 @@ def test_files_of_a_committee_tell_of_all_members(trained: TrainingResult) -> No
         (("model.backbone=deepsets",), "no list of stages"),
         (("training.committee=0",), "committee"),
         (("training.member_arguments=[{cutoff: 4.0}]",), "of 1 members, and training.committee is 3"),
-        (("training.member_arguments=[{}, {}, {cutof: 4.0}]",), "number 3: .* did you mean 'cutoff'"),
+        (("training.member_arguments=[{}, {}, {cutof: 4.0}]",), "number 3: .* perhaps 'cutoff' is meant"),
         (("training.committee=1", "training.member_arguments=[{}]"), "give training.committee too"),
         (("training.committee=1", "training.own_validation=true"), "own_validation is of a committee"),
         (("training.own_validation=true", "data.validation=v.h5"), "data.validation is a file"),

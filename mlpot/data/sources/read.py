@@ -349,15 +349,17 @@ def read(file: str | Path, index: str = ":") -> list[Atoms]:
     Raises:
         FileNotFoundError: there is no such file; DataError: it is damaged, unknown, or a label makes no sense.
     """
-    return [*Source(file, Reading(index=index)).frames()]
+    source = Source(file, Reading(index=index))
+    frames = [*source.frames()]
+    source.report.warn()
+    return frames
 
 
 def read_structures(path: str | Path, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[Atoms]:
     """The structures of a slice of a file, streamed, without labels but with all else that they carry.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        FormatError: the format is unknown, or the file is damaged.
+        FileNotFoundError: there is no such file; FormatError: its format is unknown, or it is damaged.
     """
     yield from as_source(path, labels=False).frames(start, stop, step)
 
@@ -380,10 +382,8 @@ def has_structure(path: str | Path, index: int, elements: Elements | None = None
     """Whether a file has so many structures, be this one readable or not."""
     try:
         read_structure(path, index, elements)
-    except NoStructureError:
-        return False
-    except DataError:
-        return True
+    except DataError as error:
+        return not isinstance(error, NoStructureError)
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from mlpot.data.constraints import lost_constraints
+from mlpot.data.errors import LeftOutWarning
 from mlpot.data.frame import Frame
 from mlpot.data.h5md.block import Series
 
@@ -131,6 +133,14 @@ class Report:
             frames[0] += n
             frames += shown[: SHOWN + 1 - len(frames)]
 
+    def warn(self) -> None:
+        """Tell the notes to a program, as a command prints them."""
+        if notes := self._note_lines():
+            warnings.warn(f"{self.path}: {' '.join(notes)}", LeftOutWarning, stacklevel=3)
+
+    def _note_lines(self) -> list[str]:
+        return [f"{what} ({_frames(n)}: {_listed(n, shown)})." for what, (n, *shown) in self.notes.items()]
+
     def lines(self) -> list[str]:
         """The account in sentences: first what was read, then every note."""
         told = [_counted(n, *words) for key, words in WORDS.items() if (n := self.n_labels[key])]
@@ -145,7 +155,7 @@ class Report:
             f"Read {_frames(self.n_frames)} of {self.path}: {', '.join(told) or 'no labels'}."
             if told or self.labels
             else f"Read {_frames(self.n_frames)} of {self.path}.",
-            *(f"{what} ({_frames(n)}: {_listed(n, shown)})." for what, (n, *shown) in self.notes.items()),
+            *self._note_lines(),
             *(f"{line[0].upper()}{line[1:]}." for line in states),
         ]
         if self.groups:
