@@ -25,6 +25,7 @@ from mlpot.data.label_workers import Outcome, attempt, in_processes
 from mlpot.data.quantum import Code, SettingsError, charge_of, choose, version
 from mlpot.data.sources.names import KNOWN, looks_like
 from mlpot.data.sources.read import H5MD_ENDINGS, Source, as_source
+from mlpot.data.sources.shapes import charge_of_columns
 from mlpot.folder_lock import folder_lock
 
 AHEAD = 1000  # structures that a scheduler knows at a time
@@ -111,7 +112,11 @@ def _silent(done: int, total: int) -> None:
 
 
 def _structures(source: Source) -> Iterator[Atoms]:
-    """All of them; KeysError for a charge or spin under a name that is not read, as another would be computed."""
+    """All of them, with the charge that the initial charges of their atoms sum to where none is said.
+
+    Raises:
+        KeysError: a charge or spin under a name that is not read, as another would be computed.
+    """
     for k, atoms in source.numbered():
         for quantity in {"charge", "spin"} - atoms.info.keys():
             numbers = {name for name, value in atoms.info.items() if isinstance(value, int | float | np.number)}
@@ -122,6 +127,9 @@ def _structures(source: Source) -> Iterator[Atoms]:
                     f"on it, and it is read under the names {', '.join(KNOWN[quantity])}. Rename it in the file, "
                     "or remove it."
                 )
+        total = charge_of_columns(atoms.arrays, whole=False)
+        if "charge" not in atoms.info and total is not None:
+            atoms.info["charge"] = total
         try:
             columns_of(atoms, k)  # what cannot be written is told before anything is computed
         except LabelError as error:
@@ -210,7 +218,8 @@ def _reopen(partial: Path, run: dict[str, Any], resume: bool) -> dict[int, Outco
             changed = [key for key in run if head.get(key) != run[key]]
             if changed:
                 raise ResumeError(
-                    f"{partial} was begun with other {' and '.join(changed)}. Continue with those, or remove it."
+                    f"{partial} was begun with other {' and '.join(changed)}. Continue with those, "
+                    "or forget that run (--restart; in Python resume=False)."
                 )
             return {line["frame"]: Outcome(**line) for line in lines}
     with partial.open("w", encoding="utf-8") as record:

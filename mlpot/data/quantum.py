@@ -232,7 +232,10 @@ def charge_of(atoms: Atoms, asked: int | None) -> int:
     if is_atom and own:
         raise QuantumError(f"its charge is {own:g}, and isolated atoms are computed neutral. Remove the frame")
     if own != round(own):
-        raise QuantumError(f"its charge is {own:g}, and only whole charges are computed. Correct its file")
+        raise QuantumError(
+            f"its charge is {own:g}, or the initial charges of its atoms sum to that, and only whole charges are "
+            "computed. Correct its file, or remove them from it"
+        )
     if asked is not None and not is_atom and asked != own:
         raise QuantumError(
             f"its charge is {own:g} by its file and {asked} by the settings. Leave out charge, or correct the file"
@@ -246,7 +249,7 @@ def _state(atoms: Atoms, charge: int | None, multiplicity: int | None) -> tuple[
     An isolated atom is neutral and in its ground state.
 
     Raises:
-        QuantumError: as `charge_of`, or the spin of the structure is of more unpaired electrons.
+        QuantumError: as `charge_of`, or its spin or initial magnetic moments are of more unpaired electrons.
     """
     charge = charge_of(atoms, charge)
     if len(atoms) == 1 and not atoms.pbc.any():
@@ -254,6 +257,13 @@ def _state(atoms: Atoms, charge: int | None, multiplicity: int | None) -> tuple[
     if multiplicity is not None:
         return charge, multiplicity - 1
     unpaired = int(atoms.numbers.sum() - charge) % 2
+    moments = np.sum(atoms.get_initial_magnetic_moments(), axis=0)  # which ASE's calculators take for the spin
+    told = round(float(np.linalg.norm(moments)))
+    if told and told != unpaired and (told - unpaired) % 2 == 0:  # of the other parity is no state of this charge
+        raise QuantumError(
+            f"the initial magnetic moments of its atoms sum to {told}, and {unpaired} unpaired electrons would be "
+            "computed. Set multiplicity, or remove the moments from the file"
+        )
     if (spin := atoms.info.get("spin")) is not None and spin not in (unpaired, unpaired + 1):
         raise QuantumError(
             f"its spin is {spin:g} by its file, and {unpaired} unpaired electrons would be computed. Set "

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from places import PROJECT
 
 from mlpot.data import h5md
@@ -30,6 +31,7 @@ from mlpot.data.quantum import (
     choose,
     version,
 )
+from mlpot.data.sources.read import Source
 
 DATA = PROJECT / "data"
 
@@ -184,6 +186,51 @@ def test_a_labeled_ion_keeps_its_charge_and_has_its_energy(tmp_path: Path) -> No
         settings={"charge": -1, "multiplicity": 1},
     )
     assert frames_of(tmp_path / "as_set.h5")[1].info["charge"] == -1.0  # of the settings, and told
+
+
+@needs("tblite")
+def test_a_charge_of_the_atoms_is_computed_as_ase_computes_it(tmp_path: Path) -> None:
+    """Where no total is said, the initial charges sum to it: the energy is that of tblite's own ASE calculator."""
+    from tblite.ase import TBLite
+
+    ion = Atoms("OH", [[0, 0, 0], [0, 0, 0.97]], charges=[-1.0, 0.0])
+    ion.calc = TBLite(method="GFN2-xTB", verbosity=0)
+    expected = ion.get_potential_energy()
+    water = molecule("H2O", charges=[-0.834, 0.417, 0.417])
+    ase.io.write(tmp_path / "ions.traj", [ion, water])
+    label(tmp_path / "ions.traj", tmp_path / "out.h5", calculator="tblite")
+    found = frames_of(tmp_path / "out.h5")
+    assert [frame.info.get("charge") for frame in found] == [-1.0, None]
+    assert found[0].get_potential_energy() == pytest.approx(expected, abs=1e-6)
+    found[0].info.clear()
+    h5md.write(
+        tmp_path / "again.h5", found[:1], card={}
+    )  # the charges of the atoms alone, in the package's own format
+    label(tmp_path / "again.h5", tmp_path / "twice.h5", calculator="tblite")
+    assert frames_of(tmp_path / "twice.h5")[0].get_potential_energy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_charges_and_moments_that_cannot_be_computed_as_told_are_refused(tmp_path: Path) -> None:
+    ase.io.write(tmp_path / "part.traj", molecule("H2O", charges=[-0.834, 0.417, 0.0]))
+    with pytest.raises(LabelError, match="417, or the initial charges of its atoms sum to that, and only"):
+        label(tmp_path / "part.traj", tmp_path / "out.h5", calculator="pyscf")
+    oxygen = molecule("O2")  # with ASE's moments of the triplet, 1 each
+    assert oxygen.get_initial_magnetic_moments().sum() == 2.0
+    with pytest.raises(QuantumError, match="sum to 2, and 0 unpaired electrons would be"):
+        _state(oxygen, None, None)
+    assert _state(oxygen, None, 3) == (0, 2)
+    assert _state(molecule("OH"), None, None) == (0, 1)
+
+
+def test_a_converted_ion_keeps_the_charge_of_its_atoms(tmp_path: Path) -> None:
+    for name, charges in (("ion", [-1.0, 0.0]), ("dipole", [-0.4, 0.4]), ("part", [-0.4, 0.0])):
+        atoms = molecule("OH", charges=charges)
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((2, 3)))
+        ase.io.write(tmp_path / f"{name}.traj", atoms)
+    charge = {
+        n: next(Source(tmp_path / f"{n}.traj").frames()).info.get("charge") for n in ("ion", "dipole", "part")
+    }
+    assert charge == {"ion": -1.0, "dipole": None, "part": None}
 
 
 # --- the run ---

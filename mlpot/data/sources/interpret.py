@@ -22,7 +22,7 @@ from mlpot.data.sources.names import KNOWN, MEASURED_IN, NONE, PER_ATOM, UNIT, Q
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
 from mlpot.data.sources.said_units import READ, said_unit
-from mlpot.data.sources.shapes import check_arrays, check_label, fits
+from mlpot.data.sources.shapes import charge_of_columns, check_arrays, check_label, fits
 from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO, has_volume
 from mlpot.data.unit_names import factor
 
@@ -317,7 +317,8 @@ class Interpreter:
             )
         names = [name for name in names if _is_number(pool.get(name))]
         if not names:
-            return None
+            is_open = quantity == "charge" and given is None
+            return charge_of_columns(pool, whole=True) if is_open else None
         same = [name for name in names if _equal(pool[name], pool[names[0]])]
         self._used |= set(same)
         if len(same) < len(names) and quantity == "charge":  # spins are counted in several ways

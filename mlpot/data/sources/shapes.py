@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from mlpot.data.sources.names import NONE
 
 OF_ATOMS: dict[str, tuple[int, ...]] = {"masses": (), "momenta": (3,), "initial_charges": (), "force_mask": ()}
 """Shape of what ASE's names are of each atom."""
+ROUNDED = 0.05  # e, what digits of partial charges may lack from a whole number together
 ALLOWED = {
     "energy": "one number",
     "forces": "three numbers of each atom",
@@ -69,3 +71,20 @@ def check_arrays(where: str, atoms: Atoms) -> None:
                 f"{where}: the column {name} has {n} numbers of each atom, expected {shape[0] if shape else 1}. "
                 "Correct or rename it."
             )
+
+
+def charge_of_columns(arrays: Mapping[str, Any], *, whole: bool) -> float | None:
+    """Total charge (e) that initial charges of the atoms sum to, as ASE's calculators take it where none is set.
+
+    Args:
+        arrays: of a structure, by ASE's names.
+        whole: None for a sum that is no whole number, as of partial charges of a force field in a piece of a cell.
+    """
+    charges = arrays.get("initial_charges")
+    if charges is None or np.asarray(charges).dtype.kind not in "iuf":
+        return None
+    total = float(np.sum(charges))
+    nearest = float(round(total)) if np.isfinite(total) else np.nan
+    if abs(total - nearest) < ROUNDED:
+        return nearest or None  # a neutral sum says nothing that was not taken without it
+    return None if whole or np.isnan(nearest) else total
