@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mlpot.training.messages import LOG, Messages
 from mlpot.training.module import relative_rate
 from mlpot.training.recipe import Recipe
 from mlpot.training.splits import Parts
-from mlpot.training.trainer import FOLDER, LAST
+from mlpot.training.trainer import BEST, FOLDER, LAST
 
 MAY_CHANGE = {
     "data": {"train", "validation", "test", "workers", "check", "allow_duplicates"},
@@ -157,16 +158,40 @@ def check_same_recipe(directory: Path, recipe: Recipe) -> Recipe:
 
 def _name_of_run(directory: Path) -> str | None:
     """The name of the run in a directory, once its newest checkpoint is known to be whole and of that run."""
-    name: str | None = json.loads((directory / "splits.json").read_text(encoding="utf-8")).get("run")
-    last = directory / LAST
-    if last.exists():  # else the run was killed before its first checkpoint, and begins again
-        saved = read_checkpoint(last).get("mlpot", {}).get("run", name)
-        if saved != name:
+    name: str | None = _beginning(directory).get("run")
+    last = last_checkpoint(directory)
+    if last is None:  # the run was killed before its first checkpoint, and begins again
+        return name
+    # The best one is needed at the end; it is there since the first epoch was done.
+    read = {LAST: last} | ({BEST: read_checkpoint(directory / BEST)} if epochs_done(last) else {})
+    for file, checkpoint in read.items():
+        if checkpoint.get("mlpot", {}).get("run", name) != name:
             raise RunDirectoryError(
-                f"{last} is of another run than {directory / 'splits.json'}. Put the run's own checkpoint there, "
-                "or start a new run."
+                f"{directory / file} is of another run than {directory / 'splits.json'}. Put the run's own "
+                "checkpoint there, or start a new run."
             )
     return name
+
+
+def _beginning(directory: Path) -> dict[str, Any]:
+    """What splits.json says of the run in a directory.
+
+    Raises:
+        RunDirectoryError: it is missing or damaged.
+    """
+    path = directory / "splits.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # of UTF-8 and of JSON
+        found, why = None, str(error)
+    else:
+        why = "it holds no table"
+    if not isinstance(found, dict):
+        raise RunDirectoryError(
+            f"{path}, which says by what frames the run is trained, is damaged or missing: {why}. Put a copy of "
+            "it there, or start the run anew."
+        )
+    return found
 
 
 def check_holds_run(directory: Path) -> None:
@@ -188,7 +213,7 @@ def moved_to(recipe: Recipe, path: Path) -> Path | None:
 
 
 def _check_same_data(directory: Path, content: dict[str, Any]) -> None:
-    before = json.loads((directory / "splits.json").read_text(encoding="utf-8"))
+    before = _beginning(directory)
     if before.get("processes", content["processes"]) != content["processes"]:
         raise RunDirectoryError(
             f"The run in {directory} was started in {before['processes']} processes, this one has "
@@ -246,9 +271,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         RunDirectoryError: damaged, or made of more than numbers, text and tensors.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch reads numbers of a part whose checksum is wrong
+            if (part := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"the checksum of {part} in it is wrong")
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch, zip and unpickling fail in many ways
-        reason = (str(error) or repr(error)).splitlines()[0]
+        reason = (str(error) or repr(error)).splitlines()[0].rstrip(".")
+        best = path.with_name(Path(BEST).name)
+        replaces = path.name == Path(LAST).name and best.is_file()
+        way = f"Copy {best} to {path} to go on from the best epoch, or start" if replaces else "Start"
         raise RunDirectoryError(
-            f"{path} is damaged, or holds more than numbers and tensors: {reason} Start the run anew."
+            f"{path} is damaged, or holds more than numbers and tensors: {reason}. {way} the run anew."
         ) from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -182,6 +184,45 @@ def test_checkpoints_hold_no_code(data: Path, tmp_path: Path) -> None:
     train(small_recipe(data, tmp_path / "run"))
     for name in (LAST, BEST):
         assert checkpoint(tmp_path / "run" / name)["global_step"]
+
+
+@pytest.mark.parametrize("name", [LAST, BEST])
+def test_a_checkpoint_with_one_other_bit_is_refused_and_nothing_is_lost(
+    name: str, data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(small_recipe(data, run, *EPOCHS))
+    whole = (run / name).read_bytes()
+    with zipfile.ZipFile(run / name) as archive:
+        part = next(p for p in archive.infolist() if "/data/" in p.filename and p.file_size > 100)
+    place = part.header_offset + len(part.FileHeader()) + 100  # within its numbers, or the zeros before them
+    for k in range(place, place + part.file_size, 16):
+        (run / name).write_bytes(whole[:k] + bytes([whole[k] ^ 64]) + whole[k + 1 :])
+        if zipfile.ZipFile(run / name).testzip() is not None:
+            break
+    metrics = (run / "metrics.json").read_bytes()
+    with pytest.raises(RunDirectoryError, match=f"{Path(name).name} is damaged.*checksum.*tart the run anew"):
+        train(small_recipe(data, run, "training.epochs=6"), resume=True)
+    assert (run / "metrics.json").read_bytes() == metrics  # it was removed before the checkpoint was read
+
+
+def test_the_best_checkpoint_may_take_the_place_of_a_damaged_last_one(data: Path, tmp_path: Path) -> None:
+    first = train(small_recipe(data, tmp_path / "run", *EPOCHS))
+    (tmp_path / "run" / LAST).write_bytes(b"")
+    with pytest.raises(RunDirectoryError, match=r"Copy .*best\.ckpt to .*last\.ckpt to go on from the best epoch"):
+        train(small_recipe(data, tmp_path / "run", *EPOCHS), resume=True)
+    shutil.copy(tmp_path / "run" / BEST, tmp_path / "run" / LAST)
+    again = train(small_recipe(data, tmp_path / "run", *EPOCHS), resume=True)
+    assert_same(dict(first.potential.state_dict()), dict(again.potential.state_dict()))
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"train": ['], ids=["missing", "empty", "a list", "cut off"])
+def test_a_run_without_its_list_of_frames_says_so(content: str | None, data: Path, tmp_path: Path) -> None:
+    recipe, path = small_recipe(data, tmp_path / "run"), tmp_path / "run" / "splits.json"
+    train(recipe)
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(RunDirectoryError, match=r"splits\.json.* is damaged or missing.*start the run anew"):
+        train(recipe, resume=True)
 
 
 # --- kill -9 ---
