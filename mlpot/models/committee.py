@@ -50,6 +50,8 @@ class Committee(StagedNetwork):
         for one in (arguments, *own):
             check_arguments(one)
         members = [network(elements=elements, **(arguments | one)) for one in own]
+        if why := next((why for m in members if (why := m.native_obstacle())), None):
+            raise ValueError(f"committees are made of lists of stages, and {member} is none here: {why}")
         cutoff = max(member.cutoff for member in members)
         super().__init__(elements=elements, cutoff=cutoff, features=_of(0, members[0].features))
         self.members = nn.ModuleList(members)

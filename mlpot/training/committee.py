@@ -18,7 +18,7 @@ from mlpot.atomic_files import storing
 from mlpot.folder_lock import folder_lock
 from mlpot.model_file import load_potential
 from mlpot.models import COMMITTEE
-from mlpot.models.committee import member_states
+from mlpot.models.committee import Committee, member_states
 from mlpot.models.layers import check_arguments
 from mlpot.models.networks import NETWORKS
 from mlpot.potential import Potential
@@ -151,8 +151,18 @@ def _check(recipe: Recipe, callbacks: Sequence[Callback]) -> None:
         raise RecipeError(
             f"training.member_arguments are of {len(own)} members, and training.committee is {n}: give as many."
         )
-    for k in range(len(own)):
-        _own_arguments(recipe, k)
+    arguments = [_own_arguments(recipe, k) for k in range(len(own))]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            Committee(
+                elements=(1,),
+                member=recipe.model.backbone,
+                arguments=recipe.model.arguments,
+                n_members=n,
+                member_arguments=arguments or None,
+            )
+    except ValueError as error:  # here, and not when all members are trained
+        raise RecipeError(f"training.committee: {error}.") from None
 
 
 def check_one_process(recipe: Recipe, what: str) -> None:

@@ -119,7 +119,7 @@ def _weights_of_products(backbone: Backbone | nn.Module) -> set[int]:
 
     Moved by Muon they cost 7 % in forces of acetylacetone (train/README).
     """
-    if not isinstance(backbone, StagedNetwork):
+    if not isinstance(backbone, StagedNetwork) or backbone.native_obstacle() is not None:  # no list of stages
         return set()
     stages = (step.stage for step in backbone.program().steps)
     return {s.weight.data_ptr() for s in stages if isinstance(s, Products) and s.weight is not None}

@@ -25,7 +25,7 @@ from mlpot.model_file import ModelFileError, load_potential
 from mlpot.models import COMMITTEE, build_backbone
 from mlpot.recipes import RecipeError
 from mlpot.signals import SignalledError
-from mlpot.training import member_process
+from mlpot.training import fit, member_process
 from mlpot.training.committee import member_recipe, train
 from mlpot.training.fit import TrainingResult
 from mlpot.training.member_process import MemberError, train_members
@@ -34,6 +34,7 @@ from mlpot.training.run_directory import RunDirectoryError, write_beginning
 from mlpot.training.splits import make_parts
 
 MEMBERS = 3
+ALONE = {"committee": 1, "epochs": 1, "solve": False}
 THREE = (f"training.committee={MEMBERS}", "training.epochs=2", "model.backbone=schnet")
 BACKBONES = {
     "schnet": ("model.backbone=schnet",),
@@ -372,3 +373,14 @@ def test_a_committee_takes_new_elements_as_its_members_do() -> None:
     graph = graph_of(crystals(1)[0], 4.0)
     inputs = (graph.numbers, graph.edges, edge_vectors(graph))
     torch.testing.assert_close(new(*inputs), old(*inputs), rtol=1e-12, atol=1e-12)
+
+
+def test_a_committee_of_what_is_no_list_of_stages_is_refused_before_its_members_train(
+    data: Path, tmp_path: Path
+) -> None:
+    directly = small_recipe(data, tmp_path / "run", *THREE, "model.arguments={cutoff: 3.0, n_knots: null}")
+    with pytest.raises(RecipeError, match=r"committee.*schnet is none here: .*n_knots is null"):
+        train(directly)
+    assert not (tmp_path / "run").exists()
+    alone = fit.train(directly.model_copy(update={"training": directly.training.model_copy(update=ALONE)}))
+    assert alone.metrics["validation"]["forces_mae_meV_per_A"] > 0  # which the definition in PyTorch computes
