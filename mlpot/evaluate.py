@@ -25,7 +25,7 @@ from mlpot.error_table import MILLI, Error, ErrorSums, in_periodic_axes
 from mlpot.extrapolation import Outside
 from mlpot.figures.parity import compare, plot_parity, write_compared
 from mlpot.graph import Prediction, Properties, collate_properties
-from mlpot.model_file import hash_of, load_potential
+from mlpot.model_file import hash_of, own_potential
 from mlpot.potential import Potential
 from mlpot.predictions import Progress, predict_structures
 from mlpot.version import __version__
@@ -186,7 +186,7 @@ def evaluate(
     potential: Potential | str | Path,
     data: Iterable[Atoms] | str | Path | Source,
     *,
-    device: str = "cpu",
+    device: str | None = None,
     dtype: str | None = None,
     batch_atoms: int | None = None,
     output: str | Path | None = None,
@@ -196,9 +196,10 @@ def evaluate(
     """Compare a potential with labeled structures.
 
     Args:
-        potential: a potential, used as it is, or the path of its file.
+        potential: a potential, or the path of its file.
         data: structures whose calculators hold labels, or a file of them.
-        device, dtype: where and in which type ("float32", "float64") a potential from a file computes.
+        device, dtype: where and in which type ("float32", "float64") a copy of the potential computes; if neither
+            is given, a potential computes as it is, and that of a file on the CPU.
         batch_atoms: atoms computed at once, as in `predict_structures`.
         output: a folder for evaluation.json, frames.csv, parity.json and parity.png.
         on: address of a Dask scheduler, whose workers predict.
@@ -214,9 +215,11 @@ def evaluate(
     if isinstance(data, str | Path | Source):
         data = as_source(data)
         origin["data"] = str(data.path)
-    if not isinstance(potential, Potential):
+    if isinstance(potential, str | Path):
         origin["model"] = str(potential)
-        potential = load_potential(potential, device=device, dtype=dtype)
+    if not isinstance(potential, Potential) or device is not None or dtype is not None:
+        own = potential.energy_scale.device if isinstance(potential, Potential) else "cpu"
+        potential = own_potential(potential, own if device is None else device, dtype)
     account, sample = _Account(), _Sample()
     total = data.n_frames if isinstance(data, Source) else None
     for index, atoms, frame, out in _compared(potential, data, batch_atoms, on):

@@ -251,6 +251,8 @@ def checked_structure(
 ) -> tuple[Ints, Floats, Floats, NDArray[np.bool_]]:
     """The four arrays of a structure in house types, or a ValueError that names what is wrong."""
     z = np.asarray(numbers, dtype=np.int64)
+    if not np.array_equal(z, numbers):
+        raise ValueError(f"Atomic numbers {str(numbers)[:40]} are not whole. Give integers: 6 for carbon.")
     r = np.asarray(positions, dtype=np.float64)
     h = np.asarray(cell, dtype=np.float64)
     periodic = np.asarray(pbc, dtype=bool)
@@ -292,10 +294,8 @@ def _check_periodic(cell: Floats, periodic: NDArray[np.bool_]) -> None:
     vectors = cell[periodic]
     lengths = np.linalg.norm(vectors, axis=1)
     if (lengths < 1e-6).any():
-        raise ValueError(
-            f"pbc is {periodic.tolist()} but a periodic cell vector is zero:\n{cell}\n"
-            "Give the cell, or set pbc to False for a molecule."
-        )
+        told = f"pbc is {periodic.tolist()} but a periodic cell vector is zero:\n{cell}\n"
+        raise ValueError(f"{told}Give the cell, or set pbc to False for a molecule.")
     if np.linalg.matrix_rank(vectors / lengths[:, None], tol=1e-6) < len(vectors):
         raise ValueError(f"The periodic cell vectors are linearly dependent:\n{cell}\nCorrect the cell.")
 

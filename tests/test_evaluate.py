@@ -53,6 +53,23 @@ def labeled_wrongly(
     return out
 
 
+def test_a_potential_computes_in_the_type_that_is_asked_for(potential: Potential) -> None:
+    exact = new_potential("schnet", n_features=16).double().freeze()
+    frames = labeled_wrongly(exact, [ethanol()])
+    rounded = errors_of(exact, frames, dtype="float32").overall["forces"].worst
+    assert errors_of(exact, frames).overall["forces"].worst < 1e-9 < 1e-6 < rounded  # meV/Å
+    assert exact.dtype == torch.float64  # a copy computed
+    for wrong in ({"dtype": "float16"}, {"device": "quantum"}):
+        with pytest.raises(ValueError, match=next(iter(wrong.values()))):
+            errors_of(exact, frames, **wrong)
+
+
+@pytest.mark.parametrize("wrong", [ethanol(), ["set.h5"]], ids=["one structure", "names of files"])
+def test_what_is_no_list_of_structures_is_refused(wrong: Atoms | list[str], potential: Potential) -> None:
+    with pytest.raises(TypeError, match=r"Structure 0 is of type (Atom|str), .*\[atoms\] for a single one"):
+        errors_of(potential, wrong)  # type: ignore[arg-type]  # that is the mistake
+
+
 @pytest.mark.parametrize("batch_atoms", [1, 20, 1000])
 def test_a_batch_says_what_each_structure_alone_says(batch_atoms: int, potential: Potential) -> None:
     structures = [STRUCTURES[name]() for name in STRUCTURES] + [isolated_atom()]

@@ -319,3 +319,10 @@ def test_a_graph_that_lacks_pairs_of_the_potential_is_refused(ask):
         SkinList(potential.cutoff).graph(atoms.numbers, atoms.positions, atoms.cell, atoms.pbc).cutoff
         == potential.cutoff
     )
+
+
+def test_atomic_numbers_are_whole() -> None:
+    positions = [[0.0, 0.0, 0.0], [0.0, 0.0, 1.1]]
+    assert build_graph([6.0, 8.0], positions, np.zeros((3, 3)), False, 3.0).numbers.tolist() == [6, 8]
+    with pytest.raises(ValueError, match="are not whole"):  # 6.5 became carbon
+        build_graph([6.5, 8.0], positions, np.zeros((3, 3)), False, 3.0)

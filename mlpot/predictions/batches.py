@@ -44,6 +44,11 @@ def batches(structures: Iterable[Placed], batch_atoms: int) -> Iterator[list[Pla
     batch: list[Placed] = []
     n_atoms = 0
     for place, atoms in structures:
+        if not isinstance(atoms, Atoms):
+            raise TypeError(
+                f"Structure {place} is of type {type(atoms).__name__}, and ASE's Atoms are needed: a list of "
+                "them, which is [atoms] for a single one."
+            )
         if batch and n_atoms + len(atoms) > batch_atoms:
             yield batch
             batch, n_atoms = [], 0

@@ -54,6 +54,7 @@ def predict_structures(
         ValueError: a wrong shape, a value that is not finite, two atoms in one place; by index of the structure.
         NotFiniteError: a prediction is not finite.
         ClusterError: the cluster cannot be used, or its workers die of a structure.
+        TypeError: something is no ASE's Atoms.
     """
     for _, atoms, out in _predicted(potential, enumerate(structures), batch_atoms, on_bad, on):
         yield atoms, out
