@@ -198,8 +198,7 @@ def evaluate(
     Args:
         potential: a potential, or the path of its file.
         data: structures whose calculators hold labels, or a file of them.
-        device, dtype: where and in which type ("float32", "float64") a copy of the potential computes; if neither
-            is given, a potential computes as it is, and that of a file on the CPU.
+        device, dtype: where and in which type ("float32", "float64") a copy computes; its own by default.
         batch_atoms: atoms computed at once, as in `predict_structures`.
         output: a folder for evaluation.json, frames.csv, parity.json and parity.png.
         on: address of a Dask scheduler, whose workers predict.
@@ -218,8 +217,8 @@ def evaluate(
     if isinstance(potential, str | Path):
         origin["model"] = str(potential)
     if not isinstance(potential, Potential) or device is not None or dtype is not None:
-        own = potential.energy_scale.device if isinstance(potential, Potential) else "cpu"
-        potential = own_potential(potential, own if device is None else device, dtype)
+        here = potential.energy_scale.device if isinstance(potential, Potential) else "cpu"
+        potential = own_potential(potential, device or here, dtype)
     account, sample = _Account(), _Sample()
     total = data.n_frames if isinstance(data, Source) else None
     for index, atoms, frame, out in _compared(potential, data, batch_atoms, on):
