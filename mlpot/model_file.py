@@ -106,6 +106,12 @@ def attach_certificate(path: str | Path, certificate: Mapping[str, Any]) -> None
     write_tensors(path, weights, header)
 
 
+def hash_of_file(path: str | Path) -> str:
+    """SHA-256 of a file as it is: what runs and predictions say of the potential that they are of."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def hash_of(weights: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 of names, types, shapes and bytes."""
     digest = hashlib.sha256()

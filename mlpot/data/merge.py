@@ -20,6 +20,7 @@ from mlpot.data.frame import Frame
 from mlpot.data.h5md.write import write
 from mlpot.data.label_differences import Difference, Place, label_differences
 from mlpot.data.sources.read import Source
+from mlpot.data.sources.report import of_potential
 
 Floats = NDArray[np.float64]
 References = Mapping[int, float]
@@ -111,7 +112,8 @@ def merge(
     shifts = [{z: scale[z] - e for z, e in r.items() if scale[z] != e} for r in own]
     out, n_repeated = _repeated(scans, sources, shifts, conflicts, drop_duplicates)
     frames = _frames(names, sources, shifts, out)
-    write(destination, frames, card={**_card(names, shifts), **(card or {})}, overwrite=overwrite)
+    about = {**_card(names, sources, shifts), **(card or {})}
+    write(destination, frames, card=about, overwrite=overwrite)
     n = {name: source.report.n_frames for name, source in zip(names, sources, strict=True)}
     n_out = sum(len(frames) for frames in out)
     shifted = {
@@ -120,12 +122,12 @@ def merge(
     return Merged(sum(n.values()) - n_out, n, n_out, n_repeated, shifted)
 
 
-def _card(names: Sequence[str], shifts: Sequence[References]) -> dict[str, str]:
+def _card(names: Sequence[str], sources: Sequence[Source], shifts: Sequence[References]) -> dict[str, str]:
     """The entries of the card about the origin of the set."""
     changed = {
         f"energies of {n} changed by (eV an atom)": _told(s) for n, s in zip(names, shifts, strict=True) if s
     }
-    return {"sources": ", ".join(names), **changed}
+    return {"sources": ", ".join(names), **of_potential(*(source.card for source in sources)), **changed}
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

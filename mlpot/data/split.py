@@ -22,6 +22,7 @@ from mlpot.data.check.tally import Columns
 from mlpot.data.errors import DataError
 from mlpot.data.h5md.write import write
 from mlpot.data.sources.read import Source, as_source
+from mlpot.data.sources.report import of_potential
 
 NAMES = ("train", "validation", "test")
 
@@ -77,6 +78,7 @@ def split(
     for k, target in enumerate(targets):
         make_folder(target.parent)
         card = {"source": path.name, "split": f"{names[k]} of {fractions} by {by}, seed {seed}"}
+        card |= of_potential(source.card)
         write(target, _chosen(source, part == k), card=card, overwrite=overwrite)
         counts[target] = int((part == k).sum())
     return counts

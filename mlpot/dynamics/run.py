@@ -28,6 +28,7 @@ from mlpot.dynamics.states import identical, identity
 from mlpot.dynamics.summary import End, MDSummary, draw, summary_of, write_report
 from mlpot.folder_lock import folder_lock
 from mlpot.forces import computed_by
+from mlpot.model_file import hash_of_file
 from mlpot.signals import BlowUpError, StoppedError, stop_request
 from mlpot.version import __version__
 
@@ -146,7 +147,11 @@ def check_free(recipe: MDRecipe, folders: Sequence[Path]) -> None:
 def terms_of(recipe: MDRecipe) -> dict[str, Any]:
     """What stays as it is when a run is continued."""
     began = recipe.model_dump(mode="json", include=set(BEGINNING))
-    return {"model": _hash(recipe.model), "plan": [_physics(stage) for stage in recipe.plan()], "began": began}
+    return {
+        "model": hash_of_file(recipe.model),
+        "plan": [_physics(stage) for stage in recipe.plan()],
+        "began": began,
+    }
 
 
 def _physics(stage: MDRecipe) -> dict[str, Any]:
@@ -194,11 +199,6 @@ def check_structure(recipe: MDRecipe, numbers: NDArray[np.integer]) -> None:
             f"The run in {recipe.output} is of {was}, and {recipe.structure} has {now}, perhaps in another order. "
             "Continue it with the structure that it began with, or begin a new one in another output."
         )
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def run_hash(recipe: MDRecipe, terms: dict[str, Any], atoms: Sequence[Atoms]) -> str:

@@ -19,10 +19,10 @@ from mlpot.data.h5md.read import BLOCK
 from mlpot.data.h5md.write import Part, write_parts
 from mlpot.data.sources.output import output_format, without_results, write_structures
 from mlpot.data.sources.read import Source, as_source
-from mlpot.data.sources.report import Report
+from mlpot.data.sources.report import MODEL, Report
 from mlpot.extrapolation import Outside
 from mlpot.graph import Prediction, Properties
-from mlpot.model_file import load_potential
+from mlpot.model_file import hash_of_file, load_potential
 from mlpot.potential import Potential
 from mlpot.predictions import columns
 from mlpot.predictions.batches import OnBad, Placed, predict_placed, usual_batch_atoms
@@ -133,13 +133,14 @@ def predict_file(
     potential = load_potential(model, device=device, dtype=dtype)
     source = as_source(structures, labels=False)
     predicted = _Predicting(potential, source, batch_atoms, on_bad, on, progress, outside or Outside())
+    made = {MODEL: hash_of_file(model)}
     if output_kind == "h5md" and source.in_columns:
-        card = {"made with": f"mlpot {__version__}"}
+        card = {"made with": f"mlpot {__version__}"} | made
         parts = predicted.parts() if on is None else [predicted.structures()]
         write_parts(output, parts, card=card, overwrite=overwrite)
     else:
         told = source.telling_lost_constraints(predicted.structures(), output_kind)
-        write_structures(output, told, overwrite=overwrite)
+        write_structures(output, told, overwrite=overwrite, card=made)
     if source is not structures:  # whoever gives a source tells of it
         source.report.warn()
     return predicted.n_structures

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
+from mlpot.data.sources.read import Source
+from mlpot.data.sources.report import MODEL
 from mlpot.training.messages import Messages
 from mlpot.training.splits import Baseline, Part, Parts
 
@@ -74,6 +76,16 @@ def tell_of_states(part: Part, tell: Messages) -> None:
             f"Structures carry a total charge or spin ({told}), which a potential of "
             "mlpot does not see: it learns the mean energy of equal structures in two states. Train on one state."
         )
+
+
+def tell_of_potentials(part: Part, tell: Messages) -> None:
+    """Warn of files whose labels a potential computed: what learns them repeats its errors."""
+    for path in part.data.paths:
+        if made := Source(path).card.get(MODEL):
+            tell.warn(
+                f"Labels of {path}, or some, are those of a potential ({MODEL} {made[:12]}), and what learns them "
+                f"learns its errors. If a reference method was meant: mlpot data label {path} labeled.h5."
+            )
 
 
 def facts(parts: Parts, start: Baseline) -> dict[str, Any]:

@@ -203,6 +203,7 @@ def beginning(
         potential, baseline = for_training(start, recipe, tell), baseline_of(start)
     tell(*data_summary.told(parts, baseline))
     data_summary.tell_of_states(parts.train, tell)
+    data_summary.tell_of_potentials(parts.train, tell)
     warn_of_reach(parts.train.sample(), potential.cutoff, tell)
     tell("Weights that are trained:", *told(potential.backbone, recipe.optimizer, element_rows(potential)))
     if recipe.loss.energy > 0:

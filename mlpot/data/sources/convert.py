@@ -13,7 +13,7 @@ from mlpot.data.h5md.write import write
 from mlpot.data.sources.correct import corrected, unwanted
 from mlpot.data.sources.read import H5MD_ENDINGS, Source
 from mlpot.data.sources.reading import Reading
-from mlpot.data.sources.report import SHOWN
+from mlpot.data.sources.report import SHOWN, of_potential
 
 
 def convert(
@@ -58,7 +58,7 @@ def convert(
         source = Source(source, Reading(format=format, keys=keys or {}, units=units or {}, index=index))
     out = unwanted(source, drop, without)
     frames = corrected(source, _without(source, out), corrections or {}, hold)
-    card = {"source": source.path.name, **(card or {})}
+    card = {"source": source.path.name, **of_potential(source.card), **(card or {})}
     write(destination, _labeled(source, frames), card=card, overwrite=overwrite)
     with Reader(destination) as reader:
         return len(reader)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import ase.db
@@ -48,7 +48,13 @@ def output_format(path: str | Path, *, overwrite: bool = False) -> str:
     )
 
 
-def write_structures(path: str | Path, structures: Iterable[Atoms], *, overwrite: bool = False) -> None:
+def write_structures(
+    path: str | Path,
+    structures: Iterable[Atoms],
+    *,
+    overwrite: bool = False,
+    card: Mapping[str, str] | None = None,
+) -> None:
     """Write structures with their results, one after another; the file is absent, or as before, until all are in.
 
     Args:
@@ -56,6 +62,7 @@ def write_structures(path: str | Path, structures: Iterable[Atoms], *, overwrite
             `arrays` too.
         structures: taken one by one.
         overwrite: replace an existing file.
+        card: what H5MD says besides of where the structures are from.
 
     Raises:
         FormatError: the format of the ending cannot hold them, or one of them cannot be written.
@@ -64,7 +71,7 @@ def write_structures(path: str | Path, structures: Iterable[Atoms], *, overwrite
     """
     kind, path = output_format(path, overwrite=overwrite), Path(path)
     if kind == "h5md":
-        write(path, structures, card={"made with": f"mlpot {__version__}"}, overwrite=overwrite)
+        write(path, structures, card={"made with": f"mlpot {__version__}", **(card or {})}, overwrite=overwrite)
         return
     with replacing(path, overwrite=overwrite) as temporary:
         add, close = WRITERS[kind](temporary)

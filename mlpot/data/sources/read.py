@@ -32,7 +32,7 @@ from mlpot.data.sources.layouts import LAYOUTS
 from mlpot.data.sources.names import NONE, Questions
 from mlpot.data.sources.programs import kind_by_content, origin
 from mlpot.data.sources.reading import Reading, boundary_of
-from mlpot.data.sources.report import Report
+from mlpot.data.sources.report import MODEL, Report
 from mlpot.data.sources.schnetpack import is_schnetpack, read_schnetpack
 from mlpot.data.sources.unconverged import converged
 from mlpot.data.stress_labels import IN_PLANE
@@ -218,7 +218,7 @@ class Source:
             self.path, units=units, elements=elements, keys=said.keys, said=said.options, labels=said.labels
         )
         self.report.unused |= dict.fromkeys(reader.unread, len(reader))
-        self.report.scales |= reader.scales
+        self.report.scales, self.report.potential = self.report.scales | reader.scales, reader.card.get(MODEL)
         return reader
 
     def _ase_atoms(self, wanted: slice) -> Numbered:

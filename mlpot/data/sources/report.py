@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,10 +23,18 @@ WORDS = {
     "velocities": ("set of velocities", "sets of velocities"),
 }
 MOST_NAMES = 12  # listed
+MODEL = "model sha256"
+"""Entry of the card of a file whose labels a potential computed: MD, predictions, and what is made of these."""
 SHOWN = 10  # frames that are named in a sentence
 
 PER_ATOM = "energies", "stresses"
 """ASE's names of parts of the energy and the stress, one for each atom."""
+
+
+def of_potential(*cards: Mapping[str, str]) -> dict[str, str]:
+    """What a card of data says of the potentials that computed labels in the sources with these cards."""
+    made = dict.fromkeys(card[MODEL] for card in cards if MODEL in card)
+    return {MODEL: ", ".join(made)} if made else {}
 
 
 @dataclass
@@ -51,6 +60,9 @@ class Report:
     """House units in one unit of the source, by quantity, of the frame that was read last."""
     unused: Counter[str] = field(default_factory=Counter)
     """Names in the file that are nothing which is kept, and how many frames have them."""
+
+    potential: str | None = None
+    """Hash of the potential that computed the labels, as far as the file says."""
 
     groups: list[str] = field(default_factory=list)
     """Groups of a file that hold structures under other names than those that are read, and what they lack."""
@@ -138,6 +150,14 @@ class Report:
         if notes := self._note_lines():
             warnings.warn(f"{self.path}: {' '.join(notes)}", LeftOutWarning, stacklevel=3)
 
+    def _of_potential(self) -> list[str]:
+        if not (self.potential and self.labels and self.n_labels.keys() & {"energy", "forces", "stress"}):
+            return []
+        return [
+            f"Its labels, or some, are those of a potential ({MODEL} {self.potential[:12]}), and not of a "
+            "reference method; mlpot data label computes those."
+        ]
+
     def _note_lines(self) -> list[str]:
         return [f"{what} ({_frames(n)}: {_listed(n, shown)})." for what, (n, *shown) in self.notes.items()]
 
@@ -157,6 +177,7 @@ class Report:
             else f"Read {_frames(self.n_frames)} of {self.path}.",
             *self._note_lines(),
             *(f"{line[0].upper()}{line[1:]}." for line in states),
+            *self._of_potential(),
         ]
         if self.groups:
             more = f"; and {self.n_groups - len(self.groups)} more" if self.n_groups > len(self.groups) else ""
