@@ -12,9 +12,13 @@ element, each measured with the mean and covariance of all the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
+from ase import Atoms
+from ase.data import atomic_numbers
 from torch import Tensor, nn
 
 from mlpot.graph import AtomGraph
@@ -27,6 +31,37 @@ OUTSIDE = 5.0
 BETWEEN = 20
 """Calculations of the same atoms, at least, from one look at extrapolation grades to the next."""
 RIDGE = 1e-8  # of the mean variance, for features that never vary in training
+
+
+UNTOLD = "energies_not_told"
+"""Entry of metrics: sums of energies, by element, that the compositions of the training set do not tell."""
+
+
+def tells_energy(header: Mapping[str, Any], numbers: Iterable[int]) -> bool:
+    """Whether the training set tells the energy of a composition beside those of its own.
+
+    Sums of compositions are told: of a complex, by its parts. Water alone tells those of its clusters, and not H₂.
+
+    Args:
+        header: of a potential; in files of before every composition counts as told.
+        numbers: (n_atoms,) atomic numbers; an atom alone has its reference energy.
+    """
+    counts = Counter(map(int, numbers))
+    if counts.total() == 1:
+        return True
+    for direction in header.get("card", {}).get("metrics", {}).get(UNTOLD, ()):
+        terms = [x * counts[atomic_numbers[symbol]] for symbol, x in direction.items()]
+        if abs(sum(terms)) > 1e-6 * sum(map(abs, terms)):
+            return False
+    return True
+
+
+def untold_words(what: str) -> str:
+    """What to warn of a composition whose energy is not told; `what` it is, in the middle of a sentence."""
+    return (
+        f"The compositions of the training set do not tell the energy of {what}: it must not be compared with "
+        "that of other compositions, as for an energy of adsorption or formation. Forces are not concerned."
+    )
 
 
 def outside_words(what: str, grade: float) -> str:
@@ -85,6 +120,7 @@ class Outside:
     def __init__(self) -> None:
         self.n_structures, self.n_outside = 0, 0
         self._highest, self._of = 0.0, 0
+        self._untold: list[str] = []
 
     def add(self, places: Sequence[int], grades: Tensor | None) -> None:
         """Structures at places of their file, by the highest grades of their atoms (n,); None counts nothing."""
@@ -95,8 +131,22 @@ class Outside:
         if len(grades) and (highest := float(grades.max())) > self._highest:
             self._highest, self._of = highest, int(places[int(grades.argmax())])
 
+    def compare(self, header: Mapping[str, Any], numbers: Iterable[Sequence[int]]) -> None:
+        """Atomic numbers of structures of a potential with that header, of which some may have no told energy."""
+        for own in numbers:
+            if not tells_energy(header, own):
+                self._untold.append(str(Atoms(numbers=own).symbols))
+
     def __str__(self) -> str:
-        """A sentence; empty if all are inside."""
+        """A sentence for each kind; empty if all are inside."""
+        return " ".join(filter(None, (self._far(), self._not_told())))
+
+    def _not_told(self) -> str:
+        kinds = list(dict.fromkeys(self._untold))
+        more = f" and {len(kinds) - 3} more" if len(kinds) > 3 else ""
+        return untold_words(f"{len(self._untold)} structures ({', '.join(kinds[:3])}{more})") if kinds else ""
+
+    def _far(self) -> str:
         if not self.n_outside:
             return ""
         return (

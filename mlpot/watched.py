@@ -39,7 +39,7 @@ class Watch:
     """
 
     def __init__(self, limit: float | None = OUTSIDE, advice: str = "."):
-        self._limit, self._advice = limit, advice
+        self._limit, self.advice = limit, advice
         self._calls, self._next = 0, 1
         self._last: Structure | None = None
 
@@ -67,7 +67,7 @@ class Watch:
             return
         worst, self._limit = int(grades.argmax()), None
         told = outside_words(name(worst), float(grades[worst]))
-        warnings.warn(f"{told} This is said once{self._advice}", stacklevel=3)
+        warnings.warn(f"{told} This is said once{self.advice}", stacklevel=3)
 
 
 def predict_watched(

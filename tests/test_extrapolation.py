@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.build import bulk
 from ase.io import read as ase_read
 from md_runs import assert_same_run, md_recipe, prepared
 from potentials import new_potential
-from sets import crystals, small_recipe, write
-from structures import STRUCTURES, batch_of, copper, graph_of
+from sets import crystals, labeled, small_recipe, write
+from structures import STRUCTURES, batch_of, copper, graph_of, shaken
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.data.h5md import Reader
@@ -24,7 +26,7 @@ from mlpot.dynamics.log import read_log
 from mlpot.dynamics.recipe import Guards
 from mlpot.dynamics.run import run_md
 from mlpot.evaluate import evaluate
-from mlpot.extrapolation import BETWEEN, Domain, Outside, domain_of
+from mlpot.extrapolation import BETWEEN, UNTOLD, Domain, Outside, domain_of, tells_energy
 from mlpot.forces import extrapolation_grade, predict, predict_and_grade
 from mlpot.graph import edge_vectors
 from mlpot.model_file import load_potential, save_potential
@@ -186,6 +188,36 @@ def highest_grade(potential: Potential, atoms: object) -> float:
     grades = potential.extrapolation_grade(graph_of(atoms, potential.cutoff))
     assert grades is not None
     return grades.max().item()
+
+
+def test_compositions_whose_energy_is_not_told_are_named(tmp_path: Path) -> None:
+    """Of Cu₃Au alone any energy may go from Cu to Au, three times as much each; it was used without a word."""
+    alloys = [labeled(shaken(alloy("Cu3Au"), seed=k)) for k in range(8)]
+    data = write(tmp_path / "set.h5", [*alloys, labeled(Atoms("Cu")), labeled(Atoms("Au"))])
+    train(small_recipe(data, tmp_path / "run", "training.epochs=2"))
+    header = load_potential(tmp_path / "run/model.safetensors").header
+    (direction,) = header["card"]["metrics"][UNTOLD]
+    assert direction["Au"] == pytest.approx(-3 * direction["Cu"])
+    for formula, is_told in {"Cu3Au": True, "Cu6Au2": True, "Cu": True, "Cu4": False, "Cu2Au2": False}.items():
+        assert tells_energy(header, Atoms(formula).numbers) == is_told, formula
+    atoms = alloy("Cu4")
+    atoms.calc = MLPotCalculator(tmp_path / "run/model.safetensors", extrapolation_grade=1e9)
+    with pytest.warns(UserWarning, match="do not tell the energy of Cu4: it must not be compared"):
+        atoms.get_potential_energy()
+    atoms.rattle(0.3)
+    atoms.get_potential_energy()  # says nothing more
+    for ending in ("xyz", "h5"):
+        outside, given, predicted = Outside(), tmp_path / f"in.{ending}", tmp_path / f"out.{ending}"
+        write_structures(given, [alloy("Cu3Au"), alloy("Cu4"), alloy("Cu2Au2")])
+        predict_file(tmp_path / "run/model.safetensors", given, predicted, outside=outside)
+        assert "do not tell the energy of 2 structures (Cu4, Cu2Au2)" in str(outside)
+
+
+def alloy(formula: str) -> Atoms:
+    """Four atoms of a cubic cell."""
+    atoms = bulk("Cu", a=3.75, cubic=True)
+    atoms.symbols = formula
+    return atoms
 
 
 def test_a_potential_without_a_domain_says_so(folder: Path) -> None:

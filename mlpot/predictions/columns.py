@@ -63,6 +63,7 @@ def answered(potential: Potential, path: str, series: Series, first: int, outsid
         return None
     for block, grades in known:
         outside.add((first + block.places).tolist(), grades)
+        outside.compare(potential.header, block.columns["species"])
     return Series([block for block, _ in known])
 
 

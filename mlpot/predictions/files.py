@@ -194,6 +194,7 @@ class _Predicting:
             for k, atoms, out in _predicted(self._potential, found, self._batch_atoms, self._on_bad, self._on):
                 self._count(1)
                 self._outside.add([k], out.extrapolation_grade)
+                self._outside.compare(self._potential.header, [atoms.numbers])
                 yield labeled(atoms, out)
 
     def _count(self, n: int) -> None:

@@ -10,8 +10,15 @@ from ase.data import chemical_symbols
 
 from mlpot.data.sources.read import Source
 from mlpot.data.sources.report import MODEL
+from mlpot.extrapolation import UNTOLD
 from mlpot.training.messages import Messages
+from mlpot.training.reference_energies import OF_SET, unseen_directions
 from mlpot.training.splits import Baseline, Part, Parts
+
+OTHER_COMPOSITIONS = (
+    "energies of compositions that are no sum of those in the training set are not told by it: where such are to "
+    "be compared, as for energies of adsorption or formation, add structures of each"
+)
 
 
 def told(parts: Parts, start: Baseline) -> list[str]:
@@ -37,6 +44,7 @@ def told(parts: Parts, start: Baseline) -> list[str]:
             f"reference energy of {chemical_symbols[z]:2s} {energy:14.4f} eV, {start.sources[z]}"
             for z, energy in start.reference_energies.items()
         ]
+        + ([OTHER_COMPOSITIONS] if _untold(parts.train, start) else [])
     )
 
 
@@ -98,7 +106,23 @@ def facts(parts: Parts, start: Baseline) -> dict[str, Any]:
             chemical_symbols[z]: {"energy_eV": energy, "source": start.sources[z]}
             for z, energy in start.reference_energies.items()
         },
+        **_untold(parts.train, start),
     }
+
+
+def _untold(train: Part, start: Baseline) -> dict[str, Any]:
+    """Sums of energies of bound elements that the compositions do not tell, if they are energies' only teachers.
+
+    Energies of isolated atoms tell nothing of what binds them, and an earlier model may know more compositions.
+    """
+    data = train.data
+    bound = train.indices[np.isfinite(data.energy[train.indices]) & ~data.is_isolated[train.indices]]
+    if not len(bound) or not OF_SET.issuperset(start.sources.values()):
+        return {}
+    directions = unseen_directions(data.counts(bound, train.elements))
+    symbols = [chemical_symbols[z] for z in train.elements]
+    found = [dict(zip(symbols, direction.tolist(), strict=True)) for direction in directions]
+    return {UNTOLD: found} if found else {}
 
 
 def _named(parts: Parts) -> dict[str, Part]:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 NOT_DETERMINED = "not determined"
+OF_SET = frozenset(("given", "isolated atom", "fitted", NOT_DETERMINED))
+"""Where reference energies are from, unless from an earlier model."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,15 @@ def determined(counts: Floats) -> NDArray[np.bool_]:
     """(n_elements,) whether the compositions tell the energy of each element, and not only sums of several."""
     if not counts.size:
         return np.zeros(counts.shape[1], dtype=np.bool_)
+    return np.asarray(np.abs(unseen_directions(counts)).max(axis=0, initial=0.0) < 1e-6)
+
+
+def unseen_directions(counts: Floats) -> Floats:
+    """(n, n_elements) unit vectors, orthogonal to all compositions and to each other."""
     composition = np.unique(counts, axis=0)
     _, size, rows = np.linalg.svd(composition / max(1.0, np.abs(composition).max()), full_matrices=True)
     rank = int((size > 1e-8 * max(1e-300, size[0])).sum())
-    unseen = np.abs(rows[rank:]).max(axis=0, initial=0.0)  # directions that no composition has
-    return np.asarray(unseen < 1e-6)
+    return np.asarray(rows[rank:])
 
 
 def shifts(
