@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
-from mlpot.data.sources.read import Source
 from mlpot.data.sources.report import MODEL
 from mlpot.extrapolation import UNTOLD
 from mlpot.training.messages import Messages
@@ -88,8 +87,8 @@ def tell_of_states(part: Part, tell: Messages) -> None:
 
 def tell_of_potentials(part: Part, tell: Messages) -> None:
     """Warn of files whose labels a potential computed: what learns them repeats its errors."""
-    for path in part.data.paths:
-        if made := Source(path).card.get(MODEL):
+    for path, made in zip(part.data.paths, part.data.potentials, strict=True):
+        if made:
             tell.warn(
                 f"Labels of {path}, or some, are those of a potential ({MODEL} {made[:12]}), and what learns them "
                 f"learns its errors. If a reference method was meant: mlpot data label {path} labeled.h5."

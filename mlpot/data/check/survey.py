@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mlpot.data.check.frame_facts import N_NUMBERS, facts_of
 from mlpot.data.h5md import Frame, SetReader, add_to_hash
+from mlpot.data.sources.report import MODEL
 from mlpot.data.stress_labels import IN_PLANE
 
 BLOCK = 20_000  # atoms read at once
@@ -28,6 +29,7 @@ class Survey:
     paths: tuple[str, ...]
     sizes: Ints  # (n_files,) frames of each file
     n_stress_left_out: Ints  # (n_files,) stresses that no potential can learn, see `stress_labels`
+    potentials: tuple[str, ...]  # (n_files,) hash of the potential that computed a file's labels, or empty
     hash: str  # of the content of all files in their order, as `data.h5md.content_hash`
     families: tuple[str, ...]
     compositions: Ints  # (n_kinds, N_NUMBERS) atoms of each atomic number
@@ -121,11 +123,14 @@ def survey(*paths: str | Path, keep: float = 0.0) -> Survey:
             if does_fit:
                 kept += frames
         sizes = reader.sizes
+        made_by = tuple(file.card.get(MODEL, "") for file in reader.readers)
         left_out = np.array([sum(what != IN_PLANE for _, what in file.of_stresses) for file in reader.readers])
     columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
     compositions = np.frombuffer(b"".join(kinds), dtype=np.int64).reshape(-1, N_NUMBERS)
     names = tuple(str(path) for path in paths)
-    return Survey(names, sizes, left_out, digest.hexdigest(), tuple(families), compositions, kept, *columns)
+    return Survey(
+        names, sizes, left_out, made_by, digest.hexdigest(), tuple(families), compositions, kept, *columns
+    )
 
 
 def _blocks(reader: SetReader, frames: Ints) -> list[Ints]:
