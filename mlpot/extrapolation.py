@@ -46,10 +46,13 @@ def tells_energy(header: Mapping[str, Any], numbers: Iterable[int]) -> bool:
         header: of a potential; in files of before every composition counts as told.
         numbers: (n_atoms,) atomic numbers; an atom alone has its reference energy.
     """
+    directions = header.get("card", {}).get("metrics", {}).get(UNTOLD)
+    if not directions:
+        return True
     counts = Counter(map(int, numbers))
     if counts.total() == 1:
         return True
-    for direction in header.get("card", {}).get("metrics", {}).get(UNTOLD, ()):
+    for direction in directions:
         terms = [x * counts[atomic_numbers[symbol]] for symbol, x in direction.items()]
         if abs(sum(terms)) > 1e-6 * sum(map(abs, terms)):
             return False

@@ -239,7 +239,7 @@ class Potential(nn.Module):
     @property
     def is_frozen(self) -> bool:
         """Whether `freeze` was called, and no `train` since then."""
-        return self._buffers["isolated"].shape[0] > 0  # type: ignore[union-attr]  # a tensor; by attribute it takes longer
+        return self._buffers["isolated"].shape[0] > 0  # type: ignore[union-attr]  # made in __init__, never None
 
     def __getstate__(self) -> dict[str, Any]:
         self.renew()  # a copy cannot tell what changed before

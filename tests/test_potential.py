@@ -235,7 +235,7 @@ def test_weights_that_are_lent_for_one_call_count_in_it_alone() -> None:
     potential, graph = new_potential("schnet").freeze(), graph_of(ethanol())
     before, lent = predict(potential, graph).forces, {k: 1.02 * w for k, w in potential.named_parameters()}
     caller = torch.nn.ModuleDict({"of": potential})
-    caller.forward = lambda: predict(potential, graph).forces  # type: ignore[method-assign]  # as a program's module
+    caller.forward = lambda: predict(potential, graph).forces  # type: ignore[method-assign]  # a caller's own forward
     within = functional_call(caller, {f"of.{name}": weight for name, weight in lent.items()}, ())
     other = copy.deepcopy(potential)
     other.load_state_dict(lent, strict=False)
