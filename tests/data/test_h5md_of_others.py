@@ -12,6 +12,7 @@ from ase.build import bulk, molecule
 from frames import account, assert_same, edit, labeled, mixed
 
 from mlpot.data.elements import Elements
+from mlpot.data.errors import FormatError
 from mlpot.data.h5md import KeysError, Reader, UnitsError, write
 from mlpot.data.sources.read import Source
 from mlpot.data.sources.reading import Reading
@@ -206,6 +207,42 @@ def test_an_energy_under_another_name_is_a_question(path, unit):
     assert "energy" not in none[0].calc.results
     with Reader(path, elements=WATER, labels=False) as reader:
         assert len(reader) == 4
+
+
+ABSENT = np.nan
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (2, [0.0, ABSENT, 1.0, ABSENT]),  # an increment
+        ([0, 2], [0.0, ABSENT, 1.0, ABSENT]),
+        (np.arange(9), [0.0, 1.0, 2.0, 3.0]),
+        (np.arange(1, 5), [ABSENT, 0.0, 1.0, 2.0]),
+        ([3, 2, 1, 0], [3.0, 2.0, 1.0, 0.0]),
+        ([10, 20, 30, 40], "of which none is the same"),
+        ([0, 1, 1, 2], "some of them twice"),
+    ],
+)
+def test_an_energy_belongs_to_the_structure_of_its_own_step(path, steps, expected):
+    n = len(steps) if np.ndim(steps) else 2
+    foreign(path, **{"observables/energy": (np.arange(4.0), "eV")})
+
+    def at_other_steps(file):
+        del file["observables/energy"]
+        file["observables/energy/value"], file["observables/energy/step"] = np.arange(float(n)), steps
+        file["observables/energy/value"].attrs["unit"] = "eV"
+
+    edit(path, at_other_steps)
+    if isinstance(expected, str):
+        with pytest.raises(FormatError, match=expected):
+            Reader(path, elements=WATER)
+        return
+    with Reader(path, elements=WATER) as reader:
+        np.testing.assert_array_equal([frame.energy for frame in reader.columns(range(4))], expected)
+        np.testing.assert_array_equal(
+            [frame.energy for frame in reader.columns([3, 1])], np.take(expected, [3, 1])
+        )
 
 
 def test_several_groups_of_particles_are_parts_of_one_system_or_structures_of_their_own(path):

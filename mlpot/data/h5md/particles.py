@@ -15,12 +15,12 @@ from mlpot.data.errors import FormatError, LabelError, UnitsError
 from mlpot.data.frame import ASE_VELOCITY, LARGEST, Columns, believable
 from mlpot.data.h5md.foreign import creator_of, places_of
 from mlpot.data.h5md.held import Held
+from mlpot.data.h5md.joined import at_steps, values_at
 from mlpot.data.h5md.layout import COLUMNS, INDEX
+from mlpot.data.h5md.slices import SLICE, Slices, slices_of
 from mlpot.data.h5md.species import Species
 from mlpot.data.unit_names import H5MD_UNITS, agreed_factor
 
-GAP = 16  # unwanted rows that are read rather than starting another slice
-SLICE = 1024  # rows of one slice
 MOTION = ("velocity", "mass", "charge", "fixed", "fixed_center", "step", "time")  # of no use to a training
 LABELS = (
     "velocity",
@@ -42,9 +42,6 @@ ELSEWHERE = {
 """Other places where programs keep a column."""
 CREATORS = ("mlpot", "znh5md")  # whose species are atomic numbers
 PER_ATOM = frozenset(key for key, column in COLUMNS.items() if -1 in column.tail)
-
-Slices = list[tuple[int, int, int, int]]
-"""(lo, hi, a, b): file rows lo to hi hold the wanted rows numbered a to b."""
 
 
 class Particles:
@@ -81,11 +78,12 @@ class Particles:
         if not self._ours:
             self._data.pop("fixed", None)  # see `Held`
         self._grows = bool(file.swmr_mode)  # the datasets were opened one after another, while rows were added
+        foreign = None if self._ours or self._creator in CREATORS else self._creator
+        self._joined = {} if foreign is None else at_steps(group["position"], self._data, LABELS, self._where)
         if self._grows:
-            self._n_rows = min(dataset.shape[0] for dataset in self._data.values())
+            self._n_rows = min(d.shape[0] for key, d in self._data.items() if key not in self._joined)
         self._held = None if self._ours else Held(group, self._where, self._n_rows, self._width)
         self._fixed: Columns = {}  # columns that are the same in every row
-        foreign = None if self._ours or self._creator in CREATORS else self._creator
         self._species = Species(group, self._data.get("species"), self._where, self._width, foreign, elements)
         if self._species.once is not None:
             self._data.pop("species", None)
@@ -174,7 +172,7 @@ class Particles:
 
     def _block(self, rows: NDArray[np.integer], motion: bool) -> tuple[Columns, NDArray[np.bool_]]:
         """The columns that are not the same in every row, unchecked, and the boundary (n_rows, 3)."""
-        slices = _slices(rows)
+        slices = slices_of(rows)
         blocks = {key: self._read(key, rows, slices) for key in self._data if motion or key not in MOTION}
         if "species" in blocks:
             blocks["species"] = self._species.numbers(blocks["species"])
@@ -194,6 +192,8 @@ class Particles:
         dataset, scale = self._data[key], self._scale[key]
         tail = (self._width, *dataset.shape[2:]) if key in PER_ATOM else dataset.shape[1:]
         dtype = dataset.dtype.newbyteorder("=") if scale is None else np.dtype(np.float64)
+        if key in self._joined:
+            return _in_our_shape(key, values_at(dataset, self._joined[key][rows]), scale)
         if key in self._blank:
             return np.full((len(rows), *tail), dataset.fillvalue, dtype=dtype)
         block = np.empty((len(rows), *tail), dtype=dtype)
@@ -210,11 +210,7 @@ class Particles:
             wanted = rows[a:b] - lo
             there = wanted < len(part) if self._padded else slice(None)
             block[a:b][(there, slice(0, part.shape[1])) if part.ndim > 1 else there] = part[wanted[there]]
-        if key == "stress" and block.ndim == 3:
-            block = block[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
-        if key == "edges" and block.ndim == 2:  # the diagonal of a cuboid
-            block = block[:, :, None] * np.eye(3)
-        return block if scale in (None, 1.0) else block * scale
+        return _in_our_shape(key, block, scale)
 
     def _check_values(self, blocks: Columns, frames: NDArray[np.integer]) -> dict[str, NDArray[np.bool_]]:
         """Which rows have which label, after every value was found to be one."""
@@ -336,7 +332,7 @@ class Particles:
         return (min(shape[0], len(self)), *shape[1:]) if self._grows and shape else shape
 
     def _check_column(self, key: str, dataset: h5py.Dataset) -> None:
-        rows = None if self._padded else len(self)
+        rows = len(dataset) if key in self._joined else None if self._padded else len(self)
         atoms = None if self._padded else self._width
         tails = {
             "edges": ((3, 3), (3,)),
@@ -360,24 +356,18 @@ class Particles:
             )
 
 
+def _in_our_shape(key: str, block: NDArray[Any], scale: float | None) -> NDArray[Any]:
+    """Values of a file in house units, six components of a stress and three vectors of a cell."""
+    if key == "stress" and block.ndim == 3:
+        block = block[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    if key == "edges" and block.ndim == 2:  # the diagonal of a cuboid
+        block = block[:, :, None] * np.eye(3)
+    return block if scale in (None, 1.0) else block * scale
+
+
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     return len(shape) == len(expected) and all(e in (None, s) for s, e in zip(shape, expected, strict=True))
 
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _slices(rows: NDArray[np.integer]) -> Slices:
-    """The slices to read for ascending rows: joined across small gaps, split when they grow long."""
-    n = len(rows)
-    if n and rows[-1] - rows[0] == n - 1:  # one behind the other
-        ends = [(a, min(a + SLICE, n)) for a in range(0, n, SLICE)]
-        return [(int(rows[a]), int(rows[b - 1]) + 1, a, b) for a, b in ends]
-    slices = []
-    a = 0
-    for b in range(1, len(rows) + 1):
-        if b == len(rows) or rows[b] - rows[b - 1] > GAP or rows[b] - rows[a] >= SLICE:
-            slices.append((int(rows[a]), int(rows[b - 1]) + 1, a, b))
-            a = b
-    return slices
