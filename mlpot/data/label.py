@@ -21,7 +21,7 @@ from mlpot.data import h5md
 from mlpot.data.cluster import LOST, WorkerError, cluster, threads_of_worker
 from mlpot.data.errors import DataError, FormatError, KeysError, LabelError
 from mlpot.data.frame import columns_of
-from mlpot.data.label_workers import Outcome, attempt, in_processes
+from mlpot.data.label_workers import KEPT, Outcome, attempt, in_processes
 from mlpot.data.quantum import Code, SettingsError, charge_of, choose, version
 from mlpot.data.sources.names import KNOWN, looks_like
 from mlpot.data.sources.read import H5MD_ENDINGS, Source, as_source
@@ -29,7 +29,6 @@ from mlpot.data.sources.shapes import charge_of_columns
 from mlpot.folder_lock import folder_lock
 
 AHEAD = 1000  # structures that a scheduler knows at a time
-KEPT = "What is labeled is kept: run this again."
 
 
 class ResumeError(DataError):
@@ -83,7 +82,7 @@ def label(
     Raises:
         SettingsError: the calculator or one of its settings is unknown. MissingCodeError: it is not installed.
         ResumeError: the working file belongs to another run. LockedError: another process labels into it.
-        LabelError: not one structure could be labeled. ClusterError: `on` cannot be used.
+        LabelError: not one structure could be labeled. ClusterError: `on` cannot be used, or a worker here.
         FileExistsError: the destination exists and `overwrite` is not given. FormatError: it does not end in .h5.
     """
     code, destination = choose(calculator, settings or {}), Path(destination)
@@ -221,7 +220,9 @@ def _reopen(partial: Path, run: dict[str, Any], resume: bool) -> dict[int, Outco
                     f"{partial} was begun with other {' and '.join(changed)}. Continue with those, "
                     "or forget that run (--restart; in Python resume=False)."
                 )
-            return {line["frame"]: Outcome(**line) for line in lines}
+            outcomes = {line["frame"]: Outcome(**line) for line in lines}
+            if any(outcome.failure is None for outcome in outcomes.values()):
+                return outcomes  # else all failed, perhaps of what was mended since: they are tried again
     with partial.open("w", encoding="utf-8") as record:
         _append(record, run)
     return {}

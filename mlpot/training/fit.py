@@ -16,12 +16,12 @@ from lightning.pytorch import Callback, Trainer
 from mlpot.equivariance import error_in, graphs_of
 from mlpot.folder_lock import folder_lock
 from mlpot.potential import Potential
-from mlpot.signals import SignalledAtOnce, SignalledError, stop_request
+from mlpot.signals import SignalledAtOnce, SignalledError, end_with_parent, stop_request
 from mlpot.training import data_summary
 from mlpot.training.before_and_after import JUDGED, compared, judge, table, worse
 from mlpot.training.closing import solve_linear
 from mlpot.training.expectation import Expectation
-from mlpot.training.interruption import StopOnSignal, end_with_parent, hand_on, lost_processes_told
+from mlpot.training.interruption import StopOnSignal, hand_on, lost_processes_told
 from mlpot.training.loaders import Alone, Batches, free_memory
 from mlpot.training.messages import Messages
 from mlpot.training.module import HALVINGS, TrainingDivergedError, TrainingModule, diverged

@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,15 +135,3 @@ def _leave(trainer: Trainer, number: int) -> None:
         f"mlpot train {Path(trainer.default_root_dir) / 'recipe.yaml'} --resume",
         number,
     )
-
-
-def end_with_parent(period: float = 5.0) -> None:
-    """Kill this process a few seconds after its parent has died, even while it waits for others."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(period)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()

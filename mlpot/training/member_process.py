@@ -13,9 +13,8 @@ from pathlib import Path
 
 import torch
 
-from mlpot.signals import SignalledError, stop_request
+from mlpot.signals import SignalledError, end_with_parent, stop_request
 from mlpot.training import fit
-from mlpot.training.interruption import end_with_parent
 from mlpot.training.messages import LOG, Messages
 from mlpot.training.recipe import Recipe
 from mlpot.training.run_directory import has_begun

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,11 +17,9 @@ from places import PROJECT
 from mlpot.data import h5md
 from mlpot.data.errors import KeysError, LabelError
 from mlpot.data.label import LabelReport, ResumeError, label
-from mlpot.data.label_workers import in_processes
 from mlpot.data.quantum import (
     CODES,
     Code,
-    Label,
     MissingCodeError,
     QuantumError,
     SettingsError,
@@ -298,26 +295,6 @@ def test_nothing_labeled_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match="Not one of 1"):
         label(tmp_path / "bad.extxyz", tmp_path / "bad.h5", calculator="tblite")
     assert not (tmp_path / "bad.h5").exists()
-
-
-class Crashing:
-    """A code that takes its process down with it at every water molecule."""
-
-    package = "crashing"
-
-    def compute(self, atoms: Atoms) -> Label:
-        if len(atoms) == 3:
-            os._exit(139)
-        return Label(1.0, np.zeros((len(atoms), 3)))
-
-
-def test_a_crash_costs_only_its_frame() -> None:
-    frames = [molecule(name) for name in ("CH4", "H2O", "NH3")]
-    outcomes = sorted(in_processes(Crashing(), list(enumerate(frames)), 1), key=lambda o: o.frame)  # type: ignore[arg-type]
-    assert [o.energy for o in outcomes] == [1.0, None, 1.0]
-    assert "ended its process" in str(outcomes[1].failure)
-    with pytest.raises(SettingsError, match="workers is 0"):
-        next(in_processes(Crashing(), [], 0))  # type: ignore[arg-type]
 
 
 # --- the sets that come with mlpot ---

@@ -23,9 +23,9 @@ from sets import crystals, small_recipe, write
 from training_runs import assert_same_training
 
 from mlpot.cli.main import main
-from mlpot.signals import SIGNALS, SignalledError
+from mlpot.signals import SIGNALS, SignalledError, end_with_parent
 from mlpot.training.fit import train
-from mlpot.training.interruption import LostProcessError, end_with_parent, lost_processes_told
+from mlpot.training.interruption import LostProcessError, lost_processes_told
 from mlpot.training.module import TrainingModule
 from mlpot.training.trainer import LAST
 
