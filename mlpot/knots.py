@@ -3,8 +3,10 @@
     W(d) = u(d) · network( e(d) )        e a radial basis, u an envelope
 
 In training the table is a differentiable function of the weights and is built once in each evaluation, so the
-potential that is trained is the potential that is run, to the bit. The force is the derivative of the spline, so
-energy is conserved whatever the table's error.
+potential that is trained is the potential that is run: to the bit where radial functions are linear in their
+weights. Of networks with layers, tables that stay are found in float64 and rounded once, so that in float32 forces
+differ by the rounding of those in training. The force is the derivative of the spline, so energy is conserved
+whatever the table's error.
 """
 
 from __future__ import annotations
@@ -85,10 +87,11 @@ class RadialTable(nn.Module):
         """The same as (n_networks, n_rows, n_features)."""
         if len(self.kept):
             return self.kept
-        tables = self._build(networks)
-        if self.keeps:
-            self.kept = tables.detach()
-        return tables
+        if not self.keeps:
+            return self._build(networks)
+        with torch.no_grad():
+            self.kept = self._build(networks).to(self.kept.dtype)
+        return self.kept
 
     def freeze(self) -> None:
         """Keep the next tables, for weights that no longer change, until the next `freeze` or `train`."""
@@ -105,10 +108,11 @@ class RadialTable(nn.Module):
         """(n_networks, n_rows, n_features), all networks in one product a layer."""
         if not len(self.exact_basis) or _without_gradient(self.exact_basis):  # a copy made where autograd was off
             self._take_derivatives()
-        dtype = self.kept.dtype
         if all(len(network) < 2 and all(map(_is_matrix, network)) for network in networks):
             return self._linear_in_products(networks)
-        if self._in_one_pass(networks):
+        # Rounded once, at their end, changes from knot to knot have all digits: worth its time if tables stay.
+        dtype = torch.float64 if self.keeps else self.kept.dtype
+        if dtype == self.kept.dtype and self._in_one_pass(networks):
             return _fused_rows(self.exact_basis.to(dtype), self.exact_envelope[..., 0].to(dtype), networks)
         f = [row.expand(len(networks), -1, -1) for row in self.exact_basis.to(dtype)]
         for same in zip(*networks, strict=True):
@@ -120,7 +124,12 @@ class RadialTable(nn.Module):
 
     def _rows_of(self, f: list[Tensor]) -> Tensor:
         """Rows of a table from (n_networks, n_knots + 1, n_features) of each derivative."""
-        return _b_spline(f[0]) if self.degree == 3 else torch.stack(f, dim=2).flatten(1, 2)
+        if self.degree == 3:
+            return _b_spline(f[0])
+        value, slope, curvature = f
+        change = value.diff(dim=1, append=value[:, -1:])
+        rows = torch.stack([slope, curvature, value, change], dim=2).flatten(1, 2)
+        return rows[:, : self.grid.n_rows]
 
     def _linear_in_products(self, networks: Sequence[nn.Sequential]) -> Tensor:
         """u W e = W (u e), in one product with what no weight changes; without layers W is one."""
@@ -247,7 +256,7 @@ def _without_gradient(values: Tensor) -> bool:
 
 
 def _fused_rows(basis: Tensor, envelope: Tensor, networks: Sequence[nn.Sequential]) -> Tensor:
-    """Rows (n_networks, 3 n_knots, n_features) of quintic tables, by compiled loops around products."""
+    """Rows (n_networks, n_rows, n_features) of quintic tables, by compiled loops around products."""
     f, bias = basis.expand(len(networks), -1, -1, -1), torch.empty(0)
     for k, same in enumerate(zip(*networks, strict=True)):
         if k % 2 == 0:
@@ -256,7 +265,7 @@ def _fused_rows(basis: Tensor, envelope: Tensor, networks: Sequence[nn.Sequentia
             f = torch.bmm(f.flatten(1, 2), weight.mT).view(*f.shape[:3], -1)
         else:
             f = _Activated.apply(f, bias)  # type: ignore[no-untyped-call]
-    return cast("Tensor", _Enveloped.apply(f, bias, envelope).flatten(1, 2))  # type: ignore[no-untyped-call]
+    return cast("Tensor", _Enveloped.apply(f, bias, envelope))  # type: ignore[no-untyped-call]
 
 
 class _Activated(torch.autograd.Function):
@@ -285,7 +294,7 @@ class _Enveloped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, f: Tensor, bias: Tensor, u: Tensor) -> Tensor:
         ctx.save_for_backward(f, bias, u)
-        out = f.new_empty(f.shape[0], f.shape[2], 3, f.shape[3])
+        out = f.new_empty(f.shape[0], 4 * f.shape[2] - 2, f.shape[3])
         loops.subnormals.flushed(
             loops.radial_derivatives.envelop, *(t.detach().numpy() for t in (f, bias, u, out))
         )
@@ -309,10 +318,10 @@ def _b_spline(f: Tensor) -> Tensor:
 
 def _linear(f: list[Tensor], layers: Sequence[nn.Linear]) -> list[Tensor]:
     """W f + b, W f′, W f″."""
-    weight = torch.stack([layer.weight for layer in layers]).mT
+    weight = torch.stack([layer.weight for layer in layers]).mT.to(f[0].dtype)
     if layers[0].bias is None:
         return [torch.bmm(row, weight) for row in f]
-    bias = torch.stack([layer.bias for layer in layers])[:, None]
+    bias = torch.stack([layer.bias for layer in layers])[:, None].to(f[0].dtype)
     return [torch.baddbmm(bias, f[0], weight), *(torch.bmm(row, weight) for row in f[1:])]
 
 

@@ -18,7 +18,7 @@ from mlpot.stages.products import Product, Products, coupled_products
 from mlpot.stages.radial import BASES, ENVELOPES
 from mlpot.stages.readout import Embedding, Readout
 from mlpot.stages.run import ENERGY, Step
-from mlpot.stages.spline_grid import SPLINES, SplineGrid
+from mlpot.stages.spline_grid import SplineGrid
 from mlpot.stages.stage import Environments
 
 CUTOFF = 4.0
@@ -31,8 +31,16 @@ def randn(*shape: int) -> Tensor:
 def random_table(n_paths: int, n_channels: int, degree: int = 5) -> tuple[Tensor, SplineGrid]:
     grid = SplineGrid(CUTOFF, 12, degree)
     table = randn(grid.n_rows, n_paths, n_channels) / 3
-    table[-SPLINES[degree].stride * (3 if degree == 3 else 1) :] = 0  # ends smoothly
-    return table, grid
+    table[-(3 if degree == 3 else 2) :] = 0  # ends smoothly
+    return joined(table, degree), grid
+
+
+def joined(table: Tensor, degree: int) -> Tensor:
+    """Rows whose changes are those from each value to the next one, and to zero at the end."""
+    if degree == 5:
+        values = table[2::4]
+        table[3::4] = values.diff(dim=0, append=torch.zeros_like(values[:1]))
+    return table
 
 
 def environments(n_atoms: int, n_elements: int, moving: bool = False) -> Environments:

@@ -8,7 +8,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from stage_lists import joined
+from torch import Tensor, nn
 
 from mlpot.forces import hessian, predict
 from mlpot.graph import AtomGraph
@@ -71,7 +72,7 @@ def test_splines_follow_the_function_and_its_derivatives(radial, activation):
 @pytest.mark.parametrize("degree", [3, 5])
 def test_pieces_join_smoothly(degree):
     n_knots, step = 10, 1e-9
-    table = torch.randn(SPLINES[degree].n_rows(n_knots), 3, dtype=torch.float64)
+    table = joined(torch.randn(SPLINES[degree].n_rows(n_knots), 3, dtype=torch.float64), degree)
     d = torch.arange(1, n_knots, dtype=torch.float64) * CUTOFF / n_knots
     edges = cluster().edges
     for order in range(3):
@@ -80,6 +81,28 @@ def test_pieces_join_smoothly(degree):
             for s in (-step, step)
         )
         torch.testing.assert_close(left, right, rtol=0, atol=1e3 * step * (n_knots / CUTOFF) ** (order + 1))
+
+
+@pytest.mark.parametrize("n_knots", [128, 4096])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("dense", [False, True])
+def test_finer_grids_do_not_blur_slopes_in_float32(dense, frozen, n_knots):
+    """Values of close knots differ in their last digits alone, so that slopes were off by their rounding over h.
+
+    Where weights may change and layers are dense, values are still found in float32.
+    """
+    torch.manual_seed(0)
+    basis, u = BASES["bessel"](8, CUTOFF), ENVELOPES["polynomial"](CUTOFF)
+    network = mlp(8, 6, 4, activation="silu") if dense else nn.Sequential(nn.Linear(8, 4, bias=False))
+    d, slopes = torch.linspace(1.0, CUTOFF - 0.01, 400), []
+    for dtype in (torch.float32, torch.float64):
+        table = RadialTable(basis, u, cutoff=CUTOFF, n_knots=n_knots, degree=5).to(dtype)
+        if frozen:
+            table.freeze()
+        on = KnotEdges(cluster().edges, d.to(dtype), cutoff=CUTOFF, n_knots=n_knots, degree=5)
+        slopes.append(interpolate(table([network.to(dtype)])[0], on, 1))
+    bar = 2e-8 * n_knots if dense and not frozen else 5e-7
+    assert relative(*(slope.detach() for slope in slopes)) <= bar
 
 
 def test_table_is_faithful_to_the_filter_network():

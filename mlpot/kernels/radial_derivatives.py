@@ -50,28 +50,40 @@ def activate_adjoint(f, bias, g, out, bias_out):
 
 @compiled
 def envelop(f, bias, u, out):
-    """u f, (u f)′, (u f)″ as rows of tables (n_networks, n_knots, 3, n_features), u (3, n_knots)."""
-    two = f.dtype.type(2)
+    """u f with its first two derivatives as rows of quintic tables (n_networks, 4 n_knots − 2, n_features).
+
+    Those of `stages.spline_grid`: (u f)′, (u f)″, u f and its change to the next knot; u (3, n_knots).
+    """
+    two, last = f.dtype.type(2), f.shape[2] - 1
     for n in range(f.shape[0]):
-        for k in range(f.shape[2]):
-            u0, u1, u2 = u[0, k], u[1, k], u[2, k]
+        for k in range(last + 1):
+            u0, u1, u2, row = u[0, k], u[1, k], u[2, k], 4 * k
             for c in range(f.shape[3]):
                 f0, f1, f2 = f[n, 0, k, c] + bias[n, c], f[n, 1, k, c], f[n, 2, k, c]
-                out[n, k, 0, c] = u0 * f0
-                out[n, k, 1, c] = u1 * f0 + u0 * f1
-                out[n, k, 2, c] = u2 * f0 + two * u1 * f1 + u0 * f2
+                out[n, row, c] = u1 * f0 + u0 * f1
+                out[n, row + 1, c] = u2 * f0 + two * u1 * f1 + u0 * f2
+            if k < last:
+                for c in range(f.shape[3]):
+                    out[n, row + 2, c] = u0 * (f[n, 0, k, c] + bias[n, c])
+                    after = u[0, k + 1] * (f[n, 0, k + 1, c] + bias[n, c])
+                    out[n, row + 3, c] = after - out[n, row + 2, c]
 
 
 @compiled
 def envelop_adjoint(u, g, out, bias_out):
     """Gradients by f and by the bias of Σ g · envelop(f, bias, u)."""
-    two = g.dtype.type(2)
+    two, last = g.dtype.type(2), u.shape[1] - 1
     bias_out[:] = 0
     for n in range(g.shape[0]):
-        for k in range(g.shape[1]):
-            u0, u1, u2 = u[0, k], u[1, k], u[2, k]
-            for c in range(g.shape[3]):
-                g0, g1, g2 = g[n, k, 0, c], g[n, k, 1, c], g[n, k, 2, c]
+        for k in range(last + 1):
+            u0, u1, u2, row = u[0, k], u[1, k], u[2, k], 4 * k
+            for c in range(g.shape[2]):
+                out[n, 0, k, c] = g[n, row - 1, c] if k else g.dtype.type(0)
+            if k < last:
+                for c in range(g.shape[2]):
+                    out[n, 0, k, c] += g[n, row + 2, c] - g[n, row + 3, c]
+            for c in range(g.shape[2]):
+                g0, g1, g2 = out[n, 0, k, c], g[n, row, c], g[n, row + 1, c]
                 by_value = u0 * g0 + u1 * g1 + u2 * g2
                 out[n, 0, k, c] = by_value
                 out[n, 1, k, c] = u0 * g1 + two * u1 * g2

@@ -218,7 +218,7 @@ def test_trained_models_of_mace_torch_are_the_same_function(trained: Path, name:
     )
     assert exact.largest <= (1e-8 if name != "plain" else 1e-5)
     assert single.energy <= theirs.energy
-    assert single.forces <= max(theirs.forces, 2e-5)
+    assert single.forces <= 1.2 * theirs.forces  # both are rounding, the greatest of some hundred numbers
     assert any("pickle" in line for line in lines)
 
 
