@@ -42,6 +42,13 @@ def labels(c: Columns, path: str) -> Iterator[Finding]:
     zero = np.flatnonzero(forces & (c.force == 0.0) & (c.n_atoms > 2))
     if len(zero) == forces.sum() > 1:
         yield finding("labels", "error", "All forces are zero: they were never computed.", c.index[zero])
+    elif (n_lost := int(c.is_unforced.sum())) > 1:
+        message = (
+            f"{n_lost} of {forces.sum()} structures have no force but exactly zeros, and no symmetry that asks "
+            "for that: zeros stand for forces that were not computed. Leave those out, or these frames."
+        )
+        lost = np.flatnonzero(c.is_unforced)
+        yield finding("labels", "error", message, c.index[lost], fix=dropping(c.index[lost]))
     stressless = np.flatnonzero(c.has_stress & (c.stress == 0.0) & structures)
     if 1 < len(stressless) == (c.has_stress & structures).sum():
         yield finding("labels", "error", "All stresses are zero: they were never computed.", c.index[stressless])

@@ -19,6 +19,7 @@ SHELLS = np.array([1.0, 1.5, 2.0, 2.6, 3.2, 4.0, 4.8])  # Å, of the fingerprint
 WIDTHS = np.array([0.3, 0.4, 0.4, 0.5, 0.6, 0.7, 0.7])  # Å
 NOBLE = np.isin(np.arange(119), [2, 10, 18, 36, 54, 86, 118])
 SCALE = 10.0  # of the weights
+LOPSIDED = 0.01  # of the neighbors: rounded positions of a crystal give 1e-4
 SIZES = covalent_radii * (1 + 0.3 * (0.618 * np.arange(len(covalent_radii)) % 1))  # radii of Pt and Au are equal
 
 
@@ -94,6 +95,22 @@ def surroundings(frame: Frame) -> Floats:
     rows = np.zeros((len(frame.numbers), len(SHELLS)))
     np.add.at(rows, center, _shells(r, _weight(frame.numbers[center], frame.numbers[neighbor])))
     return by_element(frame.numbers, rows)
+
+
+def lopsided(frame: Frame) -> bool:
+    """Whether an atom has more neighbors on one side than on the other, so that no symmetry forbids a force."""
+    try:
+        graph = build_graph(frame.numbers, frame.positions, frame.cell, frame.pbc, CUTOFF)
+    except ValueError:  # two atoms in one place
+        return False
+    center, neighbor = graph.edges.center.numpy(), graph.edges.neighbor.numpy()
+    vectors = edge_vectors(graph).numpy()
+    r = np.linalg.norm(vectors, axis=1)
+    weight = _shells(r, _weight(frame.numbers[center], frame.numbers[neighbor])).sum(axis=1)
+    sums, sizes = np.zeros((len(frame.numbers), 3)), np.zeros(len(frame.numbers))
+    np.add.at(sums, center, vectors * (weight / r)[:, None])
+    np.add.at(sizes, center, weight)
+    return bool((np.linalg.norm(sums, axis=1) > LOPSIDED * sizes).any())
 
 
 def by_element(numbers: Ints, values: Floats) -> Floats:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpot.data.check.frame_facts import N_NUMBERS, facts_of, hash_of, state_of
-from mlpot.data.check.geometry import SHELLS, geometry
+from mlpot.data.check.frame_facts import N_NUMBERS, FrameFacts, facts_of, hash_of, state_of
+from mlpot.data.check.geometry import SHELLS, geometry, lopsided
 from mlpot.data.check.stream import Chunk, Floats, Ints
 from mlpot.data.frame import Frame
 
@@ -32,6 +32,7 @@ class Columns:
     force: Floats  # greatest on an atom, eV/Å
     force_rms: Floats  # eV/Å
     unlabeled: Ints  # atoms without force
+    is_unforced: NDArray[np.bool_]  # every force is exactly zero, and no symmetry makes it so
     net: Floats  # |ΣF|, eV/Å
     torque: Floats  # |Σ r × F|, eV, about the middle; NaN for periodic frames
     isolated: NDArray[np.bool_]  # one isolated atom, in the open or in a box
@@ -208,6 +209,7 @@ def _columns(chunk: Chunk) -> list[NDArray[Any]]:
         np.array([f.largest_force for f in facts]),
         np.sqrt((size**2).sum(axis=1) / np.maximum(1, 3 * known.sum(axis=1))),
         np.array([n - f.n_forces for f in facts]),
+        np.array([_is_unforced(frame, f) for frame, f in zip(chunk.frames, facts, strict=True)]),
         net,
         torque,
         np.full(n_frames, chunk.is_isolated),
@@ -216,6 +218,12 @@ def _columns(chunk: Chunk) -> list[NDArray[Any]]:
         np.full(n_frames, bool(chunk.pbc.all())),
         *distances,
     ]
+
+
+def _is_unforced(frame: Frame, facts: FrameFacts) -> bool:
+    """Whether every force of a frame is exactly zero although no symmetry of it asks for that."""
+    is_zero = facts.n_forces == facts.n_atoms > 2 and facts.largest_force == 0.0
+    return is_zero and not facts.is_isolated and lopsided(frame)
 
 
 def _labels_hash(frame: Frame) -> int:
