@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from outputs import espresso, outcar, vasprun
+from outputs import aims, espresso, outcar, vasprun
 
 from mlpot.data.errors import FormatError
 from mlpot.data.sources.read import Source
@@ -139,3 +139,48 @@ def test_whole_frames_of_a_trajectory_of_ase_that_was_cut_off_are_read_and_none_
     path.write_bytes(whole[:begin] + b"#" * 30 + whole[begin + 30 :])
     with pytest.raises(FormatError, match="could not read frame 1"):
         list(Source(path).frames())
+
+
+def relaxation_of_aims(n_steps: int, *tail: str) -> str:
+    """A relaxation by FHI-aims up to where its next structure would stand, and what follows."""
+    lines = aims([(-31.0, True)], whole=False).splitlines()
+    begin = next(k for k, line in enumerate(lines) if "Begin self-consistency loop" in line)
+    end = next(k for k, line in enumerate(lines) if "as used in the preceding" in line)
+    text = [
+        line.replace("Molecular dynamics time step = 0.001 ps", "Geometry relaxation: BFGS")
+        for line in lines[:begin]
+    ]
+    for k in range(n_steps):
+        step = "\n".join(lines[begin:end]).replace("-3.1", f"-3.1{k}")
+        text += [step.replace("Initialization.", "Re-initialization.") if k else step]
+        text += ["", "  Geometry optimization: Attempting to predict improved coordinates.", ""]
+        if k < n_steps - 1:
+            text += [
+                "  Present geometry is not yet converged.",
+                "",
+                "  Updated atomic structure:",
+                "    x [A]   y [A]",
+            ]
+            text += [f"            atom         0.0  0.0  {z}  H" for z in (0.0, 0.76 + 0.01 * k)] + [""]
+    return "\n".join([*text, *tail, ""])
+
+
+CONVERGED = ("  Present geometry is converged.", "  Final atomic structure:", "       x [A]   y [A]   z [A]")
+LEFT = "          Leaving FHI-aims."
+
+
+@pytest.mark.parametrize(
+    ("text", "n", "is_told"),
+    [
+        (relaxation_of_aims(3, *CONVERGED, LEFT), 3, False),
+        (relaxation_of_aims(3, CONVERGED[0]), 3, False),
+        (relaxation_of_aims(3, "          Begin self-consistency loop: Re-initialization."), 3, True),
+        (aims([(-31.0, True), (-31.1, True)], whole=False) + LEFT + "\n", 2, False),
+        (aims([(-31.0, True)], whole=False) + LEFT + "\n", 1, False),
+    ],
+    ids=["relaxed", "converged", "goes on", "dynamics", "one point"],
+)
+def test_a_run_of_aims_whose_account_of_times_was_cut_off_has_all_its_steps(tmp_path, text, n, is_told):
+    found, told = energies(tmp_path / "aims.out", text)
+    assert found == pytest.approx([-31.0 - 0.1 * k for k in range(n)])
+    assert any("last step is left out" in line for line in told) == is_told

@@ -23,6 +23,8 @@ AIMS_RESTARTS = (
 """After these FHI-aims begins a self-consistency cycle anew without a new step."""
 AIMS_STEP = "Begin self-consistency loop: Re-initialization"
 AIMS_RELAXED = "Geometry optimization: Attempting to predict improved coordinates."
+AIMS_LEAVES = ("Leaving FHI-aims.", "Final output of selected total energy values", "Final atomic structure:")
+"""What FHI-aims writes behind the last of all steps."""
 XML_END = "</modeling>"
 OUTCAR_ENERGY = "FREE ENERGIE OF THE ION-ELECTRON SYSTEM"
 OUTCAR_LINES = 4  # behind these words, the last with the energy without entropy
@@ -60,12 +62,17 @@ def _whole_steps_of_aims(path: Path, lines: list[str]) -> tuple[str, str, int]:
                 end, n_steps = k, n_steps + 1
             restarts = False
         restarts = restarts or any(words in line for words in AIMS_RESTARTS)
+    if any(
+        words in line for line in lines[end:] for words in AIMS_LEAVES
+    ):  # only its account of times was cut off
+        return "\n".join([*lines, AIMS_END, "", ""]), "", n_steps
     if not n_steps:
         raise FormatError(
             f"{path} is of a run of FHI-aims that ended in its first step, so it has no whole frame. Run it again."
         )
     text = "\n".join([*lines[:end], AIMS_END, "", ""])
-    return text, "the run was cut off, so its last step is left out", n_steps
+    has_begun = not relaxation or any(AIMS_STEP in line for line in lines[end:])
+    return text, "the run was cut off, so its last step is left out" if has_begun else "", n_steps
 
 
 def whole_steps_of_vasp(path: Path, lines: Iterable[str], kind: str, note: Note) -> Iterator[str]:
