@@ -34,6 +34,27 @@ class PictureWarning(UserWarning):
     """A picture beside results was not drawn."""
 
 
+def path_of(given: Any, what: str) -> Path:
+    """The path that a program gives.
+
+    Args:
+        given: text or a path.
+        what: of which file, with its article, for errors.
+
+    Raises:
+        TypeError: something else, such as an open file, a list, or the object that the file is to hold.
+        FileNotFoundError: empty text, which Python takes for the folder where a program runs.
+    """
+    if not isinstance(given, str | os.PathLike) or isinstance(os.fspath(given), bytes):
+        raise TypeError(
+            f"The path of {what} is needed, and this is of type {type(given).__name__}. Give it as text or as "
+            "pathlib.Path."
+        )
+    if os.fspath(given) == "":
+        raise FileNotFoundError(f"The path of {what} is empty. Give one.")
+    return Path(given)
+
+
 @contextmanager
 def beside_results(path: str | Path) -> Iterator[None]:
     """Draw a picture of results that are written already: one that fails is a warning, and loses nothing."""

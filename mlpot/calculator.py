@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -31,6 +32,7 @@ from mlpot.graph import AtomGraph, Edges, Properties
 from mlpot.model_file import own_potential
 from mlpot.models import COMMITTEE
 from mlpot.neighbors import SkinList
+from mlpot.other_keywords import refused_keywords
 from mlpot.potential import Potential
 from mlpot.repeated_forces import RepeatedForces
 from mlpot.watched import Watch
@@ -42,6 +44,23 @@ SPREADS = ["energy_std", "forces_std", "stress_std"]
 NO_SPREAD = (
     "{} is the spread of a committee, and this potential is one network. Train several: training.committee=4."
 )
+
+
+def _no_atoms(given: Any) -> str:
+    """What to say of a calculation of something that is no structure."""
+    return (
+        f"A calculator computes ASE's Atoms, and this is of type {type(given).__name__}. Set atoms.calc to the "
+        "calculator, or give it the structure: calculator.get_property('energy', atoms)."
+    )
+
+
+ARGUMENTS = ("potential", "device", "dtype", "skin", "cuda_graph", "extrapolation_grade")
+
+
+def _check_grade(grade: Any) -> None:
+    is_number = isinstance(grade, Real) and not isinstance(grade, bool | np.bool_)
+    if grade is not None and not (is_number and grade >= 0):
+        raise ValueError(f"extrapolation_grade = {str(grade)[:40]}: give a number, 0 or above, or None.")
 
 
 def no_stress(atoms: Atoms) -> str:
@@ -79,6 +98,7 @@ class MLPotCalculator(Calculator):
             `extrapolation.BETWEEN` calculations.
 
     Raises:
+        TypeError: no potential is given, or an argument that another package's calculator has: it says ours.
         ValueError: a CUDA graph is wanted of what no kernel of Triton computes, says why; a skin or a grade is
             negative or no number.
 
@@ -93,14 +113,21 @@ class MLPotCalculator(Calculator):
 
     def __init__(
         self,
-        potential: Potential | str | Path,
+        potential: Potential | str | Path | None = None,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str | None = None,
         skin: float = 0.5,
         cuda_graph: bool = False,
         extrapolation_grade: float | None = OUTSIDE,
+        **others: Any,
     ):
+        if others:
+            raise TypeError(refused_keywords(others, ARGUMENTS))
+        if potential is None:
+            raise TypeError(
+                "A potential or the path of its file is needed, as the first argument of MLPotCalculator."
+            )
         super().__init__()
         self.potential, self.device = own_potential(potential, device, dtype), device
         warn_of_rotations(self.potential)
@@ -109,8 +136,7 @@ class MLPotCalculator(Calculator):
         self._members: list[Potential] = []  # made when first asked for
         if cuda_graph and (obstacle := device_obstacle(self.potential)) is not None:
             raise ValueError(f"No CUDA graph can compute this potential: {obstacle}. Leave cuda_graph out.")
-        if extrapolation_grade is not None and not extrapolation_grade >= 0:
-            raise ValueError(f"extrapolation_grade = {extrapolation_grade}: give a number, 0 or above, or None.")
+        _check_grade(extrapolation_grade)
         advice = "; MLPotCalculator(..., extrapolation_grade=None) never says it."
         self._watch = Watch(None if self.potential.domain is None else extrapolation_grade, advice)
         self._untold_is_said = False
@@ -162,6 +188,8 @@ class MLPotCalculator(Calculator):
     ) -> None:
         """Fill `results`; called by ASE. After an error there are none."""
         self.results = {}
+        if not isinstance(self.atoms if atoms is None else atoms, Atoms):
+            raise TypeError(_no_atoms(atoms))
         super().calculate(atoms, properties, system_changes)
         a = self.atoms
         graph = self._graph()
@@ -188,12 +216,14 @@ class MLPotCalculator(Calculator):
             self._lock = (os.getpid(), RLock())
         try:
             with self._lock[1]:  # else a thread may be given the results of another's structure
+                if atoms is not None and not isinstance(atoms, Atoms):
+                    raise TypeError(_no_atoms(atoms))
                 return super().get_property(name, atoms, allow_calculation)
         except PropertyNotImplementedError as error:
             asked = self.atoms if atoms is None else atoms
             if name in SPREADS and name not in self.implemented_properties:
                 raise PropertyNotImplementedError(NO_SPREAD.format(name)) from error
-            if "stress" not in name or asked is None:
+            if name not in ("stress", "stresses") or asked is None:
                 raise
             raise PropertyNotImplementedError(no_stress(asked)) from error
 

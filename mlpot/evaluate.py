@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from mlpot.atomic_files import beside_results, check_folder, make_folder, write_whole
+from mlpot.atomic_files import beside_results, check_folder, make_folder, path_of, write_whole
 from mlpot.data.errors import LabelError
 from mlpot.data.frame import Frame, columns_of, family, frame_of_columns
 from mlpot.data.sources.read import Source, as_source
@@ -27,7 +27,7 @@ from mlpot.figures.parity import compare, plot_parity, write_compared
 from mlpot.graph import Prediction, Properties, collate_properties
 from mlpot.model_file import hash_of, own_potential
 from mlpot.potential import Potential
-from mlpot.predictions import Progress, predict_structures
+from mlpot.predictions import Progress, check_arguments, predict_structures
 from mlpot.version import __version__
 
 MAGNITUDES = {"0-0.5": 0.0, "0.5-1": 0.5, "1-2": 1.0, "2-4": 2.0, "4-8": 4.0, "above 8": 8.0}
@@ -206,19 +206,19 @@ def evaluate(
 
     Raises:
         LabelError: a label is not finite or misshapen, or there is no label at all.
-        ValueError: as `predict_structures`.
+        TypeError, ValueError: as `predict_structures`.
     """
     if output is not None:
-        check_folder(output)
+        check_folder(path_of(output, "a folder of results"))
     origin = {"mlpot": __version__, "made": datetime.now(UTC).isoformat(timespec="seconds")}
     if isinstance(data, str | Path | Source):
-        data = as_source(data)
-        origin["data"] = str(data.path)
+        origin["data"] = str((data := as_source(data)).path)
     if isinstance(potential, str | Path):
         origin["model"] = str(potential)
-    if not isinstance(potential, Potential) or device is not None or dtype is not None:
+    if not isinstance(potential, Potential) or (device, dtype) != (None, None):
         here = potential.energy_scale.device if isinstance(potential, Potential) else "cpu"
         potential = own_potential(potential, device or here, dtype)
+    check_arguments(potential, () if isinstance(data, Source) else data, batch_atoms)
     account, sample = _Account(), _Sample()
     total = data.n_frames if isinstance(data, Source) else None
     for index, atoms, frame, out in _compared(potential, data, batch_atoms, on):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -27,23 +27,14 @@ from mlpot.executors import native_call_of as native_call_of
 from mlpot.executors import native_call_with_exchanges as native_call_with_exchanges
 from mlpot.executors import native_call_with_ghosts as native_call_with_ghosts
 from mlpot.executors import native_obstacle as native_obstacle
-from mlpot.graph import AtomGraph, Edges, Movable, Prediction, Properties, edge_vectors
+from mlpot.graph import AtomGraph, Movable, Prediction, Properties, edge_vectors
+from mlpot.graph_check import AtomicEnergies as AtomicEnergies
+from mlpot.graph_check import check_energies, check_graph
 from mlpot.potential import Potential
 from mlpot.torch_settings import usual_settings
 
 FLAT = 1e-9
 """A cell whose volume is less than this part of the product of its edges has none."""
-
-
-class AtomicEnergies(Protocol):
-    """What `predict` needs: atomic energies from edge vectors, and float64 reference energies."""
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    def __call__(self, numbers: Tensor, edges: Edges, vectors: Tensor) -> Tensor: ...
-
-    def reference_energies(self, numbers: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -76,16 +67,12 @@ def predict(
         where nothing is periodic or the cell is flat.
 
     Raises:
-        TypeError: no AtomGraph, such as ASE's Atoms.
-        ValueError: weights of a type of 16 bits, a graph with a smaller cutoff than the potential's, or an
-            executor that does not know the potential.
+        TypeError: no potential, such as the path of its file, or no AtomGraph, such as ASE's Atoms.
+        ValueError: weights of a type of 16 bits, a graph with a smaller cutoff than the potential's or whose
+            tensors do not fit together, or an executor that does not know the potential.
         RuntimeError: when a gradient of what training gave is taken under autocast.
     """
-    if not isinstance(graph, AtomGraph):
-        raise TypeError(
-            f"predict takes an AtomGraph, and this is of type {type(graph).__name__}. mlpot.build_graph makes it; "
-            "ASE's Atoms have their energies and forces from mlpot.MLPotCalculator."
-        )
+    _check_given(potential, graph, "predict")
     if executor is not None:
         check_executor(potential, executor)
     compiled = native if executor is None else executor == "cpu"
@@ -132,6 +119,7 @@ def predict_and_grade(potential: Potential, graph: AtomGraph) -> Prediction:
 
     Compiled code has the features that it takes anyway.
     """
+    _check_given(potential, graph, "predict_and_grade")
     if potential.domain is None:
         return _graded(predict(potential, graph), None)
     _check(potential, graph)
@@ -155,6 +143,7 @@ def _graded(out: Properties, highest: Tensor | None) -> Prediction:
 
 def extrapolation_grade(potential: Potential, graph: AtomGraph) -> Tensor | None:
     """As of the potential, in compiled code if there is some: PyTorch makes arrays of edges × features for it."""
+    _check_given(potential, graph, "extrapolation_grade")
     _check(potential, graph)
     call = native_call_of(potential) if potential.domain is not None and potential.is_frozen else None
     features = call.features_of(graph) if isinstance(call, StagedCall) else None
@@ -181,6 +170,13 @@ def _settled(potential: AtomicEnergies, graph: AtomGraph, training: bool = False
     _check(potential, graph)
     with usual_settings(full_precision=not training):
         yield graph.clone() if graph.positions.is_inference() else graph
+
+
+def _check_given(potential: AtomicEnergies, graph: AtomGraph, caller: str) -> None:
+    """Raise TypeError or ValueError for what is no potential or no graph, or a graph that does not hold."""
+    if not isinstance(potential, Potential):
+        check_energies(potential, caller)
+    check_graph(graph, caller)
 
 
 def _check(potential: AtomicEnergies, graph: AtomGraph) -> None:
@@ -254,7 +250,14 @@ def predict_atoms(
         potential, graph, native: as for `predict`.
         n_own: how many atoms, the first, count with their energies; all by default. Others get a virial by their
             forces on these, and NaN for their energy; there is no compiled code for that.
+
+    Raises:
+        TypeError, ValueError: as `predict`, or there are not so many atoms.
     """
+    if n_own is None:  # with own atoms, lists are an engine's, whose indices have other types
+        _check_given(potential, graph, "predict_atoms")
+    elif isinstance(n_own, bool) or not isinstance(n_own, int) or not 0 <= n_own <= graph.n_atoms:
+        raise ValueError(f"n_own = {n_own!r}: give how many of the {graph.n_atoms} atoms, the first, count.")
     _check(potential, graph)
     call = native_call_of(potential) if native and n_own is None else None
     found = call.by_atom(graph) if isinstance(call, StagedCall) else None
@@ -292,13 +295,24 @@ def predict_pairs(potential: AtomicEnergies, graph: AtomGraph, n_own: int) -> tu
 
 
 def hessian_vector_product(potential: AtomicEnergies, graph: AtomGraph, direction: Tensor) -> Tensor:
-    """H v = ∂²E/∂r∂r · v for a displacement v (n_atoms, 3) Å: (n_atoms, 3) eV/Å."""
+    """H v = ∂²E/∂r∂r · v for a displacement v (n_atoms, 3) Å: (n_atoms, 3) eV/Å.
+
+    Raises:
+        TypeError, ValueError: as `predict`, or the displacement is no real tensor of that shape.
+    """
+    _check_given(potential, graph, "hessian_vector_product")
+    if not isinstance(direction, Tensor) or direction.shape != graph.positions.shape or direction.is_complex():
+        raise ValueError(
+            f"A displacement is a tensor of real numbers in Å, of shape {tuple(graph.positions.shape)}, a row for "
+            "each atom; torch.as_tensor makes it of an array."
+        )
     with _settled(potential, graph) as settled:
         return _hessian_products(potential, settled, direction[None])[0]
 
 
 def hessian(potential: AtomicEnergies, graph: AtomGraph) -> Tensor:
-    """∂²E/∂r∂r as (3 n_atoms, 3 n_atoms) float64, eV/Å², one product a column."""
+    """∂²E/∂r∂r as (3 n_atoms, 3 n_atoms) float64, eV/Å², one product a column; errors as of `predict`."""
+    _check_given(potential, graph, "hessian")
     n = 3 * graph.n_atoms
     directions = torch.eye(n, dtype=torch.float64, device=graph.positions.device).view(n, graph.n_atoms, 3)
     with _settled(potential, graph) as settled:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ class Edges(Movable):
     row_ptr: Tensor  # (n_atoms + 1,) int64, edges of atom i are row_ptr[i]:row_ptr[i + 1]
     reverse: Tensor  # (n_edges,) int64, index of the edge that points back
 
+    known_with: ClassVar[tuple[Tensor, ...] | None] = None  # of a graph, see `AtomGraph.know`; no argument
+
     @property
     def n_atoms(self) -> int:
         return len(self.row_ptr) - 1
@@ -70,6 +72,26 @@ class AtomGraph(Movable):
     @property
     def n_graphs(self) -> int:
         return len(self.cell)
+
+    def know(self) -> AtomGraph:
+        """Itself, whose indices hold from now on: also with other positions, and on other devices."""
+        object.__setattr__(
+            self.edges, "known_with", (self.numbers, self.cell, self.pbc, self.cell_shift, self.batch)
+        )
+        return self
+
+    def is_known(self) -> bool:
+        """Whether `know` was called of a graph with these edges, numbers, cells, shifts and structures."""
+        if self.edges.known_with is None:
+            return False
+        numbers, cell, pbc, cell_shift, batch = self.edges.known_with
+        return (
+            self.numbers is numbers
+            and self.cell is cell
+            and self.pbc is pbc
+            and self.cell_shift is cell_shift
+            and self.batch is batch
+        )
 
 
 @dataclass(frozen=True)
@@ -105,7 +127,15 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
 
     Raises:
         ValueError: no graphs were given.
+        TypeError: something is no AtomGraph, or there is no list of them.
     """
+    if isinstance(graphs, AtomGraph) or not isinstance(graphs, Sequence):
+        raise TypeError(f"collate takes a list of AtomGraph, and this is of type {type(graphs).__name__}.")
+    for graph in graphs:
+        if not isinstance(graph, AtomGraph):
+            raise TypeError(
+                f"collate takes graphs, and one is of type {type(graph).__name__}. mlpot.build_graph makes them."
+            )
     if not graphs:
         raise ValueError("collate needs at least one graph, got none. Give a non-empty list of AtomGraph.")
     atom0 = _starts([g.n_atoms for g in graphs])
@@ -119,7 +149,7 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
         ),
         reverse=torch.cat([g.edges.reverse + e for g, e in zip(graphs, edge0, strict=True)]),
     )
-    return AtomGraph(
+    joined = AtomGraph(
         positions=torch.cat([g.positions for g in graphs]),
         numbers=torch.cat([g.numbers for g in graphs]),
         cell=torch.cat([g.cell for g in graphs]),
@@ -129,6 +159,7 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
         batch=torch.cat([g.batch + k for g, k in zip(graphs, graph0, strict=True)]),
         cutoff=min(g.cutoff for g in graphs),
     )
+    return joined.know() if all(g.is_known() for g in graphs) else joined
 
 
 def collate_properties(labels: Sequence[Properties]) -> Properties:
@@ -161,4 +192,7 @@ def _map(record: Record, move: Callable[[Tensor], Tensor]) -> Record:
             moved[field.name] = _map(value, move)
         elif isinstance(value, Tensor):
             moved[field.name] = move(value)
-    return replace(record, **moved)
+    new = replace(record, **moved)
+    if isinstance(record, AtomGraph) and isinstance(new, AtomGraph) and record.is_known():
+        new.know()
+    return new

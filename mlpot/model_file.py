@@ -23,8 +23,9 @@ from ase import __version__ as ase_version
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from mlpot.atomic_files import StorageError, check_place
+from mlpot.atomic_files import StorageError, check_place, path_of
 from mlpot.extrapolation import Domain
+from mlpot.model_card import check_storable, checked_card, kept
 from mlpot.models import former_arguments
 from mlpot.models.layers import without_values
 from mlpot.potential import RENAMED, Potential
@@ -62,10 +63,25 @@ def save_potential(potential: Potential, path: str | Path, card: Mapping[str, An
     """Write a potential to one file; the old file stays whole until the new one is.
 
     Args:
-        potential: in any type; weights are stored as they are.
+        potential: of float32 or float64; weights are stored as they are.
         path: ends in .safetensors by convention.
-        card: JSON-able facts: training-set hash, ranges, metrics, recipe.
+        card: JSON-able facts: training-set hash, ranges, metrics, recipe. By default those of the file that the
+            potential was loaded from, with its certificate; of changed weights without errors, which were others'.
+
+    Raises:
+        TypeError: no potential, no path, or facts that JSON does not hold.
+        ValueError: weights of a type of 16 bits, or that are not finite.
+        StorageError, FileNotFoundError, IsADirectoryError: as `check_place`, or a file of something else is there.
     """
+    if not isinstance(potential, Potential):
+        kind = type(potential).__name__
+        raise TypeError(f"save takes a potential and a path, and the first is of type {kind}. Give a Potential.")
+    path = path_of(path, "a potential")
+    check_place(path)
+    _check_not_another(path)
+    weights = {name: t.detach().cpu().contiguous() for name, t in potential.state_dict().items()}
+    check_storable(potential.dtype, weights)
+    known = kept(potential.header, weights, hash_of) if card is None else {"card": checked_card(card)}
     header = {
         "format_version": FORMAT_VERSION,
         "backbone": potential.backbone_name,
@@ -84,10 +100,19 @@ def save_potential(potential: Potential, path: str | Path, card: Mapping[str, An
             "ase": ase_version,
             "python": platform.python_version(),
         },
-        "card": dict(card or {}),
+        **known,
     }
-    weights = {name: t.detach().cpu().contiguous() for name, t in potential.state_dict().items()}
-    write_tensors(Path(path), weights, header)
+    write_tensors(path, weights, header)
+
+
+def _check_not_another(path: Path) -> None:
+    """A file of other data, under a name that is none of a potential's, is not replaced by one."""
+    if path.suffix == ".safetensors" or not path.exists():
+        return
+    try:
+        read_metadata(path)
+    except ModelFileError:
+        raise StorageError(f"{path} holds something else than a potential. Give a name in .safetensors.") from None
 
 
 def attach_certificate(path: str | Path, certificate: Mapping[str, Any]) -> None:
@@ -176,7 +201,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ModelFileError: not of mlpot, or damaged.
     """
-    path = Path(path)
+    path = path_of(path, "a model")
     if path.is_dir():
         raise ModelFileError(f"{path} is a folder. Give the model in it, such as {path / 'model.safetensors'}.")
     if not path.is_file():
@@ -249,10 +274,11 @@ def own_potential(
         Else as `load_potential`.
     """
     if not isinstance(given, Potential | str | os.PathLike):
-        raise TypeError(
-            f"A potential or the path of its file is needed, and this is of type {type(given).__name__}. What "
-            "computes is compiled already: give the potential itself, not torch.compile or torch.jit of it."
-        )
+        kind = type(given).__name__
+        advice = "Give one of these; torch.compile or torch.jit of a potential is none, as it is compiled already."
+        if isinstance(given, list | tuple):
+            advice = "Several files are no committee: training.committee=4 trains one, which is one file."
+        raise TypeError(f"A potential or the path of its file is needed, and this is of type {kind}. {advice}")
     if not isinstance(given, Potential):
         return load_potential(given, device=device, dtype=dtype)
     number = given.dtype if dtype is None else known_dtype(dtype)

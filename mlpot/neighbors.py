@@ -17,10 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpot.graph import AtomGraph, Edges, collate, edge_vectors
 from mlpot.kernels import loops
+from mlpot.structure_check import checked_length, checked_structure, reals, sized
 
 SMALL = 64  # atoms; of fewer, all distances are computed
 COINCIDENT = 1e-2  # Å; closer pairs are one atom written twice, not chemistry
-FARTHEST = 1e8  # Å from the origin; beyond it, rounding of positions moves atoms by more than 1e-8 Å
 MOST_CELLS = 5e4  # vesin 0.6 holds 1e5
 FEW = 4096  # pairs; to sort so many takes less time than to load compiled code
 
@@ -46,10 +46,8 @@ def build_graph(
         ValueError: wrong shapes, no atoms, a value that is not finite or absurdly large, a periodic direction
             without a cell vector, two atoms in one place, a cutoff that is no number above 0.
     """
-    if not 0 < cutoff < np.inf:
-        raise ValueError(f"cutoff = {cutoff}: give a number of Å above 0, as potential.cutoff.")
     z, r, h, periodic = checked_structure(numbers, positions, cell, pbc)
-    return _graph(z, r, h, periodic, cutoff)
+    return _graph(z, r, h, periodic, checked_length("cutoff", cutoff, "above 0", ", as potential.cutoff"))
 
 
 class SkinList:
@@ -63,8 +61,7 @@ class SkinList:
     """
 
     def __init__(self, cutoff: float, skin: float = 0.5):
-        if not 0 <= skin < np.inf:
-            raise ValueError(f"skin = {skin}: pairs beyond the cutoff are kept to a number of Å, 0 or above.")
+        skin = checked_length("skin", skin, "from 0 on", ", to which pairs beyond the cutoff are kept")
         self.cutoff, self.skin = cutoff, skin  # Å
         self.n_builds = 0
         self._reference: AtomGraph | None = None  # as it was when the pairs were found, with all of them
@@ -84,14 +81,14 @@ class SkinList:
             edges=Edges(edges.center[kept], edges.neighbor[kept], *ends),
             cell_shift=wide.cell_shift[kept],
             cutoff=self.cutoff,
-        )
+        ).know()
 
     def wide(self, numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> AtomGraph:
         """The graph with all edges up to cutoff + skin: the last one with other positions, while its pairs hold.
 
         For a reader that skips what lies beyond the cutoff. Arguments and errors as for `build_graph`.
         """
-        r = np.array(positions, dtype=np.float64)
+        r = reals("positions", positions).copy()
         if self._reference is None or not self._holds(numbers, r, cell, pbc):
             z, r, h, periodic = checked_structure(numbers, r, cell, pbc)
             self._reference = _graph(z, r, h, periodic, self.cutoff + self.skin)
@@ -128,10 +125,11 @@ def build_molecules(
     fit = all(np.shape(r) == (n, 3) for r, n in zip(positions, sizes, strict=True))
     if not fit or sizes.max() > SMALL or sizes.min() < 1:
         return None
-    r = np.concatenate([np.asarray(part, dtype=np.float64) for part in positions])
-    z = np.concatenate([np.asarray(part, dtype=np.int64) for part in numbers])
-    h = np.stack([np.asarray(part, dtype=np.float64) for part in cells])
-    return _molecules(sizes, z, r, h, cutoff)
+    r, h = np.concatenate([np.asarray(part) for part in positions]), np.stack([np.asarray(part) for part in cells])
+    z = np.concatenate([np.asarray(part) for part in numbers])
+    if r.dtype.kind not in "fiu" or h.dtype.kind not in "fiu" or z.dtype.kind not in "iu":
+        return None
+    return _molecules(sizes, z.astype(np.int64), r.astype(np.float64), h.astype(np.float64), cutoff)
 
 
 def build_equal_molecules(numbers: Ints, positions: Floats, cells: Floats, cutoff: float) -> AtomGraph | None:
@@ -145,7 +143,7 @@ def build_equal_molecules(numbers: Ints, positions: Floats, cells: Floats, cutof
 
 def _molecules(sizes: Ints, z: Ints, r: Floats, h: Floats, cutoff: float) -> AtomGraph | None:
     """The graph of structures whose atoms stand one after another."""
-    if not _sized(r, h):
+    if not sized(r, h):
         return None
     there = np.arange(sizes.max()) < sizes[:, None]  # (n_graphs, most atoms)
     apart = np.zeros((3, *there.shape))
@@ -170,7 +168,7 @@ def _molecules(sizes: Ints, z: Ints, r: Floats, h: Floats, cutoff: float) -> Ato
         cell_shift=torch.zeros(len(graph), 3, dtype=torch.float64, device="cpu"),
         batch=torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
         cutoff=cutoff,
-    )
+    ).know()
 
 
 def build_graphs(
@@ -246,60 +244,6 @@ def each_once(first: Ints, second: Ints, shift: Shift, n_atoms: int) -> Pairs:
     return first[once], second[once], shift[once]
 
 
-def checked_structure(
-    numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike
-) -> tuple[Ints, Floats, Floats, NDArray[np.bool_]]:
-    """The four arrays of a structure in house types, or a ValueError that names what is wrong."""
-    z = np.asarray(numbers, dtype=np.int64)
-    if not np.array_equal(z, numbers):
-        raise ValueError(f"Atomic numbers {str(numbers)[:40]} are not whole. Give integers: 6 for carbon.")
-    r = np.asarray(positions, dtype=np.float64)
-    h = np.asarray(cell, dtype=np.float64)
-    periodic = np.asarray(pbc, dtype=bool)
-    if periodic.ndim == 0:
-        periodic = np.repeat(periodic, 3)
-    for name, array, shape in (
-        ("numbers", z, (len(r),)),
-        ("positions", r, (len(r), 3)),
-        ("cell", h, (3, 3)),
-        ("pbc", periodic, (3,)),
-    ):
-        if array.shape != shape:
-            raise ValueError(f"{name} has shape {array.shape}, expected {shape}. Give one row per atom.")
-    if len(r) == 0:
-        raise ValueError("The structure has no atoms. Remove the empty frame.")
-    if not np.isfinite(r).all():
-        bad = np.flatnonzero(~np.isfinite(r).all(axis=1))
-        raise ValueError(f"Positions of atoms {bad[:5].tolist()} are not finite. Repair or remove the frame.")
-    if not np.isfinite(h).all():
-        raise ValueError("The cell is not finite. Repair or remove the frame.")
-    if not _sized(r, h):
-        bad = np.flatnonzero((np.abs(r) > FARTHEST).any(axis=1))
-        what = f"Positions of atoms {bad[:5].tolist()} are" if len(bad) else "The cell is"
-        raise ValueError(
-            f"{what} beyond {FARTHEST:g} Å, where rounding moves atoms: a value that stands for none, or another "
-            "unit, or a time step that is too long. Repair or remove the frame, or take a shorter step."
-        )
-    if periodic.any():
-        _check_periodic(h, periodic)
-    return z, r, h, periodic
-
-
-def _sized(r: Floats, cell: Floats) -> bool:
-    """Whether positions and cells are numbers in which float64 tells distances; NaN are none."""
-    return bool((np.abs(r) <= FARTHEST).all() and (np.abs(cell) <= FARTHEST).all())
-
-
-def _check_periodic(cell: Floats, periodic: NDArray[np.bool_]) -> None:
-    vectors = cell[periodic]
-    lengths = np.linalg.norm(vectors, axis=1)
-    if (lengths < 1e-6).any():
-        told = f"pbc is {periodic.tolist()} but a periodic cell vector is zero:\n{cell}\n"
-        raise ValueError(f"{told}Give the cell, or set pbc to False for a molecule.")
-    if np.linalg.matrix_rank(vectors / lengths[:, None], tol=1e-6) < len(vectors):
-        raise ValueError(f"The periodic cell vectors are linearly dependent:\n{cell}\nCorrect the cell.")
-
-
 def _enclosed(r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff: float) -> tuple[Floats, Floats]:
     """Positions and a cell, periodic in all directions, with the same pairs; shifts along open directions are 0.
 
@@ -367,7 +311,7 @@ def _graph(z: Ints, r: Floats, cell: Floats, periodic: NDArray[np.bool_], cutoff
         cell_shift=cell_shift,
         batch=torch.zeros(len(z), dtype=torch.int64, device="cpu"),
         cutoff=cutoff,
-    )
+    ).know()
 
 
 def _ordered(first: Ints, second: Ints, shift: Shift, n_atoms: int) -> tuple[Any, ...]:

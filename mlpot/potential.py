@@ -10,7 +10,9 @@ After training, `terms.core_repulsion` takes over where atoms are closer than in
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from typing import Any, cast
 
 import torch
@@ -75,6 +77,9 @@ class Potential(nn.Module):
     ):
         super().__init__()
         self.header = {}
+        _check_by_element("reference_energies", reference_energies)
+        _check_by_element("energy_scale", energy_scale or {})
+        _check_by_element("energy_shift", energy_shift or {})
         self.elements = tuple(sorted(int(z) for z in reference_energies))
         if not self.elements or self.elements[0] < 1 or self.elements[-1] > MAX_Z:
             raise ValueError(f"A potential needs elements with 1 <= Z <= {MAX_Z}, got {self.elements}.")
@@ -318,6 +323,15 @@ def _renew_constants(potential: Potential, _: object = None) -> None:
     """Compute the constants of `freeze` again, from new weights or with core repulsion."""
     if potential.is_frozen:
         potential._compute_constants()
+
+
+def _check_by_element(name: str, values: Any) -> None:
+    """Raise ValueError for what are no finite numbers by atomic number."""
+    told = f"{name} = {str(values)[:40]}: give finite numbers of eV by atomic number: {{1: -13.6, 8: -2041.3}}."
+    if not isinstance(values, Mapping) or not all(isinstance(z, Integral) for z in values):
+        raise ValueError(told)
+    if not all(isinstance(x, Real) and math.isfinite(x) for x in values.values()):
+        raise ValueError(told)
 
 
 def _by_element(

@@ -23,8 +23,8 @@ WORKBENCHES = [
 
 FLOOR = {
     "units": 1, "version": 1, "signals": 1, "graph": 1, "recipes": 1, "atomic_files": 1, "torch_settings": 1,
-    "module_state": 1,
-    "folder_lock": 1.2,
+    "module_state": 1, "structure_check": 1, "other_keywords": 1,
+    "folder_lock": 1.2, "graph_check": 1.2, "model_card": 1.2,
     "stages": 2, "extrapolation": 2, "error_table": 2, "rotations": 2,
     "gpu": 2.2,  # of stages alone; operations on knots call it
     "kernels": 2.3,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from ase import Atoms
 
@@ -29,6 +30,16 @@ class NotFiniteError(ValueError):
 def usual_batch_atoms(potential: Potential) -> int:
     """Atoms that are computed at once if nobody says."""
     return NATIVE_BATCH_ATOMS if native_obstacle(potential) is None else BATCH_ATOMS
+
+
+def checked_batch_atoms(batch_atoms: int | None) -> None:
+    """Raise ValueError for a number of atoms that is none, which would make batches of one structure each."""
+    if batch_atoms is None:
+        return
+    if isinstance(batch_atoms, bool) or not isinstance(batch_atoms, int | np.integer) or batch_atoms < 1:
+        raise ValueError(
+            f"batch_atoms = {str(batch_atoms)[:40]}: give a whole number, 1 or above, or None for the usual."
+        )
 
 
 def predict_placed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from mlpot.graph import Prediction, Properties
 from mlpot.model_file import hash_of_file, load_potential
 from mlpot.potential import Potential
 from mlpot.predictions import columns
-from mlpot.predictions.batches import OnBad, Placed, predict_placed, usual_batch_atoms
+from mlpot.predictions.batches import OnBad, Placed, checked_batch_atoms, predict_placed, usual_batch_atoms
 from mlpot.predictions.elsewhere import predict_elsewhere
 from mlpot.version import __version__
 
@@ -54,10 +55,26 @@ def predict_structures(
         ValueError: a wrong shape, a value that is not finite, two atoms in one place; by index of the structure.
         NotFiniteError: a prediction is not finite.
         ClusterError: the cluster cannot be used, or its workers die of a structure.
-        TypeError: something is no ASE's Atoms.
+        TypeError: something is no ASE's Atoms, or no potential.
     """
+    check_arguments(potential, structures, batch_atoms)
     for _, atoms, out in _predicted(potential, enumerate(structures), batch_atoms, on_bad, on):
         yield atoms, out
+
+
+def check_arguments(potential: Any, structures: Any, batch_atoms: int | None) -> None:
+    """Raise TypeError or ValueError for what is no potential, no structures, or no number of atoms."""
+    if not isinstance(potential, Potential):
+        raise TypeError(
+            f"A potential is needed, and this is of type {type(potential).__name__}. mlpot.load(file) has that of "
+            "a file; the one of a calculator is calculator.potential."
+        )
+    if isinstance(structures, Atoms | str | bytes | os.PathLike) or not isinstance(structures, Iterable):
+        raise TypeError(
+            f"Structures are ASE's Atoms in a list, and this is of type {type(structures).__name__}. Give [atoms] "
+            "for a single one, mlpot.read(file) for those of a file."
+        )
+    checked_batch_atoms(batch_atoms)
 
 
 def _predicted(
@@ -129,6 +146,7 @@ def predict_file(
     Raises:
         ValueError, FileNotFoundError, FileExistsError: as the functions that read, compute and write.
     """
+    checked_batch_atoms(batch_atoms)
     output_kind = output_format(output, overwrite=overwrite)
     potential = load_potential(model, device=device, dtype=dtype)
     source = as_source(structures, labels=False)

@@ -77,7 +77,7 @@ class FlatSet:
             ),
             cell_shift=self.cell_shift.index_select(0, edges).double(),
             batch=batch,
-        )
+        ).know()
         labels = Labels(
             energy=self.energy.index_select(0, frames),
             forces=self.forces.index_select(0, rows),

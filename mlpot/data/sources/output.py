@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.io.formats import UnknownFileTypeError, ioformats
 from ase.io.trajectory import Trajectory
 
-from mlpot.atomic_files import StorageError, check_place, replacing, storing
+from mlpot.atomic_files import StorageError, check_place, path_of, replacing, storing
 from mlpot.data.errors import FormatError, LabelError
 from mlpot.data.h5md.write import write
 from mlpot.version import __version__
@@ -30,7 +30,7 @@ def output_format(path: str | Path, *, overwrite: bool = False) -> str:
         FormatError: the ending is unknown, or of a format that cannot hold many structures with their results.
         FileExistsError, FileNotFoundError, IsADirectoryError, StorageError: as `check_place`.
     """
-    path = Path(path)
+    path = path_of(path, "an output")
     check_place(path, overwrite=overwrite)
     if path.suffix.lower() in H5MD_ENDINGS:
         return "h5md"

@@ -14,6 +14,7 @@ import numpy as np
 from ase import Atoms
 from ase.io.formats import ioformats
 
+from mlpot.atomic_files import path_of
 from mlpot.data import stress_labels
 from mlpot.data.elements import Elements
 from mlpot.data.errors import DataError, FormatError, KeysError, LabelError
@@ -31,7 +32,7 @@ from mlpot.data.sources.ipi import is_ipi, read_ipi
 from mlpot.data.sources.layouts import LAYOUTS
 from mlpot.data.sources.names import NONE, Questions
 from mlpot.data.sources.programs import kind_by_content, origin
-from mlpot.data.sources.reading import Reading, boundary_of
+from mlpot.data.sources.reading import Reading, boundary_of, index_of
 from mlpot.data.sources.report import MODEL, Report
 from mlpot.data.sources.schnetpack import is_schnetpack, read_schnetpack
 from mlpot.data.sources.unconverged import converged
@@ -61,7 +62,7 @@ class Source:
     """
 
     def __init__(self, path: str | Path, reading: Reading | None = None):
-        self.path, self.reading = Path(path), reading or Reading()
+        self.path, self.reading = path_of(path, "a file of structures"), reading or Reading()
         self.report = Report(str(path))
         if not self.path.exists():
             raise FileNotFoundError(f"There is no file {path}. Check the path.")
@@ -339,18 +340,17 @@ def as_source(file: str | Path | Source, *, labels: bool = True) -> Source:
     return file if isinstance(file, Source) else Source(file, Reading(labels=labels))
 
 
-def read(file: str | Path, index: str = ":") -> list[Atoms]:
+def read(file: str | Path, index: str | int | slice = ":") -> list[Atoms]:
     """The structures of a file of any kind, in Å, with labels (eV, eV/Å, eV/Å³) as results of their calculators.
 
     Args:
         file: what `mlpot data convert` takes without options.
-        index: slice of the frames, such as "::10" or "-1".
+        index: slice of the frames, such as "::10" or "-1", slice(0, 5) or -1; always a list comes back.
 
     Raises:
         FileNotFoundError: there is no such file; DataError: it is damaged, unknown, or a label makes no sense.
     """
-    source = Source(file, Reading(index=index))
-    frames = [*source.frames()]
+    frames = [*(source := Source(file, Reading(index=index_of(index)))).frames()]
     source.report.warn()
     return frames
 

@@ -120,6 +120,24 @@ class Reading:
         return slice(*parts)
 
 
+def index_of(frames: Any) -> str:
+    """A slice of frames as it is written, of what a program gives: text, a whole number, or a slice.
+
+    Raises:
+        FormatError: it is something else.
+    """
+    if isinstance(frames, str):
+        return frames
+    parts = (frames.start, frames.stop, frames.step) if isinstance(frames, slice) else (frames,)
+    whole = (isinstance(k, int | np.integer) and not isinstance(k, bool) for k in parts if k is not None)
+    if not all(whole) or parts == (None,):
+        raise FormatError(
+            f"{str(frames)[:40]} is no slice of frames. Write it as 5, slice(10, 20) or '::10'; of a list, "
+            "choose among what is read."
+        )
+    return ":".join("" if k is None else str(int(k)) for k in parts)
+
+
 def boundary_of(said: Any) -> NDArray[np.bool_]:
     """(3,) which directions are periodic, of words such as "T T F", "ppp" or "periodic", or of truth values.
 
