@@ -265,7 +265,8 @@ class Monitor:
         temperature = 2 * atoms.get_kinetic_energy() / (self._ensemble.n_degrees * units.kB)
         if not temperature <= self._max_temperature:  # written so that NaN stops the run too
             return (
-                f"The temperature is {temperature:.4g} K, above {self._max_temperature:.4g} (guards.temperature)."
+                f"The temperature is {temperature:.4g} K, above {self._max_temperature:.4g} (guards.temperature): "
+                "where a structure is not relaxed, its strain becomes heat in the first steps."
             )
         return None
 

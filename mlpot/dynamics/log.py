@@ -23,6 +23,7 @@ from mlpot.units import GPA
 
 Floats = NDArray[np.float64]
 N_BLOCKS = 10
+BLOCK = 2**20  # bytes of a log that are read at once
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,10 @@ def _check(path: Path, keep: Kept, digest: Any) -> None:
         what = f"has {there} bytes, and {keep.n_bytes} were written" if path.exists() else "is gone"
         raise CheckpointError(f"{path} {what}. Restore it, or start the run anew.")
     with path.open("rb") as file:
-        digest.update(file.read(keep.n_bytes))
+        left = keep.n_bytes
+        while block := file.read(min(left, BLOCK)):
+            digest.update(block)
+            left -= len(block)
     if keep.digest not in (None, digest.hexdigest()):
         raise CheckpointError(
             f"{path} is the log of another run, or was changed. Restore that of this run, or start the run anew."

@@ -15,6 +15,7 @@ REPLICA = "replica_"
 """Before the number of a replica in the name of its folder."""
 NPT = ("npt-isotropic", "npt")
 MOST_STEPS = 1e12
+LONGEST = 1e15  # fs, of a relaxation, whose square must be a number
 EnsembleName = Literal["nve", "langevin", "bussi", "nose-hoover", "npt-isotropic", "npt"]
 
 NVT = (
@@ -70,8 +71,8 @@ class Stage(Section):
     temperature_K: float | None = Field(None, gt=0)
     temperature_end_K: float | None = Field(None, gt=0)
     pressure_GPa: float | None = None
-    thermostat_fs: float | None = Field(None, gt=0)
-    barostat_fs: float | None = Field(None, gt=0)
+    thermostat_fs: float | None = Field(None, gt=0, le=LONGEST)
+    barostat_fs: float | None = Field(None, gt=0, le=LONGEST)
 
 
 class Guards(Section):
@@ -141,8 +142,10 @@ class MDRecipe(Section):
         None, gt=0, description="of the thermostat at the end, to which it goes step by step, K"
     )
     pressure_GPa: float = Field(0.0, description="of the barostat, GPa")
-    thermostat_fs: float = Field(100.0, gt=0, description="relaxation time, fs; for langevin 1 / friction")
-    barostat_fs: float = Field(1000.0, gt=0, description="relaxation time, fs")
+    thermostat_fs: float = Field(
+        100.0, gt=0, le=LONGEST, description="relaxation time, fs; for langevin 1 / friction"
+    )
+    barostat_fs: float = Field(1000.0, gt=0, le=LONGEST, description="relaxation time, fs")
     stages: tuple[Stage, ...] = Field(
         (), description="parts run one after another, such as [{ensemble: nve, time_ps: 5}]; the rest is as here"
     )

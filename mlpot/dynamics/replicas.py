@@ -17,7 +17,7 @@ from mlpot.data.h5md.trajectory import TrajectoryWriter
 from mlpot.dynamics.batch import Batch, Found
 from mlpot.dynamics.checkpoints import Checkpoint, Checkpoints
 from mlpot.dynamics.course import Course
-from mlpot.dynamics.ensembles import Ensemble, build_ensemble, check_plan
+from mlpot.dynamics.ensembles import Ensemble, build_ensemble, check_plan, rest_after_noise
 from mlpot.dynamics.guards import NOT_CHECKED, WINDOW, Monitor
 from mlpot.dynamics.lockstep import Lockstep
 from mlpot.dynamics.log import Kept, Log, Observation, Slope, observe, resident_memory
@@ -138,6 +138,7 @@ class Replicas(Course):
     def _enter(self, stage: int) -> None:
         for k in self.running:
             self.replicas[k].n_degrees, self.replicas[k].slope = None, Slope()
+            rest_after_noise(self.replicas[k].atoms, self.plan, stage)
         self._build(stage)
         self.progress = self._moment(0)
 
@@ -151,6 +152,7 @@ class Replicas(Course):
             except StartError as error:
                 raise StartError(f"Replica {k}: {error}") from error
             own.n_degrees = self._ensembles[k].n_degrees
+            own.warnings = self._ensembles[k].warnings | own.warnings
         self._couple()
 
     def _couple(self) -> None:

@@ -15,7 +15,7 @@ from mlpot.data.h5md.trajectory import TrajectoryWriter
 from mlpot.data.sources.output import write_structures
 from mlpot.dynamics.checkpoints import Checkpoint, Checkpoints
 from mlpot.dynamics.course import Course
-from mlpot.dynamics.ensembles import Ensemble, build_ensemble, check_plan
+from mlpot.dynamics.ensembles import Ensemble, build_ensemble, check_plan, rest_after_noise
 from mlpot.dynamics.guards import NOT_CHECKED, WINDOW, Monitor
 from mlpot.dynamics.log import Kept, Log, Observation, Slope, observe, resident_memory
 from mlpot.dynamics.recipe import MDRecipe
@@ -91,12 +91,14 @@ class Simulation(Course):
     # --- the state of the run ---
 
     def _enter(self, stage: int) -> None:
+        rest_after_noise(self.atoms, self.plan, stage)
         self._build(stage)
         self.progress = self._progress(0, Slope(), n_frames=self.progress.n_frames, log=self.progress.log)
 
     def _build(self, stage: int, n_degrees: int | None = None) -> None:
         self._stage = stage
         self._ensemble: Ensemble = build_ensemble(self.atoms, self.plan[stage], self.rng, n_degrees)
+        self.warnings = self._ensemble.warnings | self.warnings
 
     def _resume(self, checkpoint: Checkpoint) -> Progress:
         facts = checkpoint.facts

@@ -264,6 +264,22 @@ def _motion_as_a_whole(atoms: Atoms) -> tuple[NDArray[np.bool_], bool]:
     return momentum**2 / mass <= still, rotational_motion(atoms) > still
 
 
+def motion_of_whole(atoms: Atoms) -> tuple[float, int]:
+    """Kinetic energy (eV) and number of the free motions of a structure as a whole that are not at rest."""
+    at_rest, rotates = _motion_as_a_whole(atoms)
+    moves = ~held_coordinates(atoms).any(axis=0) & ~at_rest
+    momentum, mass = atoms.get_momenta().sum(axis=0), atoms.get_masses().sum()
+    energy = float((momentum[moves] ** 2).sum() / mass + (rotational_motion(atoms) if rotates else 0.0)) / 2
+    return energy, int(moves.sum()) + (number_of_rotations(atoms) if rotates else 0)
+
+
+def bring_to_rest(atoms: Atoms) -> None:
+    """Take the free motion of a structure as a whole, translation and rotation, from its momenta."""
+    free = ~held_coordinates(atoms).any(axis=0)
+    drift = atoms.get_momenta().sum(axis=0) / atoms.get_masses().sum()
+    atoms.set_velocities(without_rotation(atoms, atoms.get_velocities() - free * drift))
+
+
 def take_out_drift(atoms: Atoms) -> None:
     """Take from the momenta what rounding has made of a motion of the whole that is none by `degrees_of_freedom`.
 
