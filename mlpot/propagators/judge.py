@@ -18,6 +18,7 @@ from mlpot.data.h5md import content_hash
 from mlpot.dynamics.batch import Batch
 from mlpot.dynamics.lockstep import at_constant_energy
 from mlpot.potential import Potential
+from mlpot.propagators.learned import warn_of_unlearned
 from mlpot.propagators.propagator import Propagator
 from mlpot.propagators.propagator_file import LEARNED
 from mlpot.propagators.rollout import steps
@@ -72,6 +73,8 @@ def judge(
     check_not_learned(propagator, trajectory)
     stride = trajectory.stride(propagator.interval)
     starts = _starts(trajectory, stride, n_starts, n_calls)
+    begun = trajectory.positions[starts], trajectory.velocities[starts]
+    warn_of_unlearned(propagator.header.get("card", {}), trajectory.numbers, trajectory.masses, *begun)
     batch = _batch(trajectory, starts, potential)
     apart = _forces_apart(batch, trajectory, starts)
     call = _seconds(_caller(propagator, trajectory, starts))

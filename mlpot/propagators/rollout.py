@@ -15,6 +15,7 @@ from mlpot.calculator import MLPotCalculator
 from mlpot.data.frame import ASE_VELOCITY
 from mlpot.data.h5md.trajectory import TrajectoryWriter
 from mlpot.potential import Potential
+from mlpot.propagators.learned import warn_of_unlearned
 from mlpot.propagators.propagator import Propagator
 from mlpot.propagators.trajectories import TrajectoryError, check_molecule
 
@@ -96,6 +97,7 @@ def roll_out(
     largest = 10 * (1 + np.ptp(atoms.positions, axis=0).max())
     v = atoms.get_velocities() * ASE_VELOCITY
     moves = steps(propagator, *(a[None] for a in (atoms.numbers, masses, atoms.positions, v)))
+    warn_of_unlearned(propagator.header.get("card", {}), atoms.numbers, masses, atoms.positions[None], v[None])
     frame = Atoms(atoms.numbers, positions=atoms.positions, masses=masses, momenta=atoms.get_momenta())
     if potential is not None:
         frame.calc = MLPotCalculator(potential)

@@ -19,6 +19,7 @@ from mlpot.data.h5md import content_hash
 from mlpot.folder_lock import folder_lock
 from mlpot.propagators.errors import errors_of, free_flight_mse, free_flight_time, loss_of, scales_of
 from mlpot.propagators.frame_pairs import FramePairs
+from mlpot.propagators.learned import MOLECULE, molecule_of
 from mlpot.propagators.propagator import Propagator, tensors_of
 from mlpot.propagators.propagator_file import LEARNED, save_propagator
 from mlpot.propagators.recipe import PropagatorRecipe
@@ -80,7 +81,13 @@ def _finish(state: State, recipe: PropagatorRecipe, sets: Sets, learned: list[st
     directory = Path(recipe.training.directory)
     chosen: Propagator = state.averaged
     chosen.load_state_dict(state.best["weights"])
-    card = {"recipe": recipe.model_dump(mode="json"), "epoch": state.best["epoch"], LEARNED: learned}
+    molecule = molecule_of(sets["train"])
+    card = {
+        "recipe": recipe.model_dump(mode="json"),
+        "epoch": state.best["epoch"],
+        LEARNED: learned,
+        MOLECULE: None if molecule is None else molecule.model_dump(mode="json"),
+    }
     save_propagator(chosen, directory / MODEL, card)
     t = free_flight_time(sets["train"])
     metrics = {

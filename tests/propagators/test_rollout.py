@@ -159,6 +159,7 @@ def test_what_cannot_be_rolled_out_is_refused(trajectory: Path, potential: Poten
         judge(propagator(), read_trajectory(trajectory), potential, n_calls=31)
 
 
+@pytest.mark.filterwarnings("ignore:The propagator has not learned this")  # such runs of random weights fall apart
 def test_the_command_trains_rolls_out_and_judges(
     trajectory: Path,
     potential: Potential,
