@@ -73,8 +73,7 @@ def judge(
     check_not_learned(propagator, trajectory)
     stride = trajectory.stride(propagator.interval)
     starts = _starts(trajectory, stride, n_starts, n_calls)
-    begun = trajectory.positions[starts], trajectory.velocities[starts]
-    warn_of_unlearned(propagator.header.get("card", {}), trajectory.numbers, trajectory.masses, *begun)
+    _warn_of_unlearned(propagator, trajectory, starts)
     batch = _batch(trajectory, starts, potential)
     apart = _forces_apart(batch, trajectory, starts)
     call = _seconds(_caller(propagator, trajectory, starts))
@@ -108,6 +107,11 @@ def check_not_learned(propagator: Propagator, trajectory: Trajectory) -> None:
             f"{trajectory.path} was learned by the propagator, so its errors there would mean nothing. Give a "
             "trajectory that was not in data.trajectory."
         )
+
+
+def _warn_of_unlearned(propagator: Propagator, trajectory: Trajectory, starts: NDArray[np.int64]) -> None:
+    begun = trajectory.positions[starts], trajectory.velocities[starts]
+    warn_of_unlearned(propagator.header.get("card", {}), trajectory.numbers, trajectory.masses, *begun)
 
 
 def _forces_apart(batch: Batch, trajectory: Trajectory, starts: NDArray[np.int64]) -> float:
