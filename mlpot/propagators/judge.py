@@ -67,8 +67,7 @@ def judge(
 
     Raises:
         TrajectoryError: the trajectory is too short, or the propagator has learned it.
-        StartError: there is no compiled code for the potential.
-        ValueError: as `steps`.
+        StartError, ValueError: there is no compiled code for the potential; as `steps`.
     """
     check_not_learned(propagator, trajectory)
     stride = trajectory.stride(propagator.interval)
