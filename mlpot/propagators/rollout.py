@@ -93,7 +93,7 @@ def roll_out(
     """
     if problem := check_molecule(atoms):
         raise TrajectoryError(f"The structure cannot be propagated: {problem}")
-    masses = atoms.get_masses()
+    masses, energies = atoms.get_masses(), list[float]()
     largest = 10 * (1 + np.ptp(atoms.positions, axis=0).max())
     v = atoms.get_velocities() * ASE_VELOCITY
     moves = steps(propagator, *(a[None] for a in (atoms.numbers, masses, atoms.positions, v)))
@@ -102,7 +102,6 @@ def roll_out(
     if potential is not None:
         frame.calc = MLPotCalculator(potential)
         frame.get_forces()  # before anything is written: it may not know an element
-    energies = []
     card = {"made by": "mlpot propagate run", "interval": f"{propagator.interval:g} fs"}
     with TrajectoryWriter(path, card=card, overwrite=overwrite) as writer:
         for k in range(n_calls + 1):
