@@ -16,7 +16,7 @@ from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from outputs import WRITERS
 
-from mlpot.data.errors import DataError, FormatError
+from mlpot.data.errors import DataError, FormatError, KeysError, LabelError
 from mlpot.data.sources.read import Source
 from mlpot.data.sources.reading import Reading
 
@@ -103,3 +103,23 @@ def test_a_packed_file_under_a_plain_name_is_said_to_be_one(tmp_path, pack, endi
         read(path)
     (tmp_path / f"set.xyz.{ending}").write_bytes(packed)
     assert len(read(tmp_path / f"set.xyz.{ending}")) == 3
+
+
+@pytest.mark.parametrize("word", ["None", "null", "N/A", "nan"])
+def test_a_word_for_a_value_that_is_missing_is_taken_as_nan(tmp_path, word):
+    path = tmp_path / "set.xyz"
+    cell = 'Lattice="9 0 0 0 9 0 0 0 9"'
+    path.write_text(
+        f"1\nProperties=species:S:1:pos:R:3:forces:R:3 {cell} energy={word} stress={word}\nSi 0 0 0 0.5 0 0\n"
+    )
+    with pytest.raises(LabelError, match="--nan-is-missing"):
+        list(Source(path).frames())
+    (atoms,) = Source(path, Reading(nan_is_missing=True)).frames()
+    assert atoms.calc.results.keys() == {"forces"}
+
+
+def test_an_energy_of_formation_is_proposed_behind_the_total_one(tmp_path):
+    path = tmp_path / "set.xyz"
+    path.write_text("1\nProperties=species:S:1:pos:R:3 formation_energy=-0.1 dft_total_energy=-9.0\nSi 0 0 0\n")
+    with pytest.raises(KeysError, match="Is the energy 'dft_total_energy' or 'formation_energy'"):
+        list(Source(path).frames())

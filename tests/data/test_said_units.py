@@ -17,6 +17,11 @@ UNITS_SAID = [
     ("energy-units=kcal/mol forces_unit=kcal/mol/Ang", 0.0433641, 0.0433641, 1.0),
     ('energy_unit=eV forces_unit="Ha/bohr" length_unit=bohr', 1.0, 51.42207, 0.529177),
     ("forces_units=eV/Ang pos_unit=Angstrom", 1.0, 1.0, 1.0),
+    ('units="energy: Hartree, forces: Hartree/Bohr"', HARTREE, 51.42207, 1.0),
+    ('units="energy=kcal/mol forces=kcal/mol/Ang length=bohr"', 0.0433641, 0.0433641, 0.529177),
+    ("unit_energy=kcal/mol unit_forces=eV/Angstrom", 0.0433641, 1.0, 1.0),
+    ("e_unit=kcal/mol f_unit=kcal/mol/Ang coordinate_unit=bohr", 0.0433641, 0.0433641, 0.529177),
+    ('units="eV, eV/A" unit_cell=cubic', 1.0, 1.0, 1.0),
 ]
 
 
@@ -42,6 +47,7 @@ def test_a_unit_that_the_file_says_is_read_and_told(tmp_path, comment, energy, f
 @pytest.mark.parametrize(
     ("comment", "question"),
     [
+        ("units=real", "--unit energy=kcal/mol, otherwise --unit energy=eV"),
         ("units=kcal/mol", "--unit energy=kcal/mol, otherwise --unit energy=eV"),
         ("unit=Hartree", "Is 'energy' in hartree|Is 'energy' in Hartree"),
         ("units=a.u.", "--unit positions=bohr, otherwise --unit positions=Angstrom"),

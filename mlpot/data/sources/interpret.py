@@ -18,11 +18,11 @@ from mlpot.data.errors import KeysError, LabelError
 from mlpot.data.frame import VOIGT, WEIGHT
 from mlpot.data.sources.consistency import check_agreement, check_apart
 from mlpot.data.sources.label_weights import NOT_THERE, NOT_USED, has_no_weight, label_weights
-from mlpot.data.sources.names import KNOWN, MEASURED_IN, NONE, PER_ATOM, UNIT, Questions, looks_like
+from mlpot.data.sources.names import DERIVED, KNOWN, MEASURED_IN, NONE, PER_ATOM, UNIT, Questions, looks_like
 from mlpot.data.sources.reading import Reading, boundary_of
 from mlpot.data.sources.report import Report
 from mlpot.data.sources.said_units import READ, said_unit
-from mlpot.data.sources.shapes import charge_of_columns, check_arrays, check_label, fits
+from mlpot.data.sources.shapes import charge_of_columns, check_arrays, check_label, fits, with_nan
 from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO, has_volume
 from mlpot.data.unit_names import factor
 
@@ -117,7 +117,8 @@ class Interpreter:
         for inner in ("key_value_pairs", "data"):
             if isinstance(info.get(inner), Mapping):
                 info = {**info.pop(inner), **info}
-        return {**atoms.arrays, **info, **({} if atoms.calc is None else atoms.calc.results)}
+        pool = {**atoms.arrays, **info, **({} if atoms.calc is None else atoms.calc.results)}
+        return with_nan(pool, ("energy", "free_energy", *self._claimed))
 
     def _value(self, quantity: str, pool: Pool, known: Iterable[str]) -> Any:
         """What is kept under the name given for a quantity, or under one that is known."""
@@ -303,7 +304,7 @@ class Interpreter:
             and not (usual and PER_ATOM.search(name))
         ]
         if rivals:
-            self.questions.ask(quantity, [*usual, *rivals], k)
+            self.questions.ask(quantity, [*usual, *sorted(rivals, key=lambda n: bool(DERIVED.search(n)))], k)
         return bool(rivals)
 
     def _state(self, k: int, quantity: str, pool: Pool) -> float | None:

@@ -176,6 +176,11 @@ PER_ATOM = re.compile(r"per_?n?_?atom|/n?_?atom|_pa$", re.IGNORECASE)
 """Names of a quantity divided by the number of atoms, which are no rivals of the quantity itself."""
 
 
+DERIVED = re.compile(
+    r"formation|atomi[sz]ation|binding|interaction|cohesive|adsorption|dispersion|hull|correction$|(^|_)corr$",
+    re.IGNORECASE,
+)
+"""Names of energies beside the total one, which are proposed last."""
 MAY_MOVE = re.compile(r"mov|mobile|relax|free|unfrozen|selective", re.IGNORECASE)
 """Names of what is true of atoms that are not fixed."""
 OPPOSITE = {

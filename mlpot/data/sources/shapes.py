@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,16 @@ ALLOWED = {
     "stress": "six or nine numbers",
     "virial": "six or nine numbers",
 }
+
+
+NO_VALUE = {"none", "null", "n/a", "na", "--", "missing"}
+"""Words that stand where a number was not calculated, in any case."""
+
+
+def with_nan(pool: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """What a structure carries, with NaN under those names that have a word which says that there is no value."""
+    is_word = {n for n in names if isinstance(pool.get(n), str) and pool[n].strip().lower() in NO_VALUE}
+    return {name: np.nan if name in is_word else value for name, value in pool.items()} if is_word else {**pool}
 
 
 def fits(key: str, value: Any, n_atoms: int) -> bool:

@@ -11,6 +11,7 @@ from ase import Atoms
 
 from mlpot.data.errors import FormatError, KeysError
 from mlpot.data.sources.reading import boundary_of
+from mlpot.data.sources.shapes import NO_VALUE
 from mlpot.data.sources.xyz_numbers import check_comment, check_rows
 
 ISOTOPES = {"D": 2.014, "T": 3.016}  # u, of hydrogen
@@ -109,6 +110,10 @@ def with_matrices(where: str, text: str) -> str:
     for key, value in KEYS.findall(comment):
         n = len(re.findall(NUMBER, value))
         if key not in MATRICES or n == 9:
+            continue
+        if key != "Lattice" and value.strip("\"' ").lower() in NO_VALUE:
+            nine = '"' + " ".join(["nan"] * 9) + '"'
+            comment = comment.replace(f"{key}={value}", f"{key}={nine}", 1)
             continue
         if n != 6 or key == "Lattice":
             what = '"ax ay az bx by bz cx cy cz" in Å' if key == "Lattice" else '"xx xy xz yx yy yz zx zy zz"'
