@@ -22,7 +22,7 @@ ALLOWED = {
 }
 
 
-NO_VALUE = {"none", "null", "n/a", "na", "--", "missing"}
+NO_VALUE = {"none", "null", "nan", "n/a", "na", "--", "missing"}
 """Words that stand where a number was not calculated, in any case."""
 
 
