@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations_with_replacement
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from mlpot.atomic_files import beside_results, check_folder, make_folder, write_whole
+from mlpot.data.constraints import held_coordinates
 from mlpot.data.h5md import Reader
 from mlpot.dynamics.checkpoints import Checkpoints
 from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log, with_error
@@ -23,6 +24,7 @@ from mlpot.dynamics.sampling import (
     diffusion_obstacle,
     distribution_obstacle,
     fastest_motion,
+    free_directions,
     reach_of_pairs,
     spectrum_obstacle,
 )
@@ -61,6 +63,8 @@ class Motion:
     positions: Floats  # (n_frames, n_atoms, 3) Å, never wrapped
     velocities: Floats  # Å/fs
     frames: list[Atoms]  # some of them, evenly
+    along: Floats = field(default_factory=lambda: np.eye(3))  # (n, 3) directions in which atoms may diffuse
+    held: bool = False  # by atoms that are fixed, so that places are told without the center of mass
 
 
 @dataclass(frozen=True)
@@ -247,11 +251,12 @@ def radial_distribution(frames: list[Atoms], r_max: float, *, width: float = 0.0
 def mean_squared_displacements(motion: Motion) -> tuple[Floats, dict[str, Floats]]:
     """Lags in ps, and for each element the mean over its atoms and all times of |r(t + lag) − r(t)|², Å².
 
-    The center of mass is held. By Fourier transforms: Kneller et al., Comput. Phys. Commun. 91, 191 (1995).
+    The center of mass is held where no atom is; r lies in the plane of a slab, or along a wire. By Fourier
+    transforms: Kneller et al., Comput. Phys. Commun. 91, 191 (1995).
     """
     n = len(motion.positions)
     center = np.einsum("tia,i->ta", motion.positions, motion.masses / motion.masses.sum())
-    r = motion.positions - center[:, None]
+    r = (motion.positions - (0 if motion.held else center[:, None])) @ motion.along.T
     r -= r.mean(axis=0)
     spectrum = np.fft.rfft(r, 2 * n, axis=0)
     correlation = np.fft.irfft((np.abs(spectrum) ** 2).sum(axis=2), 2 * n, axis=0)[:n]
@@ -270,28 +275,28 @@ def mean_squared_displacements(motion: Motion) -> tuple[Floats, dict[str, Floats
 
 def diffusion(motion: Motion, symbol: str, lags: Floats, msd: Floats, *, n_blocks: int = 4) -> Diffusion:
     """The diffusion coefficient of an element by Einstein's relation, its error from parts of the run."""
-    value, exponent = _einstein(lags, msd)
+    value, exponent = _einstein(lags, msd, len(motion.along))
     error, length = None, len(motion.positions) // n_blocks
     if length >= 40:
         values = []
         for k in range(n_blocks):
             part = slice(k * length, (k + 1) * length)
-            block = Motion(
-                motion.numbers, motion.masses, motion.step_ps, motion.positions[part], motion.velocities[part], []
+            block = replace(
+                motion, positions=motion.positions[part], velocities=motion.velocities[part], frames=[]
             )
             times, displacements = mean_squared_displacements(block)
-            values.append(_einstein(times, displacements[symbol])[0])
+            values.append(_einstein(times, displacements[symbol], len(motion.along))[0])
         error = float(np.std(values, ddof=1)) / math.sqrt(n_blocks)
     return Diffusion(value, error, exponent)
 
 
-def _einstein(lags: Floats, msd: Floats) -> tuple[float, float]:
-    """A sixth of the slope, and the exponent, from a fifth of these lags on."""
+def _einstein(lags: Floats, msd: Floats, n_directions: int) -> tuple[float, float]:
+    """The slope over twice the number of directions, and the exponent, from a fifth of these lags on."""
     first = max(1, len(lags) // 5)
     t, d = lags[first:], msd[first:]
     if len(t) < 2 or not (d > 0).all():
         return math.nan, math.nan
-    return float(np.polyfit(t, d, 1)[0] / 6), float(np.polyfit(np.log(t), np.log(d), 1)[0])
+    return float(np.polyfit(t, d, 1)[0] / (2 * n_directions)), float(np.polyfit(np.log(t), np.log(d), 1)[0])
 
 
 def velocity_spectrum(motion: Motion, *, n_segments: int = 4) -> dict[str, Curve]:
@@ -346,8 +351,23 @@ def _motion(reader: Reader, from_ps: float) -> Motion:
         raise AnalysisError(
             f"{reader.path} has {len(times)} frames from {from_ps:g} ps on, 8 are needed. Continue the run."
         )
-    step_ps = float(np.diff(times).mean())
-    return Motion(last.numbers, last.get_masses(), step_ps, np.array(positions), np.array(velocities), some)
+    steps = np.diff(times)
+    step_ps = float(np.median(steps))
+    if uneven := np.flatnonzero(np.abs(steps - step_ps) > 1e-3 * step_ps).tolist():
+        if uneven[0] != len(steps) - 1:
+            raise AnalysisError(
+                f"{reader.path} has frames {step_ps:g} ps apart, and at {times[uneven[0]]:g} ps the next one is "
+                f"{steps[uneven[0]]:g} ps later. Analyze the part behind it (--skip-ps), or another file."
+            )
+        positions, velocities = positions[:-1], velocities[:-1]  # a guard adds the last good frame, at any step
+    told = (
+        np.array(positions),
+        np.array(velocities),
+        some,
+        free_directions(last),
+        bool(held_coordinates(last).any()),
+    )
+    return Motion(last.numbers, last.get_masses(), step_ps, *told)
 
 
 def _temperatures(temperature: Floats, target_K: float | None, n_degrees: int) -> dict[str, Curve]:

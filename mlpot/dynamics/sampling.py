@@ -113,6 +113,14 @@ def diffusion_obstacle(atoms: Atoms) -> str | None:
     return None
 
 
+def free_directions(atoms: Atoms) -> Floats:
+    """(n, 3) orthonormal directions in which a structure is periodic, and its atoms may diffuse."""
+    if not atoms.pbc.any():
+        return np.eye(3)
+    directions: Floats = np.linalg.qr(atoms.cell.array[atoms.pbc].T)[0].T
+    return directions
+
+
 def is_one_molecule(atoms: Atoms) -> bool:
     """Whether bonds connect all atoms, and no atom with its own image."""
     center, neighbor, vectors = _bonds(atoms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ from ase.build import bulk, molecule
 from ase.geometry.rdf import get_rdf
 from md_runs import md_recipe, prepare
 
+from mlpot.data.h5md import Reader
+from mlpot.data.h5md.trajectory import TrajectoryWriter
 from mlpot.dynamics.analyze import (
     AnalysisError,
     Motion,
+    _motion,
     analyze_md,
     diffusion,
     mean_squared_displacements,
@@ -22,6 +26,7 @@ from mlpot.dynamics.analyze import (
     velocity_spectrum,
 )
 from mlpot.dynamics.run import run_md
+from mlpot.dynamics.sampling import free_directions
 
 
 def motion(positions: np.ndarray, velocities: np.ndarray | None = None, step_ps: float = 0.01) -> Motion:
@@ -69,6 +74,41 @@ def test_a_random_walk_diffuses_as_einstein_says() -> None:
     assert d.A2_per_ps == pytest.approx(step**2 / 0.02, rel=0.1)
     assert abs(d.A2_per_ps - step**2 / 0.02) < 4 * d.error + 0.02
     assert d.exponent == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("pbc", [(True, True, False), (False, False, True)])
+def test_what_diffuses_along_a_slab_or_a_wire_is_not_divided_by_three_directions(pbc: tuple[bool, ...]) -> None:
+    step, rng = 0.1, np.random.default_rng(2)
+    walk = rng.normal(scale=step, size=(1500, 100, 3)).cumsum(axis=0)
+    walk[..., ~np.array(pbc)] = rng.normal(scale=2.0, size=(1500, 100, 3 - sum(pbc)))  # between the surfaces
+    skewed = Atoms(cell=[[9, 0, 0], [4, 8, 0], [0, 0, 20]], pbc=pbc)
+    walker = replace(motion(walk), along=free_directions(skewed))
+    lags, found = mean_squared_displacements(walker)
+    assert diffusion(walker, "Cu", lags, found["Cu"]).A2_per_ps == pytest.approx(step**2 / 0.02, rel=0.15)
+
+
+def test_an_atom_beside_fixed_ones_moves_as_it_does_and_they_do_not() -> None:
+    walk = np.zeros((60, 3, 3))
+    walk[:, 2] = np.random.default_rng(0).normal(size=(60, 3)).cumsum(axis=0)
+    _, found = mean_squared_displacements(replace(motion(walk), held=True))
+    assert found["Cu"][7] == pytest.approx(np.square(walk[7:, 2] - walk[:-7, 2]).sum(axis=1).mean() / 3)
+
+
+def test_the_last_good_frame_of_a_stopped_run_does_not_change_the_time_between_frames(tmp_path: Path) -> None:
+    def write(name: str, times: list[float]) -> Motion:
+        atoms = Atoms("Ar2", [[0, 0, 0], [0, 0, 4]])
+        atoms.set_velocities(np.ones((2, 3)))
+        with TrajectoryWriter(tmp_path / name, card={}) as writer:
+            for k, time in enumerate(times):
+                writer.add(atoms, step=k, time=time)
+        with Reader(tmp_path / name) as reader:
+            return _motion(reader, 0.0)
+
+    even = [10.0 * k for k in range(10)]
+    found = write("stopped.h5", [*even, 91.0])
+    assert (found.step_ps, len(found.positions)) == (pytest.approx(0.01), 10)
+    with pytest.raises(AnalysisError, match=r"at 0\.04 ps the next one is 0\.001 ps later"):
+        write("uneven.h5", [*even[:5], 41.0, *even[5:]])
 
 
 def test_a_vibration_stands_at_its_wavenumber() -> None:
