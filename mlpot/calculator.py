@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
@@ -18,7 +17,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
 from mlpot.equivariance import warn_of_rotations
-from mlpot.extrapolation import OUTSIDE, tells_energy, untold_words
+from mlpot.extrapolation import OUTSIDE, untold_sums
 from mlpot.forces import (
     device_obstacle,
     native_call_of,
@@ -138,8 +137,8 @@ class MLPotCalculator(Calculator):
             raise ValueError(f"No CUDA graph can compute this potential: {obstacle}. Leave cuda_graph out.")
         _check_grade(extrapolation_grade)
         advice = "; MLPotCalculator(..., extrapolation_grade=None) never says it."
-        self._watch = Watch(None if self.potential.domain is None else extrapolation_grade, advice)
-        self._untold_is_said = False
+        is_silent = self.potential.domain is None and not untold_sums(self.potential.header)
+        self._watch = Watch(None if is_silent else extrapolation_grade, advice)
         self._repeats = cuda_graph
         self._repeated: RepeatedForces | None = None
         self._seen: Tensor | None = None  # atomic numbers of the last structure that was computed without it
@@ -240,18 +239,10 @@ class MLPotCalculator(Calculator):
             spread["stress_std"] = np.std(stresses, axis=0)
         return spread
 
-    def _tell_of_composition(self) -> None:
-        """Warn, once, of an energy that the compositions of the training set do not tell."""
-        if self._untold_is_said or tells_energy(self.potential.header, self.atoms.numbers):
-            return
-        self._untold_is_said = True
-        words = untold_words(self.atoms.get_chemical_formula())
-        warnings.warn(f"{words} This is said once{self._watch.advice}", stacklevel=4)
-
     def _predicted(self, graph: AtomGraph) -> Properties:
         """As `predict`."""
         if self._watch.wants(graph):
-            self._tell_of_composition()
+            self._watch.compare(self.potential, [self.atoms.numbers])
             out = predict_and_grade(self.potential, graph)
             self._watch.tell(out.extrapolation_grade, lambda k: f"An atom of {self.atoms.get_chemical_formula()}")
             return out

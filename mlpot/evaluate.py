@@ -6,10 +6,11 @@ import csv
 import io
 import json
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,14 +79,15 @@ class Evaluation:
     forces_by_element: dict[str, Error]
     forces_by_magnitude: dict[str, Error]  # of the reference |F|, eV/Å
     by_group: dict[str, dict[str, Error]]
-    outside: str  # how many structures are outside of the training set, in words; empty if none are
+    outside: str  # of structures outside of the training set, or of energies that it does not tell; or empty
     frames: tuple[FrameError, ...]
 
 
 class _Account:
     """What is gathered frame by frame; tables are keyed by (table, row)."""
 
-    def __init__(self) -> None:
+    def __init__(self, header: Mapping[str, Any]):
+        self._header = header  # of the potential
         self.tallies: dict[tuple[str, str], ErrorSums] = defaultdict(ErrorSums)
         self.missing = Counter({"energy": 0, "forces": 0, "stress": 0})
         self.frames: list[FrameError] = []
@@ -115,6 +117,7 @@ class _Account:
         self.missing["stress"] += int(frame.pbc.all() and not is_isolated and not frame.has_stress)
         size, grade = np.abs(force_error[known]), out.extrapolation_grade
         self.outside.add([index], grade)
+        self.outside.compare(self._header, [frame.numbers.tolist()])
         self.frames.append(
             FrameError(
                 index, formula, n, frame.group or "", frame.energy, out.energy.item(), energy_error / n,
@@ -219,7 +222,7 @@ def evaluate(
         here = potential.energy_scale.device if isinstance(potential, Potential) else "cpu"
         potential = own_potential(potential, device or here, dtype)
     check_arguments(potential, () if isinstance(data, Source) else data, batch_atoms)
-    account, sample = _Account(), _Sample()
+    account, sample = _Account(potential.header), _Sample()
     total = data.n_frames if isinstance(data, Source) else None
     for index, atoms, frame, out in _compared(potential, data, batch_atoms, on):
         account.add(index, atoms.get_chemical_formula(), frame, out)

@@ -22,6 +22,7 @@ from ase.data import atomic_numbers
 from torch import Tensor, nn
 
 from mlpot.graph import AtomGraph
+from mlpot.torch_settings import without_autocast
 
 QUANTILE = 0.999
 ENOUGH = 20_000  # atoms of an element suffice to estimate its distribution
@@ -46,14 +47,21 @@ def tells_energy(header: Mapping[str, Any], numbers: Iterable[int]) -> bool:
         header: of a potential; in files of before every composition counts as told.
         numbers: (n_atoms,) atomic numbers; an atom alone has its reference energy.
     """
-    directions = header.get("card", {}).get("metrics", {}).get(UNTOLD)
-    if not directions:
+    return not untold_sums(header) or tells_energy_of(header, Counter(map(int, numbers)))
+
+
+def untold_sums(header: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Sums of energies, by element, that the training set of a potential does not tell; often none."""
+    sums: list[dict[str, float]] = header.get("card", {}).get("metrics", {}).get(UNTOLD) or []
+    return sums
+
+
+def tells_energy_of(header: Mapping[str, Any], counts: Mapping[int, int]) -> bool:
+    """As `tells_energy`, of how many atoms there are of each atomic number."""
+    if sum(counts.values()) == 1:
         return True
-    counts = Counter(map(int, numbers))
-    if counts.total() == 1:
-        return True
-    for direction in directions:
-        terms = [x * counts[atomic_numbers[symbol]] for symbol, x in direction.items()]
+    for direction in untold_sums(header):
+        terms = [x * counts.get(atomic_numbers[symbol], 0) for symbol, x in direction.items()]
         if abs(sum(terms)) > 1e-6 * sum(map(abs, terms)):
             return False
     return True
@@ -65,6 +73,13 @@ def untold_words(what: str) -> str:
         f"The compositions of the training set do not tell the energy of {what}: it must not be compared with "
         "that of other compositions, as for an energy of adsorption or formation. Forces are not concerned."
     )
+
+
+def untold_kinds(header: Mapping[str, Any]) -> str:
+    """Of which compositions the training set does not tell the energy, in words; empty if of none that it can."""
+    kinds = (" ".join(f"{x:+.3g} {symbol}" for symbol, x in own.items() if x) for own in untold_sums(header))
+    told = "; ".join(kinds)
+    return told and f"energies of compositions that are no sum of those in its training (not told: {told})"
 
 
 def outside_words(what: str, grade: float) -> str:
@@ -91,9 +106,10 @@ class Domain(nn.Module):
         """Extrapolation grades (n_atoms,) from element indices (n_atoms,) and features (n_atoms, n_features)."""
         centered = features - self.mean.index_select(0, kind)
         grade = torch.empty_like(centered[:, 0])
-        for k in range(len(self.mean)):
-            own = kind == k
-            grade[own] = (centered[own] @ self.measure[k].T).norm(dim=1)
+        with without_autocast(centered):  # else products of 16 bits
+            for k in range(len(self.mean)):
+                own = kind == k
+                grade[own] = (centered[own] @ self.measure[k].T).norm(dim=1)
         return grade
 
     @classmethod

