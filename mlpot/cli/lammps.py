@@ -45,7 +45,7 @@ def lammps(
             script,
             model,
             comm=comm,
-            elements=None if elements is None else elements.split(","),
+            elements=None if elements is None else [name.strip() for name in elements.split(",")],
             dtype=dtype,
             guards=Guards(**_bounds(min_distance, max_force, extrapolation_grade)),
             arguments=arguments or (),

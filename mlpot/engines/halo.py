@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mlpot.engines.mpi import dealt
+
 Ints = NDArray[np.int64]
 
 
@@ -44,8 +46,8 @@ class RankHalo:
         """
         own, ghosts = np.ascontiguousarray(ids[:n_own], np.int64), np.ascontiguousarray(ids[n_own:], np.int64)
         n_ranks = self._comm.Get_size()
-        told, tellers = self._dealt(own, own % n_ranks)
-        asked, askers = self._dealt(ghosts, ghosts % n_ranks)
+        told, tellers = dealt(self._comm, own, own % n_ranks)
+        asked, askers = dealt(self._comm, ghosts, ghosts % n_ranks)
         places = np.argsort(told)
         at = np.minimum(np.searchsorted(told, asked, sorter=places), max(len(told) - 1, 0))
         found = places[at] if len(told) else np.empty(0, np.int64)
@@ -53,8 +55,8 @@ class RankHalo:
         assert np.array_equal(told[found], asked), "a ghost belongs to no rank"
         order = np.argsort(ghosts % n_ranks, kind="stable")  # as they were asked, and as answers come
         owners = np.empty(len(ghosts), np.int64)
-        owners[order] = self._dealt(tellers[found], askers)[0]
-        wanted, takers = self._dealt(ghosts, owners)
+        owners[order] = dealt(self._comm, tellers[found], askers)[0]
+        wanted, takers = dealt(self._comm, ghosts, owners)
         places = np.argsort(own)
         rows = places[np.searchsorted(own, wanted, sorter=places)]
         ranks = np.unique(np.concatenate([takers, owners]))
@@ -91,16 +93,6 @@ class RankHalo:
             self.messages_sent += 1
         for request in waiting:
             request.Wait()
-
-    def _dealt(self, values: Ints, ranks: Ints) -> tuple[Ints, Ints]:
-        """Send each value to a rank; what came, by the rank that it came from, and those ranks."""
-        n_ranks = self._comm.Get_size()
-        counts, coming = np.bincount(ranks, minlength=n_ranks), np.empty(n_ranks, np.int64)
-        self._comm.Alltoall(counts, coming)
-        out = np.empty(int(coming.sum()), np.int64)
-        ordered = np.ascontiguousarray(values[np.argsort(ranks, kind="stable")])
-        self._comm.Alltoallv([ordered, counts], [out, coming])
-        return out, np.repeat(np.arange(n_ranks), coming)
 
 
 def _together(places: Ints) -> slice | Tensor:

@@ -16,7 +16,7 @@ from mlpot.engines.lammps_library import address_of, flush, ghost_cutoff, run_st
 from mlpot.engines.lammps_passes import Passes, split
 from mlpot.engines.lammps_refusals import check_masses, check_settings, check_styles
 from mlpot.engines.local_atoms import Box, Due, LocalGraph, farthest
-from mlpot.engines.mpi import greatest, joined, stop_all, together, told
+from mlpot.engines.mpi import greatest, joined, repeated, stop_all, together, told
 from mlpot.engines.own_energies import OwnEnergies
 from mlpot.extrapolation import tells_energy_of, untold_sums, untold_words
 from mlpot.potential import Potential
@@ -31,6 +31,10 @@ SKIN = 2.0  # Å, LAMMPS' own in units metal
 STRAIN = 0.1  # of a box, before LAMMPS looks anew which atoms are near
 NULL = "NULL"
 OF_FIXES = "pe, etotal and press have the potential; epair (E_pair) and compute pair tell of pair styles alone"
+TWICE = (
+    "Several atoms have the id {}, and ranks know ghosts by it: one would stand for the other. Number them anew "
+    "in the file, or write `reset_atoms id` before the run."
+)
 T = TypeVar("T")
 
 
@@ -108,8 +112,13 @@ class RankPotential(lammps_fix.Callbacks):
         return self._fix is not None and lammps_fix.is_ours(address_of(self.lmp, "fix", self._name))
 
     def begin_run(self, command: str) -> None:
-        """As `Callbacks`; without a potential all ranks end."""
+        """As `Callbacks`; without a potential, or with an id of several atoms, all ranks end."""
         self._together(lambda: self._check_is_there(command))
+        n = self.lmp.extract_setting("nlocal")
+        ids = self.lmp.numpy.extract_atom("id", nelem=n).astype(np.int64) if n else np.empty(0, np.int64)
+        if twice := repeated(self.comm, ids):
+            flush(self.lmp)
+            stop_all(self.comm, TWICE.format(twice), 1, together=True)
         self.n_runs += 1
 
     def _check_is_there(self, command: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 if sys.platform == "linux":
     import fcntl
@@ -24,6 +25,7 @@ LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS",
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 """Variables from which libraries take their number of threads when they are loaded."""
 T = TypeVar("T")
+Ints = NDArray[np.int64]
 INSTALL = "Install them with pip install 'mlpot[lammps]'."
 
 
@@ -143,6 +145,23 @@ def greatest(comm: Any, *values: int) -> list[int]:
     found = np.array(values, np.int64)
     comm.Allreduce(found.copy(), found, op=MPI.MAX)
     return [int(value) for value in found]
+
+
+def dealt(comm: Any, values: Ints, ranks: Ints) -> tuple[Ints, Ints]:
+    """Send each value to a rank; what came, by the rank that it came from, and those ranks."""
+    n_ranks = comm.Get_size()
+    counts, coming = np.bincount(ranks, minlength=n_ranks), np.empty(n_ranks, np.int64)
+    comm.Alltoall(counts, coming)
+    out = np.empty(int(coming.sum()), np.int64)
+    ordered = np.ascontiguousarray(values[np.argsort(ranks, kind="stable")])
+    comm.Alltoallv([ordered, counts], [out, coming])
+    return out, np.repeat(np.arange(n_ranks), coming)
+
+
+def repeated(comm: Any, values: Ints) -> int:
+    """The greatest of the positive values of all ranks that is there more than once, 0 if none is."""
+    met = np.sort(dealt(comm, values, values % comm.Get_size())[0])
+    return greatest(comm, int(met[1:][met[1:] == met[:-1]].max(initial=0)))[0]
 
 
 def told(error: BaseException) -> str:

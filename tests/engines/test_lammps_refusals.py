@@ -51,6 +51,10 @@ WRONG: dict[str, tuple[str, str]] = {
         "ghosts may be missing",
     ),
     "L14_monte_carlo": (oxide() + "fix s all atom/swap 1 1 7 300 types 1 2\nrun 0\n", "fix atom/swap"),
+    "L14_one_id_twice": (
+        oxide(before='shell sed -i "s/^40 /1 /" silica') + "run 0\n",
+        "Several atoms have the id 1",
+    ),
     "dimension": (
         "units metal\ndimension 2\natom_style atomic\nregion b block 0 9 0 9 -1 1\ncreate_box 2 b\n"
         + masses(OXIDE)

@@ -6,9 +6,11 @@ import os
 import sys
 import threading
 
+import numpy as np
 import pytest
+from lammps_runs import needs_lammps
 
-from mlpot.engines.mpi import LAUNCHERS, check_size, wait_until_read
+from mlpot.engines.mpi import LAUNCHERS, check_size, repeated, wait_until_read, world
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
@@ -34,3 +36,15 @@ def test_a_reason_is_read_before_all_ranks_are_stopped() -> None:
         assert reader.read(8) == b"a reason"
         waits.join()
     wait_until_read(None)  # no stream, nothing to wait for
+
+
+@pytest.mark.parametrize(
+    ("ids", "twice"), [([4, 1, 9], 0), ([4, 9, 1, 9, 2], 9), ([7, 7, 2, 2], 7), ([], 0), ([0, 0], 0)]
+)
+def test_an_id_of_several_atoms_is_found(ids: list[int], twice: int) -> None:
+    """L14: on several ranks one atom stood for two, and the energy was wrong by 0.1 eV."""
+    needs_lammps()
+    world()
+    from mpi4py import MPI
+
+    assert repeated(MPI.COMM_SELF, np.array(ids, np.int64)) == twice
