@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.socketio import SocketClient
+from ase.calculators.socketio import SocketClient, SocketClosed
 
 from mlpot.calculator import MLPotCalculator
 from mlpot.data.sources.read import read_structure
@@ -32,7 +32,13 @@ class Client(SocketClient):  # type: ignore[misc]  # ASE has no types
         receive = self.protocol.recvposdata
 
         def checked() -> Any:
-            cell, inverse, positions = receive()
+            try:
+                cell, inverse, positions = receive()
+            except AssertionError:  # in which ASE ends there
+                raise ValueError(
+                    "The server sent positions or a cell that are not finite: its run blew up. Take shorter "
+                    "steps, or relax the start."
+                ) from None
             template.check(positions)  # ASE would write those of one atom to all
             return cell, inverse, positions
 
@@ -70,8 +76,9 @@ def answer(
         dtype: "float32" or "float64"; that of the model by default.
 
     Raises:
-        ValueError: nobody listens there, or has other atoms than the structure; as the functions that read the
-            model and the structure, and that compute.
+        ValueError: nobody listens there, or has other atoms than the structure, or none that are finite; it is no
+            server of the protocol, or ended within a message; as the functions that read the model and the
+            structure, and that compute.
     """
     atoms = read_structure(structure)
     atoms.calc = MLPotCalculator(model, dtype=dtype)
@@ -81,4 +88,14 @@ def answer(
         client = Client(template, host=host, port=None if unix else port, unixsocket=unix)
     except OSError as error:
         raise ValueError(f"Nobody answers at {where} ({error.strerror}). Start the server before.") from error
-    client.run(atoms)
+    try:
+        client.run(atoms)
+    except (SocketClosed, ConnectionError) as error:
+        raise ValueError(
+            f"The server at {where} ended before it had all of an answer. Look for its reason, and start both "
+            "again."
+        ) from error
+    except (KeyError, UnicodeDecodeError) as error:  # of messages that ASE does not know
+        raise ValueError(
+            f"What listens at {where} does not speak i-PI's protocol ({error}). Give the port of the engine."
+        ) from error

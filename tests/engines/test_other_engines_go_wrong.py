@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import threading
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from processes import PATIENCE
 from structures import ethanol, quartz, slab
 from test_other_engines import INPUT, SAME, expected, model, optional
 
+from mlpot.engines.socket_client import answer
 from mlpot.potential import UnknownElementError
 
 __all__ = ["model"]
@@ -312,3 +316,36 @@ def test_ipi_warns_of_a_template_without_periods(model: Path, tmp_path: Path) ->
         driver(unit_to_internal("length", "angstrom", 30 * np.eye(3)), positions)
     with pytest.warns(UserWarning, match="The template has no periodic directions"):
         driver(unit_to_internal("length", "angstrom", atoms.cell.array.T), positions)
+
+
+def _message(words: str) -> bytes:
+    return words.encode().ljust(12)
+
+
+STEP = _message("POSDATA") + np.zeros(18).tobytes() + np.int32(9).tobytes()
+SERVERS = {
+    "NaN": (STEP + np.full(27, np.nan).tobytes(), "not finite: its run blew up"),
+    "ended": (STEP + np.zeros(3).tobytes(), "ended before it had all of an answer"),
+    "another": (b"SSH-2.0-OpenSSH_9.2p1\r\n", "does not speak i-PI's protocol"),
+}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_that_goes_wrong_is_told_in_words(model: Path, tmp_path: Path, name: str) -> None:
+    """L23: ASE's client ended in an assertion, or without a word."""
+    sent, reason = SERVERS[name]
+    ase.io.write(tmp_path / "start.xyz", ethanol())
+    with socket.create_server(("localhost", 0)) as server:
+
+        def serve() -> None:
+            connection = server.accept()[0]
+            with connection, suppress(ConnectionError):
+                connection.sendall(sent)
+                connection.shutdown(socket.SHUT_WR)
+                connection.recv(1)  # until the client has ended
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(ValueError, match=reason):
+            answer(model, tmp_path / "start.xyz", port=server.getsockname()[1])
+        thread.join()
