@@ -52,7 +52,7 @@ WRONG: dict[str, tuple[str, str]] = {
     ),
     "L14_monte_carlo": (oxide() + "fix s all atom/swap 1 1 7 300 types 1 2\nrun 0\n", "fix atom/swap"),
     "L14_one_id_twice": (
-        oxide(before='shell sed -i "s/^40 /1 /" silica') + "run 0\n",
+        oxide(before="shell sed -i s/^11/1/ silica") + "run 0\n",
         "Several atoms have the id 1",
     ),
     "dimension": (
