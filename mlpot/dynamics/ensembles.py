@@ -21,12 +21,20 @@ from numpy.typing import NDArray
 
 from mlpot.data.constraints import held_coordinates
 from mlpot.dynamics.recipe import NPT, MDRecipe
-from mlpot.dynamics.start import StartError, bring_to_rest, degrees_of_freedom, motion_of_whole, take_out_drift
+from mlpot.dynamics.start import (
+    StartError,
+    bring_to_rest,
+    degrees_of_freedom,
+    motion_of_whole,
+    take_out_drift,
+    widest_gap,
+)
 from mlpot.units import GPA
 
 STEPS_IN_A_PERIOD = {"thermostat_fs": 5.0, "barostat_fs": 20.0}
 """Fewer are not integrated: with half as many the conserved energy of a chain or barostat jumps or overflows."""
 DETERMINISTIC = ("nose-hoover", *NPT)
+VACUUM = 6.0  # Å; between layers of a crystal are 4 at most
 SHARED_HEAT = 0.01
 """Of the temperature asked for, by which a motion of the whole may leave the inner one off without a word."""
 
@@ -199,7 +207,7 @@ def build_ensemble(
     else:
         make = {"nve": _nve, "langevin": _langevin, "bussi": _bussi, "nose-hoover": _nose_hoover}[recipe.ensemble]
         built = make(atoms, recipe, n_degrees, rng)
-    built.warnings.update(_slowly_sampled(atoms, recipe, n_degrees))
+    built.warnings.update(_slowly_sampled(atoms, recipe, n_degrees) | _vacuum(atoms, recipe))
     return built
 
 
@@ -225,6 +233,17 @@ def _slowly_sampled(atoms: Atoms, recipe: MDRecipe, n_degrees: int) -> dict[str,
         f"{recipe.ensemble!r} counts that as heat, which hardly passes to the motion inside: with it, that is "
         f"at {left:.3g} K instead of {recipe.temperature_K:g}. Choose langevin, or velocities: draw, which is at "
         "rest as a whole."
+    }
+
+
+def _vacuum(atoms: Atoms, recipe: MDRecipe) -> dict[str, str]:
+    gap, axis = widest_gap(atoms) if recipe.ensemble in NPT else (0.0, 0)
+    if gap < VACUUM:
+        return {}
+    return {
+        "vacuum": f"Along lattice vector {axis + 1} no atom lies within {gap:.1f} Å: the barostat moves that, "
+        "and the pressure is that of a volume with it. Of a slab or a molecule, set pbc false there and choose an "
+        "ensemble without a barostat."
     }
 
 

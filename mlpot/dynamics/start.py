@@ -280,6 +280,15 @@ def bring_to_rest(atoms: Atoms) -> None:
     atoms.set_velocities(without_rotation(atoms, atoms.get_velocities() - free * drift))
 
 
+def widest_gap(atoms: Atoms) -> tuple[float, int]:
+    """Å between lattice planes, the most that no atom lies between, and the lattice vector across; with a cell."""
+    places = np.sort(atoms.cell.scaled_positions(atoms.positions) % 1.0, axis=0)
+    empty = np.diff(places, axis=0, append=places[:1] + 1.0).max(axis=0)
+    heights = 1 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
+    axis = int((empty * heights).argmax())
+    return float((empty * heights)[axis]), axis
+
+
 def take_out_drift(atoms: Atoms) -> None:
     """Take from the momenta what rounding has made of a motion of the whole that is none by `degrees_of_freedom`.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.lj import LennardJones
 from md_runs import assert_same_run, frames_of, md_recipe, prepared
 from structures import ethanol
@@ -18,7 +19,7 @@ from mlpot.dynamics.log import BLOCK, Kept, Log
 from mlpot.dynamics.recipe import MDRecipe
 from mlpot.dynamics.run import run_md
 from mlpot.dynamics.run_replicas import run_replicas
-from mlpot.dynamics.start import StartError, draw_velocities
+from mlpot.dynamics.start import StartError, draw_velocities, widest_gap
 from mlpot.recipes import RecipeError, load_recipe
 
 
@@ -120,3 +121,19 @@ def test_a_long_log_is_not_taken_into_memory_to_go_on(tmp_path: Path) -> None:
         assert log.kept.n_bytes == path.stat().st_size == n_bytes
     assert tracemalloc.get_traced_memory()[1] < 3 * BLOCK
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("layers", [np.eye(3), np.array([[0, 1, 0], [1, 0, 0], [0.3, 0.2, 1]])])
+@pytest.mark.parametrize(("vacuum", "told"), [(0.0, False), (10.0, True)])
+def test_a_barostat_on_a_slab_with_vacuum_is_told(vacuum: float, told: bool, layers: np.ndarray) -> None:
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.cell[2, 2] += vacuum
+    atoms.set_cell(layers @ atoms.cell.array)
+    atoms.positions += [0.0, 0.0, -3.0]  # across the boundary
+    draw_velocities(atoms, 300.0, np.random.default_rng(0))
+    gap, axis = widest_gap(atoms)
+    assert gap == pytest.approx(3.61 / 2 + vacuum)
+    assert ("vacuum" in built(atoms, "npt")) is told
+    if told:
+        assert axis == 2
+    assert not built(atoms, "bussi")
