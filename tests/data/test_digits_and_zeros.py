@@ -1,4 +1,4 @@
-"""Labels that lost their digits, or that are zeros in place of what was never computed."""
+"""Labels that lost their digits, are zeros in place of what was never computed, or are of two methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from sets import crystals, labeled, write
 
 from mlpot.data.check.check import check
+from mlpot.data.h5md import Reader
 from mlpot.units import HARTREE
+
+ETHANOL = Path(__file__).parents[2] / "data" / "ethanol.h5"
 
 
 def found(path: Path, name: str, *, quick: bool = True) -> list[str]:
@@ -70,3 +73,36 @@ def test_zeros_for_forces_that_were_not_computed_are_an_error(tmp_path):
 def test_forces_of_perfect_crystals_are_zero_by_symmetry(tmp_path):
     perfect = [with_labels(labeled(bulk("Cu", a=a) * 2), forces=np.zeros((8, 3))) for a in (3.5, 3.6, 3.7)]
     assert not found(write(tmp_path / "set.h5", [*crystals(9), *perfect]), "labels")
+
+
+@pytest.mark.parametrize(
+    ("other", "gap"), [(lambda energy: energy + 300.0, "33.27"), (lambda energy: energy / HARTREE, "450.6")]
+)
+def test_energies_of_two_methods_are_no_unit_of_all(tmp_path, other, gap):
+    with Reader(ETHANOL) as reader:
+        frames = list(reader.frames(0, 40))
+    frames[20:] = [with_labels(a, energy=other(a.get_potential_energy())) for a in frames[20:]]
+    findings = check(write(tmp_path / "set.h5", frames), quick=True).findings
+    (told,) = [f for f in findings if f.check == "two levels of energy"]
+    assert told.severity == "error"
+    assert f"{gap[:3]}" in told.message
+    assert not any("--correct" in (f.fix or "") for f in findings)  # which would spoil what is right
+
+
+def lifted(k: int, energy: float) -> float:
+    return energy + 0.5 * (k >= 30)
+
+
+def noisy(k: int, energy: float) -> float:
+    return energy + 0.2 * np.sin(12.9898 * k)
+
+
+@pytest.mark.parametrize("other", [lifted, noisy])
+def test_energies_that_contradict_the_forces_are_told_and_no_unit_is_proposed(tmp_path, other):
+    with Reader(ETHANOL) as reader:
+        frames = list(reader.frames(0, 60))
+    frames = [with_labels(a, energy=other(k, a.get_potential_energy())) for k, a in enumerate(frames)]
+    findings = check(write(tmp_path / "set.h5", frames), quick=True).findings
+    (told,) = findings
+    assert (told.check, told.severity) == ("energies", "warning")
+    assert "of the energies: some energies have another offset" in told.message

@@ -14,7 +14,7 @@ from ase.data import chemical_symbols
 from mlpot.data.check import checks, labels
 from mlpot.data.check.duplicates import duplicates, leakage
 from mlpot.data.check.finding import ORDER, Finding, Report, Severity, finding
-from mlpot.data.check.resolution import resolution
+from mlpot.data.check.resolution import levels, resolution
 from mlpot.data.check.stream import chunks, chunks_of
 from mlpot.data.check.tally import Columns, Tally
 from mlpot.data.errors import DataError
@@ -46,7 +46,7 @@ def check(file: str | Path | Source, *, against: str | Path | Source | None = No
     columns = tallied.columns()
     examined = labels.examine(tallied, columns, tallied.all_steps())
     found = [broken] if broken else []
-    found += [*checks.labels(columns, str(path)), *resolution(columns), *examined.findings]
+    found += [*checks.labels(columns, str(path)), *resolution(columns), *levels(columns), *examined.findings]
     found += [*_states(tallied), *_of_stresses(source)]
     if not quick:
         found += _everything(tallied, columns, source)
@@ -73,7 +73,7 @@ def check_frames(path: str, frames: Iterable[tuple[int, Frame]]) -> Report:
         tallied.add(chunk)
     columns = tallied.columns()
     examined = labels.examine(tallied, columns, tallied.all_steps())
-    found = [*checks.labels(columns, path), *resolution(columns), *examined.findings]
+    found = [*checks.labels(columns, path), *resolution(columns), *levels(columns), *examined.findings]
     found = [replace(f, fix=f.fix and command(path, f.fix)) for f in merged(found)]
     found.sort(key=lambda f: ORDER[f.severity])
     return Report(path, len(columns.index), found, _facts(tallied, columns) | examined.facts, examined.skipped)
@@ -148,8 +148,12 @@ def _everything(tallied: Tally, c: Columns, source: Source) -> Iterator[Finding]
 
 
 def merged(found: list[Finding]) -> list[Finding]:
-    """Findings without those that wrong units explain."""
+    """Findings without those that others explain: wrong units, and two units, of which no one is right for all."""
     units = any(f.check.startswith("unit of length") for f in found)
+    if any(f.check == "two levels of energy" for f in found):
+        found = [f for f in found if f.check != "units of labels"]
+    if any(f.check == "energies" for f in found):
+        found = [f for f in found if f.check != "units of labels" or f.severity != "warning"]
     return [f for f in found if not (units and f.check in ("overlap", "neighbors"))]
 
 

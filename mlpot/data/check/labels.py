@@ -32,6 +32,7 @@ AGREEING = 0.5  # of logarithms of ratios that one unit explains
 EXPLAINED = 0.5  # part of the forces, below which one linear potential is none for all
 MOST_FAMILIES = 5  # the largest, each fitted by itself
 UNIT_APART = 2.8  # as factors between units are; what differs less is noise of fits
+TORN = 0.03  # part of the forces that a potential loses to energies which contradict them
 CHANCE = 6  # components of forces, up to which chance or symmetry may align them with a prediction
 PLACES = ("yz", "xz", "xy")
 
@@ -210,20 +211,33 @@ def _record(examined: Examined, evidence: Evidence, fitted: Fit | None) -> None:
 
 def _unrelated(fitted: Fit) -> Iterator[Finding]:
     """Labels that no local potential explains: those of other structures, or of other atoms."""
-    if len(fitted.frames) < 3 * FEWEST:
-        return
-    if fitted.forces_explained < 0.3:
+    is_many = len(fitted.frames) >= 3 * FEWEST
+    if is_many and fitted.forces_explained < 0.3:
         message = (
             f"A linear potential explains {fitted.forces_explained:.0%} of the forces, which is little: "
             "do they belong to these structures, and to the atoms in this order?"
         )
         yield finding("forces", "warning", message)
-    elif fitted.forces_explained > 0.8 and fitted.energies_explained < 0.3:
+    elif is_many and fitted.forces_explained > 0.8 and fitted.energies_explained < 0.3:
         message = (
             f"A potential that explains {fitted.forces_explained:.0%} of the forces explains "
             f"{fitted.energies_explained:.0%} of the energies: they are those of other structures."
         )
         yield finding("energies", "error", message)
+    elif len(fitted.frames) >= 2 * FEWEST and _are_at_odds(fitted):
+        message = (
+            f"A potential explains {fitted.forces_alone:.1%} of the forces by themselves, but "
+            f"{fitted.forces_explained:.1%} of them with {fitted.energies_explained:.0%} of the energies: "
+            "some energies have another offset, are of another method or structure, or carry noise."
+        )
+        yield finding("energies", "warning", message)
+
+
+def _are_at_odds(fitted: Fit) -> bool:
+    """Whether energies keep a potential from explaining forces, or are explained much less than these."""
+    alone, together = 1 - fitted.forces_alone, 1 - fitted.forces_explained
+    is_torn = together > max(TORN, 5 * alone)
+    return fitted.forces_alone > 0.8 and (is_torn or 1 - fitted.energies_explained > max(0.1, 3 * together))
 
 
 def _families(frames: list[Frame], fitted: Fit) -> Iterator[Finding]:

@@ -172,6 +172,7 @@ class Fit:
     designs: list[Design]
     ratio: float  # what energies must be multiplied by to be those of the forces; negative for gradients
     forces_explained: float  # 1 − residual / total sum of squares
+    forces_alone: float  # the same by a potential that need not explain energies
     energies_explained: float
     coefficients: Floats
     energy: Floats  # (n_frames,) energies above their composition, as labeled
@@ -220,14 +221,15 @@ def fit(frames: list[Frame], basis: Basis) -> Fit | None:
     return Fit(frames, designs, ratio, *explained, w, be, predicted)
 
 
-def _likeliest(a: Floats, b: Floats, ae: Floats, be: Floats) -> tuple[float, tuple[float, float], Floats]:
+def _likeliest(a: Floats, b: Floats, ae: Floats, be: Floats) -> tuple[float, tuple[float, float, float], Floats]:
     """The ratio t at which w solves a w = b and ae w = t be best, how well it does, and w.
 
     Forces alone say roughly what t is; energies weigh so much that neither is overfitted there.
     """
     normal = a.T @ a
     normal[np.diag_indices_from(normal)] += RIDGE * len(b)
-    alone = ae @ np.linalg.solve(normal, a.T @ b)
+    by_forces = np.linalg.solve(normal, a.T @ b)
+    alone, forces_alone = ae @ by_forces, 1 - _left(a @ by_forces, b)
     rough = float(np.linalg.norm(alone) / np.linalg.norm(be))
     share = SHARE * float(b @ b) / float(be @ be) / rough**2
     w0, w1 = np.linalg.solve(normal + share * ae.T @ ae, np.stack([a.T @ b, share * ae.T @ be], axis=1)).T
@@ -237,7 +239,7 @@ def _likeliest(a: Floats, b: Floats, ae: Floats, be: Floats) -> tuple[float, tup
         left.append([_left(f0 + t * f1, b), _left(e0 / t + e1, be)])
     best = int(np.argmin(np.log(left).sum(axis=1)))
     t = float(rough * RATIOS[best])
-    return t, (1 - left[best][0], 1 - left[best][1]), w0 + t * w1
+    return t, (1 - left[best][0], forces_alone, 1 - left[best][1]), w0 + t * w1
 
 
 def _left(predicted: Floats, labeled: Floats) -> float:
