@@ -41,6 +41,8 @@ WRITTEN = {
     "run.log": ("  x T B  \n xtb version 6.6\n", "from xTB"),
     "openmx.out": (" Welcome to OpenMX   Ver. 3.9 \n", "from OpenMX"),
     "job.engrad": ("#\n# The current gradient in Eh/bohr\n#\n 0.1\n", "give the output of the run, which has"),
+    "siesta.out": ("Siesta Version  : v4.1.5\n         *  WELCOME TO SIESTA  *\n", "from SIESTA: --format dpdata"),
+    "ams.log": (" *  Amsterdam Modeling Suite  *\n AMS 2023.104\n", "from AMS: write extxyz of its ams.rkf"),
     "empty.log": ("\n" * 3, "If it is in another format"),
     "notes.abc": ("some words\n", "shows no format that ASE knows"),
 }

@@ -41,9 +41,11 @@ PROGRAMS = {
     r"PROGRAM SYSTEM MOLPRO": ("Molpro", "write energies and forces as extxyz, with cclib"),
     r"OpenMolcas|MOLCAS": ("OpenMolcas", "write energies and forces as extxyz, with cclib"),
     r"\bABINIT\b": ("ABINIT", "write extxyz of its netCDF output, with abipy or ASE"),
-    r"Welcome to SIESTA|SIESTA \d": ("SIESTA", "--format dpdata:siesta/output reads energies, forces and stress"),
+    r"(?i:welcome to siesta|^siesta version)|SIESTA \d": (
+        "SIESTA", "--format dpdata:siesta/output reads energies, forces and stress"),
     r"CASTEP version|\| +CASTEP +\|": ("CASTEP", "the .md or .geom file of the run is read; give that"),
     r"\bABACUS\b": ("ABACUS", "write extxyz of its folder with dpdata (abacus/scf or abacus/md)"),
+    r"Amsterdam Modeling Suite|\bAMS 20\d\d": ("AMS", "write extxyz of its ams.rkf with PLAMS, in eV and eV/Å"),
     r"MOPAC": ("MOPAC", "write energies and gradients as extxyz, with ASE"),
     r"TURBOMOLE": ("Turbomole", "the files gradient and coord of the run are read; give gradient"),
     r"^LAMMPS \(|Loop time of": ("LAMMPS (its log)", "give the dump with positions and forces: dump custom "
