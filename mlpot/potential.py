@@ -327,6 +327,8 @@ def _renew_constants(potential: Potential, _: object = None) -> None:
 
 def _check_by_element(name: str, values: Any) -> None:
     """Raise ValueError for what are no finite numbers by atomic number."""
+    if isinstance(values, Mapping) and len(values) > MAX_Z:  # too many elements, which costs nothing to say
+        return
     told = f"{name} = {str(values)[:40]}: give finite numbers of eV by atomic number: {{1: -13.6, 8: -2041.3}}."
     if not isinstance(values, Mapping) or not all(isinstance(z, Integral) for z in values):
         raise ValueError(told)
