@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
@@ -34,7 +35,7 @@ from mlpot.neighbors import SkinList
 from mlpot.other_keywords import refused_keywords
 from mlpot.potential import Potential
 from mlpot.repeated_forces import RepeatedForces
-from mlpot.watched import Watch
+from mlpot.watched import Watch, unseen_state
 
 _MADE_ANEW: dict[str, Any] = {"_sent": None, "_repeated": None, "_seen": None, "_members": []}
 """What belongs to a device, and not to a file of a calculator."""
@@ -139,6 +140,7 @@ class MLPotCalculator(Calculator):
         advice = "; MLPotCalculator(..., extrapolation_grade=None) never says it."
         is_silent = self.potential.domain is None and not untold_sums(self.potential.header)
         self._watch = Watch(None if is_silent else extrapolation_grade, advice)
+        self._tells_state = extrapolation_grade is not None
         self._repeats = cuda_graph
         self._repeated: RepeatedForces | None = None
         self._seen: Tensor | None = None  # atomic numbers of the last structure that was computed without it
@@ -191,6 +193,8 @@ class MLPotCalculator(Calculator):
             raise TypeError(_no_atoms(atoms))
         super().calculate(atoms, properties, system_changes)
         a = self.atoms
+        if self._tells_state and (a.info or "initial_charges" in a.arrays):
+            self._tell_of_state(a)
         graph = self._graph()
         out = self._predicted(graph).to("cpu")
         energy = out.energy.item()
@@ -208,6 +212,16 @@ class MLPotCalculator(Calculator):
         if set(SPREADS) & set(properties):
             results |= self._spread(graph, has_volume)
         self.results = results
+
+    def _tell_of_state(self, atoms: Atoms) -> None:
+        """Warn, once, of a charge or a spin, without which the energy of a structure is another's."""
+        if told := unseen_state(atoms):
+            self._tells_state = False
+            warnings.warn(
+                f"The structure carries {told}, which potentials of mlpot cannot see: energy and forces are of "
+                f"whatever charge and spin the training set had. This is said once{self._watch.advice}",
+                stacklevel=4,
+            )
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """As of any calculator, one thread at a time; without a stress, the error tells why and what to do."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 
 import torch
 from ase import Atoms
@@ -29,6 +30,16 @@ def has_jumped(before: Structure, now: Structure) -> bool:
     ):
         return True
     return bool(((new_positions - positions).abs() > JUMP).any())
+
+
+def unseen_state(atoms: Atoms) -> str:
+    """A total charge or an open shell that a structure carries, in words; empty if there is none."""
+    charge, spin = atoms.info.get("charge"), atoms.info.get("spin")
+    if charge is None and "initial_charges" in atoms.arrays:
+        charge = round(float(atoms.arrays["initial_charges"].sum()), 2)  # of partial ones zero, to rounding
+    told = [f"a total charge of {charge:g}"] if isinstance(charge, Real) and charge else []
+    told += [f"a spin of {spin:g}"] if isinstance(spin, Real) and spin not in (0, 1) else []
+    return " and ".join(told)
 
 
 class Watch:

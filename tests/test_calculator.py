@@ -239,3 +239,24 @@ def test_what_is_no_potential_is_refused_in_words() -> None:
     for given in (torch.nn.Identity(), None):
         with pytest.raises(TypeError, match="A potential or the path of its file is needed"):
             MLPotCalculator(given)  # type: ignore[arg-type]  # as a user may give
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda a: a.info.update(charge=-1), "a total charge of -1"),
+        (lambda a: a.info.update(charge=0, spin=3.0), "a spin of 3"),
+        (lambda a: a.set_initial_charges([1.0] + [0.0] * (len(a) - 1)), "a total charge of 1"),
+        (lambda a: a.set_initial_charges([0.4, -0.4] + [0.0] * (len(a) - 2)), ""),
+        (lambda a: a.info.update(charge="neutral", spin=1, name="ethanol"), ""),
+    ],
+)
+def test_a_charge_that_no_potential_sees_is_told_once(
+    change: Callable[[Atoms], None], told: str, calculator: MLPotCalculator, recwarn: pytest.WarningsRecorder
+) -> None:
+    atoms = with_calculator(ethanol(), calculator)
+    change(atoms)
+    for _ in range(2):
+        atoms.rattle(0.01)
+        atoms.get_potential_energy()
+    assert [told in str(w.message) for w in recwarn] == ([True] if told else [])

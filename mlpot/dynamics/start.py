@@ -27,6 +27,7 @@ from mlpot.equivariance import rotation_error, stated_error
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
 from mlpot.potential import Potential
+from mlpot.watched import unseen_state
 
 Floats = NDArray[np.float64]
 
@@ -109,12 +110,9 @@ def warn_of_others(recipe: MDRecipe, elements: Elements | None) -> None:
 
 def warn_of_state(atoms: Atoms, where: str | Path) -> None:
     """Tell of a total charge or an open shell that a structure carries: potentials see neither."""
-    charge, spin = (float(atoms.info.get(name, 0.0)) for name in ("charge", "spin"))
-    told = [f"a total charge of {charge:g}"] if charge else []
-    told += [f"a spin of {spin:g}"] if spin not in (0.0, 1.0) else []
-    if told:
+    if told := unseen_state(atoms):
         warnings.warn(
-            f"{where} carries {' and '.join(told)}, which potentials of mlpot cannot see: the run has the "
+            f"{where} carries {told}, which potentials of mlpot cannot see: the run has the "
             "forces of whatever charge and spin the training set had.",
             StructureWarning,
             stacklevel=2,
