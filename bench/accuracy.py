@@ -43,6 +43,7 @@ CONTENDERS = (
 )  # fmt: skip
 MEASURED = 1, 1, 3  # epochs of the short trainings, of which the first fills caches and compiles
 BUSY = 0.5  # load before a training beyond which it says nothing
+OFF = 0.1  # part of the minutes by which a training may miss them
 Result = dict[str, Any]
 
 
@@ -161,13 +162,21 @@ def markdown(results: dict[str, Result], given: argparse.Namespace) -> str:
     ranked = sorted(done.items(), key=lambda item: item[1]["forces_meV_per_A_rmse"])
     figures = ("forces_meV_per_A_rmse", "forces_meV_per_A_mae", "energy_meV_rmse", "minutes", "processor_minutes")
     rows = [
-        [name, *(f"{r[f]:.2f}" for f in figures), str(r["epochs"]), "busy machine" if r["busy"] else ""]
+        [name, *(f"{r[f]:.2f}" for f in figures), str(r["epochs"]), _doubts(r, given.minutes)]
         for name, r in ranked
     ]
     header = ["", "forces RMSE, meV/Å", "MAE", "energy RMSE, meV", "minutes", "of processor", "epochs", ""]
     failed = [f"- {name}: {r['failed']}" for name, r in results.items() if "failed" in r]
     what = f"{given.minutes:g} minutes, {given.threads} threads, seed {given.seed}, {given.test.name}"
     return "\n\n".join([what, table(header, rows), *(["\n".join(failed)] if failed else [])]) + "\n"
+
+
+def _doubts(result: Result, minutes: float) -> str:
+    """Why a row says little: others computed beside it, or the machine had another pace before."""
+    told = ["busy machine"] if result["busy"] else []
+    if abs(result["minutes"] / minutes - 1) > OFF:
+        told.append("another pace than when epochs were timed")
+    return "; ".join(told)
 
 
 def draw(results: dict[str, Result], path: Path) -> None:
