@@ -256,7 +256,7 @@ def _compared(
             ahead.append(index)
             yield atoms
 
-    for atoms, out in predict_structures(potential, structures(), batch_atoms=batch_atoms, on=on):
+    for atoms, out in predict_structures(potential, structures(), batch_atoms=batch_atoms, on=on, spread=False):
         index = ahead.popleft()
         yield index, atoms, frame_of_columns(columns_of(atoms, index), atoms.pbc, family(atoms)), out
 

@@ -108,6 +108,8 @@ class Prediction(Properties):
     """What a potential predicts, and how far from its training set."""
 
     extrapolation_grade: Tensor | None  # (n_graphs,) the highest of the atoms; None if the potential cannot tell
+    energy_std: Tensor | None = None  # (n_graphs,) eV, standard deviation over the members; of a committee alone
+    forces_std: Tensor | None = None  # (n_atoms, 3) eV/Å, likewise
 
 
 def edge_vectors(graph: AtomGraph) -> Tensor:

@@ -47,6 +47,17 @@ def content(path: Path) -> list[tuple[object, ...]]:
         ]
 
 
+def test_workers_tell_the_spread_of_a_committee_as_this_process_does(cluster: distributed.LocalCluster) -> None:
+    about = {"member": "schnet", "arguments": {"cutoff": 4.0, "n_features": 8}, "n_members": 2}
+    mean = Potential("committee", about, reference_energies={1: -13.6, 6: -1029.0, 8: -2041.3}).freeze()
+    frames, address = [ethanol(), molecule("CH4"), ethanol(1)], cluster.scheduler_address
+    here, there = (list(predict_structures(mean, frames, batch_atoms=9, on=on)) for on in (None, address))
+    for (_, own), (_, other) in zip(here, there, strict=True):
+        assert (own.forces_std > 0).any()
+        assert (own.forces_std == other.forces_std).all()
+        assert own.energy_std == other.energy_std
+
+
 def test_a_dead_worker_changes_no_prediction(
     tmp_path: Path, model: Path, cluster: distributed.LocalCluster
 ) -> None:

@@ -176,6 +176,9 @@ def predict(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out structures without an answer, and tell which and why.")
     ] = False,
+    spread: Annotated[
+        bool, typer.Option(help="Of a committee, write energy_std and forces_std too; twice the time.")
+    ] = True,
     overwrite: Overwrite = False,
 ) -> None:
     """Write structures with the energies, forces and stresses of a potential."""
@@ -197,6 +200,7 @@ def predict(
             on=on,
             progress=tell,
             outside=outside,
+            spread=spread,
         )
     print_account(source)
     for line in left_out:

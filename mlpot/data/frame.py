@@ -25,6 +25,7 @@ VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # place of each tensor elem
 OF_ATOMS = {"mass": "masses", "charge": "initial_charges"}  # column -> array of ASE: u, e
 WEIGHT = "config_weight"  # in `info`, as GAP and MACE call it: how much a frame counts in the loss
 LARGEST = 1e12  # in house units; what is larger stands for no value, as 1e37 of NetCDF, or has another unit
+SPREADS = ("energy_std", "forces_std")  # beside predictions of a committee, as the calculator calls them
 ISOLATED = 8.0  # Å, from an atom to its nearest periodic image: beyond, it is isolated
 ISOLATED_FAMILIES = {"isolated", *(f"{word}atom{s}" for word in ("isolated", "single", "free") for s in ("", "s"))}
 """Of GAP, MACE and others, without signs, in lower case."""
@@ -156,7 +157,8 @@ def columns_of(atoms: Atoms, index: int) -> Columns:
         columns["fixed_center"] = np.array(True)
     if atoms.has("force_mask"):
         columns["force_mask"] = _mask(atoms.arrays["force_mask"], n, index)
-    for name, shape in (("energy", ()), ("forces", (n, 3)), ("stress", (6,))):
+    of_results = {"energy": (), "forces": (n, 3), "stress": (6,), "energy_std": (), "forces_std": (n, 3)}
+    for name, shape in of_results.items():
         value = _label(atoms, name)
         if value is not None:
             columns[name] = _checked(name, value, shape, index)
@@ -197,12 +199,18 @@ def atoms_of(columns: Mapping[str, NDArray[Any]], pbc: NDArray[np.bool_], group:
         atoms.info["group"] = group
     if "weight" in columns:
         atoms.info[WEIGHT] = float(columns["weight"])
-    labels = {name: columns[name] for name in ("energy", "forces", "stress") if name in columns}
-    if "energy" in labels:
-        labels["energy"] = float(labels["energy"])  # type: ignore[assignment]
+    labels: dict[str, Any] = {k: columns[k] for k in ("energy", "forces", "stress", *SPREADS) if k in columns}
+    labels |= {name: float(labels[name]) for name in ("energy", "energy_std") if name in labels}
     if labels:
-        atoms.calc = SinglePointCalculator(atoms, **labels)
+        atoms.calc = results_of(atoms, labels)
     return atoms
+
+
+def results_of(atoms: Atoms, results: Mapping[str, Any]) -> SinglePointCalculator:
+    """A calculator that holds results of a structure, those of a committee too, which ASE would refuse."""
+    calculator = SinglePointCalculator(atoms, **{k: value for k, value in results.items() if k not in SPREADS})
+    calculator.results |= {name: results[name] for name in SPREADS if name in results}
+    return calculator
 
 
 def family(atoms: Atoms) -> str | None:

@@ -10,13 +10,12 @@ from typing import Literal
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
 from mlpot.atomic_files import check_place
 from mlpot.data.errors import DataError, KeysError
-from mlpot.data.frame import Frame
+from mlpot.data.frame import Frame, results_of
 from mlpot.data.h5md.write import write
 from mlpot.data.label_differences import Difference, Place, label_differences
 from mlpot.data.sources.read import Source
@@ -316,7 +315,7 @@ def _frames(
             results = {} if atoms.calc is None else dict(atoms.calc.results)
             if shift and "energy" in results:
                 results["energy"] += sum(shift.get(z, 0.0) for z in atoms.numbers.tolist())
-                atoms.calc = SinglePointCalculator(atoms, **results)
+                atoms.calc = results_of(atoms, results)
             yield atoms
 
 

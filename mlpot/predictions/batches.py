@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from mlpot.forces import native_obstacle, predict_and_grade
+from mlpot.forces import native_obstacle
 from mlpot.graph import AtomGraph, Prediction, collate, collate_properties
 from mlpot.neighbors import build_graph, build_molecules
 from mlpot.potential import Potential, UnknownElementError
+from mlpot.predictions.spread import predictor
 
 BATCH_ATOMS = 1024
 """Atoms computed at once where autograd keeps arrays of all their edges, unless a structure has more."""
@@ -43,11 +44,15 @@ def checked_batch_atoms(batch_atoms: int | None) -> None:
 
 
 def predict_placed(
-    potential: Potential, structures: Iterable[Placed], batch_atoms: int | None, on_bad: OnBad | None
+    potential: Potential,
+    structures: Iterable[Placed],
+    batch_atoms: int | None,
+    on_bad: OnBad | None,
+    spread: bool = True,
 ) -> Iterator[tuple[int, Atoms, Prediction]]:
     """Structures with their places and predictions on the CPU; arguments and errors as of `predict_structures`."""
     for batch in batches(structures, batch_atoms or usual_batch_atoms(potential)):
-        yield from _predict_batch(potential, batch, on_bad)
+        yield from _predict_batch(potential, batch, on_bad, spread)
 
 
 def batches(structures: Iterable[Placed], batch_atoms: int) -> Iterator[list[Placed]]:
@@ -70,14 +75,14 @@ def batches(structures: Iterable[Placed], batch_atoms: int) -> Iterator[list[Pla
 
 
 def _predict_batch(
-    potential: Potential, batch: list[Placed], on_bad: OnBad | None
+    potential: Potential, batch: list[Placed], on_bad: OnBad | None, spread: bool
 ) -> Iterator[tuple[int, Atoms, Prediction]]:
     known, graph = batch, _graph_at_once(potential, [atoms for _, atoms in batch])
     if graph is None:
         known, graph = _graph_one_by_one(potential, batch, on_bad)
     if graph is None:
         return
-    out = predict_and_grade(potential, graph.to(potential.energy_scale.device)).to("cpu")
+    out = predictor(potential, spread)(graph.to(potential.energy_scale.device)).to("cpu")
     sizes = [len(atoms) for _, atoms in known]
     bad = torch.zeros_like(out.energy).index_add(0, graph.batch.cpu(), (~out.forces.isfinite()).sum(1).double())
     finite = (out.energy.isfinite() & (bad == 0)).tolist()
@@ -97,17 +102,20 @@ def _predict_batch(
 def of_each(out: Prediction, sizes: Sequence[int]) -> Iterator[Prediction]:
     """Predictions of structures, one by one, out of those of all; sizes are their numbers of atoms."""
     parts = [torch.split(t, n) for t, n in ((out.energy, 1), (out.forces, list(sizes)), (out.stress, 1))]
-    grade = out.extrapolation_grade
-    grades = [None] * len(sizes) if grade is None else torch.split(grade, 1)
-    for energy, forces, stress, highest in zip(*parts, grades, strict=True):
-        yield Prediction(energy, forces, stress, highest)
+    of_some = ((out.extrapolation_grade, 1), (out.energy_std, 1), (out.forces_std, list(sizes)))
+    some = [[None] * len(sizes) if t is None else torch.split(t, n) for t, n in of_some]
+    for own in zip(*parts, *some, strict=True):
+        yield Prediction(*own)
 
 
 def of_all(predictions: Sequence[Prediction]) -> Prediction:
     """Those of structures, one behind the other, of one potential."""
     out = collate_properties(predictions)
-    grades = [own.extrapolation_grade for own in predictions if own.extrapolation_grade is not None]
-    return Prediction(out.energy, out.forces, out.stress, torch.cat(grades) if grades else None)
+    some = (
+        [t for own in predictions if (t := getattr(own, name)) is not None]
+        for name in ("extrapolation_grade", "energy_std", "forces_std")
+    )
+    return Prediction(out.energy, out.forces, out.stress, *(torch.cat(own) if own else None for own in some))
 
 
 def _graph_at_once(potential: Potential, batch: list[Atoms]) -> AtomGraph | None:

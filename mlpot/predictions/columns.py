@@ -17,10 +17,10 @@ from mlpot.data.h5md.read import Reader
 from mlpot.data.sources.consistency import check_structure
 from mlpot.data.sources.output import RESULTS
 from mlpot.extrapolation import Outside
-from mlpot.forces import predict_and_grade
-from mlpot.graph import Properties
+from mlpot.graph import Prediction
 from mlpot.neighbors import build_equal_molecules, build_graphs
 from mlpot.potential import Potential
+from mlpot.predictions.spread import predictor
 
 
 def spans(n_atoms: NDArray[np.int64], batch_atoms: int) -> Iterator[tuple[int, int]]:
@@ -41,7 +41,9 @@ def read(reader: Reader, indices: NDArray[np.int64]) -> Series | None:
         return None
 
 
-def answered(potential: Potential, path: str, series: Series, first: int, outside: Outside) -> Series | None:
+def answered(
+    potential: Potential, path: str, series: Series, first: int, outside: Outside, spread: bool = True
+) -> Series | None:
     """Frames with predictions in place of their labels.
 
     Args:
@@ -50,12 +52,13 @@ def answered(potential: Potential, path: str, series: Series, first: int, outsid
         series: of the frames.
         first: place of the first of them among all.
         outside: is told of those that have an answer.
+        spread: of a committee, write that of its members.
 
     Returns:
         None if something is wrong with one of them, or with an answer: whoever takes them one by one says what.
     """
     try:
-        blocks = [_answered(potential, path, block) for block in series.blocks]
+        blocks = [_answered(potential, path, block, spread) for block in series.blocks]
     except ValueError:
         return None
     known = [block for block in blocks if block is not None]
@@ -67,7 +70,7 @@ def answered(potential: Potential, path: str, series: Series, first: int, outsid
     return Series([block for block, _ in known])
 
 
-def _answered(potential: Potential, path: str, block: Block) -> tuple[Block, Tensor | None] | None:
+def _answered(potential: Potential, path: str, block: Block, spread: bool) -> tuple[Block, Tensor | None] | None:
     """The block with predictions, and the highest grades of its frames; None if a prediction is not finite."""
     columns, device = block.columns, potential.energy_scale.device
     positions, cells = columns["position"], columns["edges"]
@@ -79,7 +82,7 @@ def _answered(potential: Potential, path: str, block: Block) -> tuple[Block, Ten
         boundary = [block.pbc] * len(block)
         graph = build_graphs(list(numbers), list(positions), list(cells), boundary, potential.cutoff)
     potential.check_elements(graph.numbers.to(device))
-    out = predict_and_grade(potential, graph.to(device)).to("cpu")
+    out = predictor(potential, spread)(graph.to(device)).to("cpu")
     found = _columns(out, numbers.shape)
     if not (np.isfinite(found["energy"]).all() and np.isfinite(found["forces"]).all()):
         return None
@@ -87,9 +90,11 @@ def _answered(potential: Potential, path: str, block: Block) -> tuple[Block, Ten
     return replace(block, columns=kept | found), out.extrapolation_grade
 
 
-def _columns(out: Properties, shape: tuple[int, ...]) -> Columns:
+def _columns(out: Prediction, shape: tuple[int, ...]) -> Columns:
     """Predictions of n structures of equal size as columns; a stress that is not whole is none."""
     stress = full_3x3_to_voigt_6_stress(out.stress.numpy())
     whole = np.isfinite(stress).all(axis=1)
     found = {"energy": out.energy.numpy(), "forces": out.forces.numpy().reshape(*shape, 3)}
+    if out.energy_std is not None and out.forces_std is not None:
+        found |= {"energy_std": out.energy_std.numpy(), "forces_std": out.forces_std.numpy().reshape(*shape, 3)}
     return found | ({"stress": np.where(whole[:, None], stress, np.nan)} if whole.any() else {})

@@ -34,12 +34,13 @@ def predict_elsewhere(
     batch_atoms: int | None,
     on_bad: OnBad | None,
     address: str,
+    spread: bool = True,
 ) -> Iterator[tuple[int, Atoms, Prediction]]:
     """As `predict_placed`, by the workers of a scheduler; a worker that dies costs the time of its batches.
 
     Args:
         potential: goes to each worker once. It computes there where it does here, on a CPU or a GPU.
-        structures, batch_atoms, on_bad: as of `predict_placed`.
+        structures, batch_atoms, on_bad, spread: as of `predict_placed`.
         address: of the scheduler, tcp://host:8786.
 
     Raises:
@@ -48,7 +49,7 @@ def predict_elsewhere(
     """
     parts = batches(structures, batch_atoms or usual_batch_atoms(potential))
     with cluster(address, packages="mlpot[dask]", kept=KEPT) as workers, workers.holding(potential) as model:
-        common = model, (__version__, computed_by(potential)), on_bad is not None
+        common = model, (__version__, computed_by(potential)), on_bad is not None, spread
         jobs = ((*common, part) for part in parts)
         yield from _gathered(workers, jobs, on_bad)
 
@@ -95,7 +96,7 @@ def _bare(place: int, atoms: Atoms) -> Placed:
     return place, Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
 
 
-def _elsewhere(model: str, expected: tuple[str, str], is_told: bool, part: list[Placed]) -> Answer:
+def _elsewhere(model: str, expected: tuple[str, str], is_told: bool, spread: bool, part: list[Placed]) -> Answer:
     """Runs in a worker."""
     potential = held(model)
     if (own := (__version__, computed_by(potential))) != expected:
@@ -109,7 +110,7 @@ def _elsewhere(model: str, expected: tuple[str, str], is_told: bool, part: list[
     n_atoms, error = sum(len(atoms) for _, atoms in part), None
     try:
         on_bad = (lambda place, why: left_out.append((place, why))) if is_told else None
-        found.update((place, out) for place, _, out in predict_placed(potential, part, n_atoms, on_bad))
+        found.update((place, out) for place, _, out in predict_placed(potential, part, n_atoms, on_bad, spread))
     except ValueError as reason:
         error = reason
     whole = of_all(list(found.values())) if found else None  # parts of it would be sent as the whole each

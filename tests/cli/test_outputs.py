@@ -34,7 +34,7 @@ from mlpot.data.sources.reading import Reading
 from mlpot.graph import AtomGraph, Properties
 from mlpot.model_file import save_potential
 from mlpot.potential import Potential
-from mlpot.predictions import NotFiniteError, batches, columns, labeled, predict_file, predict_structures
+from mlpot.predictions import NotFiniteError, labeled, predict_file, predict_structures, spread
 
 H5MD_WRITE = importlib.import_module("mlpot.data.h5md.write")  # a function has the module's name
 
@@ -211,7 +211,7 @@ def test_the_end_of_a_cut_file_is_told(folder: Path) -> None:
 
 
 def test_a_prediction_that_is_not_finite_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute, bad = batches.predict_and_grade, torch.tensor(ethanol(1).positions)
+    compute, bad = spread.predict_and_grade, torch.tensor(ethanol(1).positions)
 
     def broken(potential: Potential, graph: AtomGraph) -> Properties:
         out = compute(potential, graph)
@@ -219,8 +219,7 @@ def test_a_prediction_that_is_not_finite_is_left_out(folder: Path, monkeypatch: 
         energy = out.energy.index_fill(0, of_bad, torch.nan)
         return replace(out, energy=energy)
 
-    for module in (batches, columns):
-        monkeypatch.setattr(module, "predict_and_grade", broken)
+    monkeypatch.setattr(spread, "predict_and_grade", broken)
     left: dict[int, str] = {}
     assert predict_file("model.safetensors", "set.h5", "o.h5", batch_atoms=18, on_bad=left.__setitem__) == 4
     assert list(left) == [1]

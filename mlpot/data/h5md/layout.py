@@ -6,6 +6,7 @@
     mass, charge, fixed, fixed_center     likewise; fixed: coordinates that are held; fixed_center: that of mass is
 /observables/<boundary>/energy, stress    stress in the Voigt order of ASE; also weight, of a frame in the loss
     total_charge, total_spin              as the source had them, where any; no potential of mlpot sees them
+    energy_std; forces_std of particles   of predictions by a committee: standard deviations over its members
 /parameters/mlpot/index                   (n_frames, 3): particles group, row in it, family of each frame
 /parameters/mlpot/groups, families        the names behind the numbers of the index; `card` holds the card
 
@@ -56,8 +57,10 @@ COLUMNS = {
     "charge": Column("particles/{}/charge", (-1,), "f8", NAN, "charges", "arrays"),
     "fixed": Column("particles/{}/fixed", (-1, 3), "?", False, None, "arrays"),
     "fixed_center": Column("particles/{}/fixed_center", (), "?", False, None, "info"),
+    "forces_std": Column("particles/{}/forces_std", (-1, 3), "f8", NAN, "forces", "calc"),
     "energy": Column("observables/{}/energy", (), "f8", NAN, "energy", "calc"),
     "stress": Column("observables/{}/stress", (6,), "f8", NAN, "stress", "calc"),
+    "energy_std": Column("observables/{}/energy_std", (), "f8", NAN, "energy", "calc"),
     "total_charge": Column("observables/{}/total_charge", (), "f8", NAN, None, "info"),
     "total_spin": Column("observables/{}/total_spin", (), "f8", NAN, None, "info"),
     "weight": Column("observables/{}/weight", (), "f8", NAN, None, "info"),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mlpot.data.elements import Elements
 from mlpot.data.errors import FormatError, LabelError, UnitsError
-from mlpot.data.frame import ASE_VELOCITY, LARGEST, Columns, believable
+from mlpot.data.frame import ASE_VELOCITY, LARGEST, SPREADS, Columns, believable
 from mlpot.data.h5md.foreign import creator_of, places_of
 from mlpot.data.h5md.held import Held
 from mlpot.data.h5md.joined import at_steps, values_at
@@ -21,7 +21,8 @@ from mlpot.data.h5md.slices import SLICE, Slices, slices_of
 from mlpot.data.h5md.species import Species
 from mlpot.data.unit_names import H5MD_UNITS, agreed_factor
 
-MOTION = ("velocity", "mass", "charge", "fixed", "fixed_center", "step", "time")  # of no use to a training
+MOTION = ("velocity", "mass", "charge", "fixed", "fixed_center", "step", "time", *SPREADS)
+"""Of no use to a training."""
 LABELS = (
     "velocity",
     "mass",
@@ -32,6 +33,7 @@ LABELS = (
     "total_charge",
     "total_spin",
     "weight",
+    *SPREADS,
 )  # columns that a frame may lack
 OF_ATOMS = {"mass": "u", "charge": "e"}  # may be written once for all frames, and mostly without a unit
 ELSEWHERE = {

@@ -9,9 +9,9 @@ from typing import BinaryIO, cast
 
 import h5py
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlpot.data.errors import FormatError
+from mlpot.data.frame import results_of
 from mlpot.data.h5md.journal import JournaledFile
 from mlpot.data.h5md.layout import CARD, INDEX
 from mlpot.data.h5md.safe_hdf5 import check, naming_damage, walk
@@ -82,7 +82,7 @@ class TrajectoryWriter:
         frame.info = {key: atoms.info[key] for key in KEPT if key in atoms.info} | {"step": step, "time": time}
         frame.set_masses(atoms.get_masses())  # as they were used, for those who read without ASE
         if atoms.calc is not None:
-            frame.calc = SinglePointCalculator(frame, **atoms.calc.results)
+            frame.calc = results_of(frame, atoms.calc.results)
         self._block.append(frame)
         self.n_frames += 1
         self._held += 110 * len(atoms) + 4096

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlpot.data.check.check import tally
 from mlpot.data.check.duplicates import repeated, shared
 from mlpot.data.errors import KeysError, LabelError, UnitsError
-from mlpot.data.frame import family, is_isolated
+from mlpot.data.frame import family, is_isolated, results_of
 from mlpot.data.sources.read import Source
 from mlpot.data.stress_labels import has_volume
 from mlpot.data.unit_names import H5MD_UNITS, factor
@@ -83,6 +82,8 @@ def _corrected(
         results["energy"] = results["energy"] * scale.get(target, 1.0) * n_atoms
     if "forces" in results:
         results["forces"] = results["forces"] * scale.get("forces", 1.0)
+    spreads = {"energy_std": abs(scale.get("energy", 1.0)), "forces_std": abs(scale.get("forces", 1.0))}
+    results |= {name: results[name] * by for name, by in spreads.items() if name in results}
     if "stress" in results:
         stress = np.asarray(results["stress"], dtype=float)
         if stress.shape == (3, 3):
@@ -91,7 +92,7 @@ def _corrected(
         if corrections.get("stress") == "virial" and has_volume(atoms.pbc, atoms.cell.array):
             stress = -stress / atoms.get_volume()
         results["stress"] = stress
-    atoms.calc = SinglePointCalculator(atoms, **results) if results else None
+    atoms.calc = results_of(atoms, results) if results else None
     return atoms
 
 

@@ -13,12 +13,13 @@ from ase.io.trajectory import Trajectory
 
 from mlpot.atomic_files import StorageError, check_place, path_of, replacing, storing
 from mlpot.data.errors import FormatError, LabelError
+from mlpot.data.frame import SPREADS
 from mlpot.data.h5md.write import write
 from mlpot.data.sources.report import KEPT_IN_INFO, MODEL
 from mlpot.version import __version__
 
 H5MD_ENDINGS = (".h5", ".hdf5", ".h5md")
-RESULTS = ("energy", "free_energy", "forces", "stress")
+RESULTS = ("energy", "free_energy", "forces", "stress", *SPREADS)
 """What a prediction puts into a calculator."""
 KEPT_AS = "input_"
 """Before the name of what a structure brought under the name of a result."""
@@ -72,6 +73,8 @@ def write_structures(
         FileExistsError, FileNotFoundError, IsADirectoryError, StorageError: as `check_place`.
     """
     kind, path = output_format(path, overwrite=overwrite), Path(path)
+    if kind != "h5md":
+        structures = _with_spreads(structures, kind)
     if kind != "h5md" and card and MODEL in card:
         structures = _with_hash(structures, card[MODEL])
     if kind == "h5md":
@@ -95,6 +98,18 @@ def _with_hash(structures: Iterable[Atoms], model: str) -> Iterator[Atoms]:
     """Structures, each of which says which potential its results are of."""
     for atoms in structures:
         atoms.info[KEPT_IN_INFO] = model
+        yield atoms
+
+
+def _with_spreads(structures: Iterable[Atoms], kind: str) -> Iterator[Atoms]:
+    """Structures with spreads of a committee, which ASE's writers keep as no results, where they do keep them."""
+    for atoms in structures:
+        found = {} if atoms.calc is None else atoms.calc.results
+        if "energy_std" in found:
+            atoms.info["energy_std"] = found["energy_std"]
+        if "forces_std" in found:
+            kept = atoms.arrays if kind == "extxyz" else atoms.info  # others have no place for arrays of atoms
+            kept["forces_std"] = found["forces_std"]
         yield atoms
 
 
@@ -144,7 +159,8 @@ def _db(path: Path) -> Writer:
     table = ase.db.connect(str(path), type="db", append=False)
 
     def add(atoms: Atoms) -> None:
-        table.write(atoms, data={key: value for key, value in atoms.info.items() if key not in RESULTS})
+        data = {key: value for key, value in atoms.info.items() if key not in RESULTS or key in SPREADS}
+        table.write(atoms, data=data)
 
     return add, lambda: path.touch()
 
