@@ -21,6 +21,7 @@ from mlpot.structure_check import checked_length, checked_structure, reals, size
 
 SMALL = 64  # atoms; of fewer, all distances are computed
 COINCIDENT = 1e-2  # Å; closer pairs are one atom written twice, not chemistry
+OWN_IMAGE = 0.6  # Å; no crystal repeats itself after less: of H₂ the bond is 0.74 Å
 MOST_CELLS = 5e4  # vesin 0.6 holds 1e5
 FEW = 4096  # pairs; to sort so many takes less time than to load compiled code
 
@@ -209,13 +210,25 @@ def pairs_within(positions: Floats, cell: Floats, periodic: NDArray[np.bool_], c
     if reach > cutoff:
         near = distance < cutoff
         first, second, shift, distance = first[near], second[near], shift[near], distance[near]
-    if len(distance) and distance.min() < COINCIDENT:
-        e = int(distance.argmin())
+    if len(distance) and distance.min() < OWN_IMAGE:
+        _check_places(first, second, distance, ids)
+    return first.astype(np.int64, copy=False), second.astype(np.int64, copy=False), shift
+
+
+def _check_places(first: Ints, second: Ints, distance: Floats, ids: Ints) -> None:
+    """Raise ValueError if two atoms are in one place, or one is nearly on an image of its own."""
+    e = int(distance.argmin())
+    if distance[e] < COINCIDENT:
         raise ValueError(
             f"Atoms {ids[first[e]]} and {ids[second[e]]} are {distance[e]:.2g} Å apart: the same atom twice, "
             "or a periodic image of itself. Remove one of them or correct the cell."
         )
-    return first.astype(np.int64, copy=False), second.astype(np.int64, copy=False), shift
+    e = int(np.where(first == second, distance, np.inf).argmin())
+    if first[e] == second[e] and distance[e] < OWN_IMAGE:
+        raise ValueError(
+            f"Atom {ids[first[e]]} is {distance[e]:.2g} Å from its own periodic image, closer than any bond. "
+            "Correct the cell: its vectors are in Å, not in nm or in multiples of a lattice constant."
+        )
 
 
 def edges_of_pairs(first: Ints, second: Ints, shift: Shift, n_atoms: int) -> tuple[Edges, torch.Tensor]:

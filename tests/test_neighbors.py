@@ -227,6 +227,7 @@ def test_changing_the_arrays_that_were_given_changes_no_graph() -> None:
         ({"pbc": [True, True]}, "pbc has shape"),
         ({"positions": [[0, 0, 0], [0, 0, 0]]}, "the same atom twice"),
         ({"positions": [[0, 0, 0], [0, 0, 5e-3]]}, "the same atom twice"),
+        ({"cell": np.eye(3) * 0.5, "pbc": True}, r"Atom \d is 0\.5 Å from its own periodic image"),
         ({"positions": [[0, 0, 0], [10, 0, 0]], "pbc": True}, "the same atom twice"),
     ],
 )

@@ -13,6 +13,7 @@ from mlpot.cli.options import Overrides
 from mlpot.cli.progress import progress, working
 
 if TYPE_CHECKING:
+    from mlpot.dynamics.log import Drift
     from mlpot.dynamics.summary import MDSummary
 
 
@@ -84,19 +85,23 @@ def md_analyze(
         f"Temperature: {with_error(found.temperature_K, found.temperature_error)} K, standard deviation "
         f"{found.temperature_std_K:.1f}{expected}",
     ]
-    if found.drift is not None:
-        lines.append(_drift(found.drift.slope, found.drift.slope_error))
+    lines += _drift(found.drift)
     for element, d in found.diffusion.items():
         lines.append(f"Diffusion of {element}: {d.told}")
     lines += [f"{PICTURES[panel]}: {note}" for panel, note in found.notes.items()]
     console.print("\n".join([*lines, f"Curves and picture: {output or run}"]), markup=False, soft_wrap=True)
 
 
-def _drift(slope: float, error: float) -> str:
+def _drift(found: Drift | None, untold: str | None = None) -> list[str]:
+    """The line that tells a drift, or why there is none; none where nothing is conserved."""
     from mlpot.dynamics.log import with_error
 
+    what = "Drift of the conserved quantity"
+    if found is None:
+        return [] if untold is None else [f"{what}: {untold}"]
+    slope, error = found.slope, found.slope_error
     told = "" if abs(slope) > 2 * error else ", not told from none by a run of this length"
-    return f"Drift of the conserved quantity: {with_error(slope, error)} meV/atom/ns{told}"
+    return [f"{what}: {with_error(slope, error)} meV/atom/ns{told}"]
 
 
 def _pace(summary: MDSummary, n: int = 1) -> str:
@@ -123,8 +128,7 @@ def _print_md(output: Path, summary: MDSummary) -> None:
         lines.append(f"Pressure: {with_error(summary.pressure_GPa, summary.pressure_error)} GPa")
     if summary.volume_A3 is not None:
         lines.append(f"Volume: {with_error(summary.volume_A3, summary.volume_error)} Å³")
-    if summary.drift is not None:
-        lines.append(_drift(summary.drift.slope, summary.drift.slope_error))
+    lines += _drift(summary.drift, summary.untold_drift)
     lines += [f"Warning: {warning}" for warning in summary.warnings]
     console.print("\n".join([*lines, f"Trajectory, log and picture: {output}"]), markup=False, soft_wrap=True)
 

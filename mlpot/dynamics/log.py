@@ -23,6 +23,8 @@ from mlpot.units import GPA
 
 Floats = NDArray[np.float64]
 N_BLOCKS = 10
+LEAST_PS = 1.0
+"""Ten periods of a vibration of 330 / cm. In a shorter run the error of steps goes up and down."""
 BLOCK = 2**20  # bytes of a log that are read at once
 
 
@@ -230,9 +232,21 @@ class Drift:
     fluctuation: float  # meV/atom, root mean square about the line
 
 
+def untold_drift(time_ps: Floats, energy: Floats) -> str | None:
+    """Why a conserved energy has no drift, in words; None if it has one, or if none is conserved."""
+    if not np.isfinite(energy).all():
+        return None
+    length = float(np.ptp(time_ps)) if len(time_ps) else 0.0
+    if length < LEAST_PS * (1 - 1e-9):
+        return f"not told by {length:.3g} ps, within which it goes up and down; it takes {LEAST_PS:g} ps or more"
+    if len(time_ps) < 2 * N_BLOCKS:
+        return f"not told by {len(time_ps)} lines of the log; it takes {2 * N_BLOCKS} or more"
+    return None
+
+
 def drift(time_ps: Floats, energy: Floats, n_atoms: int) -> Drift | None:
-    """Drift of an energy in eV; None with fewer than 2 points a block."""
-    if len(time_ps) < 2 * N_BLOCKS or not np.isfinite(energy).all():
+    """Drift of an energy in eV; None with fewer than 2 points a block, or within less than `LEAST_PS`."""
+    if untold_drift(time_ps, energy) is not None or not np.isfinite(energy).all():
         return None
     t, e = time_ps / 1e3, (energy - energy[0]) * 1e3 / n_atoms  # ns, meV/atom
     line = np.polynomial.Polynomial.fit(t, e, 1)

@@ -9,7 +9,7 @@ from ase import Atoms
 
 from mlpot.atomic_files import beside_results, write_whole
 from mlpot.data.constraints import held_coordinates
-from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log
+from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log, untold_drift
 from mlpot.dynamics.recipe import NPT, MDRecipe
 from mlpot.figures.door import plot_md
 from mlpot.version import __version__
@@ -48,6 +48,7 @@ class MDSummary:
     volume_A3: float | None  # of a cell that a barostat moves
     volume_error: float | None  # Å³
     drift: Drift | None  # of the conserved quantity, in the last stage
+    untold_drift: str | None  # why there is none, where an energy is conserved
     wall_s: float  # since the run was begun or continued
     steps_per_s: float
     ns_per_day: float
@@ -85,6 +86,7 @@ def summary_of(recipe: MDRecipe, atoms: Atoms, end: End, warnings: dict[str, str
         volume_A3=volume,
         volume_error=volume_error,
         drift=drift(columns["time_ps"], columns["conserved_eV"], len(atoms)),
+        untold_drift=untold_drift(columns["time_ps"], columns["conserved_eV"]),
         wall_s=end.wall_s,
         steps_per_s=end.steps_per_s,
         ns_per_day=end.steps_per_s * end.stage.timestep_fs * 86400 / 1e6,

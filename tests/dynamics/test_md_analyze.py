@@ -127,7 +127,7 @@ def test_a_run_is_analysed(tmp_path: Path) -> None:
     found = analyze_md(recipe.output)
     assert (found.n_frames, found.from_ps, found.expected_std_K) == (61, 0.04, None)
     assert found.frame_ps == pytest.approx(0.001)
-    assert found.drift is not None
+    assert found.drift is None  # of 0.06 ps
     assert found.diffusion.keys() == {"Cu"}
     table = json.loads((recipe.output / "analysis.json").read_text())
     assert table["curves"].keys() == {"rdf", "msd", "spectrum", "temperature", "energy", "conserved"}
