@@ -12,6 +12,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from mlpot.data.check import checks, labels
+from mlpot.data.check.cells import cells
 from mlpot.data.check.duplicates import duplicates, leakage
 from mlpot.data.check.finding import ORDER, Finding, Report, Severity, finding
 from mlpot.data.check.resolution import levels, resolution
@@ -23,6 +24,10 @@ from mlpot.data.sources.read import Source, as_source
 from mlpot.data.stress_labels import NO_VOLUME, NO_VOLUME_ZERO, ZERO_IN_PLANE
 
 QUICK_FRAMES = 400  # that the quick examination reads
+BY_LENGTH = {
+    "unit of length", "overlap", "neighbors", "units of labels", "mixed units", "forces", "energies", "stress",
+}  # fmt: skip
+"""Findings that positions and cells in two units bring about."""
 
 
 def check(file: str | Path | Source, *, against: str | Path | Source | None = None, quick: bool = False) -> Report:
@@ -46,7 +51,13 @@ def check(file: str | Path | Source, *, against: str | Path | Source | None = No
     columns = tallied.columns()
     examined = labels.examine(tallied, columns, tallied.all_steps())
     found = [broken] if broken else []
-    found += [*checks.labels(columns, str(path)), *resolution(columns), *levels(columns), *examined.findings]
+    found += [
+        *checks.labels(columns, str(path)),
+        *resolution(columns),
+        *levels(columns),
+        *examined.findings,
+        *cells(tallied),
+    ]
     found += [*_states(tallied), *_of_stresses(source)]
     if not quick:
         found += _everything(tallied, columns, source)
@@ -73,7 +84,13 @@ def check_frames(path: str, frames: Iterable[tuple[int, Frame]]) -> Report:
         tallied.add(chunk)
     columns = tallied.columns()
     examined = labels.examine(tallied, columns, tallied.all_steps())
-    found = [*checks.labels(columns, path), *resolution(columns), *levels(columns), *examined.findings]
+    found = [
+        *checks.labels(columns, path),
+        *resolution(columns),
+        *levels(columns),
+        *examined.findings,
+        *cells(tallied),
+    ]
     found = [replace(f, fix=f.fix and command(path, f.fix)) for f in merged(found)]
     found.sort(key=lambda f: ORDER[f.severity])
     return Report(path, len(columns.index), found, _facts(tallied, columns) | examined.facts, examined.skipped)
@@ -149,6 +166,8 @@ def _everything(tallied: Tally, c: Columns, source: Source) -> Iterator[Finding]
 
 def merged(found: list[Finding]) -> list[Finding]:
     """Findings without those that others explain: wrong units, and two units, of which no one is right for all."""
+    if any(f.check == "cell and positions" for f in found):
+        found = [f for f in found if f.check not in BY_LENGTH]
     units = any(f.check.startswith("unit of length") for f in found)
     if any(f.check == "two levels of energy" for f in found):
         found = [f for f in found if f.check != "units of labels"]

@@ -133,6 +133,10 @@ class Tally:
         )
         return [frames[k] for k in picks]
 
+    def numbered_sample(self) -> list[tuple[int, Frame]]:
+        """Every labeled frame that is kept for samples, with its number."""
+        return list(self._sample)
+
     def sampled(self) -> list[int]:
         """Indices of the frames kept for samples."""
         return [k for k, _ in self._sample]
