@@ -52,7 +52,7 @@ def examine(tally: Tally, c: Columns, steps: Steps) -> Examined:
     examined = Examined()
     length = _unit_of_length(c, examined)
     frames = [_scaled(f, LENGTH[length]) for f in tally.sample()]
-    frames = [f for f in _ordinary(frames) if np.isfinite(f.forces).all()]
+    frames = _ordinary(frames)
     isolated = {z: e[0][1] for z, e in tally.isolated.items()}
     if len(frames) < FEWEST:
         examined.skipped["units of energy, forces and stress"] = f"only {len(frames)} labeled structures"
@@ -82,8 +82,8 @@ def _scaled(frame: Frame, length: float) -> Frame:
 
 def _ordinary(frames: list[Frame]) -> list[Frame]:
     """The frames without those whose labels are far off, or whose atoms overlap."""
-    size = np.array([np.abs(f.forces).max() for f in frames])
-    limit = 20 * np.nanmedian(size) if len(frames) else 0.0
+    size = np.array([np.nanmax(np.abs(f.forces)) for f in frames])  # forces of held atoms are NaN, never all
+    limit = 20 * np.median(size) if len(frames) else 0.0
     kinds: dict[bytes, list[Frame]] = {}
     for frame, greatest in zip(frames, size, strict=True):
         if not greatest > limit and len(frame.numbers) > 1 and _apart(frame):
@@ -114,7 +114,7 @@ def _apart(frame: Frame) -> bool:
 def _fit(frames: list[Frame], elements: list[int]) -> tuple[Basis, Fit | None]:
     """The richest potential that the sample can determine."""
     nearest = float(np.mean([2 * covalent_radii[z] for z in elements]))
-    n = 3 * sum(len(f.numbers) for f in frames)
+    n = sum(int(np.isfinite(f.forces).sum()) for f in frames)
     for n_moment in (3, 2, 1):
         basis = Basis(elements, nearest, n_moment)
         if n >= 3 * basis.size:
@@ -203,7 +203,7 @@ def _record(examined: Examined, evidence: Evidence, fitted: Fit | None) -> None:
     }
     examined.curves["predicted energy"] = fitted.predicted
     examined.curves["labeled energy"] = fitted.energy * fitted.ratio
-    forces = [(f.forces.ravel(), fitted.forces(k)) for k, f in enumerate(fitted.frames)]
+    forces = [fitted.known(k) for k in range(len(fitted.frames))]
     examined.curves["labeled forces"], examined.curves["predicted forces"] = map(
         np.concatenate, zip(*forces, strict=True)
     )
@@ -274,9 +274,9 @@ def _mixed(fitted: Fit) -> Iterator[Finding]:
     judged by their size beside that of the others, that of the prediction by its part across the label. Where few
     components leave the direction to chance, frames count only if their ratios agree, as those of a unit do.
     """
-    pairs = [(fitted.forces(k), frame.forces.ravel()) for k, frame in enumerate(fitted.frames)]
-    size = np.array([len(labeled) for _, labeled in pairs])
-    ours, theirs = (np.array([np.sqrt(np.mean(p[side] ** 2)) for p in pairs]) for side in (0, 1))
+    pairs = [fitted.known(k) for k in range(len(fitted.frames))]
+    size = np.array([len(labeled) for labeled, _ in pairs])
+    theirs, ours = (np.array([np.sqrt(np.mean(p[side] ** 2)) for p in pairs]) for side in (0, 1))
     cosine = np.array([float(np.mean(a * b)) for a, b in pairs]) / np.maximum(ours * theirs, 1e-300)
     across = ours * np.sqrt(np.maximum(0.0, 1 - cosine**2))  # of the prediction, whatever the unit of the label
     telling = size > CHANCE

@@ -182,6 +182,12 @@ class Fit:
         """Predicted forces of a frame in the units of its labels, flat."""
         return np.asarray(self.designs[k].forces @ self.coefficients)
 
+    def known(self, k: int) -> tuple[Floats, Floats]:
+        """Labeled and predicted components of the forces of a frame where a label is known, flat."""
+        labeled = self.frames[k].forces.reshape(-1)
+        there = np.isfinite(labeled)
+        return labeled[there], self.forces(k)[there]
+
     def virial(self, k: int) -> Floats:
         """Predicted dE/dε of a frame in the units of its forces."""
         return np.asarray(self.designs[k].virial @ self.coefficients).reshape(3, 3)
@@ -197,11 +203,11 @@ def fit(frames: list[Frame], basis: Basis) -> Fit | None:
     counts = np.array([(frame.numbers[:, None] == basis.elements).sum(axis=0) for frame in frames], dtype=float)
     residue = np.eye(len(frames)) - counts @ np.linalg.pinv(counts, rcond=1e-8)  # takes the composition out
     y = [frame.forces.reshape(-1) for frame in frames]
-    size = np.array([np.sqrt(np.mean(f**2)) for f in y])
+    known = [np.isfinite(f) for f in y]  # but for those of atoms that were held
+    size = np.array([np.sqrt(np.mean(f[k] ** 2)) for f, k in zip(y, known, strict=True)])
     if not (size > 0).any():
         return None
     weight = 1 / np.hypot(size, np.median(size))  # a few huge forces must not decide
-    known = [np.isfinite(f) for f in y]
     a = np.concatenate([w * d.forces[k] for w, d, k in zip(weight, designs, known, strict=True)])
     b = np.concatenate([w * f[k] for w, f, k in zip(weight, y, known, strict=True)])
     scale = np.sqrt((a**2).mean(axis=0))

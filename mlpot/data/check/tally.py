@@ -15,6 +15,7 @@ from mlpot.data.check.stream import Chunk, Floats, Ints
 from mlpot.data.frame import Frame
 
 NEAR = 0.15  # Å; steps up to which a trajectory's energies are compared with the work of its forces
+UNMOVED = 1e-6  # Å, below which an atom stood still
 MOST_KINDS = 500  # lists of atoms whose moving parts are followed one by one
 SAMPLE_FRAMES, SAMPLE_ATOMS = 160, 6000  # of the linear fit
 
@@ -255,9 +256,10 @@ def steps_of(chunk: Chunk) -> Floats:
         move = move - (whole * chunk.pbc) @ cells[a]
         strain = np.linalg.solve(cells[a], cells[b]) - np.eye(3)
         move = move - chunk.positions[a] @ strain
-    mean = 0.5 * (chunk.forces[a] + chunk.forces[b])
-    work = -(mean * move).sum(axis=(1, 2))
-    curve = ((chunk.forces[b] - chunk.forces[a]) * move).sum(axis=(1, 2))
+    held = np.abs(move) < UNMOVED  # no work is done on what stands still, whether its force is known or not
+    before, after_it = (np.where(held, 0.0, chunk.forces[k]) for k in (a, b))
+    work = -(0.5 * (before + after_it) * move).sum(axis=(1, 2))
+    curve = ((after_it - before) * move).sum(axis=(1, 2))
     still = np.abs(strain).max(axis=(1, 2)) < 1e-9
     volume = np.abs(np.linalg.det(chunk.cell))
     virial = 0.5 * (volume[a, None, None] * chunk.stress[a] + volume[b, None, None] * chunk.stress[b])
