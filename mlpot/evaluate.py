@@ -221,7 +221,7 @@ def evaluate(
     if not isinstance(potential, Potential) or (device, dtype) != (None, None):
         here = potential.energy_scale.device if isinstance(potential, Potential) else "cpu"
         potential = own_potential(potential, device or here, dtype)
-    check_arguments(potential, () if isinstance(data, Source) else data, batch_atoms)
+    check_arguments(potential, () if isinstance(data, Source) else data, batch_atoms, on, progress)
     account, sample = _Account(potential.header), _Sample()
     total = data.n_frames if isinstance(data, Source) else None
     for index, atoms, frame, out in _compared(potential, data, batch_atoms, on):

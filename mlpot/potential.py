@@ -31,7 +31,7 @@ from mlpot.module_state import ModuleState
 from mlpot.stages.radial import PolynomialEnvelope
 from mlpot.terms.core_repulsion import CoreRepulsion, TrainingLimits
 from mlpot.terms.zbl import UNIVERSAL, ZBL, Form
-from mlpot.torch_settings import usual_settings, without_autocast
+from mlpot.torch_settings import DTYPES, known_dtype, usual_settings, without_autocast
 
 Outputs = Callable[[Tensor, Edges, Tensor], Tensor]
 """b (n_atoms,) from numbers, edges and vectors, as of `models.backbone`."""
@@ -55,6 +55,7 @@ class Potential(nn.Module):
 
     Raises:
         ValueError: an element or a cutoff is none.
+        TypeError: an argument of the backbone is none of its, or of another kind.
     """
 
     element_index: Tensor
@@ -76,6 +77,8 @@ class Potential(nn.Module):
         cutoff: float | None = None,
     ):
         super().__init__()
+        if not isinstance(arguments, Mapping):
+            raise TypeError(f"arguments = {str(arguments)[:40]}: give those of the backbone by name, or {{}}.")
         self.header = {}
         _check_by_element("reference_energies", reference_energies)
         _check_by_element("energy_scale", energy_scale or {})
@@ -168,7 +171,9 @@ class Potential(nn.Module):
         return atom_features(self.backbone, graph)
 
     def check_elements(self, numbers: Tensor) -> None:
-        """Raise UnknownElementError unless every atom is of a known element."""
+        """Raise UnknownElementError unless every atom is of a known element; TypeError for what is no tensor."""
+        if not isinstance(numbers, Tensor):
+            raise TypeError("Atomic numbers are a tensor of integers here: torch.tensor(atoms.numbers).")
         known = (numbers >= 0) & (numbers <= MAX_Z)
         known &= self.element_index.index_select(0, numbers.clamp(0, MAX_Z)) >= 0
         if bool(known.all()):
@@ -281,6 +286,18 @@ class Potential(nn.Module):
         nothing = numbers.new_empty(0)
         edges = Edges(nothing, nothing, numbers.new_zeros(len(numbers) + 1), nothing)
         return self.backbone(numbers, edges, self.energy_scale.new_empty(0, 3))
+
+    def to(self, *args: Any, **kwargs: Any) -> Potential:
+        """As nn.Module.to; a type of numbers may have a name too, as everywhere: to("float64").
+
+        Raises:
+            ValueError: there is no such device or type.
+        """
+        if args and isinstance(args[0], str) and args[0].removeprefix("torch.") in DTYPES:
+            args = (DTYPES[args[0].removeprefix("torch.")], *args[1:])
+        if isinstance(kwargs.get("dtype"), str):
+            kwargs["dtype"] = known_dtype(kwargs["dtype"])
+        return super().to(*args, **kwargs)
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         """Reference energies stay float64 whatever the type of the weights: 4000 eV leave float32 0.2 meV."""

@@ -145,12 +145,14 @@ def known_device(device: torch.device | str) -> torch.device:
     Raises:
         ValueError: there is no such device here, or it has no float64, in which positions and sums are.
     """
+    if not isinstance(device, str | int | torch.device) or isinstance(device, bool):
+        raise ValueError(f'device = {str(device)[:20]}: give "cpu", or "cuda", or one of several: "cuda:1".')
     try:
         torch.empty(1, dtype=torch.float64, device=device)
         found = torch.device(device)
     except (AssertionError, RuntimeError, TypeError, NotImplementedError) as error:
         why = str(error).strip().partition("\n")[0].partition(". ")[0][:120]
-        if str(device).startswith("cuda") and not torch.cuda.is_available():
+        if (isinstance(device, int) or str(device).startswith("cuda")) and not torch.cuda.is_available():
             why = "there is no CUDA device here, or this PyTorch was built without CUDA"
         elif str(device).startswith("mps"):
             why = "there is none here, or it has no float64, in which positions and sums are"

@@ -172,3 +172,39 @@ def test_a_number_of_threads_that_numba_refuses_is_told() -> None:
 def test_an_empty_structure_is_told_by_the_calculator() -> None:
     with pytest.raises(ValueError, match="has no atoms"):
         MLPotCalculator(small_potential("schnet")).get_property("energy", Atoms())
+
+
+E0 = {1: -13.6}
+
+
+@pytest.mark.parametrize(
+    ("door", "told"),
+    [
+        (lambda p: mlpot.Potential("schnet", {"zzz": 3}, reference_energies=E0), "no argument zzz. It has cutoff"),
+        (lambda p: mlpot.Potential("schnet", {"cutoff": "5"}, reference_energies=E0), "cutoff = '5' .*a number"),
+        (lambda p: mlpot.Potential("ace", {"n_features": 16.5}, reference_energies=E0), "give a whole number"),
+        (lambda p: mlpot.Potential("schnet", None, reference_energies=E0), "arguments = None: give those"),
+        (lambda p: p.reference_energies([1]), r"torch\.tensor\(atoms\.numbers\)"),
+        (lambda p: p.check_elements([1]), r"torch\.tensor\(atoms\.numbers\)"),
+        (lambda p: p.to(dtype="float16"), "Use float32 or float64"),
+        (lambda p: evaluate(p, A, on=5), "on = 5: give the address"),
+        (lambda p: list(predict_structures(p, A, on=5)), "on = 5: give the address"),
+        (lambda p: evaluate(p, A, progress=5), "progress = 5: give a function"),
+        (lambda p: load_potential("m", device=None), "device = None: give"),
+        (
+            lambda p: load_potential("m", device=0),
+            "no CUDA device here" if not torch.cuda.is_available() else "There is no file m",
+        ),
+    ],
+)
+def test_arguments_of_another_kind_are_told_with_what_to_give(door: Any, told: str) -> None:
+    """They ended in errors of PyTorch or Python, which name neither the argument nor the remedy."""
+    with pytest.raises((TypeError, ValueError, FileNotFoundError), match=told):
+        door(small_potential("schnet"))
+
+
+def test_a_type_of_numbers_has_a_name_where_a_potential_moves() -> None:
+    potential = new_potential("schnet")
+    assert potential.to("float64").dtype == torch.float64
+    assert potential.to(dtype="float32").dtype == torch.float32
+    assert potential.to("cpu").dtype == torch.float32

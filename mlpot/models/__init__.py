@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from mlpot.models.averaged import Averaged
@@ -37,15 +38,34 @@ def build_backbone(name: str, *, elements: Sequence[int] = (), **arguments: obje
 
     Raises:
         ValueError: there is no such backbone, or an argument is absurd.
-        TypeError: it has no such argument.
+        TypeError: it has no such argument, or one is of another kind.
     """
     check_arguments(arguments)
+    _check_kinds(name, arguments)
     if name == AVERAGED:
         return _averaged(elements, **arguments)  # type: ignore[arg-type]  # checked there
     backbone: Callable[..., Backbone] = choose(BACKBONES | {COMMITTEE: Committee}, name, "backbone")
     if "elements" in inspect.signature(backbone).parameters:
         return backbone(elements=tuple(elements), **arguments)
     return backbone(**arguments)
+
+
+def _check_kinds(name: object, arguments: Mapping[str, object]) -> None:
+    """Raise TypeError for arguments that a network has not, and numbers that are none or not whole."""
+    if not isinstance(name, str) or name not in BACKBONES:  # others are made of networks, or unknown
+        return
+    kinds = dict(inspect.signature(BACKBONES[name]).parameters)
+    kinds.pop("elements", None)
+    for key, value in arguments.items():
+        if key not in kinds:
+            raise TypeError(f"The backbone {name} has no argument {key}. It has {', '.join(kinds)}.")
+        kind, _, or_none = str(kinds[key].annotation).partition(" | ")
+        if or_none not in ("", "None") or (or_none and value is None):
+            continue
+        wanted = {"int": Integral, "float": Real}.get(kind)
+        if wanted and (not isinstance(value, wanted) or isinstance(value, bool)):
+            what = "a whole number" if kind == "int" else "a number"
+            raise TypeError(f"{key} = {repr(value)[:40]} of the backbone {name}: give {what}.")
 
 
 def _averaged(elements: Sequence[int], network: str, arguments: dict[str, object], **own: Any) -> Averaged:

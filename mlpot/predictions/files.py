@@ -60,13 +60,25 @@ def predict_structures(
         ClusterError: the cluster cannot be used, or its workers die of a structure.
         TypeError: something is no ASE's Atoms, or no potential.
     """
-    check_arguments(potential, structures, batch_atoms)
+    check_arguments(potential, structures, batch_atoms, on)
     for _, atoms, out in _predicted(potential, enumerate(structures), batch_atoms, on_bad, on, spread):
         yield atoms, out
 
 
-def check_arguments(potential: Any, structures: Any, batch_atoms: int | None) -> None:
-    """Raise TypeError or ValueError for what is no potential, no structures, or no number of atoms."""
+def _check_how(batch_atoms: int | None, on: Any, progress: Any) -> None:
+    checked_batch_atoms(batch_atoms)
+    if on is not None and not isinstance(on, str):
+        raise TypeError(f'on = {str(on)[:40]}: give the address of a Dask scheduler, "tcp://host:8786", or None.')
+    if progress is not None and not callable(progress):
+        raise TypeError(
+            f"progress = {str(progress)[:40]}: give a function of how many are done and of how many, or None."
+        )
+
+
+def check_arguments(
+    potential: Any, structures: Any, batch_atoms: int | None, on: Any = None, progress: Any = None
+) -> None:
+    """Raise TypeError or ValueError for what is no potential, no structures, or no way to compute them."""
     if not isinstance(potential, Potential):
         raise TypeError(
             f"A potential is needed, and this is of type {type(potential).__name__}. mlpot.load(file) has that of "
@@ -77,7 +89,7 @@ def check_arguments(potential: Any, structures: Any, batch_atoms: int | None) ->
             f"Structures are ASE's Atoms in a list, and this is of type {type(structures).__name__}. Give [atoms] "
             "for a single one, mlpot.read(file) for those of a file."
         )
-    checked_batch_atoms(batch_atoms)
+    _check_how(batch_atoms, on, progress)
 
 
 def _predicted(
@@ -154,7 +166,7 @@ def predict_file(
     Raises:
         ValueError, FileNotFoundError, FileExistsError: as the functions that read, compute and write.
     """
-    checked_batch_atoms(batch_atoms)
+    _check_how(batch_atoms, on, progress)
     output_kind = output_format(output, overwrite=overwrite)
     potential = load_potential(model, device=device, dtype=dtype)
     source = as_source(structures, labels=False)
