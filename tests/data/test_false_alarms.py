@@ -80,6 +80,15 @@ def test_a_part_in_other_units_is_found_beside_forces_that_vanish(factor: float,
     assert order == sorted(order)
 
 
+def test_one_frame_with_gradients_among_many_is_found(tmp_path: Path) -> None:
+    frames = [scaled(a, -1.0) if k == 41 else a for k, a in enumerate(crystals(120))]
+    (told,) = [
+        f for f in check(write(tmp_path / "set.h5", frames), quick=True).findings if f.check == "mixed units"
+    ]
+    assert "1 of 120 sampled structures" in told.message
+    assert f"energy {frames[41].get_potential_energy():.6f} eV" in told.message
+
+
 def test_no_alarm_hides_another(tmp_path: Path) -> None:
     """Gradients instead of forces, and an isolated atom with two energies: training names both."""
     atoms = [labeled(Atoms("Cu"), "energy"), labeled(Atoms("Au"), "energy"), labeled(Atoms("Au"), "energy")]

@@ -33,6 +33,7 @@ EXPLAINED = 0.5  # part of the forces, below which one linear potential is none 
 MOST_FAMILIES = 5  # the largest, each fitted by itself
 UNIT_APART = 2.8  # as factors between units are; what differs less is noise of fits
 TORN = 0.03  # part of the forces that a potential loses to energies which contradict them
+TURNED = 0.9  # minus the cosine, from which one frame alone is told to have the wrong sign
 CHANCE = 6  # components of forces, up to which chance or symmetry may align them with a prediction
 PLACES = ("yz", "xz", "xy")
 
@@ -286,6 +287,15 @@ def _mixed(fitted: Fit) -> Iterator[Finding]:
     usual = (slope > 0.35) & (slope < 2.8)
     deviating = (ours > CLEAR * noise) & large[0] & large[1] & ~usual & (np.abs(cosine) > 0.8)
     enough = max(1.0, 0.01 * len(slope))
+    turned = deviating & telling & (cosine < -TURNED) & (ours > 2 * CLEAR * noise)
+    if fitted.forces_explained > 0.8 and deviating.sum() == turned.sum() == 1:
+        atoms = fitted.frames[int(np.argmax(turned))].numbers
+        message = (
+            f"The forces of 1 of {len(slope)} sampled structures ({len(atoms)} atoms, energy "
+            f"{fitted.frames[int(np.argmax(turned))].energy:.6f} eV) have the opposite sign of those expected."
+        )
+        yield finding("mixed units", "warning", message)
+        return
     if fitted.forces_explained < 0.5 or deviating.sum() <= enough:
         return
     middle = float(np.median(slope[deviating]))
