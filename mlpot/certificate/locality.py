@@ -23,6 +23,7 @@ Scan = Callable[[float], tuple[float, float]]  # distance, Å -> energy, eV, and
 
 HELP = "model.core_repulsion: true in the recipe mends it, unless training shows atoms this close"
 NEAR = 2e-4  # Å from the cutoff; and a tenth of it
+NEARLY = 0.95  # of the shortest distance in training
 N_INTERVALS = 100  # of a path
 
 
@@ -120,7 +121,8 @@ def short_range(tested: CalculatorUnderTest, structures: Structures) -> Check:
         name, contact = pair_name(a, b), 0.8 * (covalent_radii[a] + covalent_radii[b])
         distances = np.linspace(0.05, contact, 40)
         energies = np.array([tested.energy(pair(a, b, r)) for r in distances])
-        rising = float((~(np.diff(energies) < 0)).sum())  # NaN counts
+        falling = ~(np.diff(energies) < 0)  # inwards; NaN counts
+        rising = float((falling & ~_free(tested, name, distances, energies)).sum())
         figures.append(Measurement("of 39 steps inwards, downhill", name, rising, bars[0]))
         wide = np.linspace(0.4 * contact, min(tested.cutoff(a, b) or 6.0, 6.0), 120)
         force = np.array([tested(pair(a, b, r)).forces[1] @ ALONG for r in wide])
@@ -135,6 +137,17 @@ def short_range(tested: CalculatorUnderTest, structures: Structures) -> Check:
         f"imported: how atoms repel is the original's own; {rising:.0f} of 39 steps inwards are downhill at worst"
     )
     return verdict("P15", "short range", figures, note)
+
+
+def _free(tested: CalculatorUnderTest, name: str, distances: Floats, energies: Floats) -> NDArray[np.bool_]:
+    """(n - 1,) outermost steps along which a pair is as if apart, at distances that training nearly shows.
+
+    A potential of dense metals does not repel two atoms by themselves there: nothing lowers their energy either.
+    """
+    ranges = tested.potential.header.get("card", {}).get("ranges", {}) if tested.potential else {}
+    trained = ranges.get("nearest_distance_A", {}).get(name, np.inf)
+    level = np.cumprod((np.diff(energies) == 0)[::-1])[::-1].astype(bool)
+    return np.asarray(level & (distances[:-1] > NEARLY * trained))
 
 
 def _scans(tested: CalculatorUnderTest, structures: Structures) -> Iterator[tuple[str, float, Scan]]:
