@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlpot.cli.options import On, counted, numbers_in, pairs
+from mlpot.signals import SignalledAtOnce, SignalledError, stop_request
 
 if TYPE_CHECKING:
     from mlpot.data.sources.read import Source
@@ -232,7 +234,7 @@ def label(
     from mlpot.recipes import assign
 
     read = source_of(source, elements, elements_from, labels=False)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
+    with ended_in_words(destination), Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("labeling", total=None)
         report = run(
             read,
@@ -250,6 +252,25 @@ def label(
         console.print(f"Frame {frame} failed: {reason}", soft_wrap=True)
     print_account(read)
     console.print(f"{report.labeled} of {report.frames} structures labeled in {destination}", soft_wrap=True)
+
+
+@contextmanager
+def ended_in_words(destination: Path) -> Iterator[None]:
+    """Say, where a signal ends a run that labels, what is kept and how to go on.
+
+    Raises:
+        SignalledError: a signal came.
+    """
+    with stop_request(at_once=True) as stop:
+        try:
+            yield
+        except SignalledAtOnce:
+            assert stop.signal is not None
+            partial = destination.with_name(f"{destination.name}.partial")
+            kept = f"what is computed is kept in {partial}" if partial.exists() else "nothing was computed yet"
+            raise SignalledError(
+                f"{stop.signal.name} ended the labeling; {kept}. The same command goes on from there.", stop.signal
+            ) from None
 
 
 def source_of(file: Path, elements: str | None, elements_from: Path | None, *, labels: bool = True) -> Source:

@@ -16,10 +16,12 @@ from ase.build import molecule
 from places import PROJECT
 from processes import running
 
+from mlpot.cli.data import ended_in_words
 from mlpot.data.cluster import WorkerError
 from mlpot.data.label import _reopen
 from mlpot.data.label_workers import attempt, in_processes
 from mlpot.data.quantum import Code, Label, MissingCodeError, SettingsError
+from mlpot.signals import SignalledError
 
 
 class Crashing:
@@ -116,3 +118,12 @@ def test_no_calculation_outlives_its_run(tmp_path: Path, number: signal.Signals)
         assert process.stdout.read() == b""  # which the worker holds open while it lives
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_labeling_that_is_ended_says_what_is_kept(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "set.h5.partial").touch()
+    said = r"kept in .*set.h5.partial. The same command goes on"
+    with pytest.raises(SignalledError, match=said) as told, ended_in_words(tmp_path / "set.h5"):
+        signal.raise_signal(number)
+    assert told.value.exit_code == 128 + number
