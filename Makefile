@@ -48,7 +48,7 @@ scatter: .venv-scatter/installed
 	touch $@
 
 engines: .venv-engines/installed
-	MLPOT_SKIPS_FAIL=1 .venv-engines/bin/python -m pytest tests/engines/test_other_engines.py tests/engines/test_other_engines_go_wrong.py
+	MLPOT_SKIPS_FAIL=1 .venv-engines/bin/python -m pytest tests/engines/test_other_engines.py tests/engines/test_other_engines_go_wrong.py tests/engines/test_watched.py
 
 .venv-engines/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-engines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
@@ -35,7 +34,7 @@ from mlpot.neighbors import SkinList
 from mlpot.other_keywords import refused_keywords
 from mlpot.potential import Potential
 from mlpot.repeated_forces import RepeatedForces
-from mlpot.watched import Watch, unseen_state
+from mlpot.watched import Watch, warn_of_state
 
 _MADE_ANEW: dict[str, Any] = {"_sent": None, "_repeated": None, "_seen": None, "_members": []}
 """What belongs to a device, and not to a file of a calculator."""
@@ -194,7 +193,7 @@ class MLPotCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         a = self.atoms
         if self._tells_state and (a.info or "initial_charges" in a.arrays):
-            self._tell_of_state(a)
+            self._tells_state = not warn_of_state(a, self._watch.advice, stacklevel=3)
         graph = self._graph()
         out = self._predicted(graph).to("cpu")
         energy = out.energy.item()
@@ -212,16 +211,6 @@ class MLPotCalculator(Calculator):
         if set(SPREADS) & set(properties):
             results |= self._spread(graph, has_volume)
         self.results = results
-
-    def _tell_of_state(self, atoms: Atoms) -> None:
-        """Warn, once, of a charge or a spin, without which the energy of a structure is another's."""
-        if told := unseen_state(atoms):
-            self._tells_state = False
-            warnings.warn(
-                f"The structure carries {told}, which potentials of mlpot cannot see: energy and forces are of "
-                f"whatever charge and spin the training set had. This is said once{self._watch.advice}",
-                stacklevel=4,
-            )
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """As of any calculator, one thread at a time; without a stress, the error tells why and what to do."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Real
+from typing import Any
 
+import numpy as np
 import torch
 from ase import Atoms
 from torch import Tensor
 
+from mlpot.data.sources.names import KNOWN
 from mlpot.extrapolation import BETWEEN, OUTSIDE, outside_words, tells_energy, untold_sums, untold_words
 from mlpot.forces import predict, predict_and_grade
 from mlpot.graph import AtomGraph, Properties
@@ -34,12 +37,45 @@ def has_jumped(before: Structure, now: Structure) -> bool:
 
 def unseen_state(atoms: Atoms) -> str:
     """A total charge or an open shell that a structure carries, in words; empty if there is none."""
-    charge, spin = atoms.info.get("charge"), atoms.info.get("spin")
+    charge, spin = _said(atoms, "charge"), _said(atoms, "spin")
     if charge is None and "initial_charges" in atoms.arrays:
-        charge = round(float(atoms.arrays["initial_charges"].sum()), 2)  # of partial ones zero, to rounding
-    told = [f"a total charge of {charge:g}"] if isinstance(charge, Real) and charge else []
-    told += [f"a spin of {spin:g}"] if isinstance(spin, Real) and spin not in (0, 1) else []
+        charge = _number(atoms.arrays["initial_charges"].sum())
+    told = [f"a total charge of {charge:g}"] if charge else []
+    told += [f"a spin of {spin:g}"] if spin not in (None, 0, 1) else []
     return " and ".join(told)
+
+
+def warn_of_state(atoms: Atoms, advice: str = ".", stacklevel: int = 2) -> bool:
+    """Warn of a total charge or an open shell that a structure carries; whether there was one.
+
+    Args:
+        advice: how not to be told, the end of a sentence.
+        stacklevel: as of warnings.warn, for a caller of this.
+    """
+    told = unseen_state(atoms)
+    if told:
+        warnings.warn(
+            f"The structure carries {told}, which potentials of mlpot cannot see: energy and forces are of "
+            f"whatever charge and spin the training set had. This is said once{advice}",
+            stacklevel=stacklevel + 1,
+        )
+    return bool(told)
+
+
+def _said(atoms: Atoms, quantity: str) -> float | None:
+    """The charge or spin under the names that files of data have for it; None where none says a number."""
+    info = atoms.info
+    return next((n for name in KNOWN[quantity] if name in info and (n := _number(info[name])) is not None), None)
+
+
+def _number(value: Any) -> float | None:
+    """To two digits, of which partial charges sum to zero; None of what is no number, nor says one in words."""
+    try:
+        if not isinstance(value, int | float):
+            (value,) = np.ravel(value)  # readers and networks give arrays of one
+        return round(float(value), 2) if math.isfinite(float(value)) else None
+    except (TypeError, ValueError):
+        return None
 
 
 class Watch:

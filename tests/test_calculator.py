@@ -249,6 +249,11 @@ def test_what_is_no_potential_is_refused_in_words() -> None:
         (lambda a: a.set_initial_charges([1.0] + [0.0] * (len(a) - 1)), "a total charge of 1"),
         (lambda a: a.set_initial_charges([0.4, -0.4] + [0.0] * (len(a) - 2)), ""),
         (lambda a: a.info.update(charge="neutral", spin=1, name="ethanol"), ""),
+        (lambda a: a.info.update(charge=np.array([2.0])), "a total charge of 2"),
+        (lambda a: a.info.update(charge=torch.tensor(-1)), "a total charge of -1"),
+        (lambda a: a.info.update(charge="+1"), "a total charge of 1"),
+        (lambda a: a.info.update(total_charge=1, multiplicity=2), "a total charge of 1 and a spin of 2"),
+        (lambda a: a.info.update(charge=1e-9, spin=float("nan"), total_charge=[1, 2]), ""),
     ],
 )
 def test_a_charge_that_no_potential_sees_is_told_once(

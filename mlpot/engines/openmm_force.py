@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms, units
+from numpy.typing import NDArray
 from openmm import PythonForce
 from openmm.unit import nanometer
 
@@ -19,23 +20,42 @@ NM = 10.0  # Å
 KJ_MOL = units.kJ / units.mol  # eV
 
 
+ELEMENTS = "those of a topology are [atom.element.atomic_number for atom in topology.atoms()]"
+INDICES = "OpenMM counts particles from 0, without asking whether there are as many, and those of PDB files from 1"
+
+
+def whole_numbers(name: str, given: Any, advice: str) -> NDArray[np.int64]:
+    """An argument as an array of whole numbers, none below zero.
+
+    Raises:
+        ValueError: it is something else, such as symbols, or a fraction.
+    """
+    found = np.asarray(given)
+    is_whole = found.ndim == 1 and found.dtype.kind in "iuf" and bool(((found % 1 == 0) & (found >= 0)).all())
+    if not is_whole:
+        raise ValueError(f"{name}: give whole numbers, none below zero, and not {str(given)[:60]}; {advice}.")
+    return found.astype(np.int64)
+
+
 class Energies:
     """Energies and forces of a state of OpenMM, in kJ/mol and kJ/mol/nm.
 
     Args:
         model: a potential, or the path of its file.
-        numbers: (n_particles,) atomic numbers of the particles that the force applies to.
+        numbers: (n_particles,) atomic numbers, or symbols, of the particles that the force applies to.
         periodic: whether the box of the state counts.
         dtype: "float32" or "float64"; that of the model by default.
 
     Raises:
         UnknownElementError: an element the potential was not made for.
+        ValueError: atomic numbers are no whole numbers.
     """
 
     def __init__(
         self, model: Potential | str | Path, numbers: Sequence[int], *, periodic: bool, dtype: str | None = None
     ):
-        self._atoms = Atoms(numbers, positions=np.zeros((len(numbers), 3)), pbc=periodic)
+        z = numbers if all(isinstance(k, str) for k in numbers) else whole_numbers("numbers", numbers, ELEMENTS)
+        self._atoms = Atoms(z, positions=np.zeros((len(z), 3)), pbc=periodic)
         self._atoms.calc = MLPotCalculator(model, dtype=dtype)
         self._atoms.calc.potential.check_elements(torch.as_tensor(self._atoms.numbers))
         self._periodic = periodic
@@ -74,19 +94,22 @@ def openmm_force(
     as XML has the potential in it, as a pickle: read none from people whom you would not let run programs.
 
     Args:
-        particles: indices of those that the force applies to, in the order of `numbers`; all by default.
+        particles: indices of those that the force applies to, in the order of `numbers`; all by default. They
+            begin at 0. OpenMM does not ask whether there are as many: one beyond the last is a fault of memory.
 
     Raises:
         UnknownElementError: an element the potential was not made for.
-        ValueError: a particle is named twice, or there are not as many as atomic numbers.
+        ValueError: a particle is named twice or below zero, there are not as many as atomic numbers, or these are
+            no whole numbers.
     """
     force = PythonForce(Energies(model, numbers, periodic=periodic, dtype=dtype))
     if particles is not None:
+        particles = whole_numbers("particles", particles, INDICES).tolist()
         if len(set(particles)) != len(particles) or len(particles) != len(numbers):
             raise ValueError(
                 f"There are {len(set(particles))} different particles and {len(numbers)} atomic numbers. Name "
                 "each particle once, and give the atomic number of each in the same order."
             )
-        force.setParticles([int(k) for k in particles])
+        force.setParticles(particles)
     force.setUsesPeriodicBoundaryConditions(periodic)
     return force

@@ -32,7 +32,7 @@ from mlpot.engines.template import Template
 from mlpot.equivariance import warn_of_rotations
 from mlpot.model_file import load_potential
 from mlpot.neighbors import build_graphs
-from mlpot.watched import Watch, predict_watched
+from mlpot.watched import Watch, predict_watched, warn_of_state
 
 __DRIVER_NAME__ = "mlpot"
 __DRIVER_CLASS__ = "MLPotDriver"
@@ -66,6 +66,7 @@ class MLPotDriver:
         warn_of_rotations(self._potential)
         self._template = read_structure(template)
         self._potential.check_elements(torch.as_tensor(self._template.numbers))
+        warn_of_state(self._template)
         self._order = Template(self._template, "template", "i-PI")
         self._warned, self._watch = False, Watch()
 

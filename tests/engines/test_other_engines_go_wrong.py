@@ -89,6 +89,18 @@ def test_ipi_s_virial_is_the_slope_of_the_energy(model: Path, tmp_path: Path) ->
     assert np.abs(virial).max() > 1e-3
 
 
+def test_a_charge_of_ipi_s_template_is_told(model: Path, tmp_path: Path) -> None:
+    """i-PI tells no charge; calculators warn, and so did sockets."""
+    optional("ipi", "ipi")
+    from mlpot.engines.path_integrals import MLPotDriver
+
+    atoms = start_of(tmp_path, ethanol(seed=2))
+    atoms.info = {"charge": 1}
+    ase.io.write(tmp_path / "start.xyz", atoms)
+    with pytest.warns(UserWarning, match="carries a total charge of 1, which potentials of mlpot cannot see"):
+        MLPotDriver(str(model), str(tmp_path / "start.xyz"))
+
+
 def test_ipi_s_atoms_in_another_order_are_refused(model: Path, tmp_path: Path) -> None:
     """L23: i-PI tells no elements; and more or fewer atoms than in the template."""
     optional("ipi", "ipi")
@@ -178,6 +190,28 @@ def test_openmm_s_subset_is_taken_in_its_order(model: Path) -> None:
     system.addForce(openmm_force(model, atoms.numbers))
     with pytest.raises(openmm.OpenMMException, match="made of 9 atomic numbers, and OpenMM applies it to 18"):
         numbers_of(context_of(system, openmm.VerletIntegrator(1e-4), everything))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "particles", "told"),
+    [
+        ([6.0, 1.5], None, "numbers: give whole numbers, .*atom.element.atomic_number"),
+        ([-6, 1], None, "numbers: give whole numbers"),
+        ([object(), object()], None, "numbers: give whole numbers"),
+        ([6, 1], [-1, 0], "particles: give whole numbers, .* OpenMM counts particles from 0"),
+        ([6, 1], [0.5, 1], "particles: give whole numbers"),
+    ],
+)
+def test_openmm_s_numbers_and_particles_are_whole(
+    model: Path, numbers: list[Any], particles: list[Any] | None, told: str
+) -> None:
+    """Fractions were cut off, and a particle below zero was a fault of memory."""
+    optional("openmm", "openmm")
+    from mlpot.engines.openmm_force import openmm_force
+
+    with pytest.raises(ValueError, match=told):
+        openmm_force(model, numbers, particles=particles)
+    openmm_force(model, ["C", "H"], particles=np.array([3, 1]))
 
 
 def test_openmm_s_box_may_change_and_moves_be_rejected(model: Path) -> None:
