@@ -31,6 +31,7 @@ from mlpot.training.folds import VALIDATED_BY, joined, parts_of_folds, predicted
 from mlpot.training.loaders import Alone
 from mlpot.training.member_process import train_members
 from mlpot.training.messages import Messages
+from mlpot.training.neighbor_count import with_count_of
 from mlpot.training.outputs import examples, write_outputs
 from mlpot.training.recipe import Recipe
 from mlpot.training.run_directory import (
@@ -212,9 +213,10 @@ def _finished(recipe: Recipe) -> TrainingResult | None:
     directory = Path(recipe.training.directory)
     if not has_finished(directory):
         return None
+    earlier = load_recipe(Recipe, directory / "recipe.yaml")
     before, now = (
         r.model_dump(exclude={"training": {"directory", "progress", "max_minutes"}})
-        for r in (load_recipe(Recipe, directory / "recipe.yaml"), recipe)
+        for r in (earlier, with_count_of(recipe, earlier))
     )
     if before != now:
         return None

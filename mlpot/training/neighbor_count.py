@@ -36,6 +36,18 @@ def with_neighbor_count(recipe: Recipe, train: Part, tell: Messages, run: Path |
         tell(f"Neighbors of an atom within {arguments['cutoff']:g} Å: {number} (model.arguments.{KEY})")
     else:
         found = load_recipe(Recipe, run / "recipe.yaml").model.arguments.get(KEY)
+    return _with(recipe, found)
+
+
+def with_count_of(recipe: Recipe, earlier: Recipe) -> Recipe:
+    """The recipe with the number that a run of it found, if it leaves that open, to compare the two."""
+    arguments = recipe.model.arguments
+    is_open = KEY in arguments and arguments[KEY] is None
+    return _with(recipe, earlier.model.arguments.get(KEY)) if is_open else recipe
+
+
+def _with(recipe: Recipe, found: float | None) -> Recipe:
+    arguments = recipe.model.arguments
     model = recipe.model.model_copy(update={"arguments": arguments | {KEY: found}})
     return recipe.model_copy(update={"model": model})
 

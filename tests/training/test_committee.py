@@ -182,6 +182,17 @@ def test_members_that_are_trained_at_once_are_those_that_are_trained_in_turn(
     }
 
 
+def test_members_that_found_their_number_of_neighbors_have_finished(data: Path, tmp_path: Path) -> None:
+    """It stands in their recipes, and not in the committee's: those trained at once were to be trained again."""
+    arguments = "model.arguments={cutoff: 4.0, n_features: 4, n_radial: 4, max_degree: 1}"
+    ace = ("model.backbone=ace", arguments, "training.epochs=1", "training.solve=false", "training.committee=2")
+    recipe = small_recipe(data, tmp_path, *ace, AT_ONCE)
+    members = [fit.train(member_recipe(recipe, k)) for k in range(2)]
+    write_beginning(tmp_path, recipe, {"committee": 2})
+    result = train(recipe, resume=True)
+    assert [m["seconds"] for m in result.metrics["members"]] == [m.metrics["seconds"] for m in members]
+
+
 @pytest.mark.slow
 def test_the_process_of_a_member_tells_why_it_stopped(data: Path, tmp_path: Path) -> None:
     recipe = member_recipe(small_recipe(data, tmp_path, *THREE, "data.train=absent.h5"), 1)
