@@ -6,9 +6,11 @@ in interval k, with t = d/h − k,
     f^(q)(d_e) = Σ_r c_r^(q)(t) · rows[m k + r],   r = 0 … degree.
 
 Degree 3 is the uniform cubic B-spline, m = 1 row an interval (C. de Boor, A Practical Guide to Splines, 1978).
-Degree 5 is the quintic Hermite interpolant, m = 3 rows a knot: f, h f′, h² f″. Both are twice continuously
-differentiable. The polynomials c are found once for each edge and order q, and serve every layer; an edge beyond
-the last knot has c = 0, exactly.
+Degree 5 is the quintic Hermite interpolant, m = 4 rows a knot: h f′, h² f″, f and Δf, its change to the next knot,
+which stands for the value there: f′ of two rounded values would have errors of ε f/h, ten times those of f for 128
+knots in float32, and more the finer the grid. The last knot has the first two rows only. Both are twice
+continuously differentiable. The polynomials c are found once for each edge and order q, and serve every layer; an
+edge beyond the last knot has c = 0, exactly.
 """
 
 from __future__ import annotations

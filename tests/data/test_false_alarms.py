@@ -138,3 +138,25 @@ def test_crystals_that_repeat_by_their_symmetry_are_a_note_that_says_so(tmp_path
     (found,) = [f for f in report.findings if f.check == "leakage"]
     assert (found.severity, found.n_frames) == ("note", 1)
     assert "these test nothing new" in found.message
+
+
+def strained(strain: float, rattle: float, n: int = 60) -> list[Atoms]:
+    """Cells of four atoms whose energies say how wide they are, and whose forces say how atoms stand in them."""
+    frames, rng = [], np.random.default_rng(7)
+    for _ in range(n):
+        atoms = bulk("Cu", "fcc", a=3.65, cubic=True)
+        atoms.set_cell(atoms.cell.array * (1 + rng.normal(scale=strain)), scale_atoms=True)
+        atoms.positions += rng.normal(scale=rattle, size=(len(atoms), 3))
+        frames.append(labeled(atoms))
+    return frames
+
+
+@pytest.mark.parametrize(("strain", "rattle"), [(0.02, 0.08), (0.04, 0.02)])
+def test_forces_of_small_steps_in_strained_cells_belong_to_their_energies(
+    tmp_path: Path, strain: float, rattle: float
+) -> None:
+    frames = strained(strain, rattle)
+    found = check(write(tmp_path / "strained.h5", frames)).findings
+    assert not found
+    hartree = check(write(tmp_path / "hartree.h5", [scaled(atoms, 1 / 51.42207) for atoms in frames])).findings
+    assert any(one.severity == "error" and "hartree/bohr" in one.message for one in hartree)

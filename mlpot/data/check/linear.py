@@ -12,6 +12,7 @@ so that energies, forces and stresses are linear in the same coefficients, and c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from ase.data import covalent_radii
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from mlpot.data.frame import Frame
 from mlpot.graph import edge_vectors
 from mlpot.neighbors import build_graph
+from mlpot.units import BOHR, HARTREE, KCAL_MOL, KJ_MOL, RYDBERG
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -29,6 +31,12 @@ RESOLVED = 3  # elements that have moments of their own; of more, two weighted s
 RIDGE = 1e-6
 FEWEST = 10  # energies beyond those that composition explains
 SHARE = 0.5  # of the energies, of which there are fewer than of forces
+_OF_ENERGIES = (
+    1.0, HARTREE, RYDBERG, KCAL_MOL, KJ_MOL, BOHR, BOHR / HARTREE, BOHR / RYDBERG, 1 / HARTREE, 1 / KCAL_MOL
+)  # fmt: skip
+USUAL = [sign * t for t in _OF_ENERGIES for sign in (1.0, -1.0)]
+"""Ratios of units that are met: of eV and eV/Å, of other energies, of both in atomic units, of other forces."""
+CLEARLY = 2.0  # less misfit than another ratio
 RATIOS = np.concatenate([sign * np.logspace(-1.3, 1.3, 131) for sign in (1.0, -1.0)])
 
 
@@ -245,7 +253,35 @@ def _likeliest(a: Floats, b: Floats, ae: Floats, be: Floats) -> tuple[float, tup
         left.append([_left(f0 + t * f1, b), _left(e0 / t + e1, be)])
     best = int(np.argmin(np.log(left).sum(axis=1)))
     t = float(rough * RATIOS[best])
-    return t, (1 - left[best][0], forces_alone, 1 - left[best][1]), w0 + t * w1
+    found = _Ratio(t, left[best][0], left[best][1], np.asarray(w0 + t * w1))
+    if len(be) > 2 * len(normal):  # else energies of any units can be explained
+        # Strains may decide the energies and small steps of atoms the forces, which then say little of the former.
+        usual = [_at(t, normal, a, b, ae, be) for t in USUAL]
+        found = min(usual[0], found, key=lambda one: one.misfit)
+        clear = min(usual, key=lambda one: one.misfit)
+        found = clear if clear.misfit < found.misfit - CLEARLY else found
+    return found.t, (1 - found.forces_left, forces_alone, 1 - found.energies_left), found.w
+
+
+class _Ratio(NamedTuple):
+    """A ratio of units, what it leaves unexplained, and the coefficients."""
+
+    t: float
+    forces_left: float
+    energies_left: float
+    w: Floats
+
+    @property
+    def misfit(self) -> float:
+        """Minus twice the logarithm of the likelihood."""
+        return float(np.log(self.forces_left) + np.log(self.energies_left))
+
+
+def _at(t: float, normal: Floats, a: Floats, b: Floats, ae: Floats, be: Floats) -> _Ratio:
+    """The fit at a ratio, where energies of these units weigh as much as forces."""
+    share = SHARE * float(b @ b) / float(be @ be) / t**2
+    w = np.linalg.solve(normal + share * ae.T @ ae, a.T @ b + share * t * ae.T @ be)
+    return _Ratio(t, _left(a @ w, b), _left(ae @ w / t, be), np.asarray(w))
 
 
 def _left(predicted: Floats, labeled: Floats) -> float:

@@ -158,8 +158,10 @@ class Tally:
             few = _first(chunk, 8)
             noise = 1e-3 * np.random.default_rng(0).normal(size=few.positions.shape)
             change = geometry(few).fingerprint - geometry(_shifted(few, noise)).fingerprint
-            size = float(np.nanmedian(np.linalg.norm(change, axis=1)))
-            self.displacement = 1e-3 * np.sqrt(3) / size if size > 0 else 0.0
+            size = np.linalg.norm(change, axis=1)
+            size = size[np.isfinite(size)]  # none where all atoms overlap
+            middle = float(np.median(size)) if len(size) else 0.0
+            self.displacement = 1e-3 * np.sqrt(3) / middle if middle > 0 else 0.0
 
     def _follow(self, chunk: Chunk) -> None:
         """How far each atom moved, and how hard it was pushed, in frames that list the same atoms."""
