@@ -17,7 +17,7 @@ from mlpot.atomic_files import beside_results, check_folder, make_folder, write_
 from mlpot.data.constraints import held_coordinates
 from mlpot.data.h5md import Reader
 from mlpot.dynamics.checkpoints import Checkpoints
-from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log, with_error
+from mlpot.dynamics.log import Drift, mean_and_error, of_stage, read_log, told_drift, with_error
 from mlpot.dynamics.recipe import REPLICA, MDRecipe
 from mlpot.dynamics.sampling import (
     WAVENUMBER,
@@ -157,7 +157,7 @@ def analysis_of(run: Path, *, skip_ps: float = 0.0, r_max: float = 8.0) -> Analy
         temperature_error=error,
         temperature_std_K=float(log["temperature_K"].std()),
         expected_std_K=stage.temperature_K * math.sqrt(2 / n_degrees) if steady else None,
-        drift=drift(log["time_ps"], log["conserved_eV"], len(motion.numbers)),
+        drift=told_drift(log["time_ps"], log["conserved_eV"], len(motion.numbers)),
         diffusion=diffusing,
         curves=curves,
         notes=notes,

@@ -244,9 +244,14 @@ def untold_drift(time_ps: Floats, energy: Floats) -> str | None:
     return None
 
 
+def told_drift(time_ps: Floats, energy: Floats, n_atoms: int) -> Drift | None:
+    """As `drift`; None also where a run is too short for one, as `untold_drift` says."""
+    return drift(time_ps, energy, n_atoms) if untold_drift(time_ps, energy) is None else None
+
+
 def drift(time_ps: Floats, energy: Floats, n_atoms: int) -> Drift | None:
-    """Drift of an energy in eV; None with fewer than 2 points a block, or within less than `LEAST_PS`."""
-    if untold_drift(time_ps, energy) is not None or not np.isfinite(energy).all():
+    """Drift of an energy in eV; None with fewer than 2 points a block."""
+    if len(time_ps) < 2 * N_BLOCKS or not np.isfinite(energy).all():
         return None
     t, e = time_ps / 1e3, (energy - energy[0]) * 1e3 / n_atoms  # ns, meV/atom
     line = np.polynomial.Polynomial.fit(t, e, 1)

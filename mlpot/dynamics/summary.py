@@ -9,7 +9,7 @@ from ase import Atoms
 
 from mlpot.atomic_files import beside_results, write_whole
 from mlpot.data.constraints import held_coordinates
-from mlpot.dynamics.log import Drift, drift, mean_and_error, of_stage, read_log, untold_drift
+from mlpot.dynamics.log import Drift, mean_and_error, of_stage, read_log, told_drift, untold_drift
 from mlpot.dynamics.recipe import NPT, MDRecipe
 from mlpot.figures.door import plot_md
 from mlpot.version import __version__
@@ -85,7 +85,7 @@ def summary_of(recipe: MDRecipe, atoms: Atoms, end: End, warnings: dict[str, str
         pressure_error=pressure_error,
         volume_A3=volume,
         volume_error=volume_error,
-        drift=drift(columns["time_ps"], columns["conserved_eV"], len(atoms)),
+        drift=told_drift(columns["time_ps"], columns["conserved_eV"], len(atoms)),
         untold_drift=untold_drift(columns["time_ps"], columns["conserved_eV"]),
         wall_s=end.wall_s,
         steps_per_s=end.steps_per_s,

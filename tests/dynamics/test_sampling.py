@@ -13,7 +13,7 @@ from md_runs import md_recipe, prepare
 from structures import ethanol
 
 from mlpot.dynamics.analyze import PICTURES, Diffusion, analyze_md
-from mlpot.dynamics.log import Drift, drift, untold_drift, with_error
+from mlpot.dynamics.log import Drift, drift, told_drift, untold_drift, with_error
 from mlpot.dynamics.run import run_md
 from mlpot.dynamics.sampling import (
     WAVENUMBER,
@@ -161,9 +161,9 @@ def test_what_an_energy_does_within_a_vibration_is_no_drift() -> None:
     """Verlet's error goes up and down with the atoms: within 10 fs that was thousands of meV/atom/ns."""
     time = np.arange(4001) * 5e-4  # ps
     energy = 1e-3 * np.sin(2 * np.pi * time / 0.03)  # eV
-    assert drift(time[:21], energy[:21], 9) is None
+    assert told_drift(time[:21], energy[:21], 9) is None
     assert "not told by 0.01 ps" in str(untold_drift(time[:21], energy[:21]))
-    found = drift(time, energy, 9)
+    found = told_drift(time, energy, 9)
     assert found is not None
     assert abs(found.slope) < 1
     assert untold_drift(time, np.full(4001, np.nan)) is None  # nothing is conserved

@@ -27,6 +27,7 @@ OVERLAP, APART = 0.45, 0.6  # sums of covalent radii: atoms on one another, and 
 BOND = (0.7, 1.6)  # sums of covalent radii between nearest atoms, in the middle
 DENSE = 2.0  # Å³ an atom, less than of any structure
 SHORT = 1.0  # Å, of a period
+SPARSE = 8.0  # Å, see `_share`
 BETTER, EXPLAINED = 0.4, 0.6  # part of the forces left unexplained, beside as they are; part explained
 FRACTIONS = "fractions"
 
@@ -117,9 +118,16 @@ def _possible(mistake: Mistake, frames: list[Frame], overlapping: np.ndarray) ->
         if overlaps or not grows:
             other = mistake.undone(frame)
             least, middle = _spacing(other)
-            there = other if least > APART and BOND[0] < middle < BOND[1] else None
+            fits = least > APART and BOND[0] < middle < BOND[1] and _share(other) < SPARSE
+            there = other if fits else None
         found.append(there)
     return found
+
+
+def _share(frame: Frame) -> float:
+    """Å, the period that an atom has for itself: in a larger cell, whatever overlaps stands apart."""
+    periods = frame.cell[frame.pbc]
+    return float(np.sqrt(abs(np.linalg.det(periods @ periods.T))) / len(frame.numbers)) ** (1 / len(periods))
 
 
 def _spacing(frame: Frame) -> tuple[float, float]:
