@@ -59,7 +59,7 @@ def test_what_is_no_structure_is_refused_in_words(wrong: dict[str, object], mess
 )  # fmt: skip
 def test_arrays_of_any_layout_are_the_same_structure(alike: object) -> None:
     graph = build_graph(Z, R, np.zeros((3, 3)), False, 5.0)
-    other = build_graph(torch.tensor(Z).byte(), alike, np.zeros((3, 3)), torch.zeros(3), 5.0)  # type: ignore[arg-type]
+    other = build_graph(torch.tensor(Z).byte(), alike, np.zeros((3, 3)), torch.zeros(3), 5.0)  # type: ignore[arg-type]  # as users give them
     assert torch.equal(graph.positions, other.positions)
     assert torch.equal(graph.numbers, other.numbers)
 

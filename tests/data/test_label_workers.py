@@ -37,11 +37,11 @@ class Crashing:
 
 def test_a_crash_costs_only_its_frame() -> None:
     frames = [molecule(name) for name in ("CH4", "H2O", "NH3")]
-    outcomes = sorted(in_processes(Crashing(), list(enumerate(frames)), 1), key=lambda o: o.frame)  # type: ignore[arg-type]
+    outcomes = sorted(in_processes(Crashing(), list(enumerate(frames)), 1), key=lambda o: o.frame)  # type: ignore[arg-type]  # computes as a Code
     assert [o.energy for o in outcomes] == [1.0, None, 1.0]
     assert "ended its process" in str(outcomes[1].failure)
     with pytest.raises(SettingsError, match="workers is 0"):
-        next(in_processes(Crashing(), [], 0))  # type: ignore[arg-type]
+        next(in_processes(Crashing(), [], 0))  # type: ignore[arg-type]  # computes as a Code
 
 
 class Unloadable(Crashing):
@@ -74,7 +74,7 @@ def test_a_fault_of_a_worker_is_none_of_its_structures(code: Code, error: type[E
 def test_a_full_disk_is_no_fault_of_a_structure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     with pytest.raises(WorkerError, match=r"cannot write files \(.*No such file.*TMPDIR"):
-        attempt(Crashing(), 0, molecule("CH4"))  # type: ignore[arg-type]
+        attempt(Crashing(), 0, molecule("CH4"))  # type: ignore[arg-type]  # computes as a Code
 
 
 def test_structures_all_of_which_failed_are_tried_again(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_molecule_is_at_rest_as_a_whole_after_the_noise(folder: Path) -> None:
     turning = np.abs(np.cross(arms, momenta).sum(1)).max(1) / size
     flying = np.abs(momenta.sum(1)).max(1) / size
     assert flying[2] > 1e-3 and turning[2] > 1e-3  # noqa: PT018  (of one step)
-    assert flying[4:].max() < 1e-12 and turning[4:].max() < 1e-9  # noqa: PT018
+    assert flying[4:].max() < 1e-12 and turning[4:].max() < 1e-9  # noqa: PT018  (likewise)
     batch = recipe.model_copy(update={"replicas": 2, "output": folder / "batch"})
     run_replicas(batch)
     assert_same_run(batch.output / "replica_0", recipe.output)
