@@ -51,13 +51,7 @@ def check(file: str | Path | Source, *, against: str | Path | Source | None = No
     columns = tallied.columns()
     examined = labels.examine(tallied, columns, tallied.all_steps())
     found = [broken] if broken else []
-    found += [
-        *checks.labels(columns, str(path)),
-        *resolution(columns),
-        *levels(columns),
-        *examined.findings,
-        *cells(tallied),
-    ]
+    found += _of_labels(tallied, columns, examined, str(path))
     found += [*_states(tallied), *_of_stresses(source)]
     if not quick:
         found += _everything(tallied, columns, source)
@@ -84,13 +78,7 @@ def check_frames(path: str, frames: Iterable[tuple[int, Frame]]) -> Report:
         tallied.add(chunk)
     columns = tallied.columns()
     examined = labels.examine(tallied, columns, tallied.all_steps())
-    found = [
-        *checks.labels(columns, path),
-        *resolution(columns),
-        *levels(columns),
-        *examined.findings,
-        *cells(tallied),
-    ]
+    found = list(_of_labels(tallied, columns, examined, path))
     found = [replace(f, fix=f.fix and command(path, f.fix)) for f in merged(found)]
     found.sort(key=lambda f: ORDER[f.severity])
     return Report(path, len(columns.index), found, _facts(tallied, columns) | examined.facts, examined.skipped)
@@ -146,6 +134,15 @@ def _of_stresses(source: Source) -> Iterator[Finding]:
         if n:
             message = f"{n} {message} It is not trained on and not compared."
             yield finding("stress left out", severity, message, np.array(first))
+
+
+def _of_labels(tallied: Tally, c: Columns, examined: labels.Examined, path: str) -> Iterator[Finding]:
+    """What a training looks at too."""
+    yield from checks.labels(c, path)
+    yield from resolution(c)
+    yield from levels(c)
+    yield from examined.findings
+    yield from cells(tallied)
 
 
 def _everything(tallied: Tally, c: Columns, source: Source) -> Iterator[Finding]:
